@@ -1,0 +1,59 @@
+# shellcheck shell=bash
+# Functions for the shell scripts of this repository; to be sourced, with `set -eu` in force.
+
+# Print a sentence and end.
+die() {
+    printf '%s: %s\n' "${0##*/}" "$1" >&2
+    exit 1
+}
+
+# End unless root runs us. $1 says what root is needed for.
+need_root() {
+    ((EUID == 0)) || die "only root can $1: run it again with sudo"
+}
+
+# Install those of the named Debian packages that are missing. Needs no network if none is, and
+# starts no service.
+install_missing() {
+    local package missing=()
+    for package in "$@"; do
+        # shellcheck disable=SC2016 # dpkg-query expands it, not the shell
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] ||
+            missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    command -v apt-get >/dev/null ||
+        die "apt-get is not there: install these packages' equivalents by hand: ${missing[*]}"
+    printf '%s: installing %s\n' "${0##*/}" "${missing[*]}" >&2
+    local log
+    log=$(mktemp)
+    if ! _apt_install "${missing[@]}" >"$log" 2>&1; then
+        cat "$log" >&2
+        rm -f "$log"
+        die "apt-get could not install ${missing[*]}: see its messages above"
+    fi
+    rm -f "$log"
+}
+
+# A subshell, so that its trap is its own. The lock keeps two of us from taking away each other's
+# policy. Chained, because `set -e` does not hold inside a condition.
+_apt_install() (
+    export DEBIAN_FRONTEND=noninteractive
+    exec 9>/run/lock/samba-rvss-install &&
+        flock 9 &&
+        _keep_services_down &&
+        apt-get -q update 9>&- &&
+        apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 install "$@" 9>&-
+)
+
+# Keep packages from starting their services (samba starts smbd) until this shell ends. An
+# administrator's own policy is left as it is.
+_keep_services_down() {
+    local policy=/usr/sbin/policy-rc.d mark='# temporary, by samba-rvss'
+    if [[ -e $policy ]] && ! grep -qxF "$mark" "$policy"; then
+        return 0
+    fi
+    # shellcheck disable=SC2064 # the path as it is now
+    trap "rm -f $policy" EXIT
+    printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy" && chmod 0755 "$policy"
+}

@@ -1,0 +1,339 @@
+"""The system calls that Python does not wrap, and what /proc says.
+
+This module imports nothing of ours, and raises OSError with the file's name. Constants keep the
+names that the kernel's headers give them.
+"""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# linux/mount.h, linux/fcntl.h, linux/openat2.h
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+AT_FDCWD = -100
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR__ATIME = 0x70
+MOUNT_ATTR_NOATIME = 0x10
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_NO_XDEV = 0x01
+_SYS_openat2 = 437  # the same number on every architecture
+
+# sys/inotify.h
+IN_CLOSE_WRITE = 0x8
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE_SELF = 0x400
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+
+# asm-generic/socket.h (Linux 6.5)
+SO_PEERPIDFD = 77
+
+BTRFS_SUPER_MAGIC = 0x9123683E
+ZFS_SUPER_MAGIC = 0x2FC12FC1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_c = ctypes.c_char_p
+_i = ctypes.c_int
+_u = ctypes.c_uint
+_libc.open_tree.argtypes = (_i, _c, _u)
+_libc.move_mount.argtypes = (_i, _c, _i, _c, _u)
+_libc.mount_setattr.argtypes = (_i, _c, _u, ctypes.c_void_p, ctypes.c_size_t)
+_libc.fsopen.argtypes = (_c, _u)
+_libc.fsconfig.argtypes = (_i, _u, _c, _c, _i)
+_libc.fsmount.argtypes = (_i, _u, _u)
+_libc.umount2.argtypes = (_c, _i)
+_libc.inotify_init1.argtypes = (_i,)
+_libc.inotify_add_watch.argtypes = (_i, _c, ctypes.c_uint32)
+_libc.ioctl.argtypes = (_i, ctypes.c_ulong, ctypes.c_void_p)
+_libc.fstatfs.argtypes = (_i, ctypes.c_void_p)
+
+
+def _checked(result: int, name: str | int | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+    return result
+
+
+def ioctl(fd: int, request: int, argument: ctypes.Array[ctypes.c_char], name: str = "") -> int:
+    """Call ioctl(2) with a buffer, without holding the interpreter's lock.
+
+    `fcntl.ioctl` keeps the lock for buffers over 1024 bytes (CPython, Modules/fcntlmodule.c),
+    and the btrfs calls that can wait for a transaction take 4096.
+    """
+    return _checked(_libc.ioctl(fd, request, ctypes.addressof(argument)), name or None)
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """Open a path with restrictions on how it is resolved (openat2(2)); return a descriptor."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    result: int = _libc.syscall(
+        ctypes.c_long(_SYS_openat2),
+        ctypes.c_int(directory),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_char_p(how),
+        ctypes.c_size_t(len(how)),
+    )
+    return _checked(result, path)
+
+
+def open_tree(fd: int) -> int:
+    """Clone the mount of what a descriptor refers to; return the detached mount."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
+    return _checked(_libc.open_tree(fd, b"", flags))
+
+
+def move_mount(mount: int, target: str) -> None:
+    """Attach a detached mount at a path."""
+    _checked(
+        _libc.move_mount(mount, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH),
+        target,
+    )
+
+
+def mount_setattr(where: int | str, *, set_: int = 0, clear: int = 0) -> None:
+    """Change the attributes of one mount (mount_setattr(2)).
+
+    Setting MOUNT_ATTR_RDONLY fails with EBUSY while a file is open for writing through the
+    mount (fs/namespace.c, mnt_hold_writers).
+    """
+    attributes = ctypes.create_string_buffer(struct.pack("=QQQQ", set_, clear, 0, 0), 32)
+    if isinstance(where, int):
+        result = _libc.mount_setattr(where, b"", AT_EMPTY_PATH, attributes, 32)
+    else:
+        result = _libc.mount_setattr(AT_FDCWD, os.fsencode(where), 0, attributes, 32)
+    _checked(result, where)
+
+
+def umount(target: str) -> None:
+    """Take a mount away from its path; the kernel frees it when its last user lets go."""
+    _checked(_libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW), target)
+
+
+def detached_mount(kind: str, options: dict[str, str], flags: tuple[str, ...] = ()) -> int:
+    """Mount a file system without a path; return an O_PATH descriptor of its root."""
+    context = _checked(_libc.fsopen(kind.encode(), FSOPEN_CLOEXEC))
+    try:
+        for key, value in options.items():
+            _checked(
+                _libc.fsconfig(context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0),
+                value,
+            )
+        for flag in flags:
+            _checked(_libc.fsconfig(context, FSCONFIG_SET_FLAG, flag.encode(), None, 0))
+        _checked(_libc.fsconfig(context, FSCONFIG_CMD_CREATE, None, None, 0), options.get("source"))
+        attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOATIME
+        return _checked(_libc.fsmount(context, FSMOUNT_CLOEXEC, attributes))
+    finally:
+        os.close(context)
+
+
+def file_system_type(fd: int) -> int:
+    """Return the magic number of the file system that a descriptor is on (fstatfs(2))."""
+    buffer = ctypes.create_string_buffer(256)
+    _checked(_libc.fstatfs(fd, buffer))
+    return int(ctypes.c_long.from_buffer(buffer).value)
+
+
+def mount_id(fd: int) -> int:
+    """Return the id, as in mountinfo, of the mount that a descriptor was opened through."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
+        for line in info:
+            if line.startswith("mnt_id:"):
+                return int(line.split()[1])
+    raise OSError(f"/proc/self/fdinfo/{fd} names no mount")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountInfo:
+    """One line of /proc/self/mountinfo (proc(5))."""
+
+    id: int
+    root: str
+    target: str
+    options: frozenset[str]
+    kind: str
+    source: str
+    super_options: frozenset[str]
+
+
+# fs/proc_namespace.c, mangle() and show_vfsmnt(); the backslash itself comes last
+_ESCAPES = ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\043", b"#"))
+
+
+def _unescape(field: bytes) -> str:
+    if b"\\" in field:
+        for code, char in _ESCAPES:
+            field = field.replace(code, char)
+        field = field.replace(b"\\134", b"\\")
+    return os.fsdecode(field)
+
+
+def escape_mount_path(path: str) -> bytes:
+    """Return a path as mountinfo writes it (fs/proc_namespace.c, mangle)."""
+    raw = os.fsencode(path).replace(b"\\", b"\\134")
+    for char, code in ((b" ", b"\\040"), (b"\t", b"\\011"), (b"\n", b"\\012")):
+        raw = raw.replace(char, code)
+    return raw
+
+
+def read_mountinfo() -> bytes:
+    """Return /proc/self/mountinfo as it is, for a search before a costly parse."""
+    with open("/proc/self/mountinfo", "rb", buffering=0) as info:
+        return info.read()
+
+
+def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
+    """Yield the mounts of our mount namespace."""
+    # Not splitlines(): it also splits at a carriage return, which a path may have.
+    for line in (read_mountinfo() if raw is None else raw).rstrip(b"\n").split(b"\n"):
+        left, _, right = line.partition(b" - ")
+        fields, rest = left.split(b" "), right.split(b" ")
+        yield MountInfo(
+            id=int(fields[0]),
+            root=_unescape(fields[3]),
+            target=_unescape(fields[4]),
+            options=frozenset(fields[5].decode("ascii").split(",")),
+            kind=rest[0].decode("ascii"),
+            source=_unescape(rest[1]),
+            super_options=frozenset(os.fsdecode(rest[2]).split(",")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """The process at the other end of a Unix socket when it connected."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_credentials(sock: socket.socket) -> Peer:
+    """Return who connected (SO_PEERCRED, unix(7))."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, gid = struct.unpack("=iII", raw)
+    return Peer(pid=pid, uid=uid, gid=gid)
+
+
+def peer_pidfd(sock: socket.socket, pid: int) -> int:
+    """Return a pidfd of the peer: the very process where the kernel can tell, else by number."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError:
+        return os.pidfd_open(pid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """What /proc says of a process; ``executable`` is a path, ``executable_uid`` its owner."""
+
+    pid: int
+    parent: int
+    saved_uid: int
+    executable: str
+    executable_uid: int
+
+
+def process(pid: int) -> Process:
+    """Read one process.
+
+    Raises:
+        OSError: ESRCH or ENOENT if it has ended, EACCES if it may not be read.
+    """
+    parent = uid = -1
+    with open(f"/proc/{pid}/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"PPid:"):
+                parent = int(line.split()[1])
+            elif line.startswith(b"Uid:"):
+                uid = int(line.split()[3])
+                break
+    link = f"/proc/{pid}/exe"
+    return Process(
+        pid=pid,
+        parent=parent,
+        saved_uid=uid,
+        executable=os.readlink(link),
+        executable_uid=os.stat(link).st_uid,
+    )
+
+
+def writers(mount: int) -> Iterator[tuple[int, str]]:
+    """Yield process id and path of each file open for writing through a mount.
+
+    Processes that end or may not be read meanwhile are left out.
+    """
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            for fd in os.listdir(f"/proc/{entry}/fdinfo"):
+                with open(f"/proc/{entry}/fdinfo/{fd}", encoding="ascii") as info:
+                    facts = dict(line.split(":\t", 1) for line in info if ":\t" in line)
+                writable = int(facts.get("flags", "0"), 8) & os.O_ACCMODE
+                if int(facts.get("mnt_id", "-1")) == mount and writable:
+                    yield int(entry), os.readlink(f"/proc/{entry}/fd/{fd}")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+
+
+def inotify() -> int:
+    """Return a new non-blocking inotify descriptor."""
+    return _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """Watch a file or directory; return the watch's number."""
+    return _checked(_libc.inotify_add_watch(fd, os.fsencode(path), mask), path)
+
+
+def inotify_read(fd: int) -> list[tuple[int, int, str]]:
+    """Return what has happened: watch, mask and name; empty if nothing has."""
+    try:
+        data = os.read(fd, 65536)
+    except BlockingIOError:
+        return []
+    events = []
+    offset = 0
+    while offset < len(data):
+        watch, mask, _cookie, length = struct.unpack_from("=iIII", data, offset)
+        name = data[offset + 16 : offset + 16 + length].rstrip(b"\0")
+        events.append((watch, mask, os.fsdecode(name)))
+        offset += 16 + length
+    return events
+
+
+def try_read_lock(fd: int, start: int) -> bool:
+    """Take an open-file-description read lock from an offset to the end, or return False.
+
+    Such a lock excludes the POSIX locks of other programs and does not vanish when another
+    descriptor of the file is closed (fcntl(2), "Open file description locks").
+    """
+    lock = struct.pack("=hhxxxxqqixxxx", fcntl.F_RDLCK, os.SEEK_SET, start, 0, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+    except BlockingIOError:
+        return False
+    return True

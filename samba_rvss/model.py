@@ -1,0 +1,184 @@
+"""The values that everything else speaks of. Nothing here acts."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, IntEnum, IntFlag
+
+
+class Nested(Enum):
+    """What to do with volumes nested below a share (``rvss:nested``)."""
+
+    REFUSE = "refuse"
+    INCLUDE = "include"
+
+
+class SetState(IntEnum):
+    """State of a shadow copy set in srv_fss.tdb.
+
+    Source: Samba, source3/rpc_server/fss/srv_fss_private.h, enum fss_sc_state.
+    """
+
+    STARTED = 0
+    ADDED = 1
+    CREATING = 2
+    COMMITTED = 3
+    EXPOSED = 4
+    RECOVERED = 5
+
+
+class Context(IntFlag):
+    """Attributes of a shadow copy set's context (MS-FSRVP 2.2.2.2)."""
+
+    PERSISTENT = 0x00000001
+    NO_AUTO_RECOVERY = 0x00000002
+    NO_AUTO_RELEASE = 0x00000008
+    NO_WRITERS = 0x00000010
+    AUTO_RECOVERY = 0x00400000
+    FILE_SHARE = 0x04000000
+
+
+class Phase(Enum):
+    """How far a shadow copy has come in our own record."""
+
+    CREATING = "creating"  # intent written; image and mounts may or may not exist
+    TAKEN = "taken"  # image exists, recovery mount read-only, path handed to Samba
+    OPEN = "open"  # recovery mount writable: auto-recovery is running
+    SEALING = "sealing"  # recovery is complete; being made read-only for good
+    SEALED = "sealed"  # verified: nothing can change it any more
+    DELETING = "deleting"  # being removed
+    GONE = "gone"  # removed; kept as history only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A share of smb.conf that is ours."""
+
+    name: str
+    path: str
+    nested: Nested = Nested.REFUSE
+    previous_versions: bool = False
+    vfs_objects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """What can be snapshotted at once, and where in it a share sits.
+
+    Attributes:
+        provider: name of the provider that knows it.
+        file_system: stable identity of the file system or pool.
+        key: identity of the volume; requests for one key run one at a time.
+        name: the volume as an administrator knows it (subvolume path, dataset).
+        directory: the share's directory inside the volume, relative; empty for its root.
+        inode: inode number of that directory, the same in every image of the volume.
+    """
+
+    provider: str
+    file_system: str
+    key: str
+    name: str
+    directory: str
+    inode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What we write on every image: enough to rebuild the ledger from it."""
+
+    id: str
+    share: str
+    share_path: str
+    volume: Volume
+    created: datetime
+    nested: Nested = Nested.REFUSE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A point-in-time copy of a volume, as found by listing.
+
+    ``complete`` is false for one whose creation was cut off; ``read_only`` is true only if every
+    part of it is.
+    """
+
+    id: str
+    provider: str
+    mark: Mark
+    complete: bool
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What a listing found. The absence of an image is proven only for ``file_systems``."""
+
+    file_systems: frozenset[str]
+    images: tuple[Image, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowCopy:
+    """One shadow copy in the ledger.
+
+    ``set_id``, ``copy_id``, ``context`` and ``exposed_share`` are Samba's and known only once
+    its set has been committed.
+    """
+
+    id: str
+    share: str
+    share_path: str
+    volume: Volume
+    created: datetime
+    phase: Phase
+    path: str
+    previous_path: str = ""
+    uid: int = -1
+    set_id: str = ""
+    copy_id: str = ""
+    context: int = 0
+    exposed_share: str = ""
+
+    @property
+    def auto_recovery(self) -> bool:
+        """Whether the client asked for a writable copy until RecoveryComplete."""
+        return bool(self.context & Context.AUTO_RECOVERY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a shadow copy.
+
+    ``duration`` is in seconds, or None where nothing was measured.
+    """
+
+    time: datetime
+    copy: str
+    share: str
+    what: str
+    uid: int
+    duration: float | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SambaCopy:
+    """A shadow copy in srv_fss.tdb, with the state of its set."""
+
+    set_id: str
+    copy_id: str
+    share: str
+    share_path: str
+    path: str
+    exposed_share: str
+    is_exposed: bool
+    state: SetState
+    context: int
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SambaState:
+    """All of srv_fss.tdb as one consistent reading."""
+
+    sets: int
+    copies: tuple[SambaCopy, ...]

@@ -1,0 +1,96 @@
+"""The one door to other programs.
+
+A program runs with an argument list, a small environment of our own, no standard input and a
+time limit; it is reaped whatever happens.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from samba_rvss.errors import Problem, RvssError
+
+_logger = logging.getLogger(__name__)
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@cache
+def tool(name: str) -> str:
+    """Return the absolute path of a program, looked up once on a fixed search path.
+
+    Raises:
+        RvssError: MISSING if there is no such program.
+    """
+    for directory in _PATH.split(":"):
+        path = os.path.join(directory, name)
+        if os.access(path, os.X_OK):
+            return path
+    raise RvssError(
+        Problem.MISSING, f"the program {name} is not installed", f"install it into {_PATH}"
+    )
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment that programs get: nothing is inherited."""
+    return {"PATH": _PATH, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(extra or {})}
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    allow: frozenset[int] = frozenset({0}),
+) -> str:
+    """Run a program to its end and return its standard output.
+
+    Args:
+        argv: the program (a bare name is looked up by `tool`) and its arguments.
+        timeout: seconds after which the program and its children are killed.
+        env: additions to the fixed environment.
+        allow: exit statuses that are not failures.
+
+    Raises:
+        RvssError: MISSING, or TOOL with argv, exit status and standard error.
+    """
+    words = [argv[0] if "/" in argv[0] else tool(argv[0]), *argv[1:]]
+    shown = " ".join(words)
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(env),
+        text=True,
+        errors="surrogateescape",
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as exc:
+            # Its pipes are closed without reading on: a grandchild may hold them for ever.
+            _kill_group(process)
+            raise RvssError(
+                Problem.TOOL, f"{shown} did not end within {timeout:g} s and was killed"
+            ) from exc
+        except BaseException:
+            _kill_group(process)
+            raise
+    if process.returncode not in allow:
+        said = " ".join(err.split()) or " ".join(out.split()) or "nothing"
+        raise RvssError(
+            Problem.TOOL, f"{shown} ended with status {process.returncode} and said: {said}"
+        )
+    _logger.debug("%s: %d", shown, process.returncode)
+    return out
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.kill()

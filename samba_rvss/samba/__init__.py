@@ -1,0 +1,1 @@
+"""All that we know of Samba: its configuration, its state, its registry and its daemons."""

@@ -1,0 +1,144 @@
+"""srv_fss.tdb: Samba's record of shadow copy sets, read without ever waiting.
+
+Keys and values: Samba, source3/rpc_server/fss/srv_fss_state.c and librpc/idl/fsrvp_state.idl.
+Each write there first wipes the file and then stores everything in one transaction
+(fss_state_store()), so a reading is accepted only if it was made under a read lock and its own
+counts agree; otherwise the answer is "cannot tell now".
+"""
+
+import os
+import struct
+from datetime import UTC, datetime
+
+import tdb
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import SambaCopy, SambaState, SetState
+
+# sizeof(struct tdb_header): from here on, a lock covers all records
+# (lib/tdb/common/lock.c, tdb_lockall_read(); lib/tdb/common/tdb_private.h, FREELIST_TOP)
+_FREELIST_TOP = 168
+# lib/tdb/common/transaction.c, tdb_needs_recovery(): a transaction was cut off in its commit
+_RECOVERY_START = 44
+_RECORD_MAGIC = 20
+_TDB_RECOVERY_MAGIC = 0xF53BC0E7
+
+
+class _Reader:
+    """The few NDR types of fsrvp_state.idl: UTF-8 strings with a NUL, and aligned 32-bit words."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._offset = 0
+
+    def string(self) -> str:
+        end = self._data.index(b"\0", self._offset)
+        text = self._data[self._offset : end].decode("utf-8", "backslashreplace")
+        self._offset = end + 1
+        return text
+
+    def word(self) -> int:
+        self._offset = (self._offset + 3) & ~3
+        (value,) = struct.unpack_from("<I", self._data, self._offset)
+        self._offset += 4
+        return int(value)
+
+
+def parse(records: dict[bytes, bytes]) -> SambaState | None:
+    """Turn the records of the file into a state, or None if they do not agree."""
+    if b"sc_set_count\0" not in records:
+        return None
+    sets: dict[str, tuple[SetState, int, int]] = {}
+    copies: dict[str, tuple[str, str, str, int, int]] = {}
+    maps: dict[str, tuple[str, str, bool]] = {}
+    try:
+        (expected,) = struct.unpack_from("<I", records[b"sc_set_count\0"])
+        for raw, value in records.items():
+            key = raw.rstrip(b"\0").decode("utf-8", "backslashreplace")
+            parts = key.split("/", 5)
+            reader = _Reader(value)
+            if parts[0] != "sc_set":
+                continue
+            if len(parts) == 2:
+                reader.string()
+                state = SetState(reader.word())
+                sets[key] = (state, reader.word(), reader.word())
+            elif len(parts) == 4 and parts[2] == "sc":
+                reader.string()
+                volume, path = reader.string(), reader.string()
+                copies[key] = (parts[3], volume, path, reader.word(), reader.word())
+            elif len(parts) == 6 and parts[4] == "smap":
+                share, exposed = reader.string(), reader.string()
+                reader.string()
+                maps[key] = (share, exposed, bool(reader.word()))
+    except (ValueError, struct.error):
+        return None
+    if len(sets) != expected:
+        return None
+    found = []
+    for set_key, (state, context, count) in sets.items():
+        members = [key for key in copies if key.startswith(f"{set_key}/sc/")]
+        if len(members) != count:
+            return None
+        for key in members:
+            copy_id, volume, path, stamp, map_count = copies[key]
+            mapped = [maps[name] for name in maps if name.startswith(f"{key}/smap/")]
+            if len(mapped) != map_count:
+                return None
+            share, exposed, is_exposed = mapped[0] if mapped else ("", "", False)
+            found.append(
+                SambaCopy(
+                    set_id=set_key.removeprefix("sc_set/"),
+                    copy_id=copy_id,
+                    share=share,
+                    share_path=volume,
+                    path=path,
+                    exposed_share=exposed,
+                    is_exposed=is_exposed,
+                    state=state,
+                    context=context,
+                    created=datetime.fromtimestamp(stamp, UTC),
+                )
+            )
+    return SambaState(sets=expected, copies=tuple(found))
+
+
+def _needs_recovery(fd: int) -> bool:
+    header = os.pread(fd, 4, _RECOVERY_START)
+    start = struct.unpack("=I", header)[0] if len(header) == 4 else 0
+    magic = os.pread(fd, 4, start + _RECORD_MAGIC) if start else b""
+    return len(magic) == 4 and struct.unpack("=I", magic)[0] == _TDB_RECOVERY_MAGIC
+
+
+def read(path: str) -> SambaState | None:
+    """Read srv_fss.tdb.
+
+    Returns:
+        The state; an empty one if there is no such file; None if Samba is writing it just now.
+        An empty state proves nothing until it was seen twice, seconds apart.
+
+    Raises:
+        RvssError: SAMBA if the file is there but cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return SambaState(sets=0, copies=())
+    except OSError as exc:
+        raise RvssError(Problem.SAMBA, f"cannot open {path}: {exc.strerror}") from exc
+    try:
+        if os.fstat(fd).st_size == 0 or not kernel.try_read_lock(fd, _FREELIST_TOP):
+            return None
+        if _needs_recovery(fd):
+            return None
+        database = tdb.Tdb(f"/proc/self/fd/{fd}", 0, tdb.NOLOCK, os.O_RDONLY)
+        try:
+            records = {bytes(key): bytes(database.get(key)) for key in database}
+        finally:
+            database.close()
+    except (OSError, RuntimeError, TypeError) as exc:
+        raise RvssError(Problem.SAMBA, f"cannot read {path}: {exc}") from exc
+    finally:
+        os.close(fd)
+    return parse(records)

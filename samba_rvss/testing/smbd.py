@@ -1,0 +1,453 @@
+"""A private Samba: a real smbd with directories and a loopback address of its own.
+
+Place: a rig for tests and for the demonstration; it stands on `run` and on the configuration of
+`example`. Contract: `start` returns when smbd serves; leaving the context ends smbd and every
+process that came from it, and removes the directory. It touches neither the machine's own Samba
+nor its users.
+
+smbd runs below a small supervisor that is a child subreaper: samba-dcerpcd makes itself a daemon
+(source3/rpc_server/rpc_host.c, main), and so would be nobody's child. The supervisor ends when
+all of them have been reaped, and it starts ending them when its standard input closes: also when
+the test process is killed.
+"""
+
+import ctypes
+import errno
+import inspect
+import os
+import secrets
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.run import environment, run, tool
+from samba_rvss.testing.example import GLOBAL_EXAMPLE, share_section
+
+WORKGROUP = "RVSSTEST"
+_SECONDS = 30.0
+_DIRECTORIES = {
+    "lock directory": "lock",
+    "state directory": "state",
+    "cache directory": "cache",
+    "private dir": "private",
+    "pid directory": "pid",
+    "ncalrpc dir": "ncalrpc",
+    "winbindd socket directory": "winbindd",
+}
+
+
+def descendants(pid: int) -> list[int]:
+    """Return all processes below one, parents before their children; the dead count too."""
+    children: dict[int, list[int]] = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            try:
+                stat = Path(entry.path, "stat").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # ended while we looked
+            parent = int(stat.rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found = list(children.get(pid, ()))
+    for child in found:
+        found.extend(children.get(child, ()))
+    return found
+
+
+def _supervise() -> None:
+    """Run argv as a child until standard input closes, then end all that came from it.
+
+    Exit status: 0 all has ended, 1 the child had ended by itself, 2 something is left.
+    """
+    child_ended = False
+
+    def reap() -> bool:
+        """Reap what has ended; return whether nothing is left."""
+        nonlocal child_ended
+        try:
+            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+                child_ended = child_ended or pid == child
+        except ChildProcessError:
+            return True
+        return False
+
+    def end(number: signal.Signals, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        again = 0.0
+        while not reap():
+            now = time.monotonic()
+            if now > deadline:
+                return False
+            if now >= again:
+                again = now + 1
+                for pid in descendants(os.getpid()):
+                    try:
+                        os.kill(pid, number)
+                    except ProcessLookupError:
+                        continue
+            time.sleep(0.005)
+        return True
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if ctypes.CDLL(None).prctl(36, 1, 0, 0, 0):  # linux/prctl.h, PR_SET_CHILD_SUBREAPER
+        sys.exit(3)
+    null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    child = os.posix_spawn(
+        sys.argv[1],
+        sys.argv[1:],
+        os.environ,
+        file_actions=[null],
+        setsigdef=[signal.SIGINT, signal.SIGTERM],
+    )
+    while not child_ended and not select.select([0], [], [], 0.1)[0]:
+        reap()
+    cut_off = child_ended
+    done = end(signal.SIGTERM, 5) or end(signal.SIGKILL, 5)
+    sys.exit((1 if cut_off else 0) if done else 2)
+
+
+def _supervisor() -> str:
+    """Return the supervisor's program: a fresh interpreter inherits nothing of the caller's."""
+    return "\n".join(
+        (
+            "import ctypes, os, select, signal, sys, time",
+            "from pathlib import Path",
+            inspect.getsource(descendants),
+            inspect.getsource(_supervise),
+            "_supervise()",
+        )
+    )
+
+
+def free_address(port: int = 445) -> str:
+    """Return a loopback address on which nothing listens.
+
+    Raises:
+        RvssError: BUSY if something listens on every address.
+    """
+    for _ in range(100):
+        address = f"127.77.{secrets.randbelow(256)}.{secrets.randbelow(254) + 1}"
+        with socket.socket() as probe:
+            try:
+                probe.bind((address, port))
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            return address
+    raise RvssError(
+        Problem.BUSY,
+        f"port {port} is taken on every loopback address",
+        'give the Samba that runs on this machine "bind interfaces only = yes"',
+    )
+
+
+def _lines(options: Mapping[str, str]) -> str:
+    return "".join(f"    {name} = {text}\n" for name, text in options.items())
+
+
+def script_share(
+    name: str, path: str | Path, script: str | Path, *, options: Mapping[str, str] | None = None
+) -> str:
+    """Return the section of a share with vfs_shell_snap and somebody's script."""
+    return share_section(name, str(path), str(script)) + _lines(options or {})
+
+
+def plain_share(name: str, path: str | Path, *, options: Mapping[str, str] | None = None) -> str:
+    """Return the section of a writable share without samba-rvss."""
+    return f"[{name}]\n" + _lines({"path": str(path), "read only": "no", **(options or {})})
+
+
+def btrfs_share(name: str, path: str | Path, *, options: Mapping[str, str] | None = None) -> str:
+    """Return the section of a share with Samba's own vfs_btrfs, allowed to make snapshots."""
+    stock = {"vfs objects": "btrfs", "btrfs:manipulate snapshots": "yes"}
+    return plain_share(name, path, options={**stock, **(options or {})})
+
+
+class PrivateSmbd:
+    """A context manager: a Samba with a directory, an address and users of its own.
+
+    Args:
+        parent: where to make its directory. Every user must be able to walk there, as
+            ExposeShadowCopySet opens smb.conf as the client's user; and its name must be short,
+            as it holds Unix sockets.
+        options: more options of [global]; they stand last and so win over the example.
+        log_level: of smbd and of its helpers.
+
+    Attributes:
+        directory: everything of it; mode 0755.
+        configuration: its smb.conf, mode 0644.
+        address: where it listens, port 445.
+    """
+
+    def __init__(
+        self,
+        *,
+        parent: Path = Path("/tmp"),
+        options: Mapping[str, str] | None = None,
+        log_level: int = 1,
+    ) -> None:
+        self._parent = parent
+        self._options = dict(options or {})
+        self._log_level = log_level
+        self._shares: dict[str, str] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._undo = ExitStack()
+        self.directory = parent
+        self.address = ""
+
+    def __enter__(self) -> Self:
+        with ExitStack() as guard:
+            guard.push(self._undo)
+            self.directory = Path(tempfile.mkdtemp(prefix="rvss-", dir=self._parent))
+            self._undo.callback(shutil.rmtree, self.directory)
+            self.directory.chmod(0o755)
+            for name in (*_DIRECTORIES.values(), "log"):
+                (self.directory / name).mkdir(mode=0o755)
+            self.private_directory.chmod(0o700)
+            self.address = free_address()
+            self.write_configuration()
+            guard.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.stop()
+        finally:
+            self._undo.close()
+
+    @property
+    def configuration(self) -> Path:
+        """Its smb.conf."""
+        return self.directory / "smb.conf"
+
+    @property
+    def lock_directory(self) -> Path:
+        """Where srv_fss.tdb lives."""
+        return self.directory / "lock"
+
+    @property
+    def private_directory(self) -> Path:
+        """Where its passwords live."""
+        return self.directory / "private"
+
+    @property
+    def running(self) -> bool:
+        """Whether smbd lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def text(self) -> str:
+        """Return the smb.conf: our directories, the README's [global], the shares."""
+        # "include = registry" opens the registry where it stands (source3/param/loadparm.c,
+        # process_registry_globals), so the directories have to come first.
+        private = {
+            **{option: str(self.directory / name) for option, name in _DIRECTORIES.items()},
+            "server role": "standalone server",
+            "security": "user",
+            "workgroup": WORKGROUP,
+            "netbios name": "RVSSRIG",
+            # With /32, smbd finds no interface and does not start.
+            "interfaces": f"{self.address}/8",
+            "bind interfaces only": "yes",
+            "smb ports": "445",
+            "disable netbios": "yes",
+            "multicast dns register": "no",
+            "disable spoolss": "yes",
+            "load printers": "no",
+            "printing": "bsd",
+            "printcap name": os.devnull,
+            "usershare max shares": "0",
+            "max log size": "0",
+            "log level": str(self._log_level),
+        }
+        head = "[global]\n" + _lines(private) + GLOBAL_EXAMPLE + _lines(self._options)
+        return "\n".join((head, *self._shares.values()))
+
+    def write_configuration(self) -> None:
+        """Write smb.conf as one replacement; a running smbd has not been told."""
+        new = self.directory / "smb.conf.new"
+        new.write_text(self.text(), "utf-8", "surrogateescape")
+        new.chmod(0o644)
+        new.replace(self.configuration)
+
+    def set_options(self, options: Mapping[str, str]) -> None:
+        """Add or change options of [global]; tell a running smbd."""
+        self._options.update(options)
+        self._changed()
+
+    def set_share(self, name: str, section: str) -> None:
+        """Add or replace a share by its whole section; tell a running smbd.
+
+        A living rpcd_fsrvp does not learn of a new share: see `end_workers`.
+        """
+        self._shares[name] = section
+        self._changed()
+
+    def drop_share(self, name: str) -> None:
+        """Take a share out of smb.conf; tell a running smbd."""
+        del self._shares[name]
+        self._changed()
+
+    def _changed(self) -> None:
+        self.write_configuration()
+        if self.running:
+            self.reload()
+
+    def start(self) -> None:
+        """Start smbd, and return when it answers SMB.
+
+        Raises:
+            RvssError: SAMBA, with the end of its log, if it did not within 30 s.
+        """
+        if self.running:
+            raise RvssError(Problem.USAGE, f"the smbd at {self.address} already runs")
+        log = self.directory / "log"
+        argv = [
+            tool("smbd"),
+            "--foreground",
+            "--no-process-group",
+            f"--configfile={self.configuration}",
+            # Handed on to samba-dcerpcd and its workers (source3/rpc_client/local_np.c,
+            # start_rpc_host_send; rpc_host.c, rpc_host_exec_worker); "log file" is not.
+            f"--log-basename={log}",
+        ]
+        with (log / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-ISEc", _supervisor(), *argv],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=environment(),
+                cwd=self.directory,
+                start_new_session=True,
+            )
+        with ExitStack() as guard:
+            guard.callback(self.stop)
+            self._wait_until_it_serves()
+            guard.pop_all()
+
+    def _wait_until_it_serves(self) -> None:
+        # Here, so that everything else works where python-samba is not installed.
+        from samba_rvss.testing.smbclient import probe
+
+        deadline = time.monotonic() + _SECONDS
+        while True:
+            try:
+                probe(self.address)
+            except RvssError as exc:
+                if not self.running or time.monotonic() > deadline:
+                    raise RvssError(
+                        Problem.SAMBA, f"smbd at {self.address} does not serve: {self._said()}"
+                    ) from exc
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self) -> None:
+        """End smbd and all that came from it; nothing to do if it does not run.
+
+        Raises:
+            RvssError: SAMBA if smbd had ended by itself, or if something could not be ended.
+        """
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            status = process.wait(_SECONDS)
+        except subprocess.TimeoutExpired as exc:
+            process.kill()
+            process.wait()
+            raise RvssError(
+                Problem.SAMBA, f"the smbd at {self.address} could not be ended in {_SECONDS:g} s"
+            ) from exc
+        if status:
+            what = "had ended by itself" if status == 1 else f"was ended with status {status}"
+            raise RvssError(Problem.SAMBA, f"the smbd at {self.address} {what}: {self._said()}")
+
+    def _said(self) -> str:
+        """Return the end of what smbd logged, without headers and without a panic's stack."""
+        text = (self.log("output") + self.log("smbd")).partition("=====")[0]
+        lines = [line for line in text.splitlines() if not line.startswith("[")]
+        return " ".join(" ".join(lines).split())[-500:]
+
+    def reload(self) -> None:
+        """Make smbd read smb.conf again, and return when it has.
+
+        Its messages are handled in order, so the answer to a ping says that the reload is over.
+        """
+        self.smbcontrol("smbd", "reload-config")
+        self.smbcontrol("smbd", "ping")
+
+    def processes(self) -> list[int]:
+        """Return the pids of smbd and of all that came from it."""
+        return [] if self._process is None else descendants(self._process.pid)
+
+    def worker_pids(self) -> list[int]:
+        """Return the pids of the rpcd_fsrvp that live."""
+        found = []
+        for pid in self.processes():
+            try:
+                program = Path(f"/proc/{pid}/exe").readlink().name
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended
+            if program == "rpcd_fsrvp":
+                found.append(pid)
+        return found
+
+    def end_workers(self) -> None:
+        """End the rpcd_fsrvp that live, so that the next client gets one with a fresh view.
+
+        Raises:
+            RvssError: BUSY if one did not end.
+        """
+        for pid in self.worker_pids():
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _SECONDS
+        while left := self.worker_pids():
+            if time.monotonic() > deadline:
+                raise RvssError(Problem.BUSY, f"rpcd_fsrvp does not end: {left}")
+            time.sleep(0.005)
+
+    def log(self, name: str = "rpcd_fsrvp") -> str:
+        """Return the log of one of Samba's programs; empty if it has not written any."""
+        for path in (self.directory / "log" / f"log.{name}", self.directory / "log" / name):
+            if path.is_file():
+                return path.read_text("utf-8", "replace")
+        return ""
+
+    def net(self, *words: str) -> str:
+        """Run ``net`` on this Samba's configuration; return its output."""
+        return self._tool("net", words)
+
+    def smbcontrol(self, *words: str) -> str:
+        """Run ``smbcontrol`` on this Samba; return its output."""
+        return self._tool("smbcontrol", words)
+
+    def sharesec(self, *words: str) -> str:
+        """Run ``sharesec`` on this Samba; return its output."""
+        return self._tool("sharesec", words)
+
+    def pdbedit(self, *words: str) -> str:
+        """Run ``pdbedit`` on this Samba's users; return its output."""
+        return self._tool("pdbedit", words)
+
+    def _tool(self, name: str, words: tuple[str, ...]) -> str:
+        return run([name, f"--configfile={self.configuration}", *words], timeout=_SECONDS)

@@ -1,0 +1,46 @@
+"""The error class: what it says on the wire, in the journal and to an administrator."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samba_rvss.errors import Problem, RvssError
+
+# What the kernel may put into a name: any bytes, undecodable ones as surrogates.
+_names = st.binary(max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+
+
+def test_message_and_hint() -> None:
+    error = RvssError(Problem.BUSY, "/srv/vm is in use", "close it")
+    assert str(error) == "/srv/vm is in use: close it"
+    assert str(RvssError(Problem.BUSY, "/srv/vm is in use")) == "/srv/vm is in use"
+    assert (error.problem, error.message, error.hint) == (
+        Problem.BUSY,
+        "/srv/vm is in use",
+        "close it",
+    )
+
+
+def test_it_can_be_raised_and_caught() -> None:
+    with pytest.raises(RvssError, match="no such copy") as caught:
+        raise RvssError(Problem.NOT_FOUND, "no such copy")
+    assert caught.value.problem is Problem.NOT_FOUND
+
+
+def test_line_is_one_line() -> None:
+    assert RvssError(Problem.TOOL, "zfs said:\n\tno\r\n such pool  ").line() == (
+        "zfs said: no such pool"
+    )
+
+
+@given(message=_names | st.text(), hint=_names | st.text())
+def test_line_can_always_be_sent(message: str, hint: str) -> None:
+    line = RvssError(Problem.INTERNAL, message, hint).line()
+    assert line.encode("utf-8").decode("utf-8") == line
+    assert len(line.splitlines()) <= 1
+
+
+def test_numbers_fit_an_exit_status() -> None:
+    """0 is success; the shell keeps 126 and above; an alias would be a number used twice."""
+    assert all(0 < problem < 126 for problem in Problem)
+    assert len(Problem) == len(Problem.__members__)

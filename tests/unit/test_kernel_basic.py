@@ -1,0 +1,202 @@
+"""The system calls that need no file system of their own, and the parsers of /proc."""
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from samba_rvss import kernel
+
+PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
+
+_parts = st.binary(min_size=1, max_size=20).filter(lambda raw: not set(raw) & {0, ord("/")})
+_paths = st.lists(_parts, min_size=1, max_size=4).map(lambda parts: b"/" + b"/".join(parts))
+
+
+@contextmanager
+def _opened(path: str | Path, flags: int) -> Iterator[int]:
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@given(root=_paths, target=_paths)
+@example(root=b"/", target=b"/mnt/a b\tc\nd\\e")
+@example(root=b"/", target=b"/mnt/\\040 is not a blank")
+@example(root=b"/", target=b"/mnt/\\134")
+@example(root=b"/", target=b"/mnt/carriage\rreturn")
+@example(root=b"/", target=b"/mnt/ - btrfs")
+def test_mountinfo_round_trip(root: bytes, target: bytes) -> None:
+    """Any name that a file system allows comes back as it was, and disturbs no other line."""
+    line = b"36 35 98:0 %s %s rw,noatime shared:1 master:2 - btrfs /dev/vda rw,subvol=/x\n" % (
+        kernel.escape_mount_path(os.fsdecode(root)),
+        kernel.escape_mount_path(os.fsdecode(target)),
+    )
+    after = b"40 35 0:5 / /proc rw - proc proc rw\n"
+    first, second = kernel.mountinfo(line + after)
+    assert (os.fsencode(first.root), os.fsencode(first.target)) == (root, target)
+    assert first.id == 36
+    assert first.kind == "btrfs"
+    assert first.source == "/dev/vda"
+    assert first.options == {"rw", "noatime"}
+    assert first.super_options == {"rw", "subvol=/x"}
+    assert (second.id, second.target) == (40, "/proc")
+
+
+def test_mountinfo_without_optional_fields_or_source() -> None:
+    (mount,) = kernel.mountinfo(b"40 35 0:5 / /tmp rw - tmpfs  rw\n")
+    assert (mount.kind, mount.source) == ("tmpfs", "")
+
+
+def test_mountinfo_of_this_machine_knows_its_root() -> None:
+    mounts = list(kernel.mountinfo())
+    with _opened("/proc", os.O_PATH) as fd:
+        found = next(mount for mount in mounts if mount.id == kernel.mount_id(fd))
+    assert (found.target, found.kind) == ("/proc", "proc")
+
+
+def test_file_system_type() -> None:
+    with _opened("/proc", os.O_PATH) as fd:
+        assert kernel.file_system_type(fd) == PROC_SUPER_MAGIC
+
+
+def test_openat2_refuses_symlinks(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").touch()
+    (tmp_path / "link").symlink_to("real")
+    with _opened(tmp_path, os.O_PATH) as directory:
+        os.close(kernel.openat2(directory, "real/file", os.O_RDONLY, kernel.RESOLVE_NO_SYMLINKS))
+        os.close(kernel.openat2(directory, "link/file", os.O_RDONLY, 0))
+        with pytest.raises(OSError, match="link/file") as caught:
+            kernel.openat2(directory, "link/file", os.O_RDONLY, kernel.RESOLVE_NO_SYMLINKS)
+    assert caught.value.errno == errno.ELOOP
+
+
+@pytest.mark.parametrize("path", ["..", "/etc", "up"])
+def test_openat2_stays_beneath(tmp_path: Path, path: str) -> None:
+    (tmp_path / "up").symlink_to("..")
+    with _opened(tmp_path, os.O_PATH) as directory, pytest.raises(OSError, match=path) as caught:
+        kernel.openat2(directory, path, os.O_PATH, kernel.RESOLVE_BENEATH)
+    assert caught.value.errno == errno.EXDEV
+
+
+def test_openat2_descriptor_is_not_inherited(tmp_path: Path) -> None:
+    with _opened(tmp_path, os.O_PATH) as directory:
+        fd = kernel.openat2(directory, ".", os.O_RDONLY, kernel.RESOLVE_BENEATH)
+        try:
+            assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        finally:
+            os.close(fd)
+
+
+def _pack(watch: int, mask: int, name: bytes) -> bytes:
+    # inotify(7): the name is padded with zeros, and empty for the watched object itself
+    padded = name + bytes(-len(name) % 16 or 16) if name else b""
+    return struct.pack("=iIII", watch, mask, 0, len(padded)) + padded
+
+
+_names = st.binary(max_size=60).filter(lambda raw: not set(raw) & {0, ord("/")})
+
+
+@given(st.lists(st.tuples(st.integers(-1, 2**31 - 1), st.integers(0, 2**32 - 1), _names)))
+def test_inotify_read_parses(events: list[tuple[int, int, bytes]]) -> None:
+    receiver, sender = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.write(sender, b"".join(_pack(*event) for event in events))
+        found = kernel.inotify_read(receiver)
+    finally:
+        os.close(receiver)
+        os.close(sender)
+    assert [(watch, mask, os.fsencode(name)) for watch, mask, name in found] == events
+
+
+def test_inotify_tells_what_happens(tmp_path: Path) -> None:
+    fd = kernel.inotify()
+    try:
+        watch = kernel.inotify_add_watch(fd, str(tmp_path), kernel.IN_CLOSE_WRITE)
+        assert kernel.inotify_read(fd) == []
+        (tmp_path / "srv_fss.tdb").write_bytes(b"x")
+        (tmp_path / "srv_fss.tdb").read_bytes()
+        assert kernel.inotify_read(fd) == [(watch, kernel.IN_CLOSE_WRITE, "srv_fss.tdb")]
+        assert kernel.inotify_read(fd) == []
+    finally:
+        os.close(fd)
+
+
+def test_inotify_names_what_is_missing(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    fd = kernel.inotify()
+    try:
+        with pytest.raises(FileNotFoundError) as caught:
+            kernel.inotify_add_watch(fd, missing, kernel.IN_CLOSE_WRITE)
+    finally:
+        os.close(fd)
+    assert caught.value.filename == missing
+
+
+def test_process_reads_this_one() -> None:
+    me = kernel.process(os.getpid())
+    executable = Path("/proc/self/exe")
+    assert me == kernel.Process(
+        pid=os.getpid(),
+        parent=os.getppid(),
+        saved_uid=os.getuid(),
+        executable=str(executable.readlink()),
+        executable_uid=executable.stat().st_uid,
+    )
+
+
+def test_process_that_has_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    with pytest.raises(OSError, match=f"/proc/{child.pid}/") as caught:
+        kernel.process(child.pid)
+    assert caught.value.errno in {errno.ENOENT, errno.ESRCH}
+
+
+def test_peer_of_a_socket() -> None:
+    with ExitStack() as stack:
+        left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.enter_context(closing(left))
+        stack.enter_context(closing(right))
+        peer = kernel.peer_credentials(left)
+        assert peer == kernel.Peer(pid=os.getpid(), uid=os.getuid(), gid=os.getgid())
+        pidfd = kernel.peer_pidfd(left, peer.pid)
+        stack.callback(os.close, pidfd)
+        info = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+    assert f"Pid:\t{os.getpid()}\n" in info
+
+
+def test_read_lock_sees_the_lock_of_another_process(tmp_path: Path) -> None:
+    """tdb's transactions lock with fcntl: what excludes them must see them."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(64))
+    held = (
+        "import fcntl, sys\n"
+        f"file = open({str(path)!r}, 'r+b')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX, 8, 16)\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with _opened(path, os.O_RDWR) as fd:
+            assert not kernel.try_read_lock(fd, 16)
+            assert kernel.try_read_lock(fd, 32)
+    with _opened(path, os.O_RDWR) as fd:
+        assert kernel.try_read_lock(fd, 16)

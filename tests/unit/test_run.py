@@ -1,0 +1,141 @@
+"""The one door to other programs, with real programs behind it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.run import environment, run, tool
+
+
+def _gone(pid: int) -> bool:
+    """Tell whether a process has ended (a zombie that init has not reaped yet has)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX"
+
+
+def _wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 5
+    while not _gone(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        time.sleep(0.01)
+
+
+def _program(directory: Path, text: str) -> str:
+    path = directory / "program"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_output() -> None:
+    assert run(["printf", "%s|", "a b", "", "c"], timeout=5) == "a b||c|"
+
+
+def test_output_may_hold_any_bytes() -> None:
+    assert os.fsencode(run(["printf", r"\377\n"], timeout=5)) == b"\xff\n"
+
+
+def test_standard_error_is_no_output(tmp_path: Path) -> None:
+    assert run([_program(tmp_path, "echo out; echo err >&2")], timeout=5) == "out\n"
+
+
+def test_large_output_on_both_streams_does_not_block(tmp_path: Path) -> None:
+    program = _program(tmp_path, "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero")
+    assert len(run([program], timeout=20)) == 300000
+
+
+def test_nothing_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "x")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    words = dict(line.split("=", 1) for line in run(["env"], timeout=5).splitlines())
+    assert words == environment()
+
+
+def test_environment_can_be_added_to() -> None:
+    assert "POOL=tank\n" in run(["env"], timeout=5, env={"POOL": "tank"})
+
+
+def test_standard_input_is_empty() -> None:
+    assert run(["cat"], timeout=5) == ""
+
+
+def test_failure_tells_argv_status_and_standard_error(tmp_path: Path) -> None:
+    program = _program(tmp_path, "echo some output; echo no such pool >&2; exit 3")
+    with pytest.raises(RvssError) as caught:
+        run([program, "tank"], timeout=5)
+    assert caught.value.problem is Problem.TOOL
+    assert caught.value.message == f"{program} tank ended with status 3 and said: no such pool"
+
+
+def test_failure_without_standard_error_tells_the_output(tmp_path: Path) -> None:
+    with pytest.raises(RvssError, match=r"said: only this$"):
+        run([_program(tmp_path, "echo only this; exit 1")], timeout=5)
+    with pytest.raises(RvssError, match=r"said: nothing$"):
+        run(["false"], timeout=5)
+
+
+def test_death_by_signal_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(RvssError, match="status -9"):
+        run([_program(tmp_path, "kill -KILL $$")], timeout=5)
+
+
+def test_allowed_statuses(tmp_path: Path) -> None:
+    program = _program(tmp_path, "echo yes; exit 255")
+    assert run([program], timeout=5, allow=frozenset({0, 255})) == "yes\n"
+
+
+def test_missing_tool() -> None:
+    with pytest.raises(RvssError, match="no-such-tool-here is not installed") as caught:
+        run(["no-such-tool-here"], timeout=5)
+    assert caught.value.problem is Problem.MISSING
+
+
+def test_tool_is_found_on_our_path_not_the_callers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _program(tmp_path, "true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert os.path.isabs(tool("mount"))
+    with pytest.raises(RvssError, match="is not installed"):
+        tool("program")
+
+
+def test_timeout_kills_the_program_and_its_children(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    program = _program(tmp_path, f"sleep 300 & echo $$ $! >{pids}; wait")
+    started = time.monotonic()
+    with pytest.raises(RvssError, match=r"did not end within 0\.5 s and was killed") as caught:
+        run([program], timeout=0.5)
+    assert caught.value.problem is Problem.TOOL
+    assert time.monotonic() - started < 5
+    for pid in pids.read_text().split():
+        _wait_until_gone(int(pid))
+
+
+def test_timeout_kills_a_program_that_ignores_signals(tmp_path: Path) -> None:
+    program = _program(tmp_path, "trap '' TERM INT HUP; while :; do sleep 1; done")
+    with pytest.raises(RvssError, match="was killed"):
+        run([program], timeout=0.5)
+
+
+def test_timeout_holds_when_a_child_in_its_own_session_keeps_the_output_open(
+    tmp_path: Path,
+) -> None:
+    """Such a child cannot be killed with the program's group: it must not hold us up."""
+    pid = tmp_path / "pid"
+    program = _program(tmp_path, f"setsid sh -c 'echo $$ >{pid}; exec sleep 30' & wait")
+    started = time.monotonic()
+    try:
+        with pytest.raises(RvssError, match="was killed"):
+            run([program], timeout=0.5)
+        assert time.monotonic() - started < 5
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        _wait_until_gone(int(pid.read_text()))
