@@ -1,0 +1,304 @@
+"""The ledger: every shadow copy, its phase and its events, in SQLite.
+
+A change is on disk when its method returns. The daemon alone writes; commands read the file while
+it does, or while it does not run. Losing the file loses nothing: images bear their marks.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Event, Phase, ShadowCopy, Volume
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE copies (
+    id TEXT PRIMARY KEY, share TEXT NOT NULL, share_path TEXT NOT NULL,
+    provider TEXT NOT NULL, file_system TEXT NOT NULL, volume_key TEXT NOT NULL,
+    volume_name TEXT NOT NULL, directory TEXT NOT NULL, inode TEXT NOT NULL,
+    created TEXT NOT NULL, phase TEXT NOT NULL, path TEXT NOT NULL UNIQUE,
+    previous_path TEXT NOT NULL, uid INTEGER NOT NULL, set_id TEXT NOT NULL,
+    copy_id TEXT NOT NULL, context INTEGER NOT NULL, exposed_share TEXT NOT NULL
+) STRICT;
+CREATE INDEX copies_by_phase ON copies (phase);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, time TEXT NOT NULL, copy TEXT NOT NULL, share TEXT NOT NULL,
+    what TEXT NOT NULL, uid INTEGER NOT NULL, duration REAL, detail TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_copy ON events (copy);
+"""
+_COLUMNS = (
+    "id, share, share_path, provider, file_system, volume_key, volume_name, directory, inode,"
+    " created, phase, path, previous_path, uid, set_id, copy_id, context, exposed_share"
+)
+_CHANGEABLE = frozenset(
+    {"phase", "path", "previous_path", "set_id", "copy_id", "context", "exposed_share"}
+)
+
+
+def now() -> datetime:
+    """Return the present time in UTC."""
+    return datetime.now(UTC)
+
+
+class Ledger:
+    """One instance's ledger.
+
+    Args:
+        path: the file; its directory must exist.
+        read_only: for commands that must not change it.
+
+    Raises:
+        RvssError: STATE if it cannot be opened or is of another version, NOT_FOUND if it is
+            opened for reading and there is none yet.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        if read_only and not os.path.exists(path):
+            raise RvssError(
+                Problem.NOT_FOUND, f"there is no ledger at {path}", "has the daemon ever run?"
+            )
+        mode = "ro" if read_only else "rwc"
+        with self._reported():
+            self._database = sqlite3.connect(
+                f"file:{path.replace('%', '%25').replace('?', '%3f')}?mode={mode}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=10.0,
+            )
+            if not read_only:
+                os.chmod(path, 0o600)
+                self._database.execute("PRAGMA journal_mode = WAL")
+                # FULL: a commit is on disk when it returns, in WAL mode as well
+                self._database.execute("PRAGMA synchronous = FULL")
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version == 0 and not read_only:
+                self._database.executescript(
+                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+                )
+            elif version != _VERSION:
+                raise RvssError(
+                    Problem.STATE,
+                    f"the ledger {path} has version {version}, not {_VERSION}",
+                    "a newer samba-rvss wrote it; move it away to have it rebuilt",
+                )
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
+
+    def add(self, copy: ShadowCopy, event: str, detail: str = "") -> None:
+        """Record a new shadow copy."""
+        volume = copy.volume
+        values = (
+            copy.id,
+            copy.share,
+            copy.share_path,
+            volume.provider,
+            volume.file_system,
+            volume.key,
+            volume.name,
+            volume.directory,
+            str(volume.inode),
+            copy.created.isoformat(),
+            copy.phase.value,
+            copy.path,
+            copy.previous_path,
+            copy.uid,
+            copy.set_id,
+            copy.copy_id,
+            copy.context,
+            copy.exposed_share,
+        )
+        marks = ", ".join("?" * len(values))
+        with self._writing() as database:
+            database.execute(f"INSERT OR REPLACE INTO copies VALUES ({marks})", values)
+            self._event(database, copy.id, copy.share, event, copy.uid, None, detail)
+
+    def change(
+        self,
+        copy: ShadowCopy,
+        event: str,
+        *,
+        unless: Iterable[Phase] = (),
+        uid: int = -1,
+        duration: float | None = None,
+        detail: str = "",
+        **values: object,
+    ) -> ShadowCopy | None:
+        """Change columns of a shadow copy and record why, in one transaction.
+
+        Args:
+            copy: which one; its other values here do not matter.
+            event: what happened, in a word or two.
+            unless: phases in which it must not be touched any more.
+            uid: who wanted it, -1 if nobody did.
+            duration: seconds that it took.
+            detail: a sentence.
+            values: new values of phase, path, previous_path, set_id, copy_id, context or
+                exposed_share.
+
+        Returns:
+            The copy as it is now, or None if it is in one of the phases of ``unless``.
+        """
+        unknown = values.keys() - _CHANGEABLE
+        if unknown:
+            raise TypeError(f"no such columns: {', '.join(unknown)}")
+        excluded = [phase.value for phase in unless]
+        columns = ", ".join(f"{name} = ?" for name in values) or "id = id"
+        new = [value.value if isinstance(value, Phase) else value for value in values.values()]
+        with self._writing() as database:
+            done = database.execute(
+                f"UPDATE copies SET {columns} WHERE id = ?"
+                f" AND phase NOT IN ({', '.join('?' * len(excluded))}) RETURNING {_COLUMNS}",
+                [*new, copy.id, *excluded],
+            ).fetchone()
+            if done is None:
+                return None
+            self._event(database, copy.id, copy.share, event, uid, duration, detail)
+        return _copy(done)
+
+    def note(self, copy: ShadowCopy, event: str, *, uid: int = -1, detail: str = "") -> None:
+        """Record an event alone."""
+        with self._writing() as database:
+            self._event(database, copy.id, copy.share, event, uid, None, detail)
+
+    def get(self, copy: str) -> ShadowCopy | None:
+        """Return a shadow copy by our id, gone ones included."""
+        return self._one("id = ?", copy)
+
+    def by_path(self, path: str) -> ShadowCopy | None:
+        """Return a shadow copy by the path that Samba has, gone ones included."""
+        return self._one("path = ?", path)
+
+    def find(self, word: str) -> list[ShadowCopy]:
+        """Return the copies that an administrator may mean: by our id, its end, or Samba's ids."""
+        condition = "id = ?1 OR id LIKE '%-' || ?1 OR copy_id = ?1 OR set_id = ?1 OR path = ?1"
+        return self._some(f"{condition} ORDER BY created, id", word)
+
+    def copies(self, *, gone: bool = False) -> list[ShadowCopy]:
+        """Return the copies that exist, oldest first; with ``gone`` those that did as well."""
+        return self._some("phase != ? OR ? ORDER BY created, id", Phase.GONE.value, int(gone))
+
+    def unfinished(self) -> list[ShadowCopy]:
+        """Return the copies that are neither sealed nor gone."""
+        return self._some(
+            "phase NOT IN (?, ?) ORDER BY created, id", Phase.GONE.value, Phase.SEALED.value
+        )
+
+    def events(self, copy: str = "", limit: int = 1000) -> list[Event]:
+        """Return the newest events, oldest of them first; of one copy if wanted."""
+        with self._lock, self._reported():
+            rows = self._database.execute(
+                "SELECT time, copy, share, what, uid, duration, detail FROM events"
+                " WHERE ?1 = '' OR copy = ?1 ORDER BY number DESC LIMIT ?2",
+                (copy, limit),
+            ).fetchall()
+        return [
+            Event(
+                time=datetime.fromisoformat(row[0]),
+                copy=row[1],
+                share=row[2],
+                what=row[3],
+                uid=row[4],
+                duration=row[5],
+                detail=row[6],
+            )
+            for row in reversed(rows)
+        ]
+
+    def forget(self, before: datetime) -> None:
+        """Remove the history of copies that went before a time."""
+        with self._writing() as database:
+            stamp = before.isoformat()
+            database.execute(
+                "DELETE FROM copies WHERE phase = ? AND created < ?", (Phase.GONE.value, stamp)
+            )
+            database.execute(
+                "DELETE FROM events WHERE time < ? AND copy NOT IN (SELECT id FROM copies)",
+                (stamp,),
+            )
+
+    def _event(
+        self,
+        database: sqlite3.Connection,
+        copy: str,
+        share: str,
+        what: str,
+        uid: int,
+        duration: float | None,
+        detail: str,
+    ) -> None:
+        printable = detail.encode("utf-8", "backslashreplace").decode("utf-8")
+        database.execute(
+            "INSERT INTO events (time, copy, share, what, uid, duration, detail)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (now().isoformat(), copy, share, what, uid, duration, printable),
+        )
+
+    def _one(self, condition: str, value: str) -> ShadowCopy | None:
+        found = self._some(condition, value)
+        return found[0] if found else None
+
+    def _some(self, condition: str, *values: object) -> list[ShadowCopy]:
+        with self._lock, self._reported():
+            rows = self._database.execute(
+                f"SELECT {_COLUMNS} FROM copies WHERE {condition}", values
+            ).fetchall()
+        return [_copy(row) for row in rows]
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._reported():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise RvssError(
+                Problem.STATE,
+                f"the ledger {self._path} fails: {exc}",
+                "see whether its file system is full or read-only",
+            ) from exc
+
+
+def _copy(row: tuple[object, ...]) -> ShadowCopy:
+    text = [str(value) for value in row]
+    return ShadowCopy(
+        id=text[0],
+        share=text[1],
+        share_path=text[2],
+        volume=Volume(
+            provider=text[3],
+            file_system=text[4],
+            key=text[5],
+            name=text[6],
+            directory=text[7],
+            inode=int(text[8]),
+        ),
+        created=datetime.fromisoformat(text[9]),
+        phase=Phase(text[10]),
+        path=text[11],
+        previous_path=text[12],
+        uid=int(text[13]),
+        set_id=text[14],
+        copy_id=text[15],
+        context=int(text[16]),
+        exposed_share=text[17],
+    )

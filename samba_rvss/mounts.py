@@ -1,0 +1,229 @@
+"""Recovery mounts: the share's own directory inside an image, at a path that Samba can serve.
+
+    <run>/exposed/<share>/<id>                  the path that Samba gets; closed, open, closed
+    <run>/previous/<share>/@GMT-…               always read-only, for shadow_copy2
+
+Each is a mount of one directory, so nothing else of the volume can be reached through it. It is
+born read-only, nosuid, nodev and noexec: no other state of it is ever visible. Whoever attaches a
+mount detaches it.
+"""
+
+import errno
+import hashlib
+import os
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+_LONGEST = 200
+_ATTRIBUTES = (
+    kernel.MOUNT_ATTR_RDONLY
+    | kernel.MOUNT_ATTR_NOSUID
+    | kernel.MOUNT_ATTR_NODEV
+    | kernel.MOUNT_ATTR_NOEXEC
+)
+
+
+def escape(share: str) -> str:
+    """Return a share's name as the name of a directory: no blanks, no slash, no leading dot."""
+    raw = os.fsencode(share)
+    text = "".join(
+        chr(byte) if byte in _PLAIN and (index or byte != ord(".")) else f"%{byte:02X}"
+        for index, byte in enumerate(raw)
+    )
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}%{hashlib.sha256(raw).hexdigest()[:16]}"
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A process that has a file open for writing on a recovery mount."""
+
+    pid: int
+    command: str
+    path: str
+
+
+class Mounts:
+    """The recovery mounts of one instance.
+
+    Args:
+        run_directory: where they are; only root may write there.
+    """
+
+    def __init__(self, run_directory: str) -> None:
+        self._run = run_directory
+
+    def exposed_path(self, share: str, copy: str) -> str:
+        """Return where a shadow copy will be mounted."""
+        return f"{self._run}/exposed/{escape(share)}/{copy}"
+
+    def make_previous(self, share: str) -> str:
+        """Make the directory that ``shadow:snapdir`` names, and return it.
+
+        It must be there before the first copy: shadow_copy2 lists it as the client's user, and
+        fails where it cannot (source3/modules/vfs_shadow_copy2.c,
+        shadow_copy2_get_shadow_copy_data()).
+
+        Raises:
+            RvssError: SYSTEM.
+        """
+        path = f"{self._run}/previous/{escape(share)}"
+        try:
+            self._make(path)
+            os.chmod(path, 0o755)  # noqa: S103 - it shows nothing but times
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot make {path}: {exc.strerror}") from exc
+        return path
+
+    def reserve_previous(self, share: str, created: datetime) -> str:
+        """Make the directory of a Previous Versions mount and return its path.
+
+        @GMT names have a resolution of one second; a second copy takes the next free one
+        (source3/modules/vfs_shadow_copy2.c reads the name's time only).
+        """
+        parent = self.make_previous(share)
+        for offset in range(3600):
+            stamp = created + timedelta(seconds=offset)
+            path = f"{parent}/@GMT-{stamp:%Y.%m.%d-%H.%M.%S}"
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                continue
+            return path
+        raise RvssError(Problem.BUSY, f"{parent} has 3600 copies for one hour already")
+
+    def attach(self, directory: int, path: str) -> None:
+        """Mount what a detached mount shows, read-only, at a path.
+
+        Leaves nothing behind when it fails.
+
+        Raises:
+            RvssError: SYSTEM.
+        """
+        parent = os.path.dirname(path)
+        with ExitStack() as undo:
+            try:
+                self._make(parent)
+                with suppress(FileExistsError):
+                    os.mkdir(path, 0o700)
+                undo.callback(_rmdir, path)
+                tree = kernel.open_tree(directory)
+                try:
+                    kernel.mount_setattr(
+                        tree,
+                        set_=_ATTRIBUTES | kernel.MOUNT_ATTR_NOATIME,
+                        clear=kernel.MOUNT_ATTR__ATIME,
+                    )
+                    kernel.move_mount(tree, path)
+                finally:
+                    os.close(tree)
+            except OSError as exc:
+                raise RvssError(Problem.SYSTEM, f"cannot mount {path}: {exc.strerror}") from exc
+            undo.pop_all()
+
+    def open(self, path: str) -> None:
+        """Let clients write through a recovery mount, connected ones included.
+
+        Raises:
+            RvssError: NOT_FOUND if nothing is mounted there, or SYSTEM.
+        """
+        self._set(path, clear=kernel.MOUNT_ATTR_RDONLY)
+
+    def close(self, path: str) -> bool:
+        """Make a recovery mount read-only.
+
+        Returns:
+            False if a file is still open for writing through it, and nothing has changed.
+
+        Raises:
+            RvssError: NOT_FOUND if nothing is mounted there, or SYSTEM.
+        """
+        try:
+            self._set(path, set_=kernel.MOUNT_ATTR_RDONLY)
+        except RvssError as exc:
+            if exc.problem is Problem.BUSY:
+                return False
+            raise
+        return True
+
+    def is_closed(self, path: str) -> bool:
+        """Return whether the mount at a path is read-only."""
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+    def detach(self, path: str) -> None:
+        """Unmount, lazily if it is in use, and remove the directory. Gone already is success.
+
+        Raises:
+            RvssError: SYSTEM.
+        """
+        try:
+            while True:
+                kernel.umount(path)
+        except OSError as exc:
+            if exc.errno not in (errno.EINVAL, errno.ENOENT):
+                raise RvssError(Problem.SYSTEM, f"cannot unmount {path}: {exc.strerror}") from exc
+        try:
+            _rmdir(path)
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot remove {path}: {exc.strerror}") from exc
+
+    def listing(self) -> list[str]:
+        """Return the paths of this instance's recovery mounts."""
+        prefixes = (f"{self._run}/exposed/", f"{self._run}/previous/")
+        return [mount.target for mount in kernel.mountinfo() if mount.target.startswith(prefixes)]
+
+    def directories(self) -> list[str]:
+        """Return every directory that a recovery mount is, was or could be at."""
+        found = []
+        for kind in ("exposed", "previous"):
+            top = f"{self._run}/{kind}"
+            with suppress(FileNotFoundError):
+                for share in os.listdir(top):
+                    found += [f"{top}/{share}/{leaf}" for leaf in os.listdir(f"{top}/{share}")]
+        return found
+
+    def holders(self, path: str) -> list[Holder]:
+        """Return who has files open for writing through a recovery mount, as far as /proc tells."""
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            number = kernel.mount_id(fd)
+        finally:
+            os.close(fd)
+        found = []
+        for pid, target in kernel.writers(number):
+            try:
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+                    found.append(Holder(pid=pid, command=comm.read().strip(), path=target))
+            except OSError:
+                continue  # it has just ended
+        return found
+
+    def _set(self, path: str, *, set_: int = 0, clear: int = 0) -> None:
+        try:
+            kernel.mount_setattr(path, set_=set_, clear=clear)
+        except OSError as exc:
+            if exc.errno in (errno.EINVAL, errno.ENOENT):
+                raise RvssError(Problem.NOT_FOUND, f"nothing is mounted at {path}") from exc
+            problem = Problem.BUSY if exc.errno == errno.EBUSY else Problem.SYSTEM
+            raise RvssError(problem, f"cannot change the mount {path}: {exc.strerror}") from exc
+
+    def _make(self, parent: str) -> None:
+        path = self._run
+        for part in os.path.relpath(parent, self._run).split("/"):
+            path = f"{path}/{part}"
+            try:
+                os.mkdir(path, 0o711)
+            except FileExistsError:
+                continue
+            os.chmod(path, 0o711)  # noqa: S103 - clients' users walk through, and see nothing
+
+
+def _rmdir(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.rmdir(path)

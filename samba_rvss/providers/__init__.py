@@ -1,0 +1,78 @@
+"""Providers: what can take, seal and remove images of volumes.
+
+A provider knows one file system and nothing of Samba, mounts or the ledger. Every image bears the
+mark of its instance; what does not is never touched. Methods may block for as long as the file
+system does, never hold the interpreter's lock meanwhile, and may run side by side for different
+volumes.
+"""
+
+from typing import Protocol
+
+from samba_rvss.model import Inventory, Mark, Nested, Volume
+
+
+class Provider(Protocol):
+    """One file system's way to take, seal and remove images."""
+
+    name: str
+
+    def probe(self, fd: int, path: str, nested: Nested) -> Volume | None:
+        """Find the volume that a directory sits in, and whether it can be snapshotted.
+
+        Args:
+            fd: the directory, opened for reading.
+            path: its path, for messages.
+            nested: whether volumes nested below the directory are allowed.
+
+        Returns:
+            The volume, or None if the directory is on another kind of file system.
+
+        Raises:
+            RvssError: NESTED, NO_SPACE, READ_ONLY, BAD_PATH, NOT_SUPPORTED or SYSTEM.
+        """
+
+    def create(self, mark: Mark) -> None:
+        """Take a writable image of a volume, with our mark, durable on return.
+
+        Leaves nothing behind when it fails.
+
+        Raises:
+            RvssError: NO_SPACE, READ_ONLY, NESTED or SYSTEM.
+        """
+
+    def open(self, volume: Volume, image: str) -> int:
+        """Return a detached mount of the share's directory in an image.
+
+        It is read-only, nosuid, nodev and noexec, and gone when the descriptor is closed.
+
+        Raises:
+            RvssError: NOT_FOUND if there is no such image, BAD_PATH if the directory in it is not
+                the one that was probed.
+        """
+
+    def seal(self, volume: Volume, image: str) -> None:
+        """Make an image read-only at file-system level, with everything nested in it.
+
+        Raises:
+            RvssError: NOT_FOUND or SYSTEM.
+        """
+
+    def settle(self, volume: Volume, image: str) -> None:
+        """Make durable what was written into a sealed image, and verify that it is sealed.
+
+        Raises:
+            RvssError: NOT_SEALED, NOT_FOUND or SYSTEM.
+        """
+
+    def destroy(self, volume: Volume, image: str) -> None:
+        """Remove an image and everything in it. Gone already is success.
+
+        Raises:
+            RvssError: BUSY if something holds it, READ_ONLY or SYSTEM.
+        """
+
+    def inventory(self) -> Inventory:
+        """List the images that bear this instance's mark, on every mounted file system.
+
+        A file system that cannot be listed is left out of the inventory, and logged.
+        """

@@ -1,0 +1,112 @@
+"""Where a share sits: its path resolved once, and the volume that can be snapshotted.
+
+What stands in the way is refused here, each with its own sentence.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Share, Volume
+from samba_rvss.providers import Provider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A share that can be snapshotted, and the volume that it sits in."""
+
+    share: Share
+    volume: Volume
+
+
+def locate(
+    share: Share, providers: Iterable[Provider], run_directory: str, *, thorough: bool
+) -> Target:
+    """Find the volume of a share, without following symbolic links.
+
+    Args:
+        share: one of ours.
+        providers: the file systems that are known.
+        run_directory: where our recovery mounts are, which are no shares.
+        thorough: look for other file systems mounted inside the share too; the cost of that
+            grows with the number of mounts on the machine.
+
+    Raises:
+        RvssError: BAD_PATH, NOT_SUPPORTED, NESTED, NO_SPACE or READ_ONLY.
+    """
+    path = share.path
+    if ".." in path.split("/"):
+        raise RvssError(
+            Problem.BAD_PATH,
+            f"the path {path} of [{share.name}] has a '..'",
+            "write the directory's real path into smb.conf",
+        )
+    if f"{os.path.normpath(path)}/".startswith(f"{run_directory}/"):
+        raise RvssError(
+            Problem.BAD_PATH, f"the path {path} of [{share.name}] is a shadow copy's own"
+        )
+    how = kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
+    try:
+        fd = kernel.openat2(kernel.AT_FDCWD, path, os.O_RDONLY | os.O_DIRECTORY, how)
+    except OSError as exc:
+        raise _path_problem(share, exc) from exc
+    names = []
+    try:
+        for provider in providers:
+            names.append(provider.name)
+            volume = provider.probe(fd, path, share.nested)
+            if volume is not None:
+                _require_utf8(volume, path)
+                if thorough:
+                    _refuse_mounts(path)
+                return Target(share=share, volume=volume)
+    finally:
+        os.close(fd)
+    raise RvssError(
+        Problem.NOT_SUPPORTED,
+        f"the file system of {path} cannot take shadow copies",
+        f"known are {', '.join(names)}",
+    )
+
+
+def _refuse_mounts(path: str) -> None:
+    """Refuse other file systems mounted below a share (MS-FSRVP 3.1.4.9)."""
+    needle = b" " + kernel.escape_mount_path(path.rstrip("/")) + b"/"
+    raw = kernel.read_mountinfo()
+    if needle not in raw:
+        return
+    for mount in kernel.mountinfo(raw):
+        if mount.target.startswith(f"{path.rstrip('/')}/"):
+            raise RvssError(
+                Problem.NESTED,
+                f"the {mount.kind} file system mounted at {mount.target} lies inside {path}"
+                " and would be missing in a shadow copy",
+                "share it on its own or mount it elsewhere",
+            )
+
+
+def _require_utf8(volume: Volume, path: str) -> None:
+    try:
+        f"{volume.directory}{volume.name}".encode()
+    except UnicodeEncodeError:
+        raise RvssError(
+            Problem.BAD_PATH, f"{path} lies below a directory whose name is not UTF-8", "rename it"
+        ) from None
+
+
+def _path_problem(share: Share, exc: OSError) -> RvssError:
+    where = f"the path {share.path} of [{share.name}]"
+    real = os.path.realpath(share.path)
+    if real != os.path.normpath(share.path):
+        return RvssError(
+            Problem.BAD_PATH,
+            f"{where} has a symbolic link in it",
+            f"if {real} is meant, write that into smb.conf",
+        )
+    if isinstance(exc, FileNotFoundError):
+        return RvssError(Problem.BAD_PATH, f"{where} does not exist")
+    if isinstance(exc, NotADirectoryError):
+        return RvssError(Problem.BAD_PATH, f"{where} is not a directory")
+    return RvssError(Problem.BAD_PATH, f"{where} cannot be opened: {exc.strerror}")
