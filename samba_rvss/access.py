@@ -1,0 +1,92 @@
+"""Who may use the hook's socket: only what Samba's rpcd_fsrvp started, and root.
+
+The socket is open to all, because the hook runs as the client's user. So the kernel is asked who
+connected, and /proc what started it; nothing that the caller says counts.
+"""
+
+import os
+import select
+import socket
+from dataclasses import dataclass
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import Peer
+
+WORKER = "rpcd_fsrvp"
+# rpcd_fsrvp, sh, and once more sh if the hook is wrapped in a script: one to spare
+_PARENTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    child: int
+    parent: int
+
+
+def authorise(connection: socket.socket) -> Peer:
+    """Return who connected, if it may.
+
+    Raises:
+        RvssError: REFUSED, with the reason.
+    """
+    peer = kernel.peer_credentials(connection)
+    if peer.uid == 0:
+        return peer
+    if peer.pid == 0:
+        raise RvssError(
+            Problem.REFUSED,
+            f"a process of user {peer.uid} in another PID namespace may not use the hook",
+            "let Samba and samba-rvss share one",
+        )
+    try:
+        # The descriptor keeps the number from being reused unnoticed.
+        pidfd = kernel.peer_pidfd(connection, peer.pid)
+    except OSError as exc:
+        raise _refusal(peer, "it has ended already") from exc
+    try:
+        if not _started_by_worker(peer.pid) or _has_ended(pidfd):
+            raise _refusal(peer, f"no {WORKER} of root started it")
+    except OSError as exc:
+        raise _refusal(peer, f"its parents cannot be read ({exc.strerror})") from exc
+    finally:
+        os.close(pidfd)
+    return peer
+
+
+def _started_by_worker(pid: int) -> bool:
+    links: list[_Link] = []
+    child = kernel.process(pid)
+    for _ in range(_PARENTS):
+        if child.parent <= 1:
+            return False
+        parent = kernel.process(child.parent)
+        links.append(_Link(child.pid, parent.pid))
+        if _is_worker(parent):
+            # A parent that ended meanwhile, its number taken by another, has left its child
+            # to a new parent: the chain must still be the same.
+            return all(kernel.process(link.child).parent == link.parent for link in links)
+        child = parent
+    return False
+
+
+def _is_worker(process: kernel.Process) -> bool:
+    # While it acts for a client, a worker's real and effective uid are the client's; its saved
+    # uid stays root's (lib/util/setid.c and source3/lib/util_sec.c, set_effective_uid()), which no
+    # user can give to a process of his own. The file of a worker that outlived an
+    # upgrade is "… (deleted)".
+    name = os.path.basename(process.executable).removesuffix(" (deleted)")
+    return name == WORKER and process.saved_uid == 0 and process.executable_uid == 0
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _refusal(peer: Peer, reason: str) -> RvssError:
+    return RvssError(
+        Problem.REFUSED,
+        f"process {peer.pid} of user {peer.uid} may not use the hook: {reason}",
+    )

@@ -1,0 +1,415 @@
+"""The daemon: both sockets, one writer, and what runs when.
+
+Requests run side by side, those of one volume one at a time. A request is authorised before a byte
+of it is read, has a time limit, and is undone if its answer cannot be delivered.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
+
+from samba_rvss import reconcile, wire
+from samba_rvss.access import authorise
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import Peer, peer_credentials
+from samba_rvss.ledger import Ledger, now
+from samba_rvss.lifecycle import Lifecycle
+from samba_rvss.model import Phase, ShadowCopy
+from samba_rvss.mounts import Mounts
+from samba_rvss.providers.btrfs import Btrfs
+from samba_rvss.samba import conf
+from samba_rvss.samba.process import SambaProcess
+from samba_rvss.watcher import Watcher, in_thread
+from systemd import daemon as systemd
+
+_logger = logging.getLogger(__name__)
+
+Serve: TypeAlias = Callable[[socket.socket, Peer], Coroutine[Any, Any, None]]
+
+_REQUEST_SECONDS = 5.0
+_STOP_SECONDS = 30.0
+_RETRY_SECONDS = 30.0
+_HISTORY = timedelta(days=90)
+_BACKLOG = 256
+_THREADS = 64
+
+
+class Daemon:
+    """One instance of samba-rvss.
+
+    Args:
+        configfile: smb.conf, or an empty string for Samba's own.
+        reached: called at each of `samba_rvss.lifecycle.POINTS`; for tests of crashes.
+    """
+
+    def __init__(
+        self, configfile: str = "", reached: Callable[[str], None] = lambda point: None
+    ) -> None:
+        self._configfile = configfile
+        self._reached = reached
+        self._samba = SambaProcess()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._requests: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._refused: dict[int, tuple[float, int]] = {}
+        self._signature: tuple[object, ...] = ()
+        self._reading = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            RvssError: CONFIG, STATE or SYSTEM if it cannot start.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="rvss"))
+        os.umask(0o077)
+        with ExitStack() as cleanup:
+            cleanup.callback(self._samba.close)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stopping.set)
+            config = await in_thread(self._samba.call, conf.load, self._configfile)
+            self._signature = conf.signature(config)
+            for warning in config.warnings:
+                _logger.warning("%s", warning)
+            _make_directories(config)
+            cleanup.callback(os.close, _lock(config))
+            ledger = Ledger(config.ledger)
+            cleanup.callback(ledger.close)
+            ledger.forget(now() - _HISTORY)
+            self._lifecycle = Lifecycle(
+                config,
+                ledger,
+                (Btrfs(config.run_directory),),
+                Mounts(config.run_directory),
+                self._samba,
+                self._reached,
+            )
+            self._watcher = Watcher(self._lifecycle)
+            self._make_previous()
+            await self._reconcile()
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            hook, admin = _sockets(config, cleanup)
+            tasks = [
+                asyncio.ensure_future(self._watcher.run()),
+                asyncio.ensure_future(self._accept(hook, self._serve_hook)),
+                asyncio.ensure_future(self._accept(admin, self._serve_admin)),
+                asyncio.ensure_future(self._stopping.wait()),
+            ]
+            ours = len(config.shares)
+            _logger.info("serving %d shares of %s at %s", ours, config.file, config.hook_socket)
+            systemd.notify("READY=1")
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                systemd.notify("STOPPING=1")
+                await self._stop(tasks)
+
+    async def _stop(self, tasks: Sequence["asyncio.Future[Any]"]) -> None:
+        """Let requests that have begun come to their end, within limits."""
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._requests:
+            _logger.info("waiting for %d requests", len(self._requests))
+            await asyncio.wait(self._requests, timeout=_STOP_SECONDS)
+        _logger.info("stopped; recovery mounts stay as they are")
+
+    async def _reconcile(self) -> None:
+        """Finish or undo what was cut off, then follow every copy that is not sealed."""
+        seen = await in_thread(reconcile.observe, self._lifecycle)
+        failed = await in_thread(reconcile.apply, self._lifecycle, reconcile.plan(seen))
+        for copy in self._lifecycle.ledger.unfinished():
+            if copy.phase is not Phase.DELETING:
+                self._watcher.track(copy)
+        if failed:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_RETRY_SECONDS, lambda: self._spawn(self._reconcile()))
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+
+    # configuration
+
+    def _on_hangup(self) -> None:
+        self._signature = ()
+        self._spawn(self._refresh())
+
+    async def _refresh(self) -> None:
+        """Read smb.conf again if it, a file it includes, or the registry has changed."""
+        async with self._reading:
+            current = self._lifecycle.config
+            signature = conf.signature(current)
+            if signature == self._signature:
+                return
+            self._signature = signature
+            try:
+                config = await in_thread(self._samba.call, conf.load, self._configfile)
+            except RvssError as exc:
+                _logger.error("the changed configuration is not used: %s", exc)
+                return
+            fixed = ("run_directory", "state_directory", "samba_lock_directory")
+            moved = [name for name in fixed if getattr(config, name) != getattr(current, name)]
+            if moved:
+                _logger.error(
+                    "the changed configuration is not used: %s can change at a restart only",
+                    " and ".join(name.replace("_", " ") for name in moved),
+                )
+                return
+            for warning in set(config.warnings) - set(current.warnings):
+                _logger.warning("%s", warning)
+            self._lifecycle.config = config
+            self._signature = conf.signature(config)
+            self._make_previous()
+
+    def _make_previous(self) -> None:
+        for share in self._lifecycle.config.shares:
+            if share.previous_versions:
+                try:
+                    self._lifecycle.mounts.make_previous(share.name)
+                except RvssError as exc:
+                    _logger.error("[%s] has no Previous Versions: %s", share.name, exc)
+
+    # sockets
+
+    async def _accept(self, listener: socket.socket, serve: "Serve") -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as exc:
+                _logger.error("cannot accept a connection: %s", exc)
+                await asyncio.sleep(0.1)
+                continue
+            connection.settimeout(0)
+            try:
+                peer = self._admit(listener, connection)
+            except RvssError as exc:
+                self._log_refusal(connection, exc)
+                with suppress(OSError):
+                    connection.send(wire.encode_reply(exc.problem, exc.line()))
+                connection.close()
+            else:
+                self._spawn(serve(connection, peer))
+            # One who connects without end must not keep others from being served.
+            await asyncio.sleep(0)
+
+    def _admit(self, listener: socket.socket, connection: socket.socket) -> Peer:
+        if listener.getsockname().endswith("/admin.sock"):
+            peer = peer_credentials(connection)
+            if peer.uid != 0:
+                raise RvssError(Problem.REFUSED, "only root may use this socket")
+            return peer
+        return authorise(connection)
+
+    def _log_refusal(self, connection: socket.socket, exc: RvssError) -> None:
+        """Log refusals, one line a second for each user."""
+        uid = peer_credentials(connection).uid
+        since, count = self._refused.get(uid, (0.0, 0))
+        if time.monotonic() - since < 1.0:
+            self._refused[uid] = (since, count + 1)
+            return
+        more = f" (and {count} before)" if count else ""
+        _logger.warning("refused: %s%s", exc.line(), more)
+        if len(self._refused) > 1000:
+            self._refused.clear()
+        self._refused[uid] = (time.monotonic(), 0)
+
+    async def _receive(self, connection: socket.socket) -> bytes:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                data = await loop.sock_recv(connection, wire.MAXIMUM + 1)
+        except TimeoutError as exc:
+            raise RvssError(Problem.BAD_REQUEST, "no request came in time") from exc
+        if not data:
+            raise RvssError(Problem.BAD_REQUEST, "the connection was closed without a request")
+        return data
+
+    async def _serve_hook(self, connection: socket.socket, peer: Peer) -> None:
+        started = time.monotonic()
+        verb, subject, made = "request", "", None
+        try:
+            request = wire.decode_hook(await self._receive(connection))
+            verb, subject = request.verb, " ".join(request.words)
+            status, line = 0, ""
+            if verb == "check":
+                await self._refresh()
+                await in_thread(self._lifecycle.check, request.words)
+            elif verb == "create":
+                made = await self._create(request.words, peer.uid, started)
+                line, subject = made.path, f"[{made.share}] {made.id}"
+            else:
+                await self._refresh()
+                copy = await in_thread(self._lifecycle.find, request.words)
+                subject = f"[{copy.share}] {copy.id}"
+                await self._delete(copy, peer.uid)
+        except RvssError as exc:
+            status, line = int(exc.problem), exc.line()
+        except Exception:
+            _logger.exception("%s %s failed", verb, subject)
+            status, line = int(Problem.INTERNAL), "an internal error; see samba-rvss's journal"
+        try:
+            connection.send(wire.encode_reply(status, line))
+        except OSError as exc:
+            if made is not None:
+                await self._withdraw(made, f"Samba did not wait for the answer ({exc.strerror})")
+        else:
+            if made is not None:
+                self._watcher.track(made)
+        finally:
+            connection.close()
+        _log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
+
+    async def _create(self, words: tuple[str, ...], uid: int, started: float) -> ShadowCopy:
+        lifecycle = self._lifecycle
+        deadline = started + lifecycle.config.commit_deadline
+        share = conf.find_share(lifecycle.config, words)
+        target = await in_thread(lifecycle.locate, share)
+        async with self._only(target.volume.key, deadline):
+            return await in_thread(lifecycle.create, target, uid, deadline)
+
+    async def _delete(self, copy: ShadowCopy, uid: int) -> None:
+        self._watcher.forget(copy)
+        async with self._only(copy.volume.key):
+            await in_thread(self._lifecycle.delete, copy, uid)
+
+    async def _withdraw(self, copy: ShadowCopy, reason: str) -> None:
+        try:
+            async with self._only(copy.volume.key):
+                await in_thread(self._lifecycle.withdraw, copy, reason)
+        except RvssError as exc:
+            _logger.error("[%s] %s cannot be undone: %s", copy.share, copy.id, exc)
+            self._spawn(self._reconcile())
+
+    @asynccontextmanager
+    async def _only(self, key: str, deadline: float | None = None) -> AsyncIterator[None]:
+        """Be the only one for a key, or fail at the deadline (`time.monotonic`)."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        try:
+            async with asyncio.timeout(deadline and deadline - time.monotonic()):
+                await lock.acquire()
+        except TimeoutError as exc:
+            raise RvssError(
+                Problem.DEADLINE, "other requests for the same volume took too long", "try again"
+            ) from exc
+        try:
+            yield
+        finally:
+            lock.release()
+
+    async def _serve_admin(self, connection: socket.socket, peer: Peer) -> None:
+        started = time.monotonic()
+        verb, subject = "admin request", ""
+        try:
+            request = wire.decode_admin(await self._receive(connection))
+            verb, subject = request.verb, request.copy
+            if verb == "reload":
+                self._signature = ()
+                await self._refresh()
+                line = "the configuration was read"
+            else:
+                copy = await in_thread(self._lifecycle.ledger.get, request.copy)
+                if copy is None:
+                    raise RvssError(Problem.NOT_FOUND, f"there is no shadow copy {request.copy}")
+                await self._delete(copy, peer.uid)
+                line = f"{copy.id} is deleted"
+            status = 0
+        except RvssError as exc:
+            status, line = int(exc.problem), exc.line()
+        except Exception:
+            _logger.exception("%s %s failed", verb, subject)
+            status, line = int(Problem.INTERNAL), "an internal error; see samba-rvss's journal"
+        with suppress(OSError):
+            connection.send(wire.encode_result(status, line))
+        connection.close()
+        _log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
+
+
+def _log_request(verb: str, subject: str, uid: int, seconds: float, status: int, line: str) -> None:
+    level = logging.ERROR if status else logging.INFO
+    outcome = f"failed ({Problem(status).name}): {line}" if status else "done"
+    shown = subject.encode("utf-8", "backslashreplace").decode("utf-8")[:300]
+    _logger.log(level, "%s %s by uid %d in %.1f ms: %s", verb, shown, uid, seconds * 1000, outcome)
+
+
+def _make_directories(config: conf.Config) -> None:
+    try:
+        os.makedirs(config.run_directory, exist_ok=True)
+        # Clients' users reach the hook's socket and the recovery mounts through it.
+        os.chmod(config.run_directory, 0o755)  # noqa: S103
+        os.makedirs(config.state_directory, exist_ok=True)
+        os.chmod(config.state_directory, 0o700)
+        for path in (config.run_directory, config.state_directory):
+            if os.stat(path).st_uid != 0:
+                raise RvssError(Problem.SYSTEM, f"{path} does not belong to root", "chown it")
+    except OSError as exc:
+        raise RvssError(Problem.SYSTEM, f"cannot make {exc.filename}: {exc.strerror}") from exc
+
+
+def _lock(config: conf.Config) -> int:
+    """Make sure that one daemon runs for a state directory; the lock ends with it."""
+    path = f"{config.state_directory}/lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise RvssError(
+            Problem.BUSY,
+            f"another samba-rvss daemon uses {config.state_directory}",
+            "give a second instance an 'rvss:state directory' of its own",
+        ) from None
+    return fd
+
+
+def _sockets(config: conf.Config, cleanup: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Return both listening sockets: systemd's if it gave them, else made here."""
+    given = systemd.listen_fds_with_names() if os.environ.get("LISTEN_FDS") else {}
+    listeners = []
+    for path, mode in ((config.hook_socket, 0o666), (config.admin_socket, 0o600)):
+        fd = next((fd for fd in given if _bound_to(fd, path)), None)
+        if fd is not None:
+            listener = socket.socket(fileno=fd)
+        else:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            try:
+                listener.bind(path)
+                os.chmod(path, mode)
+            except OSError as exc:
+                listener.close()
+                raise RvssError(
+                    Problem.SYSTEM, f"cannot listen at {path}: {exc.strerror or exc}"
+                ) from exc
+            cleanup.callback(_unlink, path)
+            listener.listen(_BACKLOG)
+        listener.settimeout(0)
+        cleanup.callback(listener.close)
+        listeners.append(listener)
+    return listeners[0], listeners[1]
+
+
+def _bound_to(fd: int, path: str) -> bool:
+    with socket.socket(fileno=os.dup(fd)) as candidate:
+        return candidate.family == socket.AF_UNIX and candidate.getsockname() == path
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)

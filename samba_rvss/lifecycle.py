@@ -1,0 +1,493 @@
+"""The life of one shadow copy: check, create, learn, open, seal, delete.
+
+Each verb writes its intent to the ledger, acts, and writes the result, so that `reconcile` can
+finish or undo whatever a crash cut off. Verbs block; their caller sees to it that one volume's
+creates and deletes, and one copy's verbs, run one at a time.
+"""
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from enum import Enum
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.ledger import Ledger, now
+from samba_rvss.model import (
+    Image,
+    Inventory,
+    Mark,
+    Phase,
+    SambaCopy,
+    SetState,
+    ShadowCopy,
+    Share,
+)
+from samba_rvss.mounts import Mounts
+from samba_rvss.providers import Provider
+from samba_rvss.samba import control, registry
+from samba_rvss.samba.conf import Config, find_share
+from samba_rvss.samba.process import SambaProcess
+from samba_rvss.target import Target, locate
+
+_logger = logging.getLogger(__name__)
+
+POINTS = (
+    "create.intent",
+    "create.image",
+    "create.mounted",
+    "create.previous",
+    "create.taken",
+    "open.intent",
+    "open.opened",
+    "seal.intent",
+    "seal.read-only",
+    "seal.closed",
+    "seal.settled",
+    "seal.sealed",
+    "delete.intent",
+    "delete.unmounted",
+    "delete.destroyed",
+    "delete.forgotten",
+    "delete.gone",
+)
+"""Where a test may end the daemon; see `Lifecycle`."""
+
+
+class Step(Enum):
+    """What a look into srv_fss.tdb calls for."""
+
+    LEARN = "learn"
+    OPEN = "open"
+    SEAL = "seal"
+
+
+def steps(copy: ShadowCopy, seen: SambaCopy) -> tuple[Step, ...]:
+    """Decide what srv_fss.tdb's word on a copy calls for.
+
+    A copy opens only while its set is committed or exposed and has AUTO_RECOVERY; it is sealed at
+    RecoveryComplete, or at once if nobody may ever write to it. There is no way back.
+    """
+    found: list[Step] = []
+    if copy.phase in (Phase.CREATING, Phase.DELETING, Phase.GONE):
+        return ()
+    if copy.copy_id != seen.copy_id:
+        found.append(Step.LEARN)
+    automatic = replace(copy, context=seen.context).auto_recovery
+    if copy.phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING):
+        if seen.state is SetState.RECOVERED:
+            found.append(Step.SEAL)
+        elif seen.state in (SetState.COMMITTED, SetState.EXPOSED):
+            if not automatic:
+                found.append(Step.SEAL)
+            elif copy.phase is Phase.TAKEN:
+                found.append(Step.OPEN)
+    return tuple(found)
+
+
+class Lifecycle:
+    """The verbs, on one instance.
+
+    Args:
+        config: the present reading of smb.conf; replaced when it changes.
+        ledger: where every change is recorded.
+        providers: the file systems that are known.
+        mounts: the recovery mounts.
+        samba: where python-samba runs.
+        reached: called with each name of `POINTS`; for tests of crashes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        providers: Sequence[Provider],
+        mounts: Mounts,
+        samba: SambaProcess,
+        reached: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        self.config = config
+        self.ledger = ledger
+        self.mounts = mounts
+        self._providers = {provider.name: provider for provider in providers}
+        self._samba = samba
+        self._reached = reached
+
+    # check
+
+    def check(self, words: tuple[str, ...]) -> Target:
+        """Find out whether a share can be snapshotted.
+
+        Args:
+            words: its path as the callout got it.
+
+        Raises:
+            RvssError: NOT_OURS, BAD_PATH, NOT_SUPPORTED, NESTED, NO_SPACE or READ_ONLY.
+        """
+        return self.locate(find_share(self.config, words), thorough=True)
+
+    def locate(self, share: Share, *, thorough: bool = False) -> Target:
+        """Find the volume of a share; with ``thorough`` look for file systems mounted in it too.
+
+        Raises:
+            RvssError: as `check`.
+        """
+        return locate(share, self._providers.values(), self.config.run_directory, thorough=thorough)
+
+    # create
+
+    def create(self, target: Target, uid: int, deadline: float) -> ShadowCopy:
+        """Take a shadow copy and mount it, read-only; all is undone if anything fails.
+
+        Args:
+            target: what `locate` returned.
+            uid: the client's user.
+            deadline: time (`time.monotonic`) after which the copy is not wanted any more.
+
+        Raises:
+            RvssError: DEADLINE, NO_SPACE, READ_ONLY, NESTED, BAD_PATH, STATE or SYSTEM.
+        """
+        share, started = target.share, time.monotonic()
+        _require_time(deadline)
+        created = now().replace(microsecond=0)
+        name = f"{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        copy = ShadowCopy(
+            id=name,
+            share=share.name,
+            share_path=share.path,
+            volume=target.volume,
+            created=created,
+            phase=Phase.CREATING,
+            path=self.mounts.exposed_path(share.name, name),
+            uid=uid,
+        )
+        if share.previous_versions:
+            copy = replace(copy, previous_path=self.mounts.reserve_previous(share.name, created))
+        try:
+            # A record first: what a crash leaves behind is then known to be nobody's.
+            self.ledger.add(copy, "create")
+            self._reached("create.intent")
+            self._provider(copy).create(_mark(copy, share))
+            self._reached("create.image")
+            _require_time(deadline)
+            self._attach(copy)
+            _require_time(deadline)
+            taken = self.ledger.change(
+                copy, "taken", uid=uid, phase=Phase.TAKEN, duration=time.monotonic() - started
+            )
+        except BaseException as exc:
+            self._undo(copy, exc)
+            raise
+        if taken is None:
+            raise RvssError(Problem.STATE, f"the record of {copy.id} vanished")
+        self._reached("create.taken")
+        return taken
+
+    def _undo(self, copy: ShadowCopy, reason: BaseException) -> None:
+        """Remove what a failed create made; what resists stays recorded as being deleted."""
+        try:
+            if copy.previous_path:
+                self.mounts.detach(copy.previous_path)
+            if self.ledger.get(copy.id) is not None:
+                self.withdraw(copy, str(reason))
+        except RvssError:
+            _logger.exception("[%s] %s: cannot undo a failed create yet", copy.share, copy.id)
+
+    def _attach(self, copy: ShadowCopy) -> None:
+        directory = self._provider(copy).open(copy.volume, copy.id)
+        try:
+            self.mounts.attach(directory, copy.path)
+            self._reached("create.mounted")
+            if copy.previous_path:
+                self.mounts.attach(directory, copy.previous_path)
+                self._reached("create.previous")
+        finally:
+            os.close(directory)
+
+    def withdraw(self, copy: ShadowCopy, reason: str) -> None:
+        """Remove a copy whose path could not be handed to Samba.
+
+        Raises:
+            RvssError: as `delete`.
+        """
+        self.ledger.note(copy, "withdrawn", detail=reason)
+        self.delete(copy)
+
+    # learn, open
+
+    def learn(self, copy: ShadowCopy, seen: SambaCopy) -> ShadowCopy | None:
+        """Record what Samba calls a copy; None if it is being removed."""
+        return self.ledger.change(
+            copy,
+            "committed",
+            unless=(Phase.DELETING, Phase.GONE),
+            set_id=seen.set_id,
+            copy_id=seen.copy_id,
+            context=seen.context,
+            exposed_share=seen.exposed_share,
+        )
+
+    def open(self, copy: ShadowCopy) -> None:
+        """Open the recovery mount for auto-recovery; `opened` records it.
+
+        The mount opens before anything is written: a client's first write may follow within
+        milliseconds, and after a crash srv_fss.tdb still says what is due.
+
+        Raises:
+            RvssError: NOT_FOUND or SYSTEM.
+        """
+        self._reached("open.intent")
+        self.mounts.open(copy.path)
+        self._reached("open.opened")
+
+    def opened(self, copy: ShadowCopy) -> ShadowCopy | None:
+        """Record that a recovery mount is open; None if the copy is past that."""
+        past = (Phase.SEALING, Phase.SEALED, Phase.DELETING, Phase.GONE)
+        return self.ledger.change(copy, "opened", unless=past, phase=Phase.OPEN)
+
+    def amend(self, copies: Iterable[ShadowCopy], *, closed: bool | None = None) -> None:
+        """Make the exposed shares of copies fit their phase, and tell smbd.
+
+        Args:
+            copies: those that Samba has exposed.
+            closed: whether smbd must refuse writes; by default, whether the copy is not open.
+
+        Raises:
+            RvssError: SAMBA.
+        """
+        wanted = {
+            copy.exposed_share: copy.phase is not Phase.OPEN if closed is None else closed
+            for copy in copies
+            if copy.exposed_share
+        }
+        if not wanted:
+            return
+        changed = self._samba.call(registry.amend, self.config.file, wanted)
+        if changed:
+            control.reload_config(self.config.file)
+
+    # seal
+
+    def begin_seal(self, copy: ShadowCopy) -> ShadowCopy | None:
+        """Make the image read-only; None if the copy is sealed, or being removed, already.
+
+        New opens for writing fail from here on. Old ones are `finish_seal`'s.
+
+        Raises:
+            RvssError: NOT_FOUND, STATE or SYSTEM.
+        """
+        sealing = self.ledger.change(
+            copy,
+            "recovered" if copy.phase is not Phase.SEALING else "sealing again",
+            unless=(Phase.SEALED, Phase.DELETING, Phase.GONE),
+            phase=Phase.SEALING,
+        )
+        if sealing is None:
+            return None
+        self._reached("seal.intent")
+        self._provider(sealing).seal(sealing.volume, sealing.id)
+        self._reached("seal.read-only")
+        return sealing
+
+    def finish_seal(self, copy: ShadowCopy, started: float) -> bool:
+        """Close the recovery mount for good, verify, and record it.
+
+        Args:
+            copy: what `begin_seal` returned.
+            started: when the sealing began (`time.monotonic`).
+
+        Returns:
+            False while somebody still has a file open for writing; nothing has changed then.
+
+        Raises:
+            RvssError: NOT_SEALED, NOT_FOUND, STATE or SYSTEM.
+        """
+        if not self.mounts.close(copy.path):
+            return False
+        self._reached("seal.closed")
+        self._provider(copy).settle(copy.volume, copy.id)
+        if not self.mounts.is_closed(copy.path):
+            raise RvssError(Problem.NOT_SEALED, f"the mount {copy.path} is still writable")
+        self._reached("seal.settled")
+        self.ledger.change(
+            copy,
+            "sealed",
+            unless=(Phase.DELETING, Phase.GONE),
+            phase=Phase.SEALED,
+            duration=time.monotonic() - started,
+        )
+        self._reached("seal.sealed")
+        return True
+
+    def drop_writers(self, copy: ShadowCopy) -> None:
+        """Have smbd drop every connection to a copy's exposed share.
+
+        Raises:
+            RvssError: SAMBA.
+        """
+        if copy.exposed_share:
+            control.close_share(self.config.file, copy.exposed_share)
+
+    def describe_writers(self, copy: ShadowCopy) -> str:
+        """Return who still writes to a copy, for a message."""
+        holders = self.mounts.holders(copy.path)
+        said = [f"{one.command} (pid {one.pid}) {one.path}" for one in holders[:5]]
+        return ", ".join(said) or "nobody seen"
+
+    # delete
+
+    def find(self, words: tuple[str, ...]) -> ShadowCopy:
+        """Find the copy that a delete callout means.
+
+        Args:
+            words: the share's path as the callout got it, and the path that create printed.
+
+        Raises:
+            RvssError: BAD_REQUEST, NOT_OURS or NOT_FOUND.
+        """
+        if len(words) < 2:
+            raise RvssError(Problem.BAD_REQUEST, "delete needs a share path and a snapshot path")
+        share = find_share(self.config, words[:-1])
+        copy = self.ledger.by_path(words[-1])
+        if copy is None:
+            raise RvssError(
+                Problem.NOT_FOUND,
+                f"{words[-1]} is not a shadow copy that we made",
+                "nothing is done",
+            )
+        if copy.share_path != share.path:
+            raise RvssError(
+                Problem.NOT_FOUND,
+                f"{copy.path} is a shadow copy of {copy.share_path}, not of {share.path}",
+                "nothing is done",
+            )
+        return copy
+
+    def delete(self, copy: ShadowCopy, uid: int = -1) -> None:
+        """Remove a copy: mounts, image, and what Samba leaves behind. Gone already is success.
+
+        Raises:
+            RvssError: BUSY, READ_ONLY, STATE, SAMBA or SYSTEM; what could be removed is, and the
+                rest is tried again later.
+        """
+        started = time.monotonic()
+        copy = self.ledger.change(
+            copy, "delete", unless=(Phase.GONE,), uid=uid, phase=Phase.DELETING
+        ) or replace(copy, phase=Phase.GONE)
+        if copy.phase is Phase.GONE:
+            return
+        self._reached("delete.intent")
+        # Later callbacks run first, and one that fails does not keep the others from running.
+        with ExitStack() as remaining:
+            remaining.callback(self._forget_share, copy)
+            remaining.callback(self._destroy, copy)
+            if copy.previous_path:
+                remaining.callback(self.mounts.detach, copy.previous_path)
+            remaining.callback(self.mounts.detach, copy.path)
+        self.ledger.change(
+            copy, "gone", uid=uid, phase=Phase.GONE, duration=time.monotonic() - started
+        )
+        self._reached("delete.gone")
+
+    def _destroy(self, copy: ShadowCopy) -> None:
+        self._reached("delete.unmounted")
+        self._provider(copy).destroy(copy.volume, copy.id)
+        self._reached("delete.destroyed")
+
+    def _forget_share(self, copy: ShadowCopy) -> None:
+        if not copy.exposed_share:
+            return
+        shares = (copy.exposed_share,)
+        if self._samba.call(registry.remove_shares, self.config.file, shares):
+            control.reload_config(self.config.file)
+        # Samba wants to drop the share's connections itself, but as the client's user it may not
+        # send messages (lib/messages_dgm.c, the sockets are root's).
+        control.close_share(self.config.file, copy.exposed_share)
+        self._samba.call(registry.remove_security, self.config.samba_state_directory, shares)
+        self._reached("delete.forgotten")
+
+    # what reconciling needs
+
+    def inventory(self) -> Inventory:
+        """List this instance's images on every mounted file system, of every kind."""
+        found = [provider.inventory() for provider in self._providers.values()]
+        return Inventory(
+            file_systems=frozenset[str]().union(*(one.file_systems for one in found)),
+            images=tuple(image for one in found for image in one.images),
+        )
+
+    def destroy_image(self, image: Image) -> None:
+        """Remove an image that no shadow copy accounts for.
+
+        Raises:
+            RvssError: as `delete`.
+        """
+        self._provider_named(image.provider).destroy(image.mark.volume, image.id)
+
+    def adopt(self, image: Image) -> ShadowCopy:
+        """Write a lost record anew from an image's mark.
+
+        Raises:
+            RvssError: STATE.
+        """
+        mark = image.mark
+        share = next((share for share in self.config.shares if share.name == mark.share), None)
+        previous = share is not None and share.previous_versions
+        copy = ShadowCopy(
+            id=image.id,
+            share=mark.share,
+            share_path=mark.share_path,
+            volume=mark.volume,
+            created=mark.created,
+            phase=Phase.SEALING if image.read_only else Phase.TAKEN,
+            path=self.mounts.exposed_path(mark.share, image.id),
+            previous_path=self.mounts.reserve_previous(mark.share, mark.created)
+            if previous
+            else "",
+        )
+        self.ledger.add(copy, "adopted", "its record was lost and is made anew from its mark")
+        return copy
+
+    def remount(self, copy: ShadowCopy) -> None:
+        """Mount a copy again at its path, read-only.
+
+        Raises:
+            RvssError: NOT_FOUND, BAD_PATH or SYSTEM.
+        """
+        for path in filter(None, (copy.path, copy.previous_path)):
+            self.mounts.detach(path)
+        self._attach(copy)
+        phase = Phase.TAKEN if copy.phase is Phase.OPEN else copy.phase
+        self.ledger.change(copy, "mounted again", phase=phase)
+
+    def _provider(self, copy: ShadowCopy) -> Provider:
+        return self._provider_named(copy.volume.provider)
+
+    def _provider_named(self, name: str) -> Provider:
+        try:
+            return self._providers[name]
+        except KeyError:
+            raise RvssError(Problem.STATE, f"there is no provider {name}") from None
+
+
+def _mark(copy: ShadowCopy, share: Share) -> Mark:
+    return Mark(
+        id=copy.id,
+        share=copy.share,
+        share_path=copy.share_path,
+        volume=copy.volume,
+        created=copy.created,
+        nested=share.nested,
+    )
+
+
+def _require_time(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise RvssError(
+            Problem.DEADLINE,
+            "the shadow copy was not ready within 'rvss:commit deadline' and was undone",
+            "see what keeps the file system busy",
+        )

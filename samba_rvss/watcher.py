@@ -1,0 +1,255 @@
+"""Following srv_fss.tdb: open, amend and seal shadow copies as their sets go on.
+
+Samba closes the file after each write, so one inotify event follows each (srv_fss_state.c,
+fss_state_store()). Opening a recovery mount happens at once in the event loop; all else in worker
+threads, in the order in which it was seen. Nothing runs while nothing changes.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.lifecycle import Lifecycle, Step, steps
+from samba_rvss.model import Phase, SambaCopy, SambaState, ShadowCopy
+from samba_rvss.samba import fss_state
+
+_logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_AMEND_SECONDS = 1.0
+_LONGEST_PAUSE = 5.0
+_REPORT_SECONDS = 60.0
+
+
+async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a blocking function in the loop's executor."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, partial(function, *args, **kwargs))
+
+
+class Watcher:
+    """Keeps shadow copies in step with Samba.
+
+    Args:
+        lifecycle: the verbs.
+
+    The owner starts `run` as a task and cancels it; recovery mounts stay as they are then.
+    """
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._pending: dict[str, ShadowCopy] = {}
+        self._amended: dict[str, bool] = {}
+        self._sealing: dict[str, asyncio.Task[None]] = {}
+        self._state: SambaState | None = None
+        self._changed = asyncio.Event()
+        self._retry: asyncio.TimerHandle | None = None
+        self._inotify = -1
+
+    def track(self, copy: ShadowCopy) -> None:
+        """Begin to follow a copy that is not sealed yet."""
+        self._pending[copy.path] = copy
+        if copy.phase is Phase.SEALING:
+            self._start_seal(copy)
+
+    def forget(self, copy: ShadowCopy) -> None:
+        """Stop following a copy: it is being removed."""
+        self._pending.pop(copy.path, None)
+        self._amended.pop(copy.id, None)
+        task = self._sealing.pop(copy.id, None)
+        if task is not None:
+            task.cancel()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        loop = asyncio.get_running_loop()
+        self._inotify = kernel.inotify()
+        try:
+            loop.add_reader(self._inotify, self._on_event)
+            await self._watch()
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                if self._state is not None:
+                    await self._follow(self._state)
+        finally:
+            loop.remove_reader(self._inotify)
+            os.close(self._inotify)
+            if self._retry:
+                self._retry.cancel()
+            for task in self._sealing.values():
+                task.cancel()
+
+    async def _watch(self) -> None:
+        """Watch Samba's lock directory, once there is one, and look at what is there."""
+        directory = self._lifecycle.config.samba_lock_directory
+        mask = kernel.IN_CLOSE_WRITE | kernel.IN_DELETE_SELF
+        said = False
+        while True:
+            try:
+                kernel.inotify_add_watch(self._inotify, directory, mask)
+                break
+            except FileNotFoundError:
+                if not said:
+                    _logger.info("waiting for Samba's lock directory %s", directory)
+                    said = True
+                await asyncio.sleep(1.0)
+        self._look()
+
+    def _on_event(self) -> None:
+        events = kernel.inotify_read(self._inotify)
+        if any(mask & kernel.IN_IGNORED for _, mask, _ in events):
+            self._again = asyncio.ensure_future(self._watch())
+        if any(name == "srv_fss.tdb" or mask & kernel.IN_Q_OVERFLOW for _, mask, name in events):
+            self._look()
+
+    def _look(self, pause: float = 0.001) -> None:
+        """Read Samba's state without waiting; try again shortly if it is being written."""
+        if self._retry:
+            self._retry.cancel()
+            self._retry = None
+        if not self._pending:
+            return
+        try:
+            state = fss_state.read(self._lifecycle.config.fss_state)
+        except RvssError as exc:
+            _logger.error("%s", exc)
+            state, pause = None, max(pause, 0.5)
+        if state is None:
+            again = min(pause * 2, _LONGEST_PAUSE)
+            self._retry = asyncio.get_running_loop().call_later(pause, self._look, again)
+            return
+        for copy, seen in self._seen(state):
+            if Step.OPEN in steps(copy, seen):
+                try:
+                    self._lifecycle.open(copy)
+                except RvssError as exc:
+                    _logger.error("[%s] %s cannot be opened: %s", copy.share, copy.id, exc)
+        self._state = state
+        self._changed.set()
+
+    def _seen(self, state: SambaState) -> Iterable[tuple[ShadowCopy, SambaCopy]]:
+        for seen in state.copies:
+            copy = self._pending.get(seen.path)
+            if copy is not None:
+                yield copy, seen
+
+    async def _follow(self, state: SambaState) -> None:
+        exposed: list[ShadowCopy] = []
+        seals: list[ShadowCopy] = []
+        for copy, seen in list(self._seen(state)):
+            due = steps(copy, seen)
+            try:
+                current = await in_thread(self._record, copy, seen, due) if due else copy
+            except RvssError as exc:
+                _logger.error("[%s] %s: %s", copy.share, copy.id, exc)
+                continue
+            if current is None:
+                continue
+            if copy.path in self._pending:
+                self._pending[copy.path] = current
+            closed = current.phase is not Phase.OPEN or Step.SEAL in due
+            if seen.is_exposed and self._amended.get(copy.id) is not closed:
+                self._amended[copy.id] = closed
+                exposed.append(current)
+            if Step.SEAL in due:
+                seals.append(current)
+        closing = {copy.id for copy in seals}
+        await self._amend([copy for copy in exposed if copy.id in closing], closed=True)
+        for copy in seals:
+            self._start_seal(copy)
+        await self._amend([copy for copy in exposed if copy.id not in closing], closed=None)
+
+    def _record(
+        self, copy: ShadowCopy, seen: SambaCopy, due: tuple[Step, ...]
+    ) -> ShadowCopy | None:
+        current: ShadowCopy | None = copy
+        if Step.LEARN in due:
+            current = self._lifecycle.learn(copy, seen)
+        if Step.OPEN in due and current is not None:
+            current = self._lifecycle.opened(current)
+        return current
+
+    async def _amend(self, copies: list[ShadowCopy], *, closed: bool | None) -> None:
+        """Amend exposed shares; wait for it for a moment only, because the kernel seals."""
+        if not copies:
+            return
+        task = asyncio.ensure_future(in_thread(self._lifecycle.amend, copies, closed=closed))
+        try:
+            await asyncio.wait_for(asyncio.shield(task), _AMEND_SECONDS)
+        except TimeoutError:
+            _logger.warning("Samba's registry is slow to take the changed shares")
+            task.add_done_callback(_report)
+        except RvssError as exc:
+            _logger.error("cannot amend exposed shares: %s", exc)
+            for copy in copies:
+                self._amended.pop(copy.id, None)
+
+    def _start_seal(self, copy: ShadowCopy) -> None:
+        if copy.id not in self._sealing:
+            task = asyncio.ensure_future(self._seal(copy))
+            self._sealing[copy.id] = task
+
+    async def _seal(self, copy: ShadowCopy) -> None:
+        """Seal a copy, however long a writer holds out."""
+        started = time.monotonic()
+        pause, reported = 0.005, 0.0
+        sealed = False
+        while not sealed:
+            try:
+                current = await in_thread(self._lifecycle.begin_seal, copy)
+                if current is None:
+                    break
+                copy = current
+                while not sealed:
+                    sealed = await in_thread(self._lifecycle.finish_seal, copy, started)
+                    if not sealed:
+                        await in_thread(self._lifecycle.drop_writers, copy)
+                        waited = time.monotonic() - started
+                        late = waited > self._lifecycle.config.seal_deadline
+                        if late and waited - reported > _REPORT_SECONDS:
+                            reported = waited
+                            await self._report_writers(copy, waited)
+                        await asyncio.sleep(pause)
+                        pause = min(pause * 2, 1.0)
+            except RvssError as exc:
+                _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, exc)
+                if exc.problem is Problem.NOT_FOUND:
+                    break
+                await asyncio.sleep(pause := min(max(pause * 2, 0.5), 30.0))
+        if sealed:
+            spent = (time.monotonic() - started) * 1000
+            _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
+        self.forget_sealed(copy)
+
+    def forget_sealed(self, copy: ShadowCopy) -> None:
+        """Stop following a copy that is sealed or gone."""
+        self._sealing.pop(copy.id, None)
+        self._pending.pop(copy.path, None)
+        self._amended.pop(copy.id, None)
+
+    async def _report_writers(self, copy: ShadowCopy, waited: float) -> None:
+        who = "unknown"
+        with suppress(OSError):
+            who = await in_thread(self._lifecycle.describe_writers, copy)
+        _logger.error(
+            "[%s] %s is still open for writing %.0f s after its recovery, by %s: end that process",
+            copy.share,
+            copy.id,
+            waited,
+            who,
+        )
+
+
+def _report(task: "asyncio.Future[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _logger.error("cannot amend exposed shares: %s", task.exception())
