@@ -1,0 +1,61 @@
+"""The command ``samba-rvss``: one verb a module, each adding its parser and a function.
+
+`main` parses, calls, and turns a known failure into one sentence and its problem's exit status.
+An unknown one keeps its traceback.
+"""
+
+import argparse
+import os
+import sys
+
+from samba_rvss import __version__
+from samba_rvss.cli import daemon, delete, demo, listing, shares
+from samba_rvss.errors import Problem, RvssError
+
+_VERBS = (daemon, listing, shares, delete, demo)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise RvssError(Problem.USAGE, message, f"see '{self.prog} --help'")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    top = _Parser(
+        prog="samba-rvss",
+        description="Remote VSS shadow copies for Samba on btrfs and ZFS.",
+        epilog="Exit status: 0 done, 2 wrong usage, others as samba-rvss(8) lists them.",
+    )
+    top.add_argument("--version", action="version", version=f"samba-rvss {__version__}")
+    top.add_argument(
+        "-s",
+        "--configfile",
+        metavar="FILE",
+        default="",
+        help="the smb.conf of the instance (default: Samba's own)",
+    )
+    verbs = top.add_subparsers(metavar="VERB", required=True, dest="verb")
+    for verb in _VERBS:
+        verb.register(verbs)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    try:
+        arguments = parser().parse_args(argv)
+        if os.geteuid() != 0:
+            raise RvssError(Problem.REFUSED, "only root may use samba-rvss", "try sudo")
+        status: int = arguments.function(arguments)
+        sys.stdout.flush()
+    except RvssError as exc:
+        print(f"samba-rvss: {exc.line()}", file=sys.stderr)
+        return int(exc.problem)
+    except KeyboardInterrupt:
+        print("samba-rvss: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    return status

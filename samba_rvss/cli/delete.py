@@ -1,0 +1,37 @@
+"""``samba-rvss delete``: remove shadow copies, with their exposed shares."""
+
+import argparse
+import sys
+
+from samba_rvss import wire
+from samba_rvss.cli.common import Verbs, ask, configuration, ledger, the_copy
+from samba_rvss.errors import RvssError
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser(
+        "delete",
+        help="delete shadow copies",
+        description="Delete shadow copies: exposed share, mounts and image. Clients that still"
+        " use one lose it.",
+    )
+    verb.add_argument(
+        "copy", nargs="+", metavar="ID", help="our id or its end, Samba's id, or the path"
+    )
+    verb.set_defaults(function=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Delete the copies; each failure is reported and none stops the rest."""
+    config = configuration(arguments)
+    status = 0
+    for word in arguments.copy:
+        try:
+            with ledger(config) as record:
+                copy = the_copy(record, word, gone=False)
+            print(ask(config, wire.AdminRequest(verb="delete", copy=copy.id)))
+        except RvssError as exc:
+            print(f"samba-rvss: {exc.line()}", file=sys.stderr)
+            status = status or int(exc.problem)
+    return status

@@ -1,0 +1,80 @@
+"""``samba-rvss shares``: each share of smb.conf, whether it is ours, and if not, why."""
+
+import argparse
+from collections.abc import Iterator
+
+from samba_rvss.cli import output
+from samba_rvss.cli.common import Verbs, configuration
+from samba_rvss.errors import RvssError
+from samba_rvss.providers.btrfs import Btrfs
+from samba_rvss.samba import conf
+from samba_rvss.target import locate
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser(
+        "shares",
+        help="show which shares can have shadow copies",
+        description="Show each share of smb.conf: whether it is ours and supported, where it"
+        " sits, and if it is not, why.",
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.add_argument("share", nargs="*", metavar="SHARE", help="these shares only")
+    verb.set_defaults(function=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the shares."""
+    config = configuration(arguments)
+    wanted = {share.lower() for share in arguments.share}
+    rows = [row for row in _examine(config) if not wanted or str(row["share"]).lower() in wanted]
+    if arguments.json:
+        output.print_json({"shares": rows, "warnings": list(config.warnings)})
+        return 0
+    output.print_table(
+        ["SHARE", "STATE", "PATH", "FILE SYSTEM", "VOLUME", "DIRECTORY", "WHY NOT"],
+        [
+            [
+                str(row["share"]),
+                "supported" if row["supported"] else "not supported" if row["ours"] else "not ours",
+                str(row["path"]),
+                str(row["file_system"] or "-"),
+                str(row["volume"] or "-"),
+                str(row["directory"] or "-"),
+                str(row["reason"]),
+            ]
+            for row in rows
+        ],
+        f"There are no shares in {config.file}.",
+    )
+    for warning in config.warnings:
+        print(f"warning: {warning}")
+    return 0
+
+
+def _examine(config: conf.Config) -> Iterator[dict[str, object]]:
+    providers = (Btrfs(config.run_directory),)
+    for section in config.sections:
+        row: dict[str, object] = {
+            "share": section.name,
+            "path": section.path,
+            "registry": section.registry,
+            "ours": section.share is not None,
+            "supported": False,
+            "file_system": None,
+            "volume": None,
+            "directory": None,
+            "reason": section.reason,
+        }
+        if section.share is not None:
+            try:
+                target = locate(section.share, providers, config.run_directory, thorough=True)
+            except RvssError as exc:
+                row["reason"] = exc.line()
+            else:
+                row["supported"] = True
+                row["file_system"] = target.volume.provider
+                row["volume"] = target.volume.name
+                row["directory"] = f"/{target.volume.directory}"
+        yield row
