@@ -40,6 +40,7 @@ _REQUEST_SECONDS = 5.0
 _STOP_SECONDS = 30.0
 _RETRY_SECONDS = 30.0
 _HISTORY = timedelta(days=90)
+_DAY_SECONDS = 86400.0
 _BACKLOG = 256
 _THREADS = 64
 
@@ -86,7 +87,6 @@ class Daemon:
             cleanup.callback(os.close, _lock(config))
             ledger = Ledger(config.ledger)
             cleanup.callback(ledger.close)
-            ledger.forget(now() - _HISTORY)
             self._lifecycle = Lifecycle(
                 config,
                 ledger,
@@ -104,6 +104,7 @@ class Daemon:
                 asyncio.ensure_future(self._watcher.run()),
                 asyncio.ensure_future(self._accept(hook, self._serve_hook)),
                 asyncio.ensure_future(self._accept(admin, self._serve_admin)),
+                asyncio.ensure_future(self._housekeep()),
                 asyncio.ensure_future(self._stopping.wait()),
             ]
             ours = len(config.shares)
@@ -128,15 +129,31 @@ class Daemon:
         _logger.info("stopped; recovery mounts stay as they are")
 
     async def _reconcile(self) -> None:
-        """Finish or undo what was cut off, then follow every copy that is not sealed."""
+        """Finish or undo what was cut off, then follow every copy; before requests are served."""
         seen = await in_thread(reconcile.observe, self._lifecycle)
-        failed = await in_thread(reconcile.apply, self._lifecycle, reconcile.plan(seen))
-        for copy in self._lifecycle.ledger.unfinished():
+        await self._apply(reconcile.plan(seen))
+        for copy in self._lifecycle.ledger.copies():
             if copy.phase is not Phase.DELETING:
                 self._watcher.track(copy)
+
+    async def _apply(self, actions: Sequence[reconcile.Action]) -> None:
+        """Carry out actions, and those that fail again later."""
+        failed = await in_thread(reconcile.apply, self._lifecycle, actions)
+        for action in actions:
+            copy = self._lifecycle.ledger.get(action.target)
+            if copy is not None and copy.phase not in (Phase.DELETING, Phase.GONE):
+                self._watcher.track(copy)
+                self._watcher.look()
         if failed:
+            again = [action for action, _ in failed]
             loop = asyncio.get_running_loop()
-            loop.call_later(_RETRY_SECONDS, lambda: self._spawn(self._reconcile()))
+            loop.call_later(_RETRY_SECONDS, lambda: self._spawn(self._apply(again)))
+
+    async def _housekeep(self) -> None:
+        """Once a day, forget the history of copies that went long ago."""
+        while True:
+            await in_thread(self._lifecycle.ledger.forget, now() - _HISTORY)
+            await asyncio.sleep(_DAY_SECONDS)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(coroutine)
@@ -284,17 +301,20 @@ class Daemon:
             return await in_thread(lifecycle.create, target, uid, deadline)
 
     async def _delete(self, copy: ShadowCopy, uid: int) -> None:
-        self._watcher.forget(copy)
+        """Delete a copy; if that fails, the client is told so and it is tried again later."""
+        await self._watcher.release(copy)
         async with self._only(copy.volume.key):
-            await in_thread(self._lifecycle.delete, copy, uid)
+            try:
+                await in_thread(self._lifecycle.delete, copy, uid)
+            except RvssError:
+                action = reconcile.deletion(copy, "its deletion failed")
+                loop = asyncio.get_running_loop()
+                loop.call_later(_RETRY_SECONDS, lambda: self._spawn(self._apply([action])))
+                raise
 
     async def _withdraw(self, copy: ShadowCopy, reason: str) -> None:
-        try:
-            async with self._only(copy.volume.key):
-                await in_thread(self._lifecycle.withdraw, copy, reason)
-        except RvssError as exc:
-            _logger.error("[%s] %s cannot be undone: %s", copy.share, copy.id, exc)
-            self._spawn(self._reconcile())
+        async with self._only(copy.volume.key):
+            await self._apply([reconcile.deletion(copy, reason)])
 
     @asynccontextmanager
     async def _only(self, key: str, deadline: float | None = None) -> AsyncIterator[None]:

@@ -120,7 +120,7 @@ class Ledger:
         )
         marks = ", ".join("?" * len(values))
         with self._writing() as database:
-            database.execute(f"INSERT OR REPLACE INTO copies VALUES ({marks})", values)
+            database.execute(f"INSERT INTO copies VALUES ({marks})", values)
             self._event(database, copy.id, copy.share, event, copy.uid, None, detail)
 
     def change(

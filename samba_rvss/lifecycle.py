@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
@@ -248,25 +248,16 @@ class Lifecycle:
         past = (Phase.SEALING, Phase.SEALED, Phase.DELETING, Phase.GONE)
         return self.ledger.change(copy, "opened", unless=past, phase=Phase.OPEN)
 
-    def amend(self, copies: Iterable[ShadowCopy], *, closed: bool | None = None) -> None:
-        """Make the exposed shares of copies fit their phase, and tell smbd.
+    def amend(self, shares: dict[str, bool]) -> None:
+        """Make exposed shares fit for what they are, and tell smbd.
 
         Args:
-            copies: those that Samba has exposed.
-            closed: whether smbd must refuse writes; by default, whether the copy is not open.
+            shares: for each, whether smbd must refuse writes.
 
         Raises:
             RvssError: SAMBA.
         """
-        wanted = {
-            copy.exposed_share: copy.phase is not Phase.OPEN if closed is None else closed
-            for copy in copies
-            if copy.exposed_share
-        }
-        if not wanted:
-            return
-        changed = self._samba.call(registry.amend, self.config.file, wanted)
-        if changed:
+        if self._samba.call(registry.amend, self.config.file, shares):
             control.reload_config(self.config.file)
 
     # seal
@@ -292,7 +283,7 @@ class Lifecycle:
         self._reached("seal.read-only")
         return sealing
 
-    def finish_seal(self, copy: ShadowCopy, started: float) -> bool:
+    def finish_seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
         """Close the recovery mount for good, verify, and record it.
 
         Args:
@@ -300,19 +291,20 @@ class Lifecycle:
             started: when the sealing began (`time.monotonic`).
 
         Returns:
-            False while somebody still has a file open for writing; nothing has changed then.
+            The sealed copy, as it is if it is being removed; None while somebody still has a
+            file open for writing, and nothing has changed then.
 
         Raises:
             RvssError: NOT_SEALED, NOT_FOUND, STATE or SYSTEM.
         """
         if not self.mounts.close(copy.path):
-            return False
+            return None
         self._reached("seal.closed")
         self._provider(copy).settle(copy.volume, copy.id)
         if not self.mounts.is_closed(copy.path):
             raise RvssError(Problem.NOT_SEALED, f"the mount {copy.path} is still writable")
         self._reached("seal.settled")
-        self.ledger.change(
+        sealed = self.ledger.change(
             copy,
             "sealed",
             unless=(Phase.DELETING, Phase.GONE),
@@ -320,7 +312,7 @@ class Lifecycle:
             duration=time.monotonic() - started,
         )
         self._reached("seal.sealed")
-        return True
+        return sealed or replace(copy, phase=Phase.DELETING)
 
     def drop_writers(self, copy: ShadowCopy) -> None:
         """Have smbd drop every connection to a copy's exposed share.
@@ -452,11 +444,14 @@ class Lifecycle:
         return copy
 
     def remount(self, copy: ShadowCopy) -> None:
-        """Mount a copy again at its path, read-only.
+        """Mount a copy again at its path, read-only, unless it is being removed.
 
         Raises:
             RvssError: NOT_FOUND, BAD_PATH or SYSTEM.
         """
+        current = self.ledger.get(copy.id)
+        if current is None or current.phase in (Phase.DELETING, Phase.GONE):
+            return
         for path in filter(None, (copy.path, copy.previous_path)):
             self.mounts.detach(path)
         self._attach(copy)

@@ -107,6 +107,11 @@ def plan(seen: Observation) -> list[Action]:
     return actions
 
 
+def deletion(copy: ShadowCopy, reason: str) -> Action:
+    """Return the action that removes a copy."""
+    return _of(Kind.DELETE, copy, reason)
+
+
 def _of(kind: Kind, copy: ShadowCopy, reason: str) -> Action:
     return Action(kind=kind, target=copy.id, reason=reason, copy=copy)
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from samba_rvss import kernel
-from samba_rvss.errors import Problem, RvssError
+from samba_rvss.errors import RvssError
 from samba_rvss.lifecycle import Lifecycle, Step, steps
 from samba_rvss.model import Phase, SambaCopy, SambaState, ShadowCopy
 from samba_rvss.samba import fss_state
@@ -26,6 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _AMEND_SECONDS = 1.0
+_FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 5.0
 _REPORT_SECONDS = 60.0
 
@@ -34,6 +35,16 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
     """Run a blocking function in the loop's executor."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(None, partial(function, *args, **kwargs))
+
+
+async def _whole(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a blocking function to its end even if the task that waits for it is cancelled."""
+    step = asyncio.ensure_future(in_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(step)
+    except asyncio.CancelledError:
+        await asyncio.wait([step])
+        raise
 
 
 class Watcher:
@@ -54,20 +65,25 @@ class Watcher:
         self._changed = asyncio.Event()
         self._retry: asyncio.TimerHandle | None = None
         self._inotify = -1
+        self._rewatch: asyncio.Future[None] | None = None
 
     def track(self, copy: ShadowCopy) -> None:
-        """Begin to follow a copy that is not sealed yet."""
+        """Begin to follow a copy, until it is sealed and its exposed share is amended."""
         self._pending[copy.path] = copy
         if copy.phase is Phase.SEALING:
             self._start_seal(copy)
 
-    def forget(self, copy: ShadowCopy) -> None:
-        """Stop following a copy: it is being removed."""
-        self._pending.pop(copy.path, None)
-        self._amended.pop(copy.id, None)
+    async def release(self, copy: ShadowCopy) -> None:
+        """Stop following a copy: it is to be removed. No step of ours touches it on return."""
+        self._forget(copy)
         task = self._sealing.pop(copy.id, None)
         if task is not None:
             task.cancel()
+            await asyncio.wait([task])
+
+    def _forget(self, copy: ShadowCopy) -> None:
+        self._pending.pop(copy.path, None)
+        self._amended.pop(copy.id, None)
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -79,8 +95,11 @@ class Watcher:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                if self._state is not None:
-                    await self._follow(self._state)
+                try:
+                    if self._state is not None:
+                        await self._follow(self._state)
+                except Exception:
+                    _logger.exception("cannot follow Samba's shadow copy sets")
         finally:
             loop.remove_reader(self._inotify)
             os.close(self._inotify)
@@ -103,16 +122,16 @@ class Watcher:
                     _logger.info("waiting for Samba's lock directory %s", directory)
                     said = True
                 await asyncio.sleep(1.0)
-        self._look()
+        self.look()
 
     def _on_event(self) -> None:
         events = kernel.inotify_read(self._inotify)
         if any(mask & kernel.IN_IGNORED for _, mask, _ in events):
-            self._again = asyncio.ensure_future(self._watch())
+            self._rewatch = asyncio.ensure_future(self._watch())
         if any(name == "srv_fss.tdb" or mask & kernel.IN_Q_OVERFLOW for _, mask, name in events):
-            self._look()
+            self.look()
 
-    def _look(self, pause: float = 0.001) -> None:
+    def look(self, pause: float = 0.001) -> None:
         """Read Samba's state without waiting; try again shortly if it is being written."""
         if self._retry:
             self._retry.cancel()
@@ -126,7 +145,7 @@ class Watcher:
             state, pause = None, max(pause, 0.5)
         if state is None:
             again = min(pause * 2, _LONGEST_PAUSE)
-            self._retry = asyncio.get_running_loop().call_later(pause, self._look, again)
+            self._retry = asyncio.get_running_loop().call_later(pause, self.look, again)
             return
         for copy, seen in self._seen(state):
             if Step.OPEN in steps(copy, seen):
@@ -144,7 +163,7 @@ class Watcher:
                 yield copy, seen
 
     async def _follow(self, state: SambaState) -> None:
-        exposed: list[ShadowCopy] = []
+        exposed: list[tuple[ShadowCopy, bool]] = []
         seals: list[ShadowCopy] = []
         for copy, seen in list(self._seen(state)):
             due = steps(copy, seen)
@@ -159,15 +178,15 @@ class Watcher:
                 self._pending[copy.path] = current
             closed = current.phase is not Phase.OPEN or Step.SEAL in due
             if seen.is_exposed and self._amended.get(copy.id) is not closed:
-                self._amended[copy.id] = closed
-                exposed.append(current)
+                exposed.append((current, closed))
             if Step.SEAL in due:
                 seals.append(current)
-        closing = {copy.id for copy in seals}
-        await self._amend([copy for copy in exposed if copy.id in closing], closed=True)
+        await self._amend({copy.exposed_share: closed for copy, closed in exposed})
+        self._amended.update((copy.id, closed) for copy, closed in exposed)
         for copy in seals:
             self._start_seal(copy)
-        await self._amend([copy for copy in exposed if copy.id not in closing], closed=None)
+        for copy, _ in exposed:
+            self._drop_if_done(self._pending.get(copy.path))
 
     def _record(
         self, copy: ShadowCopy, seen: SambaCopy, due: tuple[Step, ...]
@@ -179,20 +198,20 @@ class Watcher:
             current = self._lifecycle.opened(current)
         return current
 
-    async def _amend(self, copies: list[ShadowCopy], *, closed: bool | None) -> None:
+    async def _amend(self, shares: dict[str, bool]) -> None:
         """Amend exposed shares; wait for it for a moment only, because the kernel seals."""
-        if not copies:
+        if not shares:
             return
-        task = asyncio.ensure_future(in_thread(self._lifecycle.amend, copies, closed=closed))
-        try:
-            await asyncio.wait_for(asyncio.shield(task), _AMEND_SECONDS)
-        except TimeoutError:
+        task = asyncio.ensure_future(in_thread(self._lifecycle.amend, shares))
+        task.add_done_callback(_report)
+        done, _ = await asyncio.wait([task], timeout=_AMEND_SECONDS)
+        if not done:
             _logger.warning("Samba's registry is slow to take the changed shares")
-            task.add_done_callback(_report)
-        except RvssError as exc:
-            _logger.error("cannot amend exposed shares: %s", exc)
-            for copy in copies:
-                self._amended.pop(copy.id, None)
+
+    def _drop_if_done(self, copy: ShadowCopy | None) -> None:
+        """Stop following a copy that Samba will not change any more."""
+        if copy and copy.phase is Phase.SEALED and self._amended.get(copy.id):
+            self._forget(copy)
 
     def _start_seal(self, copy: ShadowCopy) -> None:
         if copy.id not in self._sealing:
@@ -202,40 +221,44 @@ class Watcher:
     async def _seal(self, copy: ShadowCopy) -> None:
         """Seal a copy, however long a writer holds out."""
         started = time.monotonic()
-        pause, reported = 0.005, 0.0
-        sealed = False
-        while not sealed:
+        pause = _FIRST_PAUSE
+        while True:
             try:
-                current = await in_thread(self._lifecycle.begin_seal, copy)
-                if current is None:
-                    break
-                copy = current
-                while not sealed:
-                    sealed = await in_thread(self._lifecycle.finish_seal, copy, started)
-                    if not sealed:
-                        await in_thread(self._lifecycle.drop_writers, copy)
-                        waited = time.monotonic() - started
-                        late = waited > self._lifecycle.config.seal_deadline
-                        if late and waited - reported > _REPORT_SECONDS:
-                            reported = waited
-                            await self._report_writers(copy, waited)
-                        await asyncio.sleep(pause)
-                        pause = min(pause * 2, 1.0)
+                sealed = await self._seal_once(copy, started)
+                break
             except RvssError as exc:
                 _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, exc)
-                if exc.problem is Problem.NOT_FOUND:
-                    break
-                await asyncio.sleep(pause := min(max(pause * 2, 0.5), 30.0))
-        if sealed:
-            spent = (time.monotonic() - started) * 1000
-            _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
-        self.forget_sealed(copy)
-
-    def forget_sealed(self, copy: ShadowCopy) -> None:
-        """Stop following a copy that is sealed or gone."""
+            except Exception:
+                _logger.exception("[%s] %s is not sealed", copy.share, copy.id)
+            pause = min(pause * 10, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
         self._sealing.pop(copy.id, None)
-        self._pending.pop(copy.path, None)
-        self._amended.pop(copy.id, None)
+        if sealed is None:
+            return
+        spent = (time.monotonic() - started) * 1000
+        _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
+        if copy.path in self._pending:
+            self._pending[copy.path] = sealed
+            self._drop_if_done(sealed)
+
+    async def _seal_once(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
+        """Seal a copy, waiting for its last writer; None if it is being removed."""
+        sealing = await _whole(self._lifecycle.begin_seal, copy)
+        if sealing is None:
+            return None
+        pause, reported = _FIRST_PAUSE, 0.0
+        while True:
+            sealed = await _whole(self._lifecycle.finish_seal, sealing, started)
+            if sealed is not None:
+                return sealed if sealed.phase is Phase.SEALED else None
+            await _whole(self._lifecycle.drop_writers, sealing)
+            waited = time.monotonic() - started
+            late = waited > self._lifecycle.config.seal_deadline
+            if late and (not reported or waited - reported > _REPORT_SECONDS):
+                reported = waited
+                await self._report_writers(sealing, waited)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
 
     async def _report_writers(self, copy: ShadowCopy, waited: float) -> None:
         who = "unknown"
@@ -251,5 +274,9 @@ class Watcher:
 
 
 def _report(task: "asyncio.Future[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        _logger.error("cannot amend exposed shares: %s", task.exception())
+    """Log why exposed shares could not be amended: Samba's manners suffer, no promise does."""
+    exc = None if task.cancelled() else task.exception()
+    if isinstance(exc, RvssError):
+        _logger.error("cannot amend exposed shares: %s", exc)
+    elif exc is not None:
+        _logger.error("cannot amend exposed shares", exc_info=exc)
