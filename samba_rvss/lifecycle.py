@@ -39,7 +39,6 @@ POINTS = (
     "create.intent",
     "create.image",
     "create.mounted",
-    "create.previous",
     "create.taken",
     "open.intent",
     "open.opened",
@@ -173,7 +172,7 @@ class Lifecycle:
             self._provider(copy).create(_mark(copy, share))
             self._reached("create.image")
             _require_time(deadline)
-            self._attach(copy)
+            self._attach(copy, _paths(copy))
             _require_time(deadline)
             taken = self.ledger.change(
                 copy, "taken", uid=uid, phase=Phase.TAKEN, duration=time.monotonic() - started
@@ -196,14 +195,12 @@ class Lifecycle:
         except RvssError:
             _logger.exception("[%s] %s: cannot undo a failed create yet", copy.share, copy.id)
 
-    def _attach(self, copy: ShadowCopy) -> None:
+    def _attach(self, copy: ShadowCopy, paths: Sequence[str]) -> None:
         directory = self._provider(copy).open(copy.volume, copy.id)
         try:
-            self.mounts.attach(directory, copy.path)
-            self._reached("create.mounted")
-            if copy.previous_path:
-                self.mounts.attach(directory, copy.previous_path)
-                self._reached("create.previous")
+            for path in paths:
+                self.mounts.attach(directory, path)
+                self._reached("create.mounted")
         finally:
             os.close(directory)
 
@@ -444,7 +441,7 @@ class Lifecycle:
         return copy
 
     def remount(self, copy: ShadowCopy) -> None:
-        """Mount a copy again at its path, read-only, unless it is being removed.
+        """Mount a copy again, read-only, where it is not mounted, unless it is being removed.
 
         Raises:
             RvssError: NOT_FOUND, BAD_PATH or SYSTEM.
@@ -452,11 +449,14 @@ class Lifecycle:
         current = self.ledger.get(copy.id)
         if current is None or current.phase in (Phase.DELETING, Phase.GONE):
             return
-        for path in filter(None, (copy.path, copy.previous_path)):
-            self.mounts.detach(path)
-        self._attach(copy)
-        phase = Phase.TAKEN if copy.phase is Phase.OPEN else copy.phase
-        self.ledger.change(copy, "mounted again", phase=phase)
+        # One that is mounted stays: clients may have files open through it, and a second mount
+        # could be sealed without their noticing.
+        missing = [path for path in _paths(copy) if not os.path.ismount(path)]
+        self._attach(copy, missing)
+        if copy.path in missing and copy.phase is Phase.OPEN:
+            self.ledger.change(copy, "mounted again", phase=Phase.TAKEN)
+        else:
+            self.ledger.note(copy, "mounted again")
 
     def _provider(self, copy: ShadowCopy) -> Provider:
         return self._provider_named(copy.volume.provider)
@@ -466,6 +466,10 @@ class Lifecycle:
             return self._providers[name]
         except KeyError:
             raise RvssError(Problem.STATE, f"there is no provider {name}") from None
+
+
+def _paths(copy: ShadowCopy) -> list[str]:
+    return [path for path in (copy.path, copy.previous_path) if path]
 
 
 def _mark(copy: ShadowCopy, share: Share) -> Mark:

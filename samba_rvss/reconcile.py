@@ -100,11 +100,14 @@ def plan(seen: Observation) -> list[Action]:
             continue
         actions.append(Action(kind=Kind.DESTROY, target=image.id, reason=reason, image=image))
     handled = {path for copy in seen.copies for path in (copy.path, copy.previous_path)}
-    actions += [
+    # A recovery mount is named after its image: what is adopted keeps the one that it has.
+    adopted = {action.target for action in actions if action.kind is Kind.ADOPT}
+    unmounts = [
         Action(kind=Kind.UNMOUNT, target=path, reason="no shadow copy belongs to it")
         for path in sorted((seen.mounts | seen.directories) - kept - handled)
+        if path.rpartition("/")[2] not in adopted
     ]
-    return actions
+    return unmounts + actions
 
 
 def deletion(copy: ShadowCopy, reason: str) -> Action:

@@ -1,0 +1,318 @@
+"""The daemon as a process: how it is started, how it stops, what it does side by side."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from samba_rvss.errors import Problem
+from samba_rvss.run import environment, run
+from samba_rvss.testing.daemon import RvssDaemon
+from samba_rvss.testing.loop import LoopBtrfs
+from samba_rvss.testing.smbd import PrivateSmbd
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Instance:
+    """A daemon for a Samba that need not run: its hook is called by hand, as root."""
+
+    samba: PrivateSmbd
+    daemon: RvssDaemon
+    file_system: LoopBtrfs
+
+    def hook(self, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [*self.daemon.hook.split(), *words]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False)
+
+    def create(self, path: str | Path) -> str:
+        done = self.hook("create", str(path))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.rstrip("\n")
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "samba_rvss", "-s", str(self.samba.configuration), *words]
+        env = environment({"PYTHONPATH": str(ROOT)})
+        return subprocess.run(
+            argv, capture_output=True, text=True, timeout=60, env=env, check=False
+        )
+
+    def listing(self, *words: str) -> list[dict[str, object]]:
+        done = self.command("list", "--json", *words)
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, object]] = json.loads(done.stdout)
+        return found
+
+    def nothing_left(self) -> bool:
+        names = self.file_system.subvolumes()
+        mounted = str(self.daemon.run_directory) in Path("/proc/self/mountinfo").read_text()
+        return not mounted and not any("image" in name for name in names) and not self.listing()
+
+
+@pytest.fixture
+def instance(loop_btrfs: LoopBtrfs, samba_rig: Callable[..., PrivateSmbd]) -> Iterator[Instance]:
+    samba = samba_rig()
+    with RvssDaemon(samba) as daemon:
+        path = loop_btrfs.subvolume("vms")
+        samba.set_share("vms", daemon.share("vms", path))
+        yield Instance(samba, daemon, loop_btrfs)
+
+
+def test_stops_on_sigterm_and_leaves_copies_mounted(instance: Instance) -> None:
+    instance.daemon.start()
+    path = instance.create(instance.file_system.path / "vms")
+    instance.daemon.stop()
+    assert os.path.ismount(path)
+    assert not (instance.daemon.run_directory / "hook.sock").exists()
+    assert [copy["phase"] for copy in instance.listing()] == ["taken"]
+    instance.daemon.start()
+    assert os.path.ismount(path)
+    done = instance.hook("delete", str(instance.file_system.path / "vms"), path)
+    assert done.returncode == 0, done.stderr
+    assert instance.nothing_left()
+
+
+def test_reading_commands_need_no_daemon(instance: Instance) -> None:
+    assert instance.listing() == []
+    shown = json.loads(instance.command("shares", "--json").stdout)
+    assert [(row["share"], row["supported"]) for row in shown["shares"]] == [("vms", True)]
+    instance.daemon.start()
+    path = instance.create(instance.file_system.path / "vms")
+    instance.daemon.kill()
+    (copy,) = instance.listing()
+    assert copy["path"] == path
+    shown = json.loads(instance.command("show", "--json", str(copy["id"])).stdout)
+    assert [event["what"] for event in shown["events"]] == ["create", "taken"]
+    refused = instance.command("delete", str(copy["id"]))
+    assert refused.returncode == Problem.NO_DAEMON
+    assert "start samba-rvss.service" in refused.stderr
+    instance.daemon.start()
+    assert instance.command("delete", str(copy["id"])).returncode == 0
+    assert instance.nothing_left()
+
+
+def test_second_daemon_on_one_state_directory_refuses(instance: Instance) -> None:
+    instance.daemon.start()
+    done = instance.command("daemon")
+    assert done.returncode == Problem.BUSY
+    assert "another samba-rvss daemon uses" in done.stderr
+    assert instance.hook("check", str(instance.file_system.path / "vms")).returncode == 0
+
+
+def test_instances_do_not_see_each_others_copies(
+    instance: Instance, samba_rig: Callable[..., PrivateSmbd]
+) -> None:
+    instance.daemon.start()
+    path = instance.create(instance.file_system.path / "vms")
+    other_samba = samba_rig()
+    with RvssDaemon(other_samba) as other:
+        other_samba.set_share("vms", other.share("vms", instance.file_system.path / "vms"))
+        other.start()
+        second = Instance(other_samba, other, instance.file_system)
+        mine = second.create(instance.file_system.path / "vms")
+        assert [copy["path"] for copy in second.listing()] == [mine]
+        # A start looks at every image on the file system, and must leave the other's alone.
+        other.stop()
+        other.start()
+        assert [copy["path"] for copy in instance.listing()] == [path]
+        assert os.path.ismount(path)
+        assert second.hook("delete", str(instance.file_system.path / "vms"), path).returncode == (
+            Problem.NOT_FOUND
+        )
+        assert second.command("delete", mine).returncode == 0
+    assert instance.command("delete", path).returncode == 0
+    assert instance.nothing_left()
+
+
+def test_socket_activation_and_notification(instance: Instance) -> None:
+    run_directory = instance.daemon.run_directory
+    run_directory.mkdir()
+    with ExitStack() as cleanup:
+        listeners = []
+        for name in ("admin.sock", "hook.sock"):
+            listener = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            listener.bind(str(run_directory / name))
+            listener.listen()
+            listeners.append(listener)
+        notified = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        notified.bind(str(run_directory / "notify"))
+        notified.settimeout(30)
+        script = (
+            "import os, runpy, sys\n"
+            f"os.dup2({listeners[0].fileno()}, 3); os.dup2({listeners[1].fileno()}, 4)\n"
+            "os.set_inheritable(3, True); os.set_inheritable(4, True)\n"
+            "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+            "sys.argv = ['samba-rvss', '-s', sys.argv[1], 'daemon']\n"
+            "runpy.run_module('samba_rvss', run_name='__main__')\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(instance.samba.configuration)],
+            env=environment(
+                {
+                    "PYTHONPATH": str(ROOT),
+                    "LISTEN_FDS": "2",
+                    "LISTEN_FDNAMES": "admin:hook",
+                    "NOTIFY_SOCKET": str(run_directory / "notify"),
+                }
+            ),
+            pass_fds=[listener.fileno() for listener in listeners],
+            stderr=subprocess.PIPE,
+        )
+        try:
+            assert notified.recv(100) == b"READY=1"
+            inode = (run_directory / "hook.sock").stat().st_ino
+            path = instance.create(instance.file_system.path / "vms")
+            assert instance.command("delete", path).returncode == 0
+        finally:
+            process.terminate()
+            _, said = process.communicate(timeout=30)
+        assert process.returncode == 0, said
+        assert notified.recv(100) == b"STOPPING=1"
+        # The sockets are systemd's: a request that comes now waits for the next start.
+        assert (run_directory / "hook.sock").stat().st_ino == inode
+    assert instance.nothing_left()
+
+
+def test_deadline_undoes_everything(instance: Instance) -> None:
+    instance.samba.set_options({"rvss:commit deadline": "0.001"})
+    instance.daemon.start()
+    done = instance.hook("create", str(instance.file_system.path / "vms"))
+    assert done.returncode == Problem.DEADLINE
+    assert "rvss:commit deadline" in done.stderr
+    assert instance.nothing_left()
+
+
+def test_a_frozen_volume_holds_up_nobody_else(instance: Instance, rig_directory: Path) -> None:
+    with LoopBtrfs(rig_directory) as other:
+        instance.samba.set_share("slow", instance.daemon.share("slow", other.subvolume("slow")))
+        instance.samba.set_options({"rvss:commit deadline": "2"})
+        instance.daemon.start()
+        answers: list[subprocess.CompletedProcess[str]] = []
+        run(["fsfreeze", "--freeze", str(other.path)], timeout=30)
+        try:
+            waiting = [
+                threading.Thread(
+                    target=lambda: answers.append(instance.hook("create", str(other.path / "slow")))
+                )
+                for _ in range(2)
+            ]
+            for thread in waiting:
+                thread.start()
+            time.sleep(0.5)
+            started = time.monotonic()
+            paths = [instance.create(instance.file_system.path / "vms") for _ in range(3)]
+            for path in paths:
+                done = instance.hook("delete", str(instance.file_system.path / "vms"), path)
+                assert done.returncode == 0
+            assert time.monotonic() - started < 2
+            time.sleep(2)
+        finally:
+            run(["fsfreeze", "--unfreeze", str(other.path)], timeout=30)
+        for thread in waiting:
+            thread.join(60)
+        # One was in the kernel past its deadline, the other waited for it: both are undone.
+        assert [done.returncode for done in answers] == [Problem.DEADLINE] * 2
+        assert instance.nothing_left()
+        assert not any("image" in name for name in other.subvolumes())
+
+
+def test_an_answer_that_nobody_takes_is_undone(instance: Instance) -> None:
+    instance.daemon.start()
+    path = os.fsencode(instance.file_system.path / "vms")
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as hook:
+            hook.connect(str(instance.daemon.run_directory / "hook.sock"))
+            hook.send(b"create\0" + path)
+    deadline = time.monotonic() + 20
+    while not instance.nothing_left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert instance.nothing_left()
+    assert instance.daemon.log().count("did not wait for the answer") == 20
+
+
+def test_lost_ledger_is_made_anew(instance: Instance) -> None:
+    instance.daemon.start()
+    paths = sorted(instance.create(instance.file_system.path / "vms") for _ in range(3))
+    instance.daemon.stop()
+    for file in instance.daemon.state_directory.glob("ledger.db*"):
+        file.unlink()
+    instance.daemon.start()
+    copies = instance.listing()
+    assert sorted(str(copy["path"]) for copy in copies) == paths
+    assert all(os.path.ismount(path) for path in paths)
+    for path in paths:
+        done = instance.hook("delete", str(instance.file_system.path / "vms"), path)
+        assert done.returncode == 0, done.stderr
+    assert instance.nothing_left()
+
+
+def test_mounts_come_back_after_a_reboot(instance: Instance) -> None:
+    instance.daemon.start()
+    path = instance.create(instance.file_system.path / "vms")
+    instance.daemon.stop()
+    instance.daemon.unmount()
+    os.rmdir(path)
+    instance.daemon.start()
+    assert os.path.ismount(path)
+    assert os.statvfs(path).f_flag & os.ST_RDONLY
+    assert instance.command("delete", path).returncode == 0
+    assert instance.nothing_left()
+
+
+def test_usage_errors(instance: Instance) -> None:
+    for words in ((), ("nonsense",), ("show",), ("list", "--nonsense")):
+        done = instance.command(*words)
+        assert done.returncode == Problem.USAGE, words
+        assert done.stderr.count("\n") == 1, done.stderr
+    assert instance.command("--help").returncode == 0
+    for verb in ("daemon", "list", "show", "delete", "shares", "demo"):
+        assert instance.command(verb, "--help").returncode == 0
+    missing = instance.command("show", "nothing")
+    assert missing.returncode == Problem.NOT_FOUND
+
+
+def test_needs_root(instance: Instance) -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from samba_rvss.cli import main; "
+    code += "sys.exit(main(['list']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT)],
+        user=65534,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (Problem.REFUSED, "")
+    assert done.stderr == "samba-rvss: only root may use samba-rvss: try sudo\n"
+
+
+def test_reload_by_hand_and_by_change(instance: Instance) -> None:
+    instance.daemon.start()
+    new = instance.file_system.subvolume("new")
+    assert instance.hook("check", str(new)).returncode == Problem.NOT_OURS
+    instance.samba.set_share("new", instance.daemon.share("new", new))
+    assert instance.hook("check", str(new)).returncode == 0
+    instance.samba.set_options({"rvss:commit dedline": "3"})
+    assert instance.hook("check", str(new)).returncode == 0
+    assert "[global] has the unknown option 'rvss:commit dedline'" in instance.daemon.log()
+    assert _admin(instance, b'{"verb": "reload"}')["status"] == 0
+    assert _admin(instance, b'{"verb": "nonsense"}')["status"] == Problem.BAD_REQUEST
+
+
+def _admin(instance: Instance, request: bytes) -> dict[str, object]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.connect(str(instance.daemon.run_directory / "admin.sock"))
+        peer.send(request)
+        answer: dict[str, object] = json.loads(peer.recv(16384))
+        return answer
