@@ -9,7 +9,7 @@ from typing import Any
 from samba_rvss.cli import output
 from samba_rvss.cli.common import Verbs, configuration, ledger, the_copy
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Context, Event, Phase
+from samba_rvss.model import Context, Event
 
 
 def register(verbs: Verbs) -> None:
