@@ -173,6 +173,10 @@ class Daemon:
             signature = conf.signature(current)
             if signature == self._signature:
                 return
+            if signature[:-1] != self._signature[:-1]:
+                # Samba's library keeps the shares and options that have gone from a file that it
+                # reads again (source3/param/loadparm.c, add_a_service()): take a fresh process.
+                await in_thread(self._samba.close)
             self._signature = signature
             try:
                 config = await in_thread(self._samba.call, conf.load, self._configfile)

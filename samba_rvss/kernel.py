@@ -5,12 +5,15 @@ names that the kernel's headers give them.
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 # linux/mount.h, linux/fcntl.h, linux/openat2.h
 OPEN_TREE_CLONE = 1
@@ -38,6 +41,11 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_NO_XDEV = 0x01
 _SYS_openat2 = 437  # the same number on every architecture
 
+# linux/sched.h, linux/mount.h
+CLONE_NEWNS = 0x00020000
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+
 # sys/inotify.h
 IN_CLOSE_WRITE = 0x8
 IN_MOVED_TO = 0x80
@@ -63,6 +71,9 @@ _libc.fsopen.argtypes = (_c, _u)
 _libc.fsconfig.argtypes = (_i, _u, _c, _c, _i)
 _libc.fsmount.argtypes = (_i, _u, _u)
 _libc.umount2.argtypes = (_c, _i)
+_libc.mount.argtypes = (_c, _c, _c, ctypes.c_ulong, _c)
+_libc.unshare.argtypes = (_i,)
+_libc.pivot_root.argtypes = (_c, _c)
 _libc.inotify_init1.argtypes = (_i,)
 _libc.inotify_add_watch.argtypes = (_i, _c, ctypes.c_uint32)
 _libc.ioctl.argtypes = (_i, ctypes.c_ulong, ctypes.c_void_p)
@@ -99,9 +110,57 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
 
 
 def open_tree(fd: int) -> int:
-    """Clone the mount of what a descriptor refers to; return the detached mount."""
+    """Clone the mount of what a descriptor refers to; return the detached mount.
+
+    Before Linux 6.15 it fails with EINVAL if that mount is itself detached (fs/namespace.c,
+    __do_loopback()); see `open_detached_tree`.
+    """
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
     return _checked(_libc.open_tree(fd, b"", flags))
+
+
+def open_detached_tree(mount: int, fd: int) -> int:
+    """Clone part of a detached mount, also on kernels that cannot do it directly.
+
+    Args:
+        mount: the root of the detached mount, which cannot be attached any more afterwards.
+        fd: what is to be cloned, opened through that mount.
+    """
+    try:
+        return open_tree(fd)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+    return _stage().submit(_clone_on_stage, mount, fd).result()
+
+
+@cache
+def _stage() -> ThreadPoolExecutor:
+    """Return a thread with a mount namespace of its own, in which nothing else is mounted.
+
+    What is attached there is seen nowhere else, and propagates nowhere.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="stage", initializer=_set_stage)
+
+
+def _set_stage() -> None:
+    # CLONE_NEWNS implies CLONE_FS (unshare(2)): the other threads keep their directories.
+    _checked(_libc.unshare(CLONE_NEWNS))
+    _checked(_libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
+    _checked(_libc.mount(b"none", b"/proc", b"tmpfs", 0, b"size=64k,mode=700"))
+    os.chdir("/proc")
+    _checked(_libc.pivot_root(b".", b"."))  # pivot_root(2), NOTES
+    umount(".")
+    os.chdir("/")
+    os.mkdir("/stage", 0o700)
+
+
+def _clone_on_stage(mount: int, fd: int) -> int:
+    move_mount(mount, "/stage")
+    try:
+        return open_tree(fd)
+    finally:
+        umount("/stage")
 
 
 def move_mount(mount: int, target: str) -> None:
@@ -281,7 +340,7 @@ def process(pid: int) -> Process:
 
 
 def writers(mount: int) -> Iterator[tuple[int, str]]:
-    """Yield process id and path of each file open for writing through a mount.
+    """Yield process id and path of each file open or mapped for writing through a mount.
 
     Processes that end or may not be read meanwhile are left out.
     """
@@ -295,8 +354,29 @@ def writers(mount: int) -> Iterator[tuple[int, str]]:
                 writable = int(facts.get("flags", "0"), 8) & os.O_ACCMODE
                 if int(facts.get("mnt_id", "-1")) == mount and writable:
                     yield int(entry), os.readlink(f"/proc/{entry}/fd/{fd}")
+            yield from ((int(entry), path) for path in _mapped(entry, mount))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
+
+
+def _mapped(process: str, mount: int) -> Iterator[str]:
+    """Yield the path of each file that a process has mapped for writing through a mount.
+
+    A mapping outlives the descriptor that it was made from, and counts as a writer all the same.
+    """
+    with open(f"/proc/{process}/maps", "rb") as maps:
+        fields = [line.split(b" ", 2)[:2] for line in maps]
+    for span, permissions in fields:
+        if permissions != b"rw-s":
+            continue
+        # fs/proc/base.c, dname_to_vma_addr(): without the zeros that maps pads with
+        name = "-".join(f"{int(word, 16):x}" for word in span.split(b"-"))
+        fd = os.open(f"/proc/{process}/map_files/{name}", os.O_PATH | os.O_CLOEXEC)
+        try:
+            if mount_id(fd) == mount:
+                yield os.readlink(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
 
 
 def inotify() -> int:

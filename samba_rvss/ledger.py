@@ -8,8 +8,9 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Event, Phase, ShadowCopy, Volume
@@ -65,14 +66,15 @@ class Ledger:
                 Problem.NOT_FOUND, f"there is no ledger at {path}", "has the daemon ever run?"
             )
         mode = "ro" if read_only else "rwc"
-        with self._reported():
+        with self._reported(), ExitStack() as undo:
             self._database = sqlite3.connect(
-                f"file:{path.replace('%', '%25').replace('?', '%3f')}?mode={mode}",
+                f"file:{quote(os.fsencode(path))}?mode={mode}",
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,
                 timeout=10.0,
             )
+            undo.callback(self._database.close)
             if not read_only:
                 os.chmod(path, 0o600)
                 self._database.execute("PRAGMA journal_mode = WAL")
@@ -89,6 +91,7 @@ class Ledger:
                     f"the ledger {path} has version {version}, not {_VERSION}",
                     "a newer samba-rvss wrote it; move it away to have it rebuilt",
                 )
+            undo.pop_all()
 
     def close(self) -> None:
         """Close the file."""
@@ -181,7 +184,8 @@ class Ledger:
 
     def find(self, word: str) -> list[ShadowCopy]:
         """Return the copies that an administrator may mean: by our id, its end, or Samba's ids."""
-        condition = "id = ?1 OR id LIKE '%-' || ?1 OR copy_id = ?1 OR set_id = ?1 OR path = ?1"
+        ends = "substr(id, -1 - length(?1)) = '-' || ?1"
+        condition = f"id = ?1 OR {ends} OR copy_id = ?1 OR set_id = ?1 OR path = ?1"
         return self._some(f"{condition} ORDER BY created, id", word)
 
     def copies(self, *, gone: bool = False) -> list[ShadowCopy]:
@@ -270,7 +274,13 @@ class Ledger:
     def _reported(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as exc:
+        except UnicodeEncodeError as exc:
+            raise RvssError(
+                Problem.STATE,
+                f"the ledger {self._path} cannot hold {exc.object!r}, which is not UTF-8",
+                "rename the share or directory",
+            ) from exc
+        except (sqlite3.Error, OSError) as exc:
             raise RvssError(
                 Problem.STATE,
                 f"the ledger {self._path} fails: {exc}",

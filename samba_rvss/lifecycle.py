@@ -29,7 +29,7 @@ from samba_rvss.model import (
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
 from samba_rvss.samba import control, registry
-from samba_rvss.samba.conf import Config, find_share
+from samba_rvss.samba.conf import Config, base_share, find_share
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.target import Target, locate
 
@@ -254,7 +254,8 @@ class Lifecycle:
         Raises:
             RvssError: SAMBA.
         """
-        if self._samba.call(registry.amend, self.config.file, shares):
+        objects = {share: self.config.modules(base_share(share)) for share in shares}
+        if self._samba.call(registry.amend, self.config.file, shares, objects):
             control.reload_config(self.config.file)
 
     # seal
@@ -371,11 +372,11 @@ class Lifecycle:
         self._reached("delete.intent")
         # Later callbacks run first, and one that fails does not keep the others from running.
         with ExitStack() as remaining:
-            remaining.callback(self._forget_share, copy)
             remaining.callback(self._destroy, copy)
-            if copy.previous_path:
-                remaining.callback(self.mounts.detach, copy.previous_path)
-            remaining.callback(self.mounts.detach, copy.path)
+            for path in _paths(copy):
+                remaining.callback(self.mounts.detach, path)
+            # smbd lets go of its connections before the ground under them is taken away.
+            remaining.callback(self._forget_share, copy)
         self.ledger.change(
             copy, "gone", uid=uid, phase=Phase.GONE, duration=time.monotonic() - started
         )
@@ -452,11 +453,11 @@ class Lifecycle:
         # One that is mounted stays: clients may have files open through it, and a second mount
         # could be sealed without their noticing.
         missing = [path for path in _paths(copy) if not os.path.ismount(path)]
+        if copy.path in missing and current.phase is Phase.OPEN:
+            # Recorded first: a crash must not leave a closed mount that is said to be open.
+            self.ledger.change(copy, "no longer mounted", phase=Phase.TAKEN)
         self._attach(copy, missing)
-        if copy.path in missing and copy.phase is Phase.OPEN:
-            self.ledger.change(copy, "mounted again", phase=Phase.TAKEN)
-        else:
-            self.ledger.note(copy, "mounted again")
+        self.ledger.note(copy, "mounted again")
 
     def _provider(self, copy: ShadowCopy) -> Provider:
         return self._provider_named(copy.volume.provider)

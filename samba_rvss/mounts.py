@@ -101,7 +101,8 @@ class Mounts:
     def attach(self, directory: int, path: str) -> None:
         """Mount what a detached mount shows, read-only, at a path.
 
-        Leaves nothing behind when it fails.
+        Leaves nothing behind when it fails. The descriptor serves for more than one path, as long
+        as what it has been attached to stays mounted.
 
         Raises:
             RvssError: SYSTEM.
@@ -112,8 +113,8 @@ class Mounts:
                 self._make(parent)
                 with suppress(FileExistsError):
                     os.mkdir(path, 0o700)
-                undo.callback(_rmdir, path)
-                tree = kernel.open_tree(directory)
+                    undo.callback(_rmdir, path)
+                tree = _clone(directory)
                 try:
                     kernel.mount_setattr(
                         tree,
@@ -222,6 +223,16 @@ class Mounts:
             except FileExistsError:
                 continue
             os.chmod(path, 0o711)  # noqa: S103 - clients' users walk through, and see nothing
+
+
+def _clone(directory: int) -> int:
+    try:
+        return kernel.open_tree(directory)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+    # Before Linux 6.15 a detached mount cannot be cloned. It can be attached, and then cloned.
+    return os.dup(directory)
 
 
 def _rmdir(path: str) -> None:

@@ -88,8 +88,10 @@ def encode_admin(request: AdminRequest) -> bytes:
 
 
 def encode_result(status: int, line: str) -> bytes:
-    """Return a reply for admin.sock."""
-    return json.dumps({"status": status, "line": line[:8000]}).encode("ascii")
+    """Return a reply for admin.sock; a line that is too long for it is cut."""
+    while len(data := json.dumps({"status": status, "line": line}).encode("ascii")) > MAXIMUM:
+        line = line[: len(line) // 2]
+    return data
 
 
 def decode_result(data: bytes) -> tuple[int, str]:
@@ -101,7 +103,7 @@ def decode_result(data: bytes) -> tuple[int, str]:
     try:
         given = json.loads(data)
         status, line = given["status"], given["line"]
-    except (ValueError, TypeError, KeyError) as exc:
+    except (ValueError, TypeError, KeyError, RecursionError) as exc:
         raise RvssError(Problem.BAD_REQUEST, "the daemon's answer cannot be read") from exc
     if not isinstance(status, int) or isinstance(status, bool) or not isinstance(line, str):
         raise RvssError(Problem.BAD_REQUEST, "the daemon's answer cannot be read")

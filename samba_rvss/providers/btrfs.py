@@ -155,17 +155,17 @@ class Btrfs:
                 else:
                     self._refuse_nested(source, volume.directory, mark.share_path)
                 os.mkdir(mark.id, 0o700, dir_fd=home)
-                undo.callback(_remove, home, mark.id)
+                undo.callback(self._remove, home, mark.id)
                 with _opened(os.open(mark.id, _READ, dir_fd=home)) as container:
                     os.setxattr(container, MARK, self._encode(mark))
-                    _take(source, container, inner)
+                    _take(source, container, inner, shows_home=_shows_home(volume))
                 undo.pop_all()
         except OSError as exc:
             raise _problem(exc, f"cannot take a shadow copy of {mark.share_path}") from exc
 
     def open(self, volume: Volume, image: str) -> int:
         """See `samba_rvss.providers.Provider`."""
-        with self._image(volume, image, writable=False) as root:
+        with self._image(volume, image, writable=False) as (top, root):
             how = _BENEATH | kernel.RESOLVE_NO_XDEV
             where = volume.directory or "."
             try:
@@ -183,11 +183,11 @@ class Btrfs:
                         f"the directory {where} in the image {image} is not the share's",
                         "it was replaced while the shadow copy was taken; try again",
                     )
-                return kernel.open_tree(fd)
+                return kernel.open_detached_tree(top, fd)
 
     def seal(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`."""
-        with self._image(volume, image, writable=True) as root:
+        with self._image(volume, image, writable=True) as (_, root):
             for path in _nested(root, ""):
                 with _opened(kernel.openat2(root, path, _READ, _BENEATH)) as part:
                     btrfs_ioctl.set_read_only(part, read_only=True)
@@ -201,7 +201,7 @@ class Btrfs:
         writer on it.
         """
         with (
-            self._image(volume, image, writable=True) as root,
+            self._image(volume, image, writable=True) as (_, root),
             _opened(os.open("..", _READ, dir_fd=root)) as container,
         ):
             for path in [".", *_nested(root, "")]:
@@ -223,7 +223,7 @@ class Btrfs:
                 except FileNotFoundError:
                     return
                 with _opened(home):
-                    _remove(home, image)
+                    self._remove(home, image)
         except OSError as exc:
             raise _problem(exc, f"cannot remove the image {image}") from exc
 
@@ -297,7 +297,8 @@ class Btrfs:
                 yield top
 
     @contextmanager
-    def _image(self, volume: Volume, image: str, *, writable: bool) -> Iterator[int]:
+    def _image(self, volume: Volume, image: str, *, writable: bool) -> Iterator[tuple[int, int]]:
+        """Open the top level and an image's root in it."""
         try:
             with (
                 self._top(volume.file_system, writable=writable) as top,
@@ -305,11 +306,40 @@ class Btrfs:
                 _opened(os.open(image, _READ, dir_fd=home)) as container,
                 _opened(os.open(_IMAGE, _READ, dir_fd=container)) as root,
             ):
-                yield root
+                yield top, root
         except FileNotFoundError as exc:
             raise RvssError(Problem.NOT_FOUND, f"there is no image {image}") from exc
         except OSError as exc:
             raise _problem(exc, f"cannot work on the image {image}") from exc
+
+    def _remove(self, home: int, image: str) -> None:
+        """Remove an image's directory with every subvolume in it; gone already is success."""
+        try:
+            container = os.open(image, _READ, dir_fd=home)
+        except FileNotFoundError:
+            return
+        with _opened(container):
+            if self._is_marked(container, image):
+                for name in os.listdir(container):
+                    _delete_tree(container, name)
+        os.rmdir(image, dir_fd=home)
+
+    def _is_marked(self, container: int, image: str) -> bool:
+        """Return whether a directory bears our mark, false for one that was cut off before it."""
+        try:
+            ours = self._decode(os.getxattr(container, MARK)) is not None
+        except OSError as exc:
+            if exc.errno != errno.ENODATA:
+                raise
+            is_directory = os.fstat(container).st_ino != btrfs_ioctl.FIRST_FREE_OBJECTID
+            if is_directory and not os.listdir(container):
+                return False
+            ours = False
+        if not ours:
+            raise RvssError(
+                Problem.BAD_PATH, f"/{HOME}/{image} does not bear our mark", "see who made it"
+            )
+        return True
 
     def _refuse_nested(self, fd: int, directory: str, path: str) -> None:
         for inner in _nested(fd, directory):
@@ -375,7 +405,8 @@ def _home(top: int, *, create: bool) -> int:
     except FileNotFoundError:
         if not create:
             raise
-        with suppress(FileExistsError):  # another request may make it just now
+        # Another request may make it just now; the daemon's umask closes it from the beginning.
+        with suppress(FileExistsError):
             btrfs_ioctl.create_subvolume(top, HOME)
         fd = os.open(HOME, _READ, dir_fd=top)
         if os.fstat(fd).st_uid == 0:
@@ -428,36 +459,40 @@ def _nested(fd: int, directory: str) -> Iterator[str]:
                 yield f"{path}/{below}"
 
 
-def _take(source: int, container: int, inner: list[str]) -> None:
-    if not inner:
+def _shows_home(volume: Volume) -> bool:
+    """Return whether a share is the very directory that our own subvolume is in."""
+    is_top = volume.key.endswith(f":{btrfs_ioctl.FS_TREE_OBJECTID}")
+    return is_top and not volume.directory
+
+
+def _take(source: int, container: int, inner: list[str], *, shows_home: bool) -> None:
+    if not inner and not shows_home:
         btrfs_ioctl.snapshot(source, container, _IMAGE, read_only=False)
         return
     making = "making"
     btrfs_ioctl.snapshot(source, container, making, read_only=False)
     with _opened(os.open(making, _READ, dir_fd=container)) as image:
+        if shows_home:
+            with _keeping_time(image), suppress(FileNotFoundError):
+                os.rmdir(HOME, dir_fd=image)  # the empty directory that stands for it
         for path in inner:
             holder, _, leaf = path.rpartition("/")
             with (
                 _opened(kernel.openat2(source, path, _READ, _BENEATH)) as part,
                 _opened(kernel.openat2(image, holder or ".", _READ, _BENEATH)) as parent,
+                _keeping_time(parent),
             ):
-                os.rmdir(leaf, dir_fd=parent)  # the empty directory that stands for it
+                os.rmdir(leaf, dir_fd=parent)
                 btrfs_ioctl.snapshot(part, parent, leaf, read_only=False)
     os.rename(making, _IMAGE, src_dir_fd=container, dst_dir_fd=container)
     os.fsync(container)
 
 
-def _remove(home: int, image: str) -> None:
-    """Remove an image's directory with every subvolume in it; gone already is success."""
-    try:
-        container = os.open(image, _READ, dir_fd=home)
-    except FileNotFoundError:
-        return
-    with _opened(container):
-        os.getxattr(container, MARK)  # ours, or it stays
-        for name in os.listdir(container):
-            _delete_tree(container, name)
-    os.rmdir(image, dir_fd=home)
+@contextmanager
+def _keeping_time(directory: int) -> Iterator[None]:
+    status = os.fstat(directory)
+    yield
+    os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _delete_tree(parent: int, name: str) -> None:

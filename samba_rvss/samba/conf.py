@@ -21,6 +21,7 @@ from samba_rvss.model import Nested, Share
 EXPOSED = re.compile(r"(?P<share>.+)@\{(?P<copy>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}\$?")
 
 _INCLUDE = re.compile(r"\s*include\s*=\s*(\S.*?)\s*$", re.IGNORECASE)
+_SECTION = re.compile(r"\s*\[([^\]]*)\]")
 _SEQUENCE_NUMBER = 48
 
 T = TypeVar("T")
@@ -38,7 +39,9 @@ def _seconds(text: str) -> float:
 
 
 def _directory(text: str) -> str:
-    if not text.startswith("/") or os.path.normpath(text) != text or re.search(r"\s", text):
+    # normpath() leaves two slashes at the beginning, mountinfo has one.
+    plain = text.startswith("/") and not text.startswith("//") and os.path.normpath(text) == text
+    if not plain or re.search(r"\s", text):
         raise ValueError("an absolute path without blanks, '..' or a closing slash is wanted")
     return text
 
@@ -115,11 +118,17 @@ class Config:
     sections: tuple[Section, ...]
     warnings: tuple[str, ...] = field(default=())
     files: tuple[str, ...] = field(default=())
+    global_modules: tuple[str, ...] = field(default=())
 
     @property
     def shares(self) -> tuple[Share, ...]:
         """The shares that are ours."""
         return tuple(section.share for section in self.sections if section.share)
+
+    def modules(self, share: str) -> tuple[str, ...]:
+        """Return the ``vfs objects`` that a share of ours has in effect, [global]'s for others."""
+        objects = {one.name.lower(): one.vfs_objects for one in self.shares}
+        return objects.get(share.lower(), self.global_modules)
 
     @property
     def hook_socket(self) -> str:
@@ -258,6 +267,7 @@ def _section(
     default: Mapping[str, str],
     *,
     registry: bool,
+    included: bool,
     run_directory: str,
 ) -> Section:
     def effective(key: str) -> str:
@@ -274,6 +284,11 @@ def _section(
     elif wrong:
         names = " and ".join(f"'shell_snap:{_VERBS[verb]}'" for verb in wrong)
         reason = f"{names} does not call the hook of this instance ({socket})"
+    elif included:
+        reason = (
+            "it stands in an included file, where Samba cannot find it when it exposes a copy;"
+            " move it into smb.conf itself or into the registry"
+        )
     elif not path:
         reason = "it has no path"
     elif "%" in path:
@@ -356,13 +371,22 @@ def load(configfile: str = "") -> Config:
     _check_options({"global": globals_, **sections, **registry})
 
     run_directory = _RUN.read(globals_)
+    file = configfile or context.configfile or "/etc/samba/smb.conf"
+    direct = _sections_in(file)
     found = [
-        _section(name, own, globals_, registry=source is registry, run_directory=run_directory)
+        _section(
+            name,
+            own,
+            globals_,
+            registry=source is registry,
+            included=source is sections and name.lower() not in direct,
+            run_directory=run_directory,
+        )
         for source in (sections, registry)
         for name, own in source.items()
     ]
     return Config(
-        file=configfile or context.configfile or "/etc/samba/smb.conf",
+        file=file,
         run_directory=run_directory,
         state_directory=_STATE.read(globals_),
         commit_deadline=_DEADLINE.read(globals_),
@@ -371,8 +395,23 @@ def load(configfile: str = "") -> Config:
         samba_state_directory=str(context.get("state directory")),
         sections=tuple(found),
         warnings=tuple(_warnings(globals_)),
-        files=tuple(_included(configfile or context.configfile or "/etc/samba/smb.conf")),
+        global_modules=tuple(globals_.get("vfs objects", "").split()),
+        files=tuple(_included(file)),
     )
+
+
+def _sections_in(path: str) -> frozenset[str]:
+    """Return the names, in lower case, of the sections that stand in a file itself.
+
+    ExposeShadowCopySet looks for the base share there and in the registry; included files it
+    does not read (lib/smbconf/smbconf_txt.c, smbconf_txt_load_file()).
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+            found = [match[1] for match in map(_SECTION.match, lines) if match]
+    except OSError:
+        return frozenset()
+    return frozenset(" ".join(name.split()).lower() for name in found)
 
 
 def _included(path: str, seen: tuple[str, ...] = ()) -> Iterator[str]:
@@ -413,6 +452,12 @@ def signature(config: Config) -> tuple[object, ...]:
     return tuple(found)
 
 
+def base_share(exposed: str) -> str:
+    """Return the share that an exposed one is a shadow copy of."""
+    match = EXPOSED.fullmatch(exposed)
+    return match["share"] if match else exposed
+
+
 def find_share(config: Config, words: tuple[str, ...]) -> Share:
     """Find the share that a callout's words mean.
 
@@ -426,6 +471,12 @@ def find_share(config: Config, words: tuple[str, ...]) -> Share:
     folded = " ".join(given.split())
     matches = [share for share in config.shares if " ".join(share.path.split()) == folded]
     if not matches:
+        for section in config.sections:
+            if section.path and " ".join(section.path.split()) == folded:
+                raise RvssError(
+                    Problem.NOT_OURS,
+                    f"[{section.name}] at {given} cannot have shadow copies: {section.reason}",
+                )
         raise RvssError(
             Problem.NOT_OURS,
             f"no share in {config.file} has the path {given} and calls this hook",

@@ -30,12 +30,17 @@ def amended_modules(objects: Sequence[str]) -> str:
     return " ".join(entry for entry in objects if entry.partition(":")[0] not in _DROPPED)
 
 
-def amend(configfile: str, read_only: dict[str, bool]) -> tuple[str, ...]:
+def amend(
+    configfile: str, read_only: dict[str, bool], inherited: dict[str, tuple[str, ...]]
+) -> tuple[str, ...]:
     """Make exposed shares fit for what they are, in one transaction.
 
     Args:
         configfile: the instance's smb.conf.
-        read_only: for each exposed share, whether smbd may let clients write.
+        read_only: for each exposed share, whether smbd must refuse writes.
+        inherited: for each, the ``vfs objects`` that its base share has in effect. The clone has
+            only what stands in the base share's own section (lib/smbconf/smbconf_txt.c), not
+            what that takes from [global] or by ``copy =``.
 
     Returns:
         The shares that needed a change; one that does not exist (any more) is left out.
@@ -45,7 +50,7 @@ def amend(configfile: str, read_only: dict[str, bool]) -> tuple[str, ...]:
     """
     from samba.samba3 import smbconf
 
-    inherited = open_context(configfile).get("vfs objects") or []
+    open_context(configfile)
     changed = []
     with samba_speaks() as said:
         try:
@@ -53,7 +58,7 @@ def amend(configfile: str, read_only: dict[str, bool]) -> tuple[str, ...]:
             registry.transaction_start()
             try:
                 for share, closed in read_only.items():
-                    if _amend_one(registry, share, inherited, closed=closed):
+                    if _amend_one(registry, share, inherited.get(share, ()), closed=closed):
                         changed.append(share)
             except BaseException:
                 registry.transaction_cancel()

@@ -34,8 +34,13 @@ import asyncio, os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from samba_rvss.cli.daemon import log_to_journal_or_stderr
 from samba_rvss.daemon import Daemon
+wanted, _, count = sys.argv[3].partition("*")
+left = int(count or 1)
 def reached(point):
-    if point == sys.argv[3]:
+    global left
+    left -= point == wanted
+    if not left:
+        print("reached", sys.argv[3], file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 log_to_journal_or_stderr(debug=False)
 asyncio.run(Daemon(sys.argv[2], reached).run())
@@ -113,7 +118,8 @@ class RvssDaemon:
         """Start the daemon, and return when it serves.
 
         Args:
-            crash_at: one of `samba_rvss.lifecycle.POINTS`, at which it kills itself.
+            crash_at: one of `samba_rvss.lifecycle.POINTS`, at which it kills itself; with "*2",
+                when it gets there for the second time. It logs "reached" and the point.
 
         Raises:
             RvssError: NO_DAEMON, with the end of its log, if it does not serve within 30 s.

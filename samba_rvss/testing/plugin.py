@@ -10,7 +10,6 @@ open file descriptor.
 import errno
 import gc
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -84,6 +83,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
     "loop": cache(_loop),
     "smbd": cache(_smbd),
     "smbtorture": cache(lambda: _smbd() or _tools("smbtorture")),
+    "qemu": cache(lambda: _tools("qemu-img", "qemu-io")),
 }
 
 
@@ -145,18 +145,18 @@ def _backing_files() -> dict[str, str]:
     return files
 
 
-def _of_another(path: str) -> bool:
-    """Whether a file is in the rig directory of another test process on this machine."""
-    found = re.search(rf"/{_PREFIX}(\d+)-", path)
-    return found is not None and int(found[1]) != os.getpid()
+def _is_ours(path: str) -> bool:
+    """Whether a file is in a rig directory of this process, not of another on this machine."""
+    return f"/{_PREFIX}{os.getpid()}-" in path
 
 
 def _devices() -> Iterator[tuple[str, str]]:
-    files = {d: f for d, f in _backing_files().items() if not _of_another(f)}
+    files = {d: f for d, f in _backing_files().items() if _is_ours(f)}
     for device, file in files.items():
         yield f"loop {device} {file.removesuffix(' (deleted)')}", f"loop device {device} of {file}"
     for mount in kernel.mountinfo():
-        if mount.source.startswith("/dev/loop") and mount.source not in files:
+        on_a_loop = mount.source.startswith("/dev/loop")
+        if mount.source not in files if on_a_loop else not _is_ours(mount.target):
             continue
         yield f"mount {mount.id} {mount.target}", f"mount of {mount.source} at {mount.target}"
 
