@@ -1,0 +1,284 @@
+"""The rig of the Samba floor: a btrfs, a Samba, a samba-rvss and a Backup Operator of their own.
+
+What smb.conf says is what the README tells an administrator (samba_rvss.testing.example).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+import tdb
+
+from samba_rvss import kernel
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Context, Phase, ShadowCopy
+from samba_rvss.run import environment
+from samba_rvss.samba import fss_state
+from samba_rvss.samba.conf import EXPOSED
+from samba_rvss.testing.daemon import RvssDaemon
+from samba_rvss.testing.loop import LoopBtrfs
+from samba_rvss.testing.plugin import require
+from samba_rvss.testing.smbd import PrivateSmbd
+
+if TYPE_CHECKING:
+    from samba_rvss.samba.fsrvp import Client, CopySet
+    from samba_rvss.testing.smbclient import Session
+    from samba_rvss.testing.users import BackupOperator, Root
+
+    Account: TypeAlias = BackupOperator | Root
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SECONDS = 20.0
+
+
+@dataclass(kw_only=True)
+class Rig:
+    """Everything that a test on this floor needs, and what it wants to know afterwards."""
+
+    directory: Path
+    fs: LoopBtrfs
+    samba: PrivateSmbd
+    daemon: RvssDaemon
+    operator: "BackupOperator"
+
+    def start(self) -> None:
+        """Start Samba and then samba-rvss."""
+        self.samba.start()
+        self.daemon.start()
+
+    def volume(self, name: str = "vms") -> Path:
+        """Make a subvolume with a file in it, into which every user may write."""
+        path = self.fs.subvolume(name)
+        path.chmod(0o777)
+        (path / "data").write_bytes(b"from the source\n" * 64)
+        (path / "data").chmod(0o666)
+        return path
+
+    def share(self, name: str, path: Path | str, options: Mapping[str, str] | None = None) -> None:
+        """Add a share, or replace it."""
+        self.samba.set_share(name, self.daemon.share(name, path, options))
+
+    def previous_options(self, name: str, path: Path) -> dict[str, str]:
+        """Return the options with which a share shows its copies as Previous Versions."""
+        return {
+            "vfs objects": "shadow_copy2 shell_snap",
+            "rvss:previous versions": "yes",
+            "shadow:snapdir": str(self.daemon.run_directory / "previous" / name),
+            "shadow:mountpoint": str(path),
+        }
+
+    # clients
+
+    def client(self, user: "Account | None" = None) -> "Client":
+        """Connect to FSRVP, as the operator unless somebody else is named."""
+        from samba_rvss.samba.fsrvp import Client
+
+        who = user or self.operator
+        return Client(self.samba.address, who.name, who.password)
+
+    def session(self, share: str, user: "Account | None" = None) -> "Session":
+        """Connect to a share, as the operator unless somebody else is named."""
+        from samba_rvss.testing.smbclient import Session
+
+        who = user or self.operator
+        return Session(self.samba.address, share, who.name, who.password)
+
+    def expose(self, client: "Client", *shares: str, recovery: bool = True) -> "CopySet":
+        """Take a shadow copy set and expose it, with auto-recovery unless told not to."""
+        from samba_rvss.samba.fsrvp import BACKUP, shadow_copy_set
+
+        context = BACKUP | Context.AUTO_RECOVERY if recovery else BACKUP
+        return shadow_copy_set(client, shares, context)
+
+    def delete(self, client: "Client", taken: "CopySet", *shares: str) -> None:
+        """Delete every mapping of a set."""
+        for share, mapping in zip(shares, taken.mappings, strict=True):
+            client.delete_share_mapping(taken.id, mapping.copy_id, share)
+
+    # samba-rvss
+
+    def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run ``samba-rvss`` on this instance."""
+        return subprocess.run(
+            [sys.executable, "-m", "samba_rvss", "-s", str(self.samba.configuration), *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment({"PYTHONPATH": str(_ROOT)}),
+            timeout=60,
+            check=False,
+        )
+
+    def copies(self, *words: str) -> list[dict[str, Any]]:
+        """Return what ``samba-rvss list --json`` says."""
+        done = self.command("list", "--json", *words)
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
+    def hook(
+        self, *words: str, uid: int = 0, above: Sequence[str] = ()
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the hook, as some user and below some other program if wanted."""
+        own: dict[str, Any] = {"user": uid, "group": uid, "extra_groups": []} if uid else {}
+        return subprocess.run(
+            [*above, *self.daemon.hook.split(), *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment(),
+            timeout=60,
+            check=False,
+            cwd="/",
+            **own,
+        )
+
+    def ledger(self) -> list[ShadowCopy]:
+        """Return the copies that exist, oldest first, without a process for it."""
+        path = self.daemon.state_directory / "ledger.db"
+        with closing(Ledger(str(path), read_only=True)) as ledger:
+            return ledger.copies()
+
+    def wait_for_phase(
+        self, phase: Phase, count: int = 1, seconds: float = _SECONDS
+    ) -> list[ShadowCopy]:
+        """Wait until so many copies, and no others, exist and all are in one phase."""
+        deadline = time.monotonic() + seconds
+        while True:
+            copies = self.ledger()
+            if len(copies) == count and all(copy.phase is phase for copy in copies):
+                return copies
+            if time.monotonic() > deadline:
+                found = [(copy.id, copy.phase.value) for copy in copies]
+                pytest.fail(f"not {count} copies {phase.value} within {seconds:g} s: {found}")
+            time.sleep(0.01)
+
+    def wait_for_log(self, text: str, seconds: float = _SECONDS, start: int = 0) -> str:
+        """Wait until samba-rvss has logged a line with some text; return the line."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for line in self.daemon.log()[start:].splitlines():
+                if text in line:
+                    return line
+            if time.monotonic() > deadline:
+                pytest.fail(f"{text!r} was not logged: {self.daemon.log()[start:][-2000:]}")
+            time.sleep(0.02)
+
+    # what is there
+
+    def image(self, copy: ShadowCopy) -> Path:
+        """Return where a copy's image can be seen through another mount of its file system."""
+        return self.fs.path / ".samba-rvss" / copy.id / "image"
+
+    def images(self) -> list[str]:
+        """Return the names of all images, found by looking."""
+        home = self.fs.path / ".samba-rvss"
+        return sorted(os.listdir(home)) if home.is_dir() else []
+
+    def mounts(self) -> list[str]:
+        """Return the recovery mounts."""
+        prefix = f"{self.daemon.run_directory}/"
+        return [m.target for m in kernel.mountinfo() if m.target.startswith(prefix)]
+
+    def mount_directories(self) -> list[str]:
+        """Return every directory at which a recovery mount is or was."""
+        found: list[Path] = []
+        for kind in ("exposed", "previous"):
+            found += (self.daemon.run_directory / kind).glob("*/*")
+        return [str(path) for path in found]
+
+    def exposed_shares(self) -> list[str]:
+        """Return the registry shares of shadow copies."""
+        names = self.samba.net("conf", "listshares").splitlines()
+        return [name for name in names if EXPOSED.fullmatch(name)]
+
+    def parameters(self, share: str) -> dict[str, str]:
+        """Return the parameters of a registry share."""
+        lines = self.samba.net("conf", "showshare", share).splitlines()
+        pairs = [line.strip().partition(" = ") for line in lines if " = " in line]
+        return {key: value for key, _, value in pairs}
+
+    def descriptors(self) -> list[str]:
+        """Return the exposed shares that have a security descriptor."""
+        path = self.samba.directory / "state" / "share_info.tdb"
+        if not path.exists():
+            return []
+        database = tdb.Tdb(str(path), 0, tdb.DEFAULT, os.O_RDONLY)
+        try:
+            keys = [bytes(key).rstrip(b"\0").decode() for key in database]
+        finally:
+            database.close()
+        return [key for key in keys if key.startswith("SECDESC/") and "@{" in key]
+
+    def sets(self) -> int:
+        """Return how many sets srv_fss.tdb holds; -1 while it is being written."""
+        state = fss_state.read(str(self.samba.lock_directory / "srv_fss.tdb"))
+        return -1 if state is None else state.sets
+
+    def left(self, *, sets: bool = True) -> dict[str, object]:
+        """Return what is left of shadow copies, anywhere."""
+        found: dict[str, object] = {
+            "ledger": [(copy.id, copy.phase.value) for copy in self.ledger()],
+            "images": self.images(),
+            "mounts": self.mounts(),
+            "directories": self.mount_directories(),
+            "registry shares": self.exposed_shares(),
+            "security descriptors": self.descriptors(),
+        }
+        if sets:
+            found["sets"] = self.sets()
+        return {name: value for name, value in found.items() if value}
+
+    def assert_nothing_left(self, seconds: float = 5.0, *, sets: bool = True) -> None:
+        """Fail unless every trace of every shadow copy has gone, or goes within some time."""
+        deadline = time.monotonic() + seconds
+        while left := self.left(sets=sets):
+            if time.monotonic() > deadline:
+                pytest.fail(f"something is left of shadow copies: {left}")
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def rig(rig_directory: Path) -> Iterator[Rig]:
+    """A rig in which nothing runs yet; `Rig.start` starts it."""
+    require("root", "btrfs", "loop", "smbd")
+    from samba_rvss.testing.users import BackupOperator
+
+    with ExitStack() as stack:
+        fs = stack.enter_context(LoopBtrfs(rig_directory, size=1 << 30))
+        samba = stack.enter_context(PrivateSmbd())
+        daemon = stack.enter_context(RvssDaemon(samba))
+        operator = stack.enter_context(BackupOperator(samba))
+        rig = Rig(directory=rig_directory, fs=fs, samba=samba, daemon=daemon, operator=operator)
+        try:
+            yield rig
+        finally:
+            # pytest shows it if the test failed.
+            print("samba-rvss:", rig.daemon.log()[-4000:])
+            for name in ("rpcd_fsrvp", "smbd"):
+                print(f"log.{name}:", samba.log(name)[-2000:])
+
+
+@pytest.fixture
+def second_operator(rig: Rig) -> "Iterator[BackupOperator]":
+    """Another Backup Operator of the rig's Samba."""
+    from samba_rvss.testing.users import BackupOperator
+
+    with BackupOperator(rig.samba) as operator:
+        yield operator
+
+
+@pytest.fixture
+def samba_root(rig: Rig) -> "Root":
+    """root, known to the rig's Samba."""
+    from samba_rvss.testing.users import Root
+
+    return Root(rig.samba)

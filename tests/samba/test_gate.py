@@ -1,0 +1,70 @@
+"""The gate is open before a client can reach it, however busy the machine is."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from samba_rvss.model import Context
+from samba_rvss.run import environment
+
+if TYPE_CHECKING:
+    from tests.samba.conftest import Rig
+
+SETS = int(os.environ.get("SAMBA_RVSS_SETS", "1000"))
+"""How many sets are made; each takes about a third of a second."""
+
+
+@contextmanager
+def _busy() -> Iterator[None]:
+    """Keep every processor busy."""
+    with ExitStack() as stack:
+        for _ in range(os.cpu_count() or 1):
+            process = stack.enter_context(
+                subprocess.Popen([sys.executable, "-ISEc", "while True: pass"], env=environment())
+            )
+            stack.callback(process.kill)
+        yield
+
+
+def test_first_write_succeeds(rig: "Rig") -> None:
+    from samba_rvss.testing.smbclient import SmbError
+
+    volume = rig.volume()
+    rig.share("vms", volume)
+    rig.start()
+    refused: list[str] = []
+    gaps: list[float] = []
+    begun = time.monotonic()
+    with _busy(), rig.client() as client:
+        for number in range(SETS):
+            client.set_context(Context.AUTO_RECOVERY)
+            set_id = client.start_shadow_copy_set()
+            copy_id = client.add_to_shadow_copy_set(set_id, "vms")
+            client.prepare_shadow_copy_set(set_id)
+            client.commit_shadow_copy_set(set_id)
+            committed = time.monotonic()
+            client.expose_shadow_copy_set(set_id)
+            exposed = client.get_share_mapping(set_id, copy_id, "vms").exposed_share
+            with rig.session(exposed) as session:
+                try:
+                    # "data" is there already: opening it for writing is the first thing to fail.
+                    session.open("data", write=True).write(b"%08d" % number)
+                except SmbError as exc:
+                    refused.append(f"{number}: {exc}")
+                gaps.append(time.monotonic() - committed)
+                client.recovery_complete_shadow_copy_set(set_id)
+                client.delete_share_mapping(set_id, copy_id, "vms")
+    spent = time.monotonic() - begun
+    print(
+        f"{SETS - len(refused)} of {SETS} first writes succeeded,"
+        f" {1000 * min(gaps):.0f} to {1000 * max(gaps):.0f} ms after Commit"
+        f" (median {1000 * statistics.median(gaps):.0f} ms); {spent:.0f} s in all"
+    )
+    assert not refused, refused[:10]
+    assert (volume / "data").read_bytes().startswith(b"from the source")
+    rig.assert_nothing_left()

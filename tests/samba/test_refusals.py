@@ -1,0 +1,404 @@
+"""What samba-rvss does not do, each with its own sentence, and how it follows smb.conf."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Context, Phase
+from samba_rvss.run import run
+
+if TYPE_CHECKING:
+    from samba_rvss.samba.fsrvp import Client
+    from tests.samba.conftest import Rig
+
+_SECONDS = 30.0
+
+
+@pytest.fixture
+def undo() -> Iterator[ExitStack]:
+    """What a test has to take back before its rig can go."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def _assert_said(rig: "Rig", sentence: str, daemon: int = 0, samba: int = 0) -> None:
+    """Fail unless a sentence is in Samba's log and in the daemon's, from where they stood."""
+    said = rig.samba.log()[samba:]
+    assert f"samba-rvss hook: {sentence}" in said, said
+    rig.wait_for_log(sentence, 5, daemon)
+
+
+def _refused(rig: "Rig", sentence: str, name: str, call: Callable[..., Any], *words: Any) -> None:
+    """Expect a method of FSRVP to fail, and a sentence in both logs."""
+    from samba_rvss.samba.fsrvp import FsrvpError
+
+    daemon, samba = len(rig.daemon.log()), len(rig.samba.log())
+    with pytest.raises(FsrvpError) as caught:
+        call(*words)
+    assert caught.value.name == name, rig.samba.log()[samba:]
+    _assert_said(rig, sentence, daemon, samba)
+
+
+# Each takes what it is about, breaks it, and returns the sentence that it expects.
+
+
+def _link(rig: "Rig", undo: ExitStack) -> str:
+    path = rig.fs.path / "vms"
+    real = path.rename(rig.fs.path / "real")
+    path.symlink_to(real)
+    return (
+        f"the path {path} of [vms] has a symbolic link in it:"
+        f" if {real} is meant, write that into smb.conf"
+    )
+
+
+def _link_above(rig: "Rig", undo: ExitStack) -> str:
+    path = rig.fs.path / "vms" / "a" / "b"
+    path.mkdir(parents=True)
+    rig.share("vms", path)
+    real = (rig.fs.path / "vms" / "a").rename(rig.fs.path / "vms" / "c")
+    (rig.fs.path / "vms" / "a").symlink_to("c")
+    return (
+        f"the path {path} of [vms] has a symbolic link in it:"
+        f" if {real / 'b'} is meant, write that into smb.conf"
+    )
+
+
+def _dots(rig: "Rig", undo: ExitStack) -> str:
+    path = f"{rig.fs.path}/vms/../vms"
+    rig.share("vms", path)
+    return f"the path {path} of [vms] has a '..': write the directory's real path into smb.conf"
+
+
+def _nested(rig: "Rig", undo: ExitStack) -> str:
+    path = rig.fs.path / "vms"
+    rig.fs.subvolume("vms/inner")
+    return (
+        f"the subvolume inner lies inside {path} and would be empty in a shadow copy:"
+        " set 'rvss:nested = include' or move it away"
+    )
+
+
+def _mounted(rig: "Rig", undo: ExitStack) -> str:
+    path = rig.fs.path / "vms"
+    (path / "below").mkdir()
+    run(["mount", "-t", "tmpfs", "none", str(path / "below")], timeout=_SECONDS)
+    undo.callback(kernel.umount, str(path / "below"))
+    return (
+        f"the tmpfs file system mounted at {path / 'below'} lies inside {path} and would be"
+        " missing in a shadow copy: share it on its own or mount it elsewhere"
+    )
+
+
+def _other_kind(rig: "Rig", undo: ExitStack) -> str:
+    path = rig.directory / "plain"
+    path.mkdir()
+    run(["mount", "-t", "tmpfs", "none", str(path)], timeout=_SECONDS)
+    undo.callback(kernel.umount, str(path))
+    rig.share("vms", path)
+    return f"the file system of {path} cannot take shadow copies: known are btrfs"
+
+
+def _read_only(rig: "Rig", undo: ExitStack) -> str:
+    run(["mount", "-o", "remount,ro", str(rig.fs.path)], timeout=_SECONDS)
+    return f"the file system of {rig.fs.path / 'vms'} is read-only: remount it writable"
+
+
+def _image(rig: "Rig", undo: ExitStack) -> str:
+    home = rig.fs.subvolume(".samba-rvss", 0o700)
+    undo.callback(rig.fs.delete_subvolume, ".samba-rvss")
+    undo.callback((home / "x").rmdir)
+    (home / "x").mkdir()
+    rig.share("vms", home / "x")
+    return f"{home / 'x'} is itself inside a shadow copy"
+
+
+_CASES = [_link, _link_above, _dots, _nested, _mounted, _other_kind, _read_only, _image]
+
+
+@pytest.mark.parametrize("arrange", _CASES, ids=lambda case: case.__name__.strip("_"))
+def test_share_is_not_supported(
+    rig: "Rig",
+    undo: ExitStack,
+    samba_root: Any,
+    arrange: Callable[["Rig", ExitStack], str],
+) -> None:
+    rig.share("vms", rig.volume())
+    rig.start()
+    sentence = arrange(rig, undo)
+    with rig.client(samba_root) as client:
+        _refused(rig, sentence, "FSRVP_E_NOT_SUPPORTED", client.is_path_supported, "vms")
+        client.set_context(Context.AUTO_RECOVERY)
+        set_id = client.start_shadow_copy_set()
+        add = client.add_to_shadow_copy_set
+        _refused(rig, sentence, "FSRVP_E_NOT_SUPPORTED", add, set_id, "vms")
+        client.abort_shadow_copy_set(set_id)
+    shown = rig.command("shares")
+    assert sentence in shown.stdout
+    undo.close()
+    rig.assert_nothing_left()
+
+
+def _started(client: "Client", *shares: str) -> tuple[Any, list[Any]]:
+    """Bring a set to the moment before its commit."""
+    client.set_context(Context.AUTO_RECOVERY)
+    set_id = client.start_shadow_copy_set()
+    copies = [client.add_to_shadow_copy_set(set_id, share) for share in shares]
+    client.prepare_shadow_copy_set(set_id)
+    return set_id, copies
+
+
+@pytest.mark.parametrize("arrange", [_link, _nested, _read_only], ids=lambda c: c.__name__[1:])
+def test_share_changes_before_commit(
+    rig: "Rig", undo: ExitStack, arrange: Callable[["Rig", ExitStack], str]
+) -> None:
+    rig.share("vms", rig.volume())
+    rig.start()
+    with rig.client() as client:
+        set_id, _ = _started(client, "vms")
+        sentence = arrange(rig, undo)
+        _refused(rig, sentence, "E_FAIL", client.commit_shadow_copy_set, set_id)
+        client.abort_shadow_copy_set(set_id)
+    undo.close()
+    rig.assert_nothing_left()
+
+
+def test_share_vanishes_before_commit(rig: "Rig") -> None:
+    """smb.conf is not read inside the freeze: the copy is taken, and Samba cannot expose it."""
+    from samba_rvss.samba.fsrvp import FsrvpError
+
+    rig.share("vms", rig.volume())
+    rig.start()
+    with rig.client() as client:
+        set_id, _ = _started(client, "vms")
+        rig.samba.drop_share("vms")
+        client.commit_shadow_copy_set(set_id)
+        with pytest.raises(FsrvpError) as caught:
+            client.expose_shadow_copy_set(set_id)
+        assert caught.value.name == "E_FAIL"
+        assert rig.exposed_shares() == []
+    (copy,) = rig.ledger()
+    assert rig.command("delete", copy.id).returncode == 0
+    rig.assert_nothing_left(sets=False)
+
+
+def test_share_vanishes_before_delete(rig: "Rig") -> None:
+    volume = rig.volume()
+    rig.share("vms", volume)
+    rig.start()
+    with rig.client() as client:
+        taken = rig.expose(client, "vms")
+        client.recovery_complete_shadow_copy_set(taken.id)
+        (copy,) = rig.wait_for_phase(Phase.SEALED)
+        rig.samba.drop_share("vms")
+        sentence = f"no share in {rig.samba.configuration} has the path {volume} and calls"
+        delete = client.delete_share_mapping
+        _refused(rig, sentence, "E_FAIL", delete, taken.id, taken.mappings[0].copy_id, "vms")
+        # It is kept, and the administrator can remove it.
+        assert rig.ledger() == [copy]
+        assert rig.images() == [copy.id]
+        assert rig.command("delete", copy.id).returncode == 0
+    rig.assert_nothing_left(sets=False)
+
+
+def test_delete_of_what_is_not_ours(rig: "Rig") -> None:
+    first, second = rig.volume("first"), rig.volume("second")
+    rig.share("first", first)
+    rig.share("second", second)
+    rig.start()
+    with rig.client() as client:
+        taken = rig.expose(client, "first")
+        (copy,) = rig.wait_for_phase(Phase.OPEN)
+        for foreign in ("/etc", str(first), str(rig.image(copy)), f"{copy.path}/", "/"):
+            done = rig.hook("delete", str(first), foreign)
+            assert (done.returncode, done.stdout) == (Problem.NOT_FOUND, "")
+            sentence = f"{foreign} is not a shadow copy that we made: nothing is done"
+            assert done.stderr == f"samba-rvss hook: {sentence}\n"
+            rig.wait_for_log(sentence)
+        done = rig.hook("delete", str(second), copy.path)
+        assert done.returncode == Problem.NOT_FOUND
+        sentence = f"{copy.path} is a shadow copy of {first}, not of {second}: nothing is done"
+        assert done.stderr == f"samba-rvss hook: {sentence}\n"
+        rig.wait_for_log(sentence)
+        done = rig.hook("delete", "/nowhere", copy.path)
+        assert done.returncode == Problem.NOT_OURS
+        assert rig.ledger() == [copy]
+        assert rig.images() == [copy.id]
+        with rig.session(taken.mappings[0].exposed_share) as session:
+            session.write("still", b"open")
+        rig.delete(client, taken, "first")
+    rig.assert_nothing_left()
+
+
+def test_exposed_copy_is_no_base_share(rig: "Rig") -> None:
+    from samba_rvss.samba.fsrvp import FsrvpError
+
+    rig.share("vms", rig.volume())
+    rig.start()
+    with rig.client() as client:
+        taken = rig.expose(client, "vms")
+        client.recovery_complete_shadow_copy_set(taken.id)
+        (copy,) = rig.wait_for_phase(Phase.SEALED)
+    rig.samba.end_workers()  # a new one knows the exposed share
+    rig.share("again", copy.path)
+    with rig.client() as client:
+        with pytest.raises(FsrvpError):
+            client.is_path_supported(taken.mappings[0].exposed_share)
+        sentence = f"the path {copy.path} of [again] is a shadow copy's own"
+        _refused(rig, sentence, "FSRVP_E_NOT_SUPPORTED", client.is_path_supported, "again")
+        assert rig.ledger() == [copy]
+        rig.delete(client, taken, "vms")
+    rig.assert_nothing_left()
+
+
+# smb.conf
+
+
+@pytest.mark.parametrize(
+    ("where", "option", "text", "sentence"),
+    [
+        ("vms", "rvss:nestd", "refuse", "[vms] has the unknown option 'rvss:nestd': known are "),
+        ("vms", "rvss:nested", "maybe", "[vms] has 'rvss:nested = maybe': refuse or include is"),
+        ("vms", "rvss:run directory", "/x", "[vms] has 'rvss:run directory', which belongs in"),
+        ("global", "rvss:seal", "1", "[global] has the unknown option 'rvss:seal': known are "),
+        ("global", "rvss:seal deadline", "soon", "[global] has 'rvss:seal deadline = soon': a"),
+    ],
+    ids=["unknown", "value", "place", "unknown global", "global value"],
+)
+def test_bad_option(rig: "Rig", where: str, option: str, text: str, sentence: str) -> None:
+    def configure(options: dict[str, str]) -> None:
+        if where == "global":
+            rig.samba.set_options(options)
+        else:
+            rig.share("vms", volume, options)
+
+    volume = rig.volume()
+    rig.share("vms", volume)
+    rig.start()
+    size = len(rig.daemon.log())
+    configure({option: text})
+    done = rig.hook("check", str(volume))
+    assert (done.returncode, done.stderr) == (0, "")  # by the configuration that it had
+    line = rig.wait_for_log("the changed configuration is not used", start=size)
+    assert sentence in line
+    rig.daemon.stop()
+    with pytest.raises(RvssError, match="the daemon does not serve") as caught:
+        rig.daemon.start()
+    assert f"samba-rvss: {sentence}" in str(caught.value)
+    assert "Traceback" not in rig.daemon.log()
+    rig.assert_nothing_left()
+
+
+def test_corrected_option_is_used(rig: "Rig") -> None:
+    """What has gone from smb.conf has gone from the daemon as well."""
+    volume = rig.volume()
+    rig.share("vms", volume)
+    rig.start()
+    rig.fs.subvolume("vms/inner")
+    assert rig.hook("check", str(volume)).returncode == Problem.NESTED
+    rig.share("vms", volume, {"rvss:nested": "includes"})
+    assert rig.hook("check", str(volume)).returncode == Problem.NESTED
+    rig.share("vms", volume, {"rvss:nested": "include"})
+    assert rig.hook("check", str(volume)).returncode == 0
+    rig.share("vms", volume)
+    assert rig.hook("check", str(volume)).returncode == Problem.NESTED
+    rig.samba.set_share("vms", f"[vms]\n    path = {volume}\n")
+    assert rig.hook("check", str(volume)).returncode == Problem.NOT_OURS
+    rig.share("vms", volume, {"rvss:nested": "include"})
+    assert rig.hook("check", str(volume)).returncode == 0
+    rig.samba.drop_share("vms")
+    assert rig.hook("check", str(volume)).returncode == Problem.NOT_OURS
+
+
+def test_one_daemon_for_a_state_directory(rig: "Rig") -> None:
+    volume = rig.volume()
+    rig.share("vms", volume)
+    rig.start()
+    state = rig.daemon.state_directory
+    done = rig.command("daemon")
+    assert done.returncode == Problem.BUSY
+    sentence = (
+        f"another samba-rvss daemon uses {state}:"
+        " give a second instance an 'rvss:state directory' of its own"
+    )
+    assert sentence in done.stderr
+    # The same with sockets of its own
+    run_directory = str(rig.daemon.run_directory)
+    other = rig.directory / "other.conf"
+    other.write_text(rig.samba.text().replace(run_directory, f"{rig.directory}/run"))
+    done = subprocess.run(
+        [*done.args[:4], str(other), "daemon"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        timeout=_SECONDS,
+        check=False,
+    )
+    assert done.returncode == Problem.BUSY
+    assert sentence in done.stderr
+    # The first one serves on
+    with rig.client() as client:
+        rig.delete(client, rig.expose(client, "vms"), "vms")
+    rig.assert_nothing_left()
+
+
+def _complete(rig: "Rig", share: str) -> None:
+    """Take a share's copy through all of its life."""
+    with rig.client() as client:
+        taken = rig.expose(client, share)
+        with rig.session(taken.mappings[0].exposed_share) as session:
+            session.write("recovered", b"x")
+        client.recovery_complete_shadow_copy_set(taken.id)
+        rig.wait_for_phase(Phase.SEALED)
+        rig.delete(client, taken, share)
+
+
+def test_new_share_needs_no_word(rig: "Rig") -> None:
+    """A new share of any origin works without a word to the daemon."""
+    rig.share("vms", rig.volume())
+    rig.start()
+    _complete(rig, "vms")
+    rig.share("later", rig.volume("later"))
+    rig.samba.end_workers()
+    _complete(rig, "later")
+
+    path = rig.volume("copied")
+    rig.samba.set_share("copied", f"[copied]\n    copy = vms\n    path = {path}\n")
+    rig.samba.end_workers()
+    _complete(rig, "copied")
+
+    path = rig.volume("registered")
+    rig.samba.net("conf", "addshare", "registered", str(path), "writeable=y")
+    options = rig.daemon.share("registered", path).splitlines()[1:]
+    for line in options:
+        key, _, text = line.strip().partition(" = ")
+        rig.samba.net("conf", "setparm", "registered", key, text)
+    rig.samba.reload()
+    rig.samba.end_workers()
+    _complete(rig, "registered")
+
+    # What stands in an included file is followed as well; but Samba itself cannot expose a share
+    # that is defined there (lib/smbconf/smbconf_txt.c reads the one file only), so that it is
+    # refused before its data is frozen for nothing.
+    included = rig.directory / "more.conf"
+    included.write_text("")
+    included.chmod(0o644)
+    rig.samba.set_share("include", f"    include = {included}\n")
+    _complete(rig, "vms")
+    included.write_text(rig.daemon.share("included", rig.volume("included")))
+    rig.samba.reload()
+    rig.samba.end_workers()
+    sentence = (
+        f"[included] at {rig.fs.path / 'included'} cannot have shadow copies: it stands in an"
+        " included file, where Samba cannot find it when it exposes a copy; move it into smb.conf"
+        " itself or into the registry"
+    )
+    with rig.client() as client:
+        _refused(rig, sentence, "FSRVP_E_NOT_SUPPORTED", client.is_path_supported, "included")
+    rig.assert_nothing_left()
