@@ -1,0 +1,65 @@
+"""What the demonstration has done and found so far: steps and expectations."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One step: how long it took, and what whoever did it saw."""
+
+    name: str
+    milliseconds: float
+    saw: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One expectation, whether it was met, and what was found."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+@dataclass(slots=True)
+class Record:
+    """What has happened so far.
+
+    Args:
+        progress: called with a line at the end of each step and expectation.
+        look: called before each step; it raises to end the play there.
+
+    Attributes:
+        logs: of samba-rvss and rpcd_fsrvp, if something went wrong.
+    """
+
+    progress: Callable[[str], None]
+    look: Callable[[], None]
+    stages: list[Stage] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    logs: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[list[str]]:
+        """Time a step; what is put into the list is what was seen, by default success."""
+        self.look()
+        saw: list[str] = []
+        started = time.monotonic()
+        try:
+            yield saw
+        except BaseException as exc:
+            saw.append(f"failed: {exc}")
+            raise
+        finally:
+            spent = (time.monotonic() - started) * 1000
+            stage = Stage(name=name, milliseconds=spent, saw=", ".join(saw) or "success")
+            self.stages.append(stage)
+            self.progress(f"{spent:9.1f} ms  {name}: {stage.saw}")
+
+    def expect(self, name: str, found: str, *, met: bool) -> None:
+        """Record an expectation, and go on whether it was met or not."""
+        self.checks.append(Check(name=name, ok=met, found=found))
+        self.progress(f"{'yes' if met else 'NO':>12}  {name}: {found}")
