@@ -257,15 +257,18 @@ class Daemon:
                 data = await loop.sock_recv(connection, wire.MAXIMUM + 1)
         except TimeoutError as exc:
             raise RvssError(Problem.BAD_REQUEST, "no request came in time") from exc
-        if not data:
-            raise RvssError(Problem.BAD_REQUEST, "the connection was closed without a request")
         return data
 
     async def _serve_hook(self, connection: socket.socket, peer: Peer) -> None:
         started = time.monotonic()
         verb, subject, made = "request", "", None
         try:
-            request = wire.decode_hook(await self._receive(connection))
+            data = await self._receive(connection)
+            if not data:
+                _logger.debug("uid %d connected and said nothing", peer.uid)
+                connection.close()
+                return
+            request = wire.decode_hook(data)
             verb, subject = request.verb, " ".join(request.words)
             status, line = 0, ""
             if verb == "check":

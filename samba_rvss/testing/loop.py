@@ -7,6 +7,7 @@ with the rest where one step fails. What could not be removed is one error with 
 Subvolumes are made by btrfs(8), so that the rig does not share a fault with what it tests.
 """
 
+import errno
 import os
 import secrets
 import time
@@ -154,5 +155,8 @@ class LoopBtrfs:
     def _still(self, backing: Path) -> bool:
         try:
             return backing.read_text("utf-8", "surrogateescape").startswith(str(self.image))
-        except FileNotFoundError:
+        except OSError as exc:
+            # It has gone, or goes while it is read (drivers/block/loop.c, loop_attr_do_show_*).
+            if exc.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+                raise
             return False

@@ -70,6 +70,7 @@ def test_rpc_fsrvp(rig: "Rig", samba_root: "Root", make: Callable[["Rig"], Path]
         "-U",
         f"{user.name}%{user.password}",
         f"--option=fss:sequence timeout={_SEQUENCE_SECONDS}",
+        f"--basedir={rig.directory}",
         "rpc.fsrvp",
     )
     said = done.stdout + done.stderr
