@@ -1,0 +1,535 @@
+"""Recovery mounts, with the kernel's own: any directory will do."""
+
+import errno
+import fcntl
+import mmap
+import os
+import pwd
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.mounts import Holder, Mounts, escape
+
+pytestmark = pytest.mark.require("root")
+
+CLOSED = frozenset({"ro", "nosuid", "nodev", "noexec", "noatime"})
+NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
+NAME = "20240229T235959Z-0123abcd"
+
+
+class Bench:
+    """A volume with a share in it, and the recovery mounts of one instance."""
+
+    def __init__(self, directory: Path) -> None:
+        self.volume = directory / "volume"
+        self.share = self.volume / "share"
+        self.share.mkdir(parents=True)
+        (self.volume / "secret").mkdir()
+        (self.volume / "secret" / "file").write_text("secret")
+        (self.share / "file").write_text("content")
+        self.run = directory / "run"
+        self.run.mkdir()
+        self.mounts = Mounts(str(self.run))
+        self.path = Path(self.mounts.exposed_path("vms", NAME))
+
+    @contextmanager
+    def source(self) -> Iterator[int]:
+        """A detached mount of the share, as a provider opens it."""
+        fd = os.open(self.share, os.O_PATH | os.O_DIRECTORY)
+        try:
+            detached = kernel.open_tree(fd)
+        finally:
+            os.close(fd)
+        try:
+            yield detached
+        finally:
+            os.close(detached)
+
+    def attach(self, path: Path | None = None) -> Path:
+        """Mount the share at the exposed path, or at another."""
+        with self.source() as source:
+            self.mounts.attach(source, str(path or self.path))
+        return path or self.path
+
+    def end(self) -> None:
+        """Take every mount away that a test left on purpose."""
+        for mount in list(kernel.mountinfo()):
+            if mount.target.startswith(f"{self.run}/"):
+                kernel.umount(mount.target)
+
+
+@pytest.fixture
+def bench(rig_directory: Path) -> Iterator[Bench]:
+    made = Bench(rig_directory)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def _options(path: Path) -> list[frozenset[str]]:
+    return [mount.options for mount in kernel.mountinfo() if mount.target == str(path)]
+
+
+# attach
+
+
+def test_attached_mount_is_closed(bench: Bench) -> None:
+    path = bench.attach()
+    (options,) = _options(path)
+    assert options >= CLOSED
+    assert (path / "file").read_text() == "content"
+    assert bench.mounts.is_closed(str(path))
+    with pytest.raises(OSError, match="Read-only") as caught:
+        (path / "file").write_text("too early")
+    assert caught.value.errno == errno.EROFS
+
+
+def test_no_other_state_is_ever_visible(bench: Bench) -> None:
+    """Somebody who reads the mount table all the time sees it closed or not at all."""
+    needle = bench.run.name.encode() + b"/exposed/"
+    ended = threading.Event()
+    seen: list[frozenset[str]] = []
+
+    def look() -> None:
+        while not ended.is_set():
+            raw = kernel.read_mountinfo()
+            if needle in raw:
+                seen.extend(
+                    mount.options
+                    for mount in kernel.mountinfo(raw)
+                    if mount.target.startswith(f"{bench.run}/exposed/")
+                )
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for number in range(150):
+            path = bench.attach(bench.path.with_name(f"copy{number}"))
+            bench.mounts.detach(str(path))
+    finally:
+        ended.set()
+        watcher.join()
+    assert seen, "the watcher was too slow to see anything"
+    assert all(options >= CLOSED for options in seen)
+
+
+def test_attach_that_fails_leaves_nothing(bench: Bench) -> None:
+    with bench.source() as source:
+        pass  # it is closed now
+    with pytest.raises(RvssError, match=re.escape(str(bench.path))) as caught:
+        bench.mounts.attach(source, str(bench.path))
+    assert caught.value.problem is Problem.SYSTEM
+    assert not bench.path.exists()
+    bench.path.write_text("in the way")
+    with bench.source() as source, pytest.raises(RvssError) as caught:
+        bench.mounts.attach(source, str(bench.path))
+    assert caught.value.problem is Problem.SYSTEM
+    assert bench.mounts.listing() == []
+    assert bench.path.read_text() == "in the way"
+
+
+def test_one_source_serves_for_several_mounts(bench: Bench) -> None:
+    other = Path(bench.mounts.reserve_previous("vms", NOW))
+    with bench.source() as source:
+        bench.mounts.attach(source, str(bench.path))
+        bench.mounts.attach(source, str(other))
+    bench.mounts.open(str(bench.path))
+    (bench.path / "file").write_text("recovered")
+    assert (other / "file").read_text() == "recovered"
+    assert bench.mounts.is_closed(str(other))
+    bench.mounts.detach(str(bench.path))
+    assert (other / "file").read_text() == "recovered"
+
+
+def test_the_way_to_it_can_be_walked_but_not_listed(bench: Bench) -> None:
+    path = bench.attach()
+    bench.share.chmod(0o755)
+    script = (
+        "import os, sys\n"
+        "os.setgroups([]); os.setgid(int(sys.argv[3])); os.setuid(int(sys.argv[2]))\n"
+        "print(open(sys.argv[1] + '/file').read())\n"
+        "for up in ('/..', '/../..'):\n"
+        "    try: print(os.listdir(sys.argv[1] + up))\n"
+        "    except PermissionError: print('refused')\n"
+    )
+    nobody = pwd.getpwnam("nobody")
+    said = subprocess.run(
+        [sys.executable, "-c", script, str(path), str(nobody.pw_uid), str(nobody.pw_gid)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.split() == ["content", "refused", "refused"]
+
+
+# nothing but the share
+
+
+def test_dot_dot_leads_out_of_the_mount_not_into_the_volume(bench: Bench) -> None:
+    path = bench.attach()
+    assert sorted(os.listdir(path / "..")) == [NAME]
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for _ in range(12):
+            assert "secret" not in os.listdir(fd)
+            up = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = up
+        assert os.path.samestat(os.fstat(fd), os.stat("/"))
+    finally:
+        os.close(fd)
+
+
+def test_dot_dot_of_a_detached_mount_stays_inside(bench: Bench) -> None:
+    """A directory held open through a mount that is gone leads nowhere."""
+    path = bench.attach()
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        bench.mounts.detach(str(path))
+        for way in ("..", "../..", "../secret", f"/proc/self/fd/{fd}/../secret"):
+            with suppress(OSError):
+                up = os.open(way, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+                with ExitStack() as undo:
+                    undo.callback(os.close, up)
+                    assert "file" in os.listdir(up)
+                    assert (Path(f"/proc/self/fd/{up}") / "file").read_text() == "content"
+    finally:
+        os.close(fd)
+
+
+def test_links_do_not_lead_to_the_rest_of_the_volume(bench: Bench) -> None:
+    (bench.share / "link").symlink_to("../secret/file")
+    path = bench.attach()
+    bench.mounts.open(str(path))
+    assert not (path / "link").exists()
+    secret = bench.volume / "secret" / "file"
+    tricks: list[Callable[[], object]] = [
+        lambda: os.link(secret, path / "hard"),
+        lambda: os.link(path / "file", bench.volume / "secret" / "hard"),
+        lambda: os.rename(secret, path / "moved"),
+        lambda: os.rename(path / "file", bench.volume / "secret" / "moved"),
+    ]
+    for trick in tricks:
+        with pytest.raises(OSError, match="cross-device") as caught:
+            trick()
+        assert caught.value.errno == errno.EXDEV
+
+
+def test_what_is_mounted_in_the_share_is_not_in_the_copy(bench: Bench) -> None:
+    (bench.share / "inner").mkdir()
+    here = str(bench.share / "inner")
+    subprocess.run(["mount", "--bind", str(bench.volume / "secret"), here], check=True)
+    try:
+        path = bench.attach()
+        assert os.listdir(path / "inner") == []
+    finally:
+        kernel.umount(here)
+
+
+def test_a_bind_of_it_is_not_opened_with_it(bench: Bench) -> None:
+    """Another mount of the same copy, as a container has one, keeps its own attributes."""
+    path = bench.attach()
+    other = bench.run / "other"
+    other.mkdir()
+    subprocess.run(["mount", "--bind", str(path), str(other)], check=True)
+    bench.mounts.open(str(path))
+    assert not bench.mounts.is_closed(str(path))
+    assert bench.mounts.is_closed(str(other))
+
+
+# open, close
+
+
+def test_open_and_close(bench: Bench) -> None:
+    path = bench.attach()
+    for content in ("one", "two"):
+        bench.mounts.open(str(path))
+        bench.mounts.open(str(path))
+        assert not bench.mounts.is_closed(str(path))
+        (options,) = _options(path)
+        assert options >= CLOSED - {"ro"}
+        (path / "file").write_text(content)
+        assert bench.mounts.close(str(path))
+        assert bench.mounts.close(str(path))
+        assert bench.mounts.is_closed(str(path))
+    assert (bench.share / "file").read_text() == "two"
+
+
+def test_who_was_there_before_can_write_when_it_opens(bench: Bench) -> None:
+    path = bench.attach()
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        bench.mounts.open(str(path))
+        new = os.open("new", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd)
+        os.close(new)
+    finally:
+        os.close(fd)
+
+
+def _plain(path: Path, undo: ExitStack) -> Callable[[], object]:
+    file = undo.enter_context((path / "file").open("ab", buffering=0))
+    return file.close
+
+
+def _duplicate(path: Path, undo: ExitStack) -> Callable[[], object]:
+    file = undo.enter_context((path / "file").open("r+b", buffering=0))
+    fd = os.dup(file.fileno())
+    file.close()
+    return lambda: os.close(fd)
+
+
+def _mapped(path: Path, undo: ExitStack) -> Callable[[], object]:
+    with (path / "file").open("r+b") as file:
+        area = mmap.mmap(file.fileno(), 4)
+    undo.callback(area.close)
+    return area.close
+
+
+def _deleted(path: Path, undo: ExitStack) -> Callable[[], object]:
+    file = undo.enter_context((path / "file").open("ab", buffering=0))
+    (path / "file").unlink()
+    return file.close
+
+
+@pytest.mark.parametrize("hold", [_plain, _duplicate, _mapped, _deleted])
+def test_close_waits_for_writers(
+    bench: Bench, hold: Callable[[Path, ExitStack], Callable[[], object]]
+) -> None:
+    """A refusal changes nothing; success proves that no writer is left."""
+    path = bench.attach()
+    bench.mounts.open(str(path))
+    with ExitStack() as undo:
+        let_go = hold(path, undo)
+        for _ in range(3):
+            assert not bench.mounts.close(str(path))
+            assert not bench.mounts.is_closed(str(path))
+        let_go()
+        assert bench.mounts.close(str(path))
+    assert bench.mounts.is_closed(str(path))
+
+
+def test_readers_do_not_keep_it_open(bench: Bench) -> None:
+    path = bench.attach()
+    bench.mounts.open(str(path))
+    with (path / "file").open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_EX)
+        assert bench.mounts.close(str(path))
+        with pytest.raises(OSError, match="Read-only"):
+            open(f"/proc/self/fd/{reader.fileno()}", "ab")  # noqa: SIM115
+
+
+def test_writers_of_the_volume_itself_do_not_matter(bench: Bench) -> None:
+    path = bench.attach()
+    bench.mounts.open(str(path))
+    with (bench.share / "file").open("ab"):
+        assert bench.mounts.close(str(path))
+
+
+@pytest.mark.parametrize("missing", ["not mounted", "no directory"])
+def test_open_and_close_of_nothing(bench: Bench, missing: str) -> None:
+    if missing == "not mounted":
+        bench.path.mkdir(parents=True)
+    for verb in (bench.mounts.open, bench.mounts.close):
+        with pytest.raises(RvssError, match=re.escape(str(bench.path))) as caught:
+            verb(str(bench.path))
+        assert caught.value.problem is Problem.NOT_FOUND
+
+
+# holders
+
+
+def test_holders_names_who_writes(bench: Bench) -> None:
+    path = bench.attach()
+    bench.mounts.open(str(path))
+    assert bench.mounts.holders(str(path)) == []
+    script = "import sys; f = open(sys.argv[1], 'ab'); print(flush=True); sys.stdin.read()"
+    with (
+        (path / "file").open("rb"),
+        (bench.share / "file").open("ab"),
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(path / "file")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as other,
+    ):
+        assert other.stdout is not None
+        other.stdout.readline()
+        command = Path(f"/proc/{other.pid}/comm").read_text().strip()
+        (holder,) = bench.mounts.holders(str(path))
+        assert holder == Holder(pid=other.pid, command=command, path=str(path / "file"))
+    assert bench.mounts.holders(str(path)) == []
+
+
+# detach
+
+
+def test_detach_can_be_repeated(bench: Bench) -> None:
+    path = bench.attach()
+    for _ in range(3):
+        bench.mounts.detach(str(path))
+        assert not path.exists()
+        assert bench.mounts.listing() == []
+    assert (bench.share / "file").read_text() == "content"
+
+
+def test_detach_of_a_directory_without_a_mount(bench: Bench) -> None:
+    bench.path.mkdir(parents=True)
+    bench.mounts.detach(str(bench.path))
+    assert not bench.path.exists()
+
+
+def test_detach_takes_away_all_that_is_mounted_there(bench: Bench) -> None:
+    path = bench.attach()
+    bench.attach()
+    bench.attach()
+    assert len(_options(path)) >= 3  # more where mounts propagate
+    bench.mounts.detach(str(path))
+    assert _options(path) == []
+    assert not path.exists()
+
+
+def test_detach_while_it_is_used(bench: Bench) -> None:
+    path = bench.attach()
+    bench.mounts.open(str(path))
+    with (path / "file").open("r+b", buffering=0) as file:
+        bench.mounts.detach(str(path))
+        assert not path.exists()
+        assert file.read() == b"content"
+
+
+def test_detach_never_removes_files(bench: Bench) -> None:
+    """Should something else be at the place of a mount, it stays, and is told of."""
+    bench.path.mkdir(parents=True)
+    (bench.path / "file").write_text("somebody's")
+    with pytest.raises(RvssError, match=re.escape(str(bench.path))) as caught:
+        bench.mounts.detach(str(bench.path))
+    assert caught.value.problem is Problem.SYSTEM
+    assert (bench.path / "file").read_text() == "somebody's"
+
+
+def test_detach_does_not_follow_links(bench: Bench) -> None:
+    mounted = bench.attach()
+    link = bench.path.with_name("link")
+    link.symlink_to(mounted)
+    with pytest.raises(RvssError):
+        bench.mounts.detach(str(link))
+    assert len(_options(mounted)) == 1
+    assert (bench.share / "file").read_text() == "content"
+
+
+# names
+
+_names = st.binary(max_size=300).map(os.fsdecode) | st.text(
+    st.characters(blacklist_categories=("Cs",)), max_size=120
+)
+
+
+@given(_names)
+@example("vms")
+@example(".")
+@example("..")
+@example(".hidden")
+@example("My VMs & (x)")
+@example("a/../b")
+@example("Ünï")
+@example("%41")
+@example("x" * 400)
+def test_escaped_name_is_one_safe_component(name: str) -> None:
+    escaped = escape(name)
+    assert re.fullmatch(r"[A-Za-z0-9_%-][A-Za-z0-9_.%-]*|", escaped)
+    assert len(os.fsencode(escaped)) <= 255
+    assert bool(escaped) == bool(name)
+
+
+@given(_names, _names)
+@example("A", "%41")
+@example("a b", "a%20b")
+@example("x" * 300, "x" * 301)
+@example("x" * 200, "x" * 201)
+@example(" " * 70, " " * 71)
+def test_different_names_stay_different(one: str, two: str) -> None:
+    assert (escape(one) == escape(two)) == (one == two)
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-$", max_size=80))
+def test_common_names_can_be_read(name: str) -> None:
+    assert escape(name) == name.replace("$", "%24")
+
+
+def test_exposed_path_has_no_token_of_previous_versions(bench: Bench) -> None:
+    """shadow_copy2 would take such a path for a look into the past."""
+    path = bench.mounts.exposed_path("@GMT-2024.02.29-23.59.59", NAME)
+    assert path == f"{bench.run}/exposed/%40GMT-2024.02.29-23.59.59/{NAME}"
+
+
+# Previous Versions
+
+
+def test_previous_names_are_samba_s(bench: Bench) -> None:
+    path = bench.mounts.reserve_previous("vms", NOW)
+    assert path == f"{bench.run}/previous/vms/@GMT-2024.02.29-23.59.59"
+    assert os.path.isdir(path)
+
+
+def test_previous_names_of_one_second_are_different(bench: Bench) -> None:
+    paths = [bench.mounts.reserve_previous("vms", NOW) for _ in range(3)]
+    assert [os.path.basename(path) for path in paths] == [
+        "@GMT-2024.02.29-23.59.59",
+        "@GMT-2024.03.01-00.00.00",
+        "@GMT-2024.03.01-00.00.01",
+    ]
+    bench.mounts.detach(paths[1])
+    assert bench.mounts.reserve_previous("vms", NOW) == paths[1]
+    later = bench.mounts.reserve_previous("vms", NOW + timedelta(seconds=1))
+    assert later.endswith("@GMT-2024.03.01-00.00.02")
+
+
+def test_previous_names_side_by_side(bench: Bench) -> None:
+    found: list[str] = []
+
+    def reserve() -> None:
+        found.extend(bench.mounts.reserve_previous("vms", NOW) for _ in range(20))
+
+    threads = [threading.Thread(target=reserve) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 80
+
+
+def test_previous_versions_can_be_listed_before_there_are_any(bench: Bench) -> None:
+    path = Path(bench.mounts.make_previous("vms"))
+    assert bench.mounts.make_previous("vms") == str(path)
+    assert os.listdir(path) == []
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+# listing
+
+
+def test_listing_is_of_mounts_and_directories_of_everything(bench: Bench) -> None:
+    assert (bench.mounts.listing(), bench.mounts.directories()) == ([], [])
+    exposed = bench.attach()
+    previous = bench.mounts.reserve_previous("a b", NOW)
+    bench.attach(Path(previous))
+    empty = bench.mounts.reserve_previous("a b", NOW)
+    foreign = bench.run / "foreign"
+    foreign.mkdir()
+    subprocess.run(["mount", "--bind", str(bench.share), str(foreign)], check=True)
+    assert sorted(bench.mounts.listing()) == sorted([str(exposed), previous])
+    assert sorted(bench.mounts.directories()) == sorted([str(exposed), previous, empty])
+    assert Mounts(f"{bench.run}/exp").listing() == []

@@ -1,0 +1,455 @@
+"""SIGKILL of the daemon at every point of a shadow copy's life: whole or gone, never half.
+
+What Samba's own record holds after a set that failed or vanished is Samba's: a set that blocks it
+is taken out of the way here by ending the worker and removing srv_fss.tdb.
+"""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss.errors import RvssError
+from samba_rvss.lifecycle import POINTS
+from samba_rvss.model import Context, Phase
+from samba_rvss.providers.btrfs import Btrfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from samba_rvss.samba.fsrvp import Client
+    from tests.samba.conftest import Rig
+
+SHARE = "vms"
+RECOVERED = b"what the application wrote"
+
+
+def points(*verbs: str) -> list[str]:
+    """Return the points of some verbs."""
+    return [point for point in POINTS if point.split(".")[0] in verbs]
+
+
+PLAIN, PREVIOUS = "plain", "previous versions"
+
+
+@pytest.fixture(params=[PLAIN, PREVIOUS])
+def share(request: pytest.FixtureRequest, rig: "Rig") -> Path:
+    """A share of a directory in a volume, in both of its forms; Samba runs."""
+    path = rig.volume() / "share"
+    path.mkdir()
+    path.chmod(0o777)
+    (path / "data").write_bytes(b"from the source")
+    (path / "data").chmod(0o666)
+    options = rig.previous_options(SHARE, path) if request.param == PREVIOUS else {}
+    rig.share(SHARE, path, options)
+    rig.samba.start()
+    return path
+
+
+# Where one form shows what both would, the one with more mounts.
+only_previous = pytest.mark.parametrize("share", [PREVIOUS], indirect=True)
+
+
+class Sequence:
+    """A client's way through one shadow copy set, that can be stopped after any step."""
+
+    def __init__(self, client: "Client", *, recovery: bool = True) -> None:
+        from samba_rvss.samba.fsrvp import BACKUP
+
+        self._client = client
+        client.set_context(BACKUP | Context.AUTO_RECOVERY if recovery else BACKUP)
+        self.set_id: UUID = client.start_shadow_copy_set()
+        self.copy_id: UUID = client.add_to_shadow_copy_set(self.set_id, SHARE)
+        client.prepare_shadow_copy_set(self.set_id)
+
+    def commit(self) -> None:
+        self._client.commit_shadow_copy_set(self.set_id)
+
+    def expose(self) -> str:
+        self._client.expose_shadow_copy_set(self.set_id)
+        mapping = self._client.get_share_mapping(self.set_id, self.copy_id, SHARE)
+        return mapping.exposed_share
+
+    def recovery_complete(self) -> None:
+        self._client.recovery_complete_shadow_copy_set(self.set_id)
+
+    def delete(self) -> None:
+        self._client.delete_share_mapping(self.set_id, self.copy_id, SHARE)
+
+    def abort(self) -> None:
+        self._client.abort_shadow_copy_set(self.set_id)
+
+
+def recover(rig: "Rig", exposed: str) -> None:
+    """Write through the exposed share, as an application that brings its files in order."""
+    with rig.session(exposed) as session:
+        session.write("recovered", RECOVERED)
+        session.write("data", RECOVERED)
+
+
+def assert_recovered(rig: "Rig", exposed: str) -> None:
+    """Fail unless the recovery is in the copy, and nothing more can be written."""
+    from samba_rvss.testing.smbclient import SmbError
+
+    with rig.session(exposed) as session:
+        assert session.read("recovered") == session.read("data") == RECOVERED
+        with pytest.raises(SmbError):
+            session.write("late", b"")
+        with pytest.raises(SmbError):
+            session.write("data", b"")
+
+
+def assert_reached(rig: "Rig", point: str, count: int = 1) -> None:
+    """Fail unless the daemon ended itself at a point, so often."""
+    assert rig.daemon.log().splitlines().count(f"reached {point}") == count
+
+
+def crash(rig: "Rig", point: str) -> None:
+    """Start a daemon that ends itself when it finds work to resume."""
+    before = rig.daemon.log().splitlines().count(f"reached {point}")
+    with suppress(RvssError):  # it may end itself before it serves
+        rig.daemon.start(crash_at=point)
+    rig.daemon.wait_until_dead()
+    assert_reached(rig, point, before + 1)
+
+
+def assert_whole_or_gone(rig: "Rig") -> None:
+    """Fail if anything is there by half: row, image, mounts and directories say the same."""
+    copies = rig.ledger()
+    inventory = Btrfs(str(rig.daemon.run_directory)).inventory()
+    images = {image.id: image for image in inventory.images}
+    assert {copy.id for copy in copies} == images.keys()
+    assert rig.images() == sorted(images)
+    paths = {copy.path for copy in copies} | {copy.previous_path for copy in copies} - {""}
+    assert sorted(rig.mounts()) == sorted(paths)
+    assert sorted(rig.mount_directories()) == sorted(paths)
+    parts = {f".samba-rvss/{copy.id}/image" for copy in copies}
+    assert set(rig.fs.subvolumes()) == {"vms", *parts} | ({".samba-rvss"} if _home(rig) else set())
+    for copy in copies:
+        assert copy.phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING, Phase.SEALED)
+        assert images[copy.id].complete
+        for path in filter(None, (copy.path, copy.previous_path)):
+            writable = not os.statvfs(path).f_flag & os.ST_RDONLY
+            assert writable == (copy.phase is Phase.OPEN and path == copy.path)
+            assert (Path(path) / "data").exists()
+        if copy.phase is Phase.SEALED:
+            assert images[copy.id].read_only
+
+
+def _home(rig: "Rig") -> bool:
+    return (rig.fs.path / ".samba-rvss").is_dir()
+
+
+def assert_a_fresh_set_succeeds(rig: "Rig") -> None:
+    """Take a set from beginning to end; if Samba is blocked by its own record, free it first."""
+    from samba_rvss.samba.fsrvp import FsrvpError, HResult
+
+    try:
+        with rig.client() as client:
+            _to_the_end(rig, Sequence(client))
+    except FsrvpError as exc:
+        if exc.hresult != HResult.FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS:
+            raise
+    else:
+        return
+    rig.samba.end_workers()
+    (rig.samba.lock_directory / "srv_fss.tdb").unlink()
+    with rig.client() as client:
+        _to_the_end(rig, Sequence(client))
+
+
+def _to_the_end(rig: "Rig", sequence: Sequence) -> None:
+    others = {copy.id for copy in rig.ledger()}
+    sequence.commit()
+    exposed = sequence.expose()
+    recover(rig, exposed)
+    sequence.recovery_complete()
+    _wait_until_sealed(rig, others)
+    assert_recovered(rig, exposed)
+    sequence.delete()
+    assert {copy.id for copy in rig.ledger()} == others
+    assert_whole_or_gone(rig)
+
+
+def _wait_until_sealed(rig: "Rig", others: set[str]) -> None:
+    """Wait until the copies that are not among others are sealed."""
+    deadline = time.monotonic() + 20
+    while True:
+        phases = [copy.phase for copy in rig.ledger() if copy.id not in others]
+        if phases and all(phase is Phase.SEALED for phase in phases):
+            return
+        assert time.monotonic() < deadline, phases
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def client(rig: "Rig", share: Path) -> "Iterator[Client]":
+    """The client that goes through a crash; its connection is to Samba, which lives on."""
+    with rig.client() as connected:
+        yield connected
+
+
+# one crash
+
+
+@pytest.mark.usefixtures("share")
+@pytest.mark.parametrize("point", points("create"))
+def test_crash_during_commit(rig: "Rig", client: "Client", point: str) -> None:
+    """The client is told that its commit failed. What had been finished is kept."""
+    _commit_in_vain(rig, client, point)
+    rig.daemon.start()
+    assert_whole_or_gone(rig)
+    kept = rig.ledger()
+    assert [copy.phase for copy in kept] == [Phase.TAKEN] * (point == "create.taken")
+    assert_a_fresh_set_succeeds(rig)
+    for copy in kept:
+        done = rig.command("delete", copy.id)
+        assert done.returncode == 0, done.stderr
+    rig.assert_nothing_left()
+
+
+@only_previous
+@pytest.mark.usefixtures("share")
+def test_crash_after_the_mount_of_previous_versions(rig: "Rig", client: "Client") -> None:
+    _commit_in_vain(rig, client, "create.mounted*2")
+    rig.daemon.start()
+    rig.assert_nothing_left()
+    assert_a_fresh_set_succeeds(rig)
+
+
+def _commit_in_vain(rig: "Rig", client: "Client", point: str) -> None:
+    from samba_rvss.samba.fsrvp import FsrvpError
+
+    rig.daemon.start(crash_at=point)
+    sequence = Sequence(client)
+    with pytest.raises(FsrvpError):
+        sequence.commit()
+    rig.daemon.wait_until_dead()
+    assert_reached(rig, point)
+    sequence.abort()
+
+
+@pytest.mark.usefixtures("share")
+@pytest.mark.parametrize("point", points("open"))
+def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: str) -> None:
+    """The client notices nothing: when the daemon is back, its sequence goes on."""
+    rig.daemon.start(crash_at=point)
+    sequence = Sequence(client)
+    sequence.commit()
+    rig.daemon.wait_until_dead()
+    assert_reached(rig, point)
+
+    rig.daemon.start()
+    rig.wait_for_phase(Phase.OPEN)
+    assert_whole_or_gone(rig)
+    exposed = sequence.expose()
+    recover(rig, exposed)
+    sequence.recovery_complete()
+    rig.wait_for_phase(Phase.SEALED)
+    assert_whole_or_gone(rig)
+    assert_recovered(rig, exposed)
+    sequence.delete()
+    rig.assert_nothing_left()
+    assert_a_fresh_set_succeeds(rig)
+
+
+@pytest.mark.usefixtures("share")
+@pytest.mark.parametrize("point", points("seal"))
+def test_crash_after_recovery(rig: "Rig", client: "Client", point: str) -> None:
+    """Sealing is resumed and completed; the recovery is in the copy, and nothing else ever is."""
+    rig.daemon.start(crash_at=point)
+    sequence = Sequence(client)
+    sequence.commit()
+    exposed = sequence.expose()
+    rig.wait_for_phase(Phase.OPEN)
+    recover(rig, exposed)
+    sequence.recovery_complete()
+    rig.daemon.wait_until_dead()
+    assert_reached(rig, point)
+    _finish(rig, sequence, exposed)
+
+
+def _finish(rig: "Rig", sequence: Sequence, exposed: str) -> None:
+    rig.daemon.start()
+    rig.wait_for_phase(Phase.SEALED)
+    assert_whole_or_gone(rig)
+    assert_recovered(rig, exposed)
+    sequence.delete()
+    rig.assert_nothing_left()
+    assert_a_fresh_set_succeeds(rig)
+
+
+@pytest.mark.usefixtures("share")
+@pytest.mark.parametrize("point", points("seal"))
+def test_crash_while_a_copy_without_recovery_is_sealed(
+    rig: "Rig", client: "Client", point: str
+) -> None:
+    rig.daemon.start(crash_at=point)
+    sequence = Sequence(client, recovery=False)
+    sequence.commit()
+    rig.daemon.wait_until_dead()
+    assert_reached(rig, point)
+
+    rig.daemon.start()
+    rig.wait_for_phase(Phase.SEALED)
+    assert_whole_or_gone(rig)
+    exposed = sequence.expose()
+    with rig.session(exposed) as session:
+        assert session.read("data") == b"from the source"
+    sequence.delete()
+    rig.assert_nothing_left()
+    assert_a_fresh_set_succeeds(rig)
+
+
+@pytest.mark.usefixtures("share")
+@pytest.mark.parametrize("point", points("delete"))
+def test_crash_during_deletion(rig: "Rig", client: "Client", point: str) -> None:
+    """The deletion is finished, with share and descriptor, though Samba was told it failed."""
+    from samba_rvss.samba.fsrvp import FsrvpError
+
+    rig.daemon.start(crash_at=point)
+    sequence = Sequence(client)
+    sequence.commit()
+    exposed = sequence.expose()
+    recover(rig, exposed)
+    sequence.recovery_complete()
+    rig.wait_for_phase(Phase.SEALED)
+    with pytest.raises(FsrvpError):
+        sequence.delete()
+    rig.daemon.wait_until_dead()
+    assert_reached(rig, point)
+
+    rig.daemon.start()
+    rig.assert_nothing_left(sets=False)
+    assert_whole_or_gone(rig)
+    # The client may ask again: gone already is success, for us. Samba has its own mind.
+    with suppress(FsrvpError):
+        sequence.delete()
+    assert_a_fresh_set_succeeds(rig)
+
+
+# a crash while a crash is being cleaned up
+
+
+@only_previous
+@pytest.mark.usefixtures("share")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (first, second)
+        for first in ("create.image", "create.mounted", "delete.unmounted")
+        for second in points("delete")
+        # what was never exposed has no share to forget
+        if not (first.startswith("create") and second == "delete.forgotten")
+    ],
+)
+def test_crash_while_a_crash_is_undone(
+    rig: "Rig", client: "Client", first: str, second: str
+) -> None:
+    from samba_rvss.samba.fsrvp import FsrvpError
+
+    rig.daemon.start(crash_at=first)
+    sequence = Sequence(client)
+    with suppress(FsrvpError):
+        sequence.commit()
+        sequence.expose()
+        sequence.recovery_complete()
+        rig.wait_for_phase(Phase.SEALED)
+        sequence.delete()
+    rig.daemon.wait_until_dead()
+    assert_reached(rig, first)
+    crash(rig, second)
+
+    rig.daemon.start()
+    assert_whole_or_gone(rig)
+    rig.assert_nothing_left(sets=False)
+    with suppress(FsrvpError):
+        sequence.abort()
+    assert_a_fresh_set_succeeds(rig)
+
+
+@only_previous
+@pytest.mark.usefixtures("share")
+@pytest.mark.parametrize("second", points("seal"))
+@pytest.mark.parametrize("first", ["seal.intent", "seal.settled"])
+def test_crash_while_sealing_is_resumed(
+    rig: "Rig", client: "Client", first: str, second: str
+) -> None:
+    rig.daemon.start(crash_at=first)
+    sequence = Sequence(client)
+    sequence.commit()
+    exposed = sequence.expose()
+    rig.wait_for_phase(Phase.OPEN)
+    recover(rig, exposed)
+    sequence.recovery_complete()
+    rig.daemon.wait_until_dead()
+    assert_reached(rig, first)
+    crash(rig, second)
+    _finish(rig, sequence, exposed)
+
+
+@pytest.mark.usefixtures("share")
+@pytest.mark.parametrize("sealed", [False, True], ids=["open", "sealed"])
+def test_crash_while_mounts_are_made_anew(rig: "Rig", client: "Client", sealed: bool) -> None:  # noqa: FBT001
+    """As after a reboot: the mounts are gone, images and record are there."""
+    rig.daemon.start()
+    sequence = Sequence(client)
+    sequence.commit()
+    exposed = sequence.expose()
+    rig.wait_for_phase(Phase.OPEN)
+    recover(rig, exposed)
+    if sealed:
+        sequence.recovery_complete()
+        rig.wait_for_phase(Phase.SEALED)
+    rig.daemon.kill()
+    rig.daemon.unmount()
+    crash(rig, "create.mounted")
+    rig.daemon.start()
+    if not sealed:
+        rig.wait_for_phase(Phase.OPEN)
+        assert_whole_or_gone(rig)
+        sequence.recovery_complete()
+    rig.wait_for_phase(Phase.SEALED)
+    assert_whole_or_gone(rig)
+    assert_recovered(rig, exposed)
+    sequence.delete()
+    rig.assert_nothing_left()
+
+
+@pytest.mark.usefixtures("share")
+def test_the_ledger_is_lost_with_the_crash(rig: "Rig", client: "Client") -> None:
+    """Losing the ledger loses nothing: the images bear their marks."""
+    rig.daemon.start()
+    sequence = Sequence(client)
+    sequence.commit()
+    exposed = sequence.expose()
+    rig.wait_for_phase(Phase.OPEN)
+    (before,) = rig.ledger()
+    recover(rig, exposed)
+    rig.daemon.kill()
+    for name in rig.daemon.state_directory.glob("ledger.db*"):
+        name.unlink()
+    rig.daemon.start()
+    (after,) = rig.wait_for_phase(Phase.OPEN)
+    assert (after.id, after.path, after.volume) == (before.id, before.path, before.volume)
+    assert_whole_or_gone(rig)
+    sequence.recovery_complete()
+    rig.wait_for_phase(Phase.SEALED)
+    assert_recovered(rig, exposed)
+    rig.daemon.kill()
+    for name in rig.daemon.state_directory.glob("ledger.db*"):
+        name.unlink()
+    rig.daemon.start()
+    rig.wait_for_phase(Phase.SEALED)
+    assert_whole_or_gone(rig)
+    assert_recovered(rig, exposed)
+    sequence.delete()
+    rig.assert_nothing_left()
+
+
+def test_every_point_is_crashed_at() -> None:
+    assert sorted(points("create", "open", "seal", "delete")) == sorted(POINTS)

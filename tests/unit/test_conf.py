@@ -1,0 +1,571 @@
+"""smb.conf as Samba itself reads it: which shares are ours, and what their options say.
+
+python-samba keeps the first registry that it opens, so each reading has a process of its own.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Nested, Share
+from samba_rvss.run import run
+from samba_rvss.samba import conf
+from samba_rvss.samba.conf import OPTIONS, Config, Section, find_share
+from samba_rvss.samba.process import SambaProcess
+from samba_rvss.testing.example import readme_block
+
+pytestmark = pytest.mark.require("smbd")
+
+HOOK = "/usr/libexec/samba-rvss/hook"
+OURS = """\
+    vfs objects = shell_snap
+    shell_snap:check path command = {hook} check
+    shell_snap:create command = {hook} create
+    shell_snap:delete command = {hook} delete
+"""
+
+
+class Site:
+    """A directory with an smb.conf, and databases of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.file = directory / "smb.conf"
+        for name in ("state", "lock", "cache", "private"):
+            (directory / name).mkdir()
+
+    def write(self, globals_: str = "", shares: str = "", *, registry: bool = True) -> None:
+        """Write smb.conf: our directories, more of [global], and shares."""
+        lines = [
+            "[global]",
+            f"    state directory = {self.directory}/state",
+            f"    lock directory = {self.directory}/lock",
+            f"    cache directory = {self.directory}/cache",
+            f"    private dir = {self.directory}/private",
+            "    rpcd_fsrvp:num_workers = 1",
+        ]
+        if registry:
+            lines += ["    registry shares = yes", "    include = registry"]
+        self.file.write_text("\n".join([*lines, globals_, shares]) + "\n")
+
+    def load(self) -> Config:
+        """Read it in a new process."""
+        with closing(SambaProcess()) as samba:
+            return samba.call(conf.load, str(self.file))
+
+    def net(self, *words: str) -> str:
+        """Run ``net conf``."""
+        return run(["net", f"--configfile={self.file}", "conf", *words], timeout=30)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def share(name: str, path: str = "/srv/vms", more: str = "", *, hook: str = HOOK) -> str:
+    """Return a share that is ours."""
+    return f"[{name}]\n    path = {path}\n{OURS.format(hook=hook)}{more}\n"
+
+
+def section(config: Config, name: str) -> Section:
+    """Return one section."""
+    (found,) = [one for one in config.sections if one.name == name]
+    return found
+
+
+# options
+
+
+def test_defaults(site: Site) -> None:
+    site.write("", share("vms"))
+    config = site.load()
+    assert config == Config(
+        file=str(site.file),
+        run_directory="/run/samba-rvss",
+        state_directory="/var/lib/samba-rvss",
+        commit_deadline=50.0,
+        seal_deadline=30.0,
+        samba_lock_directory=f"{site.directory}/lock",
+        samba_state_directory=f"{site.directory}/state",
+        sections=config.sections,
+        warnings=(),
+        files=(str(site.file),),
+    )
+    assert config.shares == (Share(name="vms", path="/srv/vms", vfs_objects=("shell_snap",)),)
+    assert config.hook_socket == "/run/samba-rvss/hook.sock"
+    assert config.admin_socket == "/run/samba-rvss/admin.sock"
+    assert config.ledger == "/var/lib/samba-rvss/ledger.db"
+    assert config.fss_state == f"{site.directory}/lock/srv_fss.tdb"
+
+
+def test_options_of_the_daemon(site: Site) -> None:
+    site.write(
+        "    rvss:run directory = /run/two\n"
+        "    rvss:state directory = /var/lib/two\n"
+        "    RVSS:Commit Deadline = 10 s\n"
+        "    rvss:seal deadline = 2m\n",
+        share("vms", hook=f"{HOOK} -S /run/two/hook.sock"),
+    )
+    config = site.load()
+    assert (config.run_directory, config.state_directory) == ("/run/two", "/var/lib/two")
+    assert (config.commit_deadline, config.seal_deadline) == (10.0, 120.0)
+    assert [one.name for one in config.shares] == ["vms"]
+
+
+def test_options_of_a_share_come_before_those_of_all(site: Site) -> None:
+    site.write(
+        "    rvss:nested = include\n    rvss:previous versions = yes\n",
+        share("a", "/srv/a")
+        + share("b", "/srv/b", "    rvss:nested = refuse\n    rvss:previous versions = No\n"),
+    )
+    a, b = site.load().shares
+    assert (a.nested, a.previous_versions) == (Nested.INCLUDE, True)
+    assert (b.nested, b.previous_versions) == (Nested.REFUSE, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *[("50", 50), ("50 s", 50), ("50s", 50), ("1.5", 1.5), ("10 S", 10)],
+        *[("30 m", 1800), ("2 min", 120), ("72 h", 259200), ("1 d", 86400)],
+    ],
+)
+def test_times(text: str, seconds: float) -> None:
+    assert OPTIONS["commit deadline"].parse(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "wanted"),
+    [
+        ("commit deadline", "soon", "a time such as"),
+        ("commit deadline", "0", "a time such as"),
+        ("commit deadline", "-5", "a time such as"),
+        ("commit deadline", "5 weeks", "a time such as"),
+        ("commit deadline", "1e3", "a time such as"),
+        ("seal deadline", "nan", "a time such as"),
+        ("run directory", "run", "an absolute path"),
+        ("run directory", "/run/../etc", "an absolute path"),
+        ("run directory", "/run/x/", "an absolute path"),
+        ("run directory", "/run/a b", "an absolute path"),
+        ("state directory", "//var", "an absolute path"),
+        ("nested", "maybe", "refuse or include"),
+        ("previous versions", "perhaps", "yes or no"),
+    ],
+)
+def test_wrong_values(option: str, text: str, wanted: str) -> None:
+    with pytest.raises(ValueError, match=wanted):
+        OPTIONS[option].parse(text)
+
+
+@pytest.mark.parametrize("where", ["global", "vms"])
+def test_wrong_values_are_named_with_their_section(site: Site, where: str) -> None:
+    wrong = "    rvss:nested = maybe\n"
+    site.write(wrong if where == "global" else "", share("vms", more=wrong * (where == "vms")))
+    with pytest.raises(RvssError, match="refuse or include") as caught:
+        site.load()
+    assert caught.value.problem is Problem.CONFIG
+    assert caught.value.message == f"[{where}] has 'rvss:nested = maybe'"
+
+
+@given(st.sampled_from(sorted(OPTIONS)), st.text(max_size=30))
+def test_any_value_is_read_or_refused(name: str, text: str) -> None:
+    option = OPTIONS[name]
+    refused = ""
+    try:
+        value = option.parse(text)
+    except ValueError as exc:
+        refused = str(exc)
+    if refused:
+        assert "wanted" in refused
+    else:
+        assert not isinstance(value, float) or 0 < value < float("inf")
+
+
+def test_unknown_options_are_named_with_their_section(site: Site) -> None:
+    site.write("", share("vms", more="    rvss:nestde = include\n"))
+    with pytest.raises(RvssError, match="rvss:nested") as caught:
+        site.load()
+    assert caught.value.problem is Problem.CONFIG
+    assert caught.value.message == "[vms] has the unknown option 'rvss:nestde'"
+
+
+def test_unknown_options_are_found_in_shares_that_are_not_ours(site: Site) -> None:
+    site.write("", "[data]\n    path = /srv\n    rvss:backup = yes\n")
+    with pytest.raises(RvssError, match="\\[data\\] has the unknown option 'rvss:backup'"):
+        site.load()
+
+
+def test_options_of_the_daemon_do_not_belong_in_shares(site: Site) -> None:
+    site.write("", share("vms", more="    rvss:run directory = /run/x\n"))
+    with pytest.raises(RvssError, match="belongs in \\[global\\]") as caught:
+        site.load()
+    assert caught.value.message.startswith("[vms] has 'rvss:run directory'")
+
+
+def test_a_file_that_is_not_there(site: Site) -> None:
+    with pytest.raises(RvssError, match="cannot read") as caught:
+        site.load()
+    assert caught.value.problem is Problem.CONFIG
+    assert str(site.file) in caught.value.message
+
+
+def test_a_file_that_samba_does_not_take(site: Site) -> None:
+    site.file.write_text("[global]\n    include = registry\n[vms\n    path = /srv\n")
+    with pytest.raises(RvssError, match="Samba does not accept") as caught:
+        site.load()
+    assert caught.value.problem is Problem.CONFIG
+
+
+# shares
+
+
+def test_the_readme_s_example_is_ours(site: Site) -> None:
+    text = readme_block().split("[global]\n", 1)[1]
+    example_globals, _, example_share = text.partition("\n[")
+    site.write(example_globals, f"[{example_share}", registry=False)
+    config = site.load()
+    assert config.warnings == ()
+    assert [(one.name, one.path) for one in config.shares] == [("vms", "/srv/vms")]
+
+
+def test_modules_keep_their_order_and_arguments(site: Site) -> None:
+    objects = "    vfs objects = acl_xattr shell_snap:x shadow_copy2\n"
+    site.write("", share("vms", more=objects))
+    assert site.load().shares[0].vfs_objects == ("acl_xattr", "shell_snap:x", "shadow_copy2")
+
+
+def test_everything_in_global_makes_every_share_ours(site: Site) -> None:
+    site.write(
+        OURS.format(hook=HOOK),
+        "[a]\n    path = /srv/a\n[b]\n    path = /srv/b\n    vfs objects = acl_xattr\n",
+    )
+    config = site.load()
+    assert [one.name for one in config.shares] == ["a"]
+    assert section(config, "b").reason == "vfs objects has no shell_snap"
+
+
+def test_reasons(site: Site) -> None:
+    """A share that is not ours says why, for `samba-rvss shares`."""
+    site.write(
+        "",
+        "[plain]\n    path = /srv/plain\n"
+        + share("elsewhere", hook=f"{HOOK} -S /run/other/hook.sock")
+        + share("script", hook="/usr/local/bin/snapshots")
+        + share("macro", "/srv/%U")
+        + share("pathless", "", "    path =\n"),
+    )
+    config = site.load()
+    assert config.shares == ()
+    assert section(config, "plain").reason == "vfs objects has no shell_snap"
+    for name in ("elsewhere", "script"):
+        reason = section(config, name).reason
+        assert "does not call the hook of this instance (/run/samba-rvss/hook.sock)" in reason
+        assert "'shell_snap:create command'" in reason
+    assert "macro" in section(config, "macro").reason
+    assert section(config, "pathless").reason == "it has no path"
+
+
+def test_one_wrong_command_is_named(site: Site) -> None:
+    wrong = f"    shell_snap:delete command = {HOOK} create\n"
+    site.write("", share("vms", more=wrong))
+    reason = section(site.load(), "vms").reason
+    assert reason.startswith("'shell_snap:delete command' does not call")
+    assert "'shell_snap:create command'" not in reason
+
+
+def test_what_calls_our_hook(site: Site) -> None:
+    library = "/usr/lib/python3/dist-packages/samba_rvss/hook.py"
+    ours = [
+        HOOK,
+        "/opt/samba-rvss/hook",
+        library,
+        f"/usr/bin/python3 -ISE {library}",
+        f"{HOOK} -S /run/samba-rvss/hook.sock",
+        f"'{HOOK}'",
+    ]
+    others = [
+        f"{HOOK} -S /run/other/hook.sock",
+        f"sudo {HOOK}",
+        f"{HOOK} -x",
+        "/usr/libexec/other/hook",
+        "hook",
+        f"{HOOK} 'unclosed",
+    ]
+    hooks = [*ours, *others]
+    shares = [share(f"s{number}", hook=hook) for number, hook in enumerate(hooks)]
+    site.write("", "".join(shares))
+    found = {one.name for one in site.load().shares}
+    assert [hook for number, hook in enumerate(hooks) if f"s{number}" in found] == ours
+
+
+def test_copy_takes_everything_but_the_name(site: Site) -> None:
+    site.write(
+        "",
+        share("template", "/srv/template", "    rvss:nested = include\n")
+        + "[vms]\n    copy = template\n    path = /srv/vms\n",
+    )
+    vms = section(site.load(), "vms").share
+    assert vms is not None
+    assert (vms.path, vms.nested) == ("/srv/vms", Nested.INCLUDE)
+
+
+def test_includes(site: Site) -> None:
+    (site.directory / "more.conf").write_text(share("included", "/srv/included"))
+    (site.directory / "deeper.conf").write_text("[deeper]\n    path = /srv/deeper\n")
+    with (site.directory / "more.conf").open("a") as more:
+        more.write(f"include = {site.directory}/deeper.conf\n")
+    site.write("", share("vms") + f"include = {site.directory}/more.conf\n")
+    config = site.load()
+    assert [one.name for one in config.sections] == ["vms", "included", "deeper"]
+    # Samba finds a share of an included file, but not when it exposes a copy of it.
+    assert [one.name for one in config.shares] == ["vms"]
+    assert "it stands in an included file" in section(config, "included").reason
+    assert config.files == (
+        str(site.file),
+        f"{site.directory}/more.conf",
+        f"{site.directory}/deeper.conf",
+    )
+
+
+def test_a_file_that_includes_itself(site: Site) -> None:
+    site.write("", share("vms") + f"include = {site.file}\n")
+    with pytest.raises(RvssError, match="Maximum include depth") as caught:
+        site.load()
+    assert caught.value.problem is Problem.CONFIG
+
+
+def test_a_file_that_is_included_twice(site: Site) -> None:
+    (site.directory / "more.conf").write_text("    read only = yes\n")
+    more = f"    include = {site.directory}/more.conf\n"
+    site.write("", share("a", "/srv/a", more) + share("b", "/srv/b", more))
+    config = site.load()
+    assert [one.name for one in config.shares] == ["a", "b"]
+    assert set(config.files) == {str(site.file), f"{site.directory}/more.conf"}
+
+
+def test_odd_names_and_paths(site: Site) -> None:
+    site.write("", share("My VMs & (x)", "/srv/My VMs & (x)") + share("Ünï", "/srv/Ünï#;"))
+    assert [(one.name, one.path) for one in site.load().shares] == [
+        ("My VMs & (x)", "/srv/My VMs & (x)"),
+        ("Ünï", "/srv/Ünï#;"),
+    ]
+
+
+# the registry
+
+
+def _in_registry(site: Site, name: str, values: Mapping[str, str]) -> None:
+    site.net("addshare", name, "/srv/registry", "writeable=y")
+    for key, value in values.items():
+        site.net("setparm", name, key, value)
+
+
+def _commands() -> dict[str, str]:
+    verbs = {"check path": "check", "create": "create", "delete": "delete"}
+    return {
+        "vfs objects": "shell_snap",
+        **{f"shell_snap:{key} command": f"{HOOK} {verb}" for key, verb in verbs.items()},
+    }
+
+
+def test_shares_of_the_registry(site: Site) -> None:
+    site.write("", share("vms"))
+    _in_registry(site, "kept", {**_commands(), "rvss:nested": "include"})
+    config = site.load()
+    assert [(one.name, one.path) for one in config.shares] == [
+        ("vms", "/srv/vms"),
+        ("kept", "/srv/registry"),
+    ]
+    kept = section(config, "kept")
+    assert kept.registry
+    assert not section(config, "vms").registry
+    assert kept.share is not None
+    assert kept.share.nested is Nested.INCLUDE
+
+
+def test_shares_of_the_registry_take_from_others(site: Site) -> None:
+    site.write("", share("template"))
+    _in_registry(site, "kept", {"copy": "template"})
+    assert [(one.name, one.path) for one in site.load().shares] == [
+        ("template", "/srv/vms"),
+        ("kept", "/srv/registry"),
+    ]
+
+
+def test_a_share_in_both_places_is_what_samba_takes_it_for(site: Site) -> None:
+    """The registry's word comes last, as testparm and smbd have it."""
+    site.write("", share("vms", more="    rvss:nested = include\n"))
+    _in_registry(site, "VMS", _commands())
+    (vms,) = site.load().shares
+    said = run(["testparm", "--suppress-prompt", str(site.file)], timeout=30)
+    assert f"path = {vms.path}\n" in said
+    assert (vms.name, vms.path) == ("vms", "/srv/registry")
+
+
+def test_options_in_the_registry_are_checked_too(site: Site) -> None:
+    site.write("", share("vms"))
+    _in_registry(site, "kept", {"rvss:nestde": "yes"})
+    with pytest.raises(RvssError, match="\\[kept\\] has the unknown option 'rvss:nestde'"):
+        site.load()
+
+
+def test_exposed_shadow_copies_are_no_shares_of_the_administrator_s(site: Site) -> None:
+    site.write("", share("vms"))
+    _in_registry(site, "vms@{0f0e0d0c-0b0a-0908-0706-050403020100}", _commands())
+    _in_registry(site, "vms@{not-a-guid}", {})
+    assert [one.name for one in site.load().sections] == ["vms", "vms@{not-a-guid}"]
+
+
+def test_without_the_registry(site: Site) -> None:
+    """It is not even opened: a file server without it may not have one."""
+    site.write("", share("vms"), registry=False)
+    config = site.load()
+    assert [one.name for one in config.shares] == ["vms"]
+    assert not (site.directory / "state" / "registry.tdb").exists()
+
+
+# advice
+
+
+def test_warnings(site: Site) -> None:
+    site.write(
+        "    rpcd_fsrvp:num_workers = 5\n    fss:prune stale = yes\n", share("vms"), registry=False
+    )
+    first, second, third = site.load().warnings
+    assert "'registry shares'" in first
+    assert "'rpcd_fsrvp:num_workers = 1'" in second
+    assert "'fss:prune stale'" in third
+
+
+# change
+
+
+@pytest.mark.parametrize("change", ["file", "included", "registry", "included appears"])
+def test_signature_tells_of_changes(site: Site, change: str) -> None:
+    included = site.directory / "more.conf"
+    if change != "included appears":
+        included.write_text("[data]\n    path = /srv\n")
+    site.write("", share("vms") + f"include = {included}\n")
+    site.net("list")
+    config = site.load()
+    before = conf.signature(config)
+    assert conf.signature(config) == before
+    match change:
+        case "file":
+            site.write("", share("vms2") + f"include = {included}\n")
+        case "included":
+            included.write_text("[data]\n    path = /srv2\n")
+        case "included appears":
+            included.write_text("[data]\n    path = /srv2\n")
+        case "registry":
+            site.net("addshare", "new", "/srv/new")
+    assert conf.signature(config) != before
+
+
+# the words of a callout
+
+
+def _config(*paths: str) -> Config:
+    shares = [Share(name=f"share{number}", path=path) for number, path in enumerate(paths)]
+    return Config(
+        file="/etc/samba/smb.conf",
+        run_directory="/run/samba-rvss",
+        state_directory="/var/lib/samba-rvss",
+        commit_deadline=50.0,
+        seal_deadline=30.0,
+        samba_lock_directory="/run/samba",
+        samba_state_directory="/var/lib/samba",
+        sections=tuple(
+            Section(name=one.name, path=one.path, registry=False, share=one, reason="")
+            for one in shares
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("/srv/My", "VMs", "&", "(x)"),
+        ("/srv/My VMs & (x)",),
+        ("/srv/My", "", "VMs", "&", "(x)"),
+        ("/srv/My  VMs\t&", "(x)"),
+    ],
+)
+def test_blanks_do_not_matter(words: tuple[str, ...]) -> None:
+    config = _config("/srv/vms", "/srv/My VMs & (x)", "/srv/My")
+    assert find_share(config, words).path == "/srv/My VMs & (x)"
+
+
+def test_blanks_in_the_configured_path_do_not_matter() -> None:
+    assert find_share(_config("/srv/a \t b"), ("/srv/a", "b")).path == "/srv/a \t b"
+
+
+def test_paths_that_differ_in_blanks_only_are_refused() -> None:
+    with pytest.raises(RvssError, match="share0, share2 differ only in blanks") as caught:
+        find_share(_config("/srv/a b", "/srv/x", "/srv/a  b"), ("/srv/a", "b"))
+    assert caught.value.problem is Problem.NOT_OURS
+
+
+def test_two_shares_of_one_path_are_one() -> None:
+    assert find_share(_config("/srv/a", "/srv/a"), ("/srv/a",)).path == "/srv/a"
+
+
+@pytest.mark.parametrize("words", [("/srv",), ("/srv/vms/",), ("/srv/vms", "x"), ("",), ()])
+def test_other_paths_are_not_ours(words: tuple[str, ...]) -> None:
+    with pytest.raises(RvssError, match="samba-rvss shares") as caught:
+        find_share(_config("/srv/vms"), words)
+    assert caught.value.problem is Problem.NOT_OURS
+
+
+_words = st.lists(st.text(max_size=8), max_size=5).map(tuple)
+
+
+@given(st.lists(st.text(min_size=1, max_size=12), max_size=4), _words)
+def test_a_share_is_found_only_for_its_own_path(paths: list[str], words: tuple[str, ...]) -> None:
+    folded = " ".join(" ".join(words).split())
+    found: Share | None = None
+    with suppress(RvssError):
+        found = find_share(_config(*paths), words)
+    if found is not None:
+        assert " ".join(found.path.split()) == folded
+
+
+@given(st.text(st.characters(blacklist_characters="\0/"), min_size=1, max_size=20))
+def test_what_sh_makes_of_a_path_is_found(name: str) -> None:
+    """Blanks, as sh splits at them, may be lost; nothing else is."""
+    path = f"/srv/{name}"
+    words = tuple(word for word in re.split(r"[ \t\n]+", path) if word)
+    if words:
+        assert find_share(_config(path), words).path == path
+
+
+# what the registry's own shares are called
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("vms@{0f0e0d0c-0b0a-0908-0706-050403020100}", "vms"),
+        ("vms$@{0f0e0d0c-0b0a-0908-0706-050403020100}$", "vms$"),
+        ("a@{b}@{0f0e0d0c-0b0a-0908-0706-050403020100}", "a@{b}"),
+        ("vms@{0f0e0d0c-0b0a-0908-0706-05040302010}", None),
+        ("vms@{0f0e0d0c-0b0a-0908-0706-050403020100}x", None),
+        ("@{0f0e0d0c-0b0a-0908-0706-050403020100}", None),
+    ],
+)
+def test_names_of_exposed_shares(name: str, base: str | None) -> None:
+    match = conf.EXPOSED.fullmatch(name)
+    assert (match and match["share"]) == base
+
+
+def test_the_example_is_found_by_the_words_that_it_gives(site: Site) -> None:
+    site.write("", share("My VMs", "/srv/My VMs"))
+    config = site.load()
+    assert find_share(config, ("/srv/My", "VMs")) == config.shares[0]

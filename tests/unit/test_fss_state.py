@@ -1,0 +1,403 @@
+"""srv_fss.tdb, packed by hand after Samba's IDL and stored in real tdb files."""
+
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import tdb
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Context, SambaCopy, SambaState, SetState
+from samba_rvss.samba.fss_state import parse, read
+
+SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
+COPY = "0f0e0d0c-0b0a-0908-0706-050403020100"
+PATH = "/run/samba-rvss/exposed/vms/20240229T235959Z-0123abcd"
+Records = dict[bytes, bytes]
+
+
+def _ndr(*values: str | int) -> bytes:
+    """Pack strings (UTF-8 with a NUL) and aligned 32-bit words, as fsrvp_state.idl has them."""
+    data = b""
+    for value in values:
+        if isinstance(value, str):
+            data += value.encode() + b"\0"
+        else:
+            data += bytes(-len(data) % 4) + struct.pack("<I", value)
+    return data
+
+
+def _key(text: str) -> bytes:
+    return text.encode() + b"\0"
+
+
+def of_sets(*sets: Records) -> Records:
+    """Return the records of the whole file."""
+    records = {_key("db_version"): struct.pack("<I", 1)}
+    records[_key("sc_set_count")] = struct.pack("<I", len(sets))
+    for one in sets:
+        records |= one
+    return records
+
+
+def of_set(
+    name: str = SET, state: int = 3, context: int = int(Context.AUTO_RECOVERY), copies: int = 1
+) -> Records:
+    """Return the record of a set."""
+    return {_key(f"sc_set/{name}"): _ndr(name, state, context, copies)}
+
+
+def of_copy(
+    name: str = COPY,
+    *,
+    of: str = SET,
+    share_path: str = "/srv/vms",
+    path: str = PATH,
+    maps: int = 1,
+) -> Records:
+    """Return the record of a shadow copy."""
+    return {_key(f"sc_set/{of}/sc/{name}"): _ndr(name, share_path, path, 1709251199, maps)}
+
+
+def of_map(share: str = "vms", *, of: str = COPY, exposed: int = 0) -> Records:
+    """Return the record of a share mapping."""
+    name = f"{share}@{{{of}}}"
+    return {
+        _key(f"sc_set/{SET}/sc/{of}/smap/{name}"): _ndr(share, name, "a comment", exposed),
+    }
+
+
+def a_copy(**other: object) -> SambaCopy:
+    """Return what the records above say."""
+    values: dict[str, object] = {
+        "set_id": SET,
+        "copy_id": COPY,
+        "share": "vms",
+        "share_path": "/srv/vms",
+        "path": PATH,
+        "exposed_share": f"vms@{{{COPY}}}",
+        "is_exposed": False,
+        "state": SetState.COMMITTED,
+        "context": int(Context.AUTO_RECOVERY),
+        "created": datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC),
+        **other,
+    }
+    return SambaCopy(**values)  # type: ignore[arg-type]
+
+
+WHOLE = of_sets({**of_set(), **of_copy(), **of_map()})
+
+
+def store(path: Path, records: Records) -> None:
+    """Write a file as Samba does: wiped first, then everything in one transaction."""
+    database = tdb.Tdb(str(path), 0, tdb.DEFAULT, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        database.clear()
+        database.transaction_start()
+        for key, value in records.items():
+            database.store(key, value)
+        database.transaction_commit()
+    finally:
+        database.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "srv_fss.tdb"
+
+
+# what is read
+
+
+@pytest.mark.parametrize("state", SetState)
+def test_one_set(file: Path, state: SetState) -> None:
+    exposed = state in (SetState.EXPOSED, SetState.RECOVERED)
+    store(
+        file,
+        of_sets({**of_set(state=int(state)), **of_copy(), **of_map(exposed=int(exposed))}),
+    )
+    assert read(str(file)) == SambaState(sets=1, copies=(a_copy(state=state, is_exposed=exposed),))
+
+
+def test_no_file(file: Path) -> None:
+    assert read(str(file)) == SambaState(sets=0, copies=())
+
+
+def test_no_sets(file: Path) -> None:
+    store(file, of_sets())
+    assert read(str(file)) == SambaState(sets=0, copies=())
+
+
+def test_sets_without_copies_or_maps(file: Path) -> None:
+    """A set that is only started, and one whose shares have not been mapped yet."""
+    other = SET.replace("3", "4")
+    store(file, of_sets(of_set(other, 0, 0, 0), {**of_set(), **of_copy(maps=0)}))
+    assert read(str(file)) == SambaState(sets=2, copies=(a_copy(share="", exposed_share=""),))
+
+
+def test_many_sets_and_copies(file: Path) -> None:
+    sets = []
+    expected = set()
+    for number in range(40):
+        name = f"{number:08x}{SET[8:]}"
+        copies: Records = {}
+        for index in range(number % 4):
+            copy = f"{number:04x}{index:04x}{COPY[8:]}"
+            copies |= of_copy(copy, of=name, path=f"/run/{number}/{index}", maps=0)
+            expected.add((name, copy, f"/run/{number}/{index}"))
+        sets.append({**of_set(name, copies=number % 4), **copies})
+    store(file, of_sets(*sets))
+    state = read(str(file))
+    assert state is not None
+    assert state.sets == 40
+    assert {(one.set_id, one.copy_id, one.path) for one in state.copies} == expected
+
+
+def test_odd_names(file: Path) -> None:
+    """Alignment depends on the length of every string; share names may hold any character."""
+    for length in range(1, 9):
+        for share in ("ü" * length, "a/b" * length, "x y" * length, "$" * length):
+            path = f"/srv/{share}"
+            store(file, of_sets({**of_set(), **of_copy(share_path=path), **of_map(share)}))
+            exposed = f"{share}@{{{COPY}}}"
+            assert read(str(file)) == SambaState(
+                sets=1, copies=(a_copy(share=share, share_path=path, exposed_share=exposed),)
+            )
+
+
+def test_records_of_other_kinds_are_left_alone(file: Path) -> None:
+    store(file, {**WHOLE, b"something_new\0": b"\xff", b"sc_set_x\0": b"", b"": b"x"})
+    assert read(str(file)) == SambaState(sets=1, copies=(a_copy(),))
+
+
+def test_reading_changes_nothing(file: Path) -> None:
+    store(file, WHOLE)
+    file.chmod(0o400)
+    before = file.read_bytes(), file.stat().st_mtime_ns
+    read(str(file))
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+
+
+# what cannot be told now
+
+
+def _without(key: str) -> Records:
+    return {raw: value for raw, value in WHOLE.items() if raw != _key(key)}
+
+
+TORN = {
+    "wiped": {},
+    "no count yet": _without("sc_set_count"),
+    "a set less than counted": _without(f"sc_set/{SET}"),
+    "a copy less than counted": _without(f"sc_set/{SET}/sc/{COPY}"),
+    "a map less than counted": _without(f"sc_set/{SET}/sc/{COPY}/smap/vms@{{{COPY}}}"),
+    "a set more than counted": of_sets() | of_set(copies=0),
+    "a state that there is not": of_sets({**of_set(state=6), **of_copy(), **of_map()}),
+    "a record cut off": {**WHOLE, _key(f"sc_set/{SET}"): _ndr(SET, 3)},
+    "a string without an end": {**WHOLE, _key(f"sc_set/{SET}/sc/{COPY}"): b"0f0e"},
+    "a count cut off": {**WHOLE, _key("sc_set_count"): b"\1"},
+}
+
+
+@pytest.mark.parametrize("records", TORN.values(), ids=TORN)
+def test_torn_states_are_not_believed(file: Path, records: Records) -> None:
+    assert parse(records) is None
+    store(file, records)
+    assert read(str(file)) is None
+
+
+def test_an_empty_file_is_not_believed(file: Path) -> None:
+    file.touch()
+    assert read(str(file)) is None
+
+
+@contextmanager
+def _another(file: Path, code: str) -> Iterator[None]:
+    """Let another process do something with the file, and stay there."""
+    program = (
+        "import os, sys, tdb\n"
+        "database = tdb.Tdb(sys.argv[1], 0, tdb.DEFAULT, os.O_RDWR)\n"
+        f"{code}\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        yield
+
+
+_WRITING = {
+    "lock": "database.lock_all()",
+    "transaction": "database.transaction_start()",
+    "transaction with changes": (
+        "database.transaction_start(); database.clear(); database.store(b'x', b'y')"
+    ),
+    "prepared": (
+        "database.transaction_start(); database.store(b'x', b'y' * 9999);"
+        " database.transaction_prepare_commit()"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", _WRITING.values(), ids=_WRITING)
+def test_a_writer_is_not_waited_for(file: Path, code: str) -> None:
+    """The daemon's event loop reads: it must not stand still because an smbd does."""
+    store(file, WHOLE)
+    with _another(file, code):
+        started = time.monotonic()
+        seen = read(str(file))
+        spent = time.monotonic() - started
+    # A transaction that is not being committed has changed nothing in the file yet.
+    begun = code in (_WRITING["transaction"], _WRITING["transaction with changes"])
+    assert seen is None or (begun and seen == SambaState(sets=1, copies=(a_copy(),)))
+    assert spent < 0.5
+    assert read(str(file)) == SambaState(sets=1, copies=(a_copy(),))
+
+
+def test_a_reader_is_no_writer(file: Path) -> None:
+    store(file, WHOLE)
+    with _another(file, "database.read_lock_all()"):
+        assert read(str(file)) == SambaState(sets=1, copies=(a_copy(),))
+
+
+def test_a_commit_that_was_cut_off_is_not_believed(file: Path) -> None:
+    """The next writer recovers the file; until then it is of two minds."""
+    store(file, WHOLE)
+    other = {**of_set(state=5), **of_copy(), **of_map(exposed=1)}
+    program = (
+        "import os, sys, tdb\n"
+        "database = tdb.Tdb(sys.argv[1], 0, tdb.DEFAULT, os.O_RDWR)\n"
+        "database.transaction_start()\n"
+        f"for key, value in {of_sets(other)!r}.items(): database.store(key, value)\n"
+        "database.transaction_prepare_commit()\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(file)], check=True)
+    assert read(str(file)) is None
+    tdb.Tdb(str(file), 0, tdb.DEFAULT, os.O_RDWR).close()
+    assert read(str(file)) == SambaState(sets=1, copies=(a_copy(),))
+
+
+def test_every_reading_beside_a_writer_is_whole(file: Path) -> None:
+    """Samba's own way to write, at full speed in another process."""
+    store(file, WHOLE)
+    other = {**of_set(state=5), **of_copy(), **of_map(exposed=1)}
+    program = (
+        "import os, sys, tdb\n"
+        f"states = [{WHOLE!r}, {of_sets(other)!r}, {of_sets()!r}]\n"
+        "print(flush=True)\n"
+        "number = 0\n"
+        "while True:\n"
+        "    number += 1\n"
+        "    database = tdb.Tdb(sys.argv[1], 0, tdb.DEFAULT, os.O_RDWR)\n"
+        "    database.clear()\n"
+        "    database.transaction_start()\n"
+        "    for key, value in states[number % 3].items(): database.store(key, value)\n"
+        "    database.transaction_commit()\n"
+        "    database.close()\n"
+    )
+    whole = {
+        SambaState(sets=1, copies=(a_copy(),)),
+        SambaState(sets=1, copies=(a_copy(state=SetState.RECOVERED, is_exposed=True),)),
+        SambaState(sets=0, copies=()),
+    }
+    seen: dict[SambaState | None, int] = {}
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            state = read(str(file))
+            seen[state] = seen.get(state, 0) + 1
+        writer.kill()
+    assert seen.keys() <= {*whole, None}
+    assert seen.keys() & whole
+
+
+# what is no state at all
+
+
+def _other_bytes(file: Path) -> None:
+    file.write_bytes(b"this is no tdb" * 100)
+
+
+def _directory(file: Path) -> None:
+    file.mkdir()
+
+
+def _link(file: Path) -> None:
+    store(file.with_name("elsewhere"), WHOLE)
+    file.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("damage", [_other_bytes, _directory, _link])
+def test_damage_is_a_known_error(file: Path, damage: Callable[[Path], None]) -> None:
+    damage(file)
+    with pytest.raises(RvssError) as caught:
+        read(str(file))
+    assert caught.value.problem is Problem.SAMBA
+    assert str(file) in caught.value.message
+
+
+_keys = st.binary(max_size=20) | st.sampled_from(
+    [*WHOLE, b"sc_set/", b"sc_set/x/sc/y", b"sc_set/x/sc/y/smap/z", b"sc_set/\xff"]
+)
+
+
+@given(st.sampled_from([{}, WHOLE]), st.dictionaries(_keys, st.binary(max_size=40), max_size=8))
+@example({}, {b"sc_set_count\0": b"\0\0\0\0\0"})
+def test_any_records_are_a_state_or_none(begin: Records, records: Records) -> None:
+    state = parse({**begin, **records})
+    assert state is None or isinstance(state, SambaState)
+
+
+def _as_file(records: Records) -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        store(Path(directory, "file"), records)
+        return Path(directory, "file").read_bytes()
+
+
+_BYTES = _as_file(WHOLE)
+
+
+@settings(deadline=None)
+@given(
+    st.binary(max_size=400)
+    | st.lists(
+        st.tuples(st.integers(0, len(_BYTES) - 1), st.binary(min_size=1, max_size=8)), max_size=6
+    ),
+    st.integers(0, len(_BYTES)),
+)
+def test_any_file_is_a_state_or_none_or_refused(
+    change: bytes | list[tuple[int, bytes]], length: int
+) -> None:
+    if isinstance(change, bytes):
+        raw = change
+    else:
+        buffer = bytearray(_BYTES)
+        for offset, piece in change:
+            buffer[offset : offset + len(piece)] = piece
+        raw = bytes(buffer[: max(length, 1)]) if length % 2 else bytes(buffer)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(raw)
+        file.flush()
+        try:
+            state = read(file.name)
+        except RvssError:
+            return
+        assert state is None or isinstance(state, SambaState)

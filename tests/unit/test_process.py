@@ -1,0 +1,174 @@
+"""python-samba in a process of its own: whatever happens there, the owner goes on."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import samba_rvss
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.samba import conf, process, registry
+from samba_rvss.samba.process import SambaProcess
+
+ROOT = str(Path(samba_rvss.__file__).parent.parent)
+
+
+@pytest.fixture
+def samba() -> Iterator[SambaProcess]:
+    with closing(SambaProcess()) as made:
+        yield made
+
+
+def test_a_call_runs_in_one_child_that_stays(samba: SambaProcess) -> None:
+    assert samba.pid == 0
+    first = samba.call(os.getpid)
+    assert first == samba.pid != os.getpid()
+    assert samba.call(os.getpid) == first
+    assert samba.call(registry.amended_modules, ["shell_snap", "acl_xattr"]) == "acl_xattr"
+
+
+def test_the_child_has_nothing_of_ours(
+    samba: SambaProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "x")
+    assert samba.call(os.getenv, "SECRET") is None
+    # its standard streams and its end of the pipe
+    links = samba.call(os.listdir, "/proc/self/fd")
+    assert len(links) <= 5
+
+
+def test_known_errors_keep_their_problem(samba: SambaProcess, tmp_path: Path) -> None:
+    (tmp_path / "share_info.tdb").write_bytes(b"no database" * 100)
+    with pytest.raises(RvssError, match=r"cannot change .*share_info\.tdb") as caught:
+        samba.call(registry.remove_security, str(tmp_path), ("vms",))
+    assert caught.value.problem is Problem.SAMBA
+
+
+def test_known_errors_keep_their_hint(samba: SambaProcess) -> None:
+    with pytest.raises(RvssError) as caught:
+        samba.call(conf.load, "/no/such/smb.conf")
+    assert caught.value.problem is Problem.CONFIG
+    assert (caught.value.message, caught.value.hint) == (
+        "cannot read /no/such/smb.conf",
+        "name another file with -s",
+    )
+    assert samba.call(os.getpid) == samba.pid
+
+
+def test_unknown_errors_are_told_with_their_function(samba: SambaProcess) -> None:
+    with pytest.raises(RuntimeError, match=r"rmdir: FileNotFoundError: .*/no/such"):
+        samba.call(os.rmdir, "/no/such")
+    assert samba.call(os.getpid) == samba.pid
+
+
+def test_a_call_that_hangs_is_ended_and_the_next_works(
+    samba: SambaProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = samba.call(os.getpid)
+    monkeypatch.setattr(process, "SECONDS", 0.5)
+    started = time.monotonic()
+    with pytest.raises(RvssError, match=r"sleep: no answer within 0\.5 s") as caught:
+        samba.call(time.sleep, 60.0)
+    assert time.monotonic() - started < 5
+    assert caught.value.problem is Problem.SAMBA
+    assert not Path(f"/proc/{hung}").exists()
+    monkeypatch.setattr(process, "SECONDS", 20.0)
+    assert samba.call(os.getpid) not in (hung, 0)
+
+
+def test_a_child_that_ignores_signals_is_ended(
+    samba: SambaProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samba.call(os.getpid)
+    os.kill(samba.pid, signal.SIGSTOP)
+    monkeypatch.setattr(process, "SECONDS", 0.5)
+    with pytest.raises(RvssError, match="no answer"):
+        samba.call(os.getpid)
+    assert samba.call(os.getpid) == samba.pid
+
+
+def test_a_child_that_dies_is_replaced(samba: SambaProcess) -> None:
+    """Samba's libraries end the process when a database is damaged (tdb_panic, smb_panic)."""
+    with pytest.raises(RvssError, match="abort: its process died") as caught:
+        samba.call(os.abort)
+    assert caught.value.problem is Problem.SAMBA
+    first = samba.call(os.getpid)
+    os.kill(first, signal.SIGKILL)
+    time.sleep(0.1)
+    with pytest.raises(RvssError, match="getpid: "):
+        samba.call(os.getpid)
+    assert samba.call(os.getpid) not in (first, 0)
+
+
+def test_a_result_that_cannot_be_sent_is_a_failure(samba: SambaProcess) -> None:
+    with pytest.raises(RvssError, match="its process died"):
+        samba.call(os.scandir, "/")
+    assert samba.call(os.getpid) == samba.pid
+
+
+def test_large_arguments_and_results(samba: SambaProcess) -> None:
+    words = ["x" * 1000] * 5000
+    assert samba.call(registry.amended_modules, words) == " ".join(words)
+
+
+def test_calls_from_many_threads(samba: SambaProcess) -> None:
+    answers: list[str] = []
+
+    def work(number: int) -> None:
+        for index in range(50):
+            word = f"{number}.{index}"
+            assert samba.call(registry.amended_modules, [word]) == word
+            answers.append(word)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(answers)) == 300
+
+
+def test_close_ends_the_child(samba: SambaProcess) -> None:
+    pid = samba.call(os.getpid)
+    samba.close()
+    assert not Path(f"/proc/{pid}").exists()
+    assert samba.pid == 0
+    samba.close()
+
+
+def test_ctrl_c_is_the_owner_s(samba: SambaProcess) -> None:
+    pid = samba.call(os.getpid)
+    os.kill(pid, signal.SIGINT)
+    assert samba.call(os.getpid) == pid
+
+
+def test_the_child_ends_with_its_owner() -> None:
+    """Also when the owner had no time to say so."""
+    program = (
+        "import os, sys\n"
+        f"sys.path.insert(0, {ROOT!r})\n"
+        "from samba_rvss.samba.process import SambaProcess\n"
+        "samba = SambaProcess()\n"
+        "print(samba.call(os.getpid), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        child = os.pidfd_open(int(owner.stdout.readline()))
+        try:
+            owner.send_signal(signal.SIGKILL)
+            owner.wait()
+            ended, _, _ = select.select([child], [], [], 10)
+        finally:
+            os.close(child)
+    assert ended
