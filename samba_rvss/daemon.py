@@ -265,7 +265,11 @@ class Daemon:
         try:
             data = await self._receive(connection)
             if not data:
+                # Closed, or an empty request; somebody may have looked whether we are here.
                 _logger.debug("uid %d connected and said nothing", peer.uid)
+                with suppress(OSError):
+                    empty = wire.encode_reply(Problem.BAD_REQUEST, "the request is empty")
+                    connection.send(empty)
                 connection.close()
                 return
             request = wire.decode_hook(data)
