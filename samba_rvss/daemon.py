@@ -38,7 +38,7 @@ Serve: TypeAlias = Callable[[socket.socket, Peer], Coroutine[Any, Any, None]]
 
 _REQUEST_SECONDS = 5.0
 _STOP_SECONDS = 30.0
-_RETRY_SECONDS = 30.0
+_LONGEST_PAUSE = 60.0
 _HISTORY = timedelta(days=90)
 _DAY_SECONDS = 86400.0
 _BACKLOG = 256
@@ -136,8 +136,8 @@ class Daemon:
             if copy.phase is not Phase.DELETING:
                 self._watcher.track(copy)
 
-    async def _apply(self, actions: Sequence[reconcile.Action]) -> None:
-        """Carry out actions, and those that fail again later."""
+    async def _apply(self, actions: Sequence[reconcile.Action], tries: int = 0) -> None:
+        """Carry out actions, and those that fail again, less and less often."""
         failed = await in_thread(reconcile.apply, self._lifecycle, actions)
         for action in actions:
             copy = self._lifecycle.ledger.get(action.target)
@@ -145,9 +145,14 @@ class Daemon:
                 self._watcher.track(copy)
                 self._watcher.look()
         if failed:
-            again = [action for action, _ in failed]
-            loop = asyncio.get_running_loop()
-            loop.call_later(_RETRY_SECONDS, lambda: self._spawn(self._apply(again)))
+            self._later([action for action, _ in failed], tries)
+
+    def _later(self, actions: Sequence[reconcile.Action], tries: int = 0) -> None:
+        if not actions:
+            return
+        pause = min(2.0**tries, _LONGEST_PAUSE)
+        loop = asyncio.get_running_loop()
+        loop.call_later(pause, lambda: self._spawn(self._apply(actions, tries + 1)))
 
     async def _housekeep(self) -> None:
         """Once a day, forget the history of copies that went long ago."""
@@ -309,7 +314,13 @@ class Daemon:
         share = conf.find_share(lifecycle.config, words)
         target = await in_thread(lifecycle.locate, share)
         async with self._only(target.volume.key, deadline):
-            return await in_thread(lifecycle.create, target, uid, deadline)
+            try:
+                return await in_thread(lifecycle.create, target, uid, deadline)
+            except RvssError:
+                copies = await in_thread(lifecycle.ledger.unfinished)
+                left = [copy for copy in copies if copy.phase is Phase.DELETING]
+                self._later([reconcile.deletion(copy, "its undoing failed") for copy in left])
+                raise
 
     async def _delete(self, copy: ShadowCopy, uid: int) -> None:
         """Delete a copy; if that fails, the client is told so and it is tried again later."""
@@ -318,9 +329,7 @@ class Daemon:
             try:
                 await in_thread(self._lifecycle.delete, copy, uid)
             except RvssError:
-                action = reconcile.deletion(copy, "its deletion failed")
-                loop = asyncio.get_running_loop()
-                loop.call_later(_RETRY_SECONDS, lambda: self._spawn(self._apply([action])))
+                self._later([reconcile.deletion(copy, "its deletion failed")])
                 raise
 
     async def _withdraw(self, copy: ShadowCopy, reason: str) -> None:

@@ -240,6 +240,25 @@ def test_an_answer_that_nobody_takes_is_undone(instance: Instance) -> None:
     assert instance.daemon.log().count("did not wait for the answer") == 20
 
 
+def test_a_deletion_that_fails_is_tried_again(instance: Instance) -> None:
+    instance.daemon.start()
+    top = instance.file_system.path
+    path = instance.create(top / "vms")
+    run(["mount", "-o", "remount,ro", str(top)], timeout=30)
+    try:
+        done = instance.hook("delete", str(top / "vms"), path)
+        assert done.returncode == Problem.READ_ONLY, done.stderr
+        assert [copy["phase"] for copy in instance.listing()] == ["deleting"]
+    finally:
+        run(["mount", "-o", "remount,rw", str(top)], timeout=30)
+    deadline = time.monotonic() + 20
+    while instance.listing() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert instance.nothing_left()
+    done = instance.hook("delete", str(top / "vms"), path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_lost_ledger_is_made_anew(instance: Instance) -> None:
     instance.daemon.start()
     paths = sorted(instance.create(instance.file_system.path / "vms") for _ in range(3))
