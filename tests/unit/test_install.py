@@ -1,0 +1,79 @@
+"""packaging/install puts everything where the README, the units and the manual say it is."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from samba_rvss import __version__
+from samba_rvss.testing.example import HOOK
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    for _ in range(2):  # the second time replaces the first
+        subprocess.run(
+            [ROOT / "packaging" / "install"],
+            env={**os.environ, "DESTDIR": str(tmp_path)},
+            check=True,
+            timeout=60,
+            stdout=subprocess.DEVNULL,
+        )
+    return tmp_path
+
+
+def test_hook_is_where_the_example_says(installed: Path) -> None:
+    hook = installed / HOOK.lstrip("/")
+    done = subprocess.run(
+        [hook, "-S", installed / "none.sock", "check", "/srv"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 22
+    assert "start samba-rvss.service" in done.stderr
+
+
+def test_command_runs(installed: Path) -> None:
+    command = (installed / "usr/bin/samba-rvss").read_text()
+    moved = installed / "samba-rvss"
+    moved.write_text(command.replace('"/usr/lib', f'"{installed}/usr/lib'))
+    done = subprocess.run(
+        ["/usr/bin/python3", "-I", moved, "--version"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout == f"samba-rvss {__version__}\n"
+
+
+def test_units_start_what_is_installed(installed: Path) -> None:
+    units = installed / "usr/lib/systemd/system"
+    assert {unit.name for unit in units.iterdir()} == {
+        path.name for path in (ROOT / "systemd").iterdir()
+    }
+    (program,) = re.findall(r"^ExecStart=(\S+)", (units / "samba-rvss.service").read_text(), re.M)
+    assert (installed / program.lstrip("/")).stat().st_mode & 0o111
+
+
+def test_manual_pages_are_installed(installed: Path) -> None:
+    pages = {page.name for page in (installed / "usr/share/man/man8").iterdir()}
+    assert pages == {"samba-rvss.8", "samba-rvss-hook.8"}
+
+
+def test_arguments_are_refused() -> None:
+    done = subprocess.run(
+        [ROOT / "packaging" / "install", "--nonsense"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "--help" in done.stderr
