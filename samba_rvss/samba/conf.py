@@ -8,13 +8,23 @@ the daemon calls `load` through `samba_rvss.samba.process`, a command directly.
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Nested, Share
+from samba_rvss.model import Share
+from samba_rvss.samba.options import (
+    COMMIT_DEADLINE,
+    NESTED,
+    OPTIONS,
+    PREVIOUS_VERSIONS,
+    RUN_DIRECTORY,
+    SEAL_DEADLINE,
+    STATE_DIRECTORY,
+    boolean,
+)
 
 # A registry share that ExposeShadowCopySet made: source3/rpc_server/fss/srv_fss_agent.c,
 # map_share_name().
@@ -24,73 +34,8 @@ _INCLUDE = re.compile(r"\s*include\s*=\s*(\S.*?)\s*$", re.IGNORECASE)
 _SECTION = re.compile(r"\s*\[([^\]]*)\]")
 _SEQUENCE_NUMBER = 48
 
-T = TypeVar("T")
-
-_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _VERBS = {"check": "check path command", "create": "create command", "delete": "delete command"}
 _HOOKS = {("samba-rvss", "hook"), ("samba_rvss", "hook.py")}
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|)", text.strip().lower())
-    if match is None or float(match[1]) == 0:
-        raise ValueError("a time such as 50, 50 s, 30 m or 72 h is wanted")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def _directory(text: str) -> str:
-    # normpath() leaves two slashes at the beginning, mountinfo has one.
-    plain = text.startswith("/") and not text.startswith("//") and os.path.normpath(text) == text
-    if not plain or re.search(r"\s", text):
-        raise ValueError("an absolute path without blanks, '..' or a closing slash is wanted")
-    return text
-
-
-def _boolean(text: str) -> bool:
-    # lib/util/util_str.c, set_boolean()
-    word = text.strip().lower()
-    if word in ("yes", "true", "on", "1"):
-        return True
-    if word in ("no", "false", "off", "0"):
-        return False
-    raise ValueError("yes or no is wanted")
-
-
-def _nested(text: str) -> Nested:
-    try:
-        return Nested(text.strip().lower())
-    except ValueError:
-        raise ValueError("refuse or include is wanted") from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option(Generic[T]):
-    """One ``rvss:`` option: how it is read, its default, and whether a share may have it.
-
-    ``parse`` raises ValueError that says what is wanted.
-    """
-
-    name: str
-    parse: Callable[[str], T]
-    default: str
-    per_share: bool = False
-
-    def read(self, *sections: Mapping[str, str]) -> T:
-        """Return the value from the first section that has the option, or the default."""
-        key = f"rvss:{self.name}"
-        return self.parse(next((one[key] for one in sections if key in one), self.default))
-
-
-_RUN = Option(name="run directory", parse=_directory, default="/run/samba-rvss")
-_STATE = Option(name="state directory", parse=_directory, default="/var/lib/samba-rvss")
-_DEADLINE = Option(name="commit deadline", parse=_seconds, default="50 s")
-_SEAL_DEADLINE = Option(name="seal deadline", parse=_seconds, default="30 s")
-_NESTED = Option(name="nested", parse=_nested, default="refuse", per_share=True)
-_PREVIOUS = Option(name="previous versions", parse=_boolean, default="no", per_share=True)
-
-OPTIONS: Mapping[str, Option[Any]] = {
-    option.name: option for option in (_RUN, _STATE, _DEADLINE, _SEAL_DEADLINE, _NESTED, _PREVIOUS)
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,8 +243,8 @@ def _section(
         share = Share(
             name=name,
             path=path,
-            nested=_NESTED.read(own, default),
-            previous_versions=_PREVIOUS.read(own, default),
+            nested=NESTED.read(own, default),
+            previous_versions=PREVIOUS_VERSIONS.read(own, default),
             vfs_objects=objects,
         )
     return Section(name=name, path=path, registry=registry, share=share, reason=reason)
@@ -342,7 +287,7 @@ def _warnings(globals_: Mapping[str, str]) -> Iterator[str]:
 
 def _truth(text: str) -> bool:
     try:
-        return _boolean(text)
+        return boolean(text)
     except ValueError:
         return False
 
@@ -370,7 +315,7 @@ def load(configfile: str = "") -> Config:
                 registry[name] = {**base, **parameters}
     _check_options({"global": globals_, **sections, **registry})
 
-    run_directory = _RUN.read(globals_)
+    run_directory = RUN_DIRECTORY.read(globals_)
     file = configfile or context.configfile or "/etc/samba/smb.conf"
     direct = _sections_in(file)
     found = [
@@ -388,9 +333,9 @@ def load(configfile: str = "") -> Config:
     return Config(
         file=file,
         run_directory=run_directory,
-        state_directory=_STATE.read(globals_),
-        commit_deadline=_DEADLINE.read(globals_),
-        seal_deadline=_SEAL_DEADLINE.read(globals_),
+        state_directory=STATE_DIRECTORY.read(globals_),
+        commit_deadline=COMMIT_DEADLINE.read(globals_),
+        seal_deadline=SEAL_DEADLINE.read(globals_),
         samba_lock_directory=str(context.get("lock directory")),
         samba_state_directory=str(context.get("state directory")),
         sections=tuple(found),

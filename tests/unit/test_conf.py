@@ -16,7 +16,8 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Nested, Share
 from samba_rvss.run import run
 from samba_rvss.samba import conf
-from samba_rvss.samba.conf import OPTIONS, Config, Section, find_share
+from samba_rvss.samba.conf import Config, Section, find_share
+from samba_rvss.samba.options import OPTIONS
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.testing.example import readme_block
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from samba_rvss.errors import Problem
-from samba_rvss.samba.conf import OPTIONS
+from samba_rvss.samba.options import OPTIONS
 
 MAN = Path(__file__).parents[2] / "packaging" / "man"
 

@@ -1,0 +1,84 @@
+"""The ``rvss:`` options: their names, forms and defaults. samba-rvss(8) explains each."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from samba_rvss.model import Nested
+
+T = TypeVar("T")
+
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|)", text.strip().lower())
+    if match is None or float(match[1]) == 0:
+        raise ValueError("a time such as 50, 50 s, 30 m or 72 h is wanted")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _directory(text: str) -> str:
+    # normpath() leaves two slashes at the beginning, mountinfo has one.
+    plain = text.startswith("/") and not text.startswith("//") and os.path.normpath(text) == text
+    if not plain or re.search(r"\s", text):
+        raise ValueError("an absolute path without blanks, '..' or a closing slash is wanted")
+    return text
+
+
+def boolean(text: str) -> bool:
+    """Read a truth value as Samba does; ValueError if it is none."""
+    # lib/util/util_str.c, set_boolean()
+    word = text.strip().lower()
+    if word in ("yes", "true", "on", "1"):
+        return True
+    if word in ("no", "false", "off", "0"):
+        return False
+    raise ValueError("yes or no is wanted")
+
+
+def _nested(text: str) -> Nested:
+    try:
+        return Nested(text.strip().lower())
+    except ValueError:
+        raise ValueError("refuse or include is wanted") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option(Generic[T]):
+    """One ``rvss:`` option: how it is read, its default, and whether a share may have it.
+
+    ``parse`` raises ValueError that says what is wanted.
+    """
+
+    name: str
+    parse: Callable[[str], T]
+    default: str
+    per_share: bool = False
+
+    def read(self, *sections: Mapping[str, str]) -> T:
+        """Return the value from the first section that has the option, or the default."""
+        key = f"rvss:{self.name}"
+        return self.parse(next((one[key] for one in sections if key in one), self.default))
+
+
+RUN_DIRECTORY = Option(name="run directory", parse=_directory, default="/run/samba-rvss")
+STATE_DIRECTORY = Option(name="state directory", parse=_directory, default="/var/lib/samba-rvss")
+COMMIT_DEADLINE = Option(name="commit deadline", parse=_seconds, default="50 s")
+SEAL_DEADLINE = Option(name="seal deadline", parse=_seconds, default="30 s")
+NESTED = Option(name="nested", parse=_nested, default="refuse", per_share=True)
+PREVIOUS_VERSIONS = Option(name="previous versions", parse=boolean, default="no", per_share=True)
+
+OPTIONS: Mapping[str, Option[Any]] = {
+    option.name: option
+    for option in (
+        RUN_DIRECTORY,
+        STATE_DIRECTORY,
+        COMMIT_DEADLINE,
+        SEAL_DEADLINE,
+        NESTED,
+        PREVIOUS_VERSIONS,
+    )
+}
