@@ -26,7 +26,7 @@ from samba_rvss.ledger import Ledger, now
 from samba_rvss.lifecycle import Lifecycle
 from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.mounts import Mounts
-from samba_rvss.providers.btrfs import Btrfs
+from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.watcher import Watcher, in_thread
@@ -90,7 +90,7 @@ class Daemon:
             self._lifecycle = Lifecycle(
                 config,
                 ledger,
-                (Btrfs(config.run_directory),),
+                providers(config.run_directory),
                 Mounts(config.run_directory),
                 self._samba,
                 self._reached,

@@ -10,7 +10,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -172,16 +172,16 @@ def move_mount(mount: int, target: str) -> None:
 
 
 def mount_setattr(where: int | str, *, set_: int = 0, clear: int = 0) -> None:
-    """Change the attributes of one mount (mount_setattr(2)).
+    """Change the attributes of a mount: of a detached one, or of one at a path and those below it.
 
-    Setting MOUNT_ATTR_RDONLY fails with EBUSY while a file is open for writing through the
-    mount (fs/namespace.c, mnt_hold_writers).
+    Setting MOUNT_ATTR_RDONLY fails with EBUSY, and changes none of them, while a file is open for
+    writing through one (mount_setattr(2); fs/namespace.c, mnt_hold_writers).
     """
     attributes = ctypes.create_string_buffer(struct.pack("=QQQQ", set_, clear, 0, 0), 32)
     if isinstance(where, int):
         result = _libc.mount_setattr(where, b"", AT_EMPTY_PATH, attributes, 32)
     else:
-        result = _libc.mount_setattr(AT_FDCWD, os.fsencode(where), 0, attributes, 32)
+        result = _libc.mount_setattr(AT_FDCWD, os.fsencode(where), AT_RECURSIVE, attributes, 32)
     _checked(result, where)
 
 
@@ -191,7 +191,10 @@ def umount(target: str) -> None:
 
 
 def detached_mount(kind: str, options: dict[str, str], flags: tuple[str, ...] = ()) -> int:
-    """Mount a file system without a path; return an O_PATH descriptor of its root."""
+    """Mount a file system without a path; return an O_PATH descriptor of its root.
+
+    The mount is read-only, nosuid, nodev, noexec and noatime.
+    """
     context = _checked(_libc.fsopen(kind.encode(), FSOPEN_CLOEXEC))
     try:
         for key, value in options.items():
@@ -203,7 +206,8 @@ def detached_mount(kind: str, options: dict[str, str], flags: tuple[str, ...] = 
             _checked(_libc.fsconfig(context, FSCONFIG_SET_FLAG, flag.encode(), None, 0))
         _checked(_libc.fsconfig(context, FSCONFIG_CMD_CREATE, None, None, 0), options.get("source"))
         attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOATIME
-        return _checked(_libc.fsmount(context, FSMOUNT_CLOEXEC, attributes))
+        # Read-only from the start: it is nobody's to write through until it is opened.
+        return _checked(_libc.fsmount(context, FSMOUNT_CLOEXEC, attributes | MOUNT_ATTR_RDONLY))
     finally:
         os.close(context)
 
@@ -289,6 +293,22 @@ class Peer:
     gid: int
 
 
+def mount_of(fd: int) -> MountInfo:
+    """Return the mount that a descriptor was opened through.
+
+    Raises:
+        OSError: if it is not in our mount namespace, as a detached one.
+    """
+    number = mount_id(fd)
+    raw = read_mountinfo()
+    start = 0 if raw.startswith(b"%d " % number) else raw.find(b"\n%d " % number) + 1
+    end = raw.find(b"\n", start)
+    found = next(mountinfo(raw[start:end]))
+    if found.id != number:
+        raise OSError(f"the mount {number} is not in this mount namespace")
+    return found
+
+
 def peer_credentials(sock: socket.socket) -> Peer:
     """Return who connected (SO_PEERCRED, unix(7))."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
@@ -339,8 +359,8 @@ def process(pid: int) -> Process:
     )
 
 
-def writers(mount: int) -> Iterator[tuple[int, str]]:
-    """Yield process id and path of each file open or mapped for writing through a mount.
+def writers(mounts: Collection[int]) -> Iterator[tuple[int, str]]:
+    """Yield process id and path of each file open or mapped for writing through some mounts.
 
     Processes that end or may not be read meanwhile are left out.
     """
@@ -352,15 +372,15 @@ def writers(mount: int) -> Iterator[tuple[int, str]]:
                 with open(f"/proc/{entry}/fdinfo/{fd}", encoding="ascii") as info:
                     facts = dict(line.split(":\t", 1) for line in info if ":\t" in line)
                 writable = int(facts.get("flags", "0"), 8) & os.O_ACCMODE
-                if int(facts.get("mnt_id", "-1")) == mount and writable:
+                if int(facts.get("mnt_id", "-1")) in mounts and writable:
                     yield int(entry), os.readlink(f"/proc/{entry}/fd/{fd}")
-            yield from ((int(entry), path) for path in _mapped(entry, mount))
+            yield from ((int(entry), path) for path in _mapped(entry, mounts))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
 
 
-def _mapped(process: str, mount: int) -> Iterator[str]:
-    """Yield the path of each file that a process has mapped for writing through a mount.
+def _mapped(process: str, mounts: Collection[int]) -> Iterator[str]:
+    """Yield the path of each file that a process has mapped for writing through some mounts.
 
     A mapping outlives the descriptor that it was made from, and counts as a writer all the same.
     """
@@ -373,7 +393,7 @@ def _mapped(process: str, mount: int) -> Iterator[str]:
         name = "-".join(f"{int(word, 16):x}" for word in span.split(b"-"))
         fd = os.open(f"/proc/{process}/map_files/{name}", os.O_PATH | os.O_CLOEXEC)
         try:
-            if mount_id(fd) == mount:
+            if mount_id(fd) in mounts:
                 yield os.readlink(f"/proc/self/fd/{fd}")
         finally:
             os.close(fd)

@@ -196,13 +196,14 @@ class Lifecycle:
             _logger.exception("[%s] %s: cannot undo a failed create yet", copy.share, copy.id)
 
     def _attach(self, copy: ShadowCopy, paths: Sequence[str]) -> None:
-        directory = self._provider(copy).open(copy.volume, copy.id)
-        try:
-            for path in paths:
-                self.mounts.attach(directory, path)
-                self._reached("create.mounted")
-        finally:
-            os.close(directory)
+        for path in paths:
+            parts = self._provider(copy).open(copy.volume, copy.id)
+            try:
+                self.mounts.attach(parts, path)
+            finally:
+                for _, part in parts:
+                    os.close(part)
+            self._reached("create.mounted")
 
     def withdraw(self, copy: ShadowCopy, reason: str) -> None:
         """Remove a copy whose path could not be handed to Samba.

@@ -11,6 +11,7 @@ mount detaches it.
 import errno
 import hashlib
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -98,32 +99,33 @@ class Mounts:
             return path
         raise RvssError(Problem.BUSY, f"{parent} has 3600 copies for one hour already")
 
-    def attach(self, directory: int, path: str) -> None:
-        """Mount what a detached mount shows, read-only, at a path.
+    def attach(self, parts: Sequence[tuple[str, int]], path: str) -> None:
+        """Put detached mounts at a path and below it, read-only.
 
-        Leaves nothing behind when it fails. The descriptor serves for more than one path, as long
-        as what it has been attached to stays mounted.
+        Leaves nothing behind when it fails. A mount can be at one path only: another one takes
+        detached mounts of its own.
+
+        Args:
+            parts: as `samba_rvss.providers.Provider.open` returns them; the
+                descriptors stay the caller's.
+            path: where the first of them belongs.
 
         Raises:
             RvssError: SYSTEM.
         """
-        parent = os.path.dirname(path)
         with ExitStack() as undo:
             try:
-                self._make(parent)
+                self._make(os.path.dirname(path))
                 with suppress(FileExistsError):
                     os.mkdir(path, 0o700)
-                    undo.callback(_rmdir, path)
-                tree = _clone(directory)
-                try:
+                undo.callback(self.detach, path)
+                for below, part in parts:
                     kernel.mount_setattr(
-                        tree,
+                        part,
                         set_=_ATTRIBUTES | kernel.MOUNT_ATTR_NOATIME,
                         clear=kernel.MOUNT_ATTR__ATIME,
                     )
-                    kernel.move_mount(tree, path)
-                finally:
-                    os.close(tree)
+                    kernel.move_mount(part, os.path.join(path, below) if below else path)
             except OSError as exc:
                 raise RvssError(Problem.SYSTEM, f"cannot mount {path}: {exc.strerror}") from exc
             undo.pop_all()
@@ -154,8 +156,13 @@ class Mounts:
         return True
 
     def is_closed(self, path: str) -> bool:
-        """Return whether the mount at a path is read-only."""
-        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+        """Return whether the mount at a path is read-only, and every one below it."""
+        raw = kernel.read_mountinfo()
+        below = kernel.escape_mount_path(f"{path}/") in raw
+        targets = [path]
+        if below:
+            targets += [m.target for m in kernel.mountinfo(raw) if m.target.startswith(f"{path}/")]
+        return all(os.statvfs(target).f_flag & os.ST_RDONLY for target in targets)
 
     def detach(self, path: str) -> None:
         """Unmount, lazily if it is in use, and remove the directory. Gone already is success.
@@ -176,8 +183,10 @@ class Mounts:
 
     def listing(self) -> list[str]:
         """Return the paths of this instance's recovery mounts."""
+        depth = f"{self._run}/exposed/share/copy".count("/")
         prefixes = (f"{self._run}/exposed/", f"{self._run}/previous/")
-        return [mount.target for mount in kernel.mountinfo() if mount.target.startswith(prefixes)]
+        targets = [m.target for m in kernel.mountinfo() if m.target.startswith(prefixes)]
+        return [target for target in targets if target.count("/") == depth]
 
     def directories(self) -> list[str]:
         """Return every directory that a recovery mount is, was or could be at."""
@@ -191,13 +200,13 @@ class Mounts:
 
     def holders(self, path: str) -> list[Holder]:
         """Return who has files open for writing through a recovery mount, as far as /proc tells."""
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            number = kernel.mount_id(fd)
-        finally:
-            os.close(fd)
+        numbers = frozenset(
+            mount.id
+            for mount in kernel.mountinfo()
+            if mount.target == path or mount.target.startswith(f"{path}/")
+        )
         found = []
-        for pid, target in kernel.writers(number):
+        for pid, target in kernel.writers(numbers):
             try:
                 with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
                     found.append(Holder(pid=pid, command=comm.read().strip(), path=target))
@@ -223,16 +232,6 @@ class Mounts:
             except FileExistsError:
                 continue
             os.chmod(path, 0o711)  # noqa: S103 - clients' users walk through, and see nothing
-
-
-def _clone(directory: int) -> int:
-    try:
-        return kernel.open_tree(directory)
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:
-            raise
-    # Before Linux 6.15 a detached mount cannot be cloned. It can be attached, and then cloned.
-    return os.dup(directory)
 
 
 def _rmdir(path: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Share, Volume
+from samba_rvss.model import Nested, Share, Volume
 from samba_rvss.providers import Provider
 
 
@@ -56,11 +56,12 @@ def locate(
     try:
         for provider in providers:
             names.append(provider.name)
-            volume = provider.probe(fd, path, share.nested)
+            volume = provider.probe(fd, path, share.nested, thorough=thorough)
             if volume is not None:
                 _require_utf8(volume, path)
                 if thorough:
-                    _refuse_mounts(path)
+                    included = share.nested is Nested.INCLUDE and provider.nested_mounts
+                    _refuse_mounts(path, included or "")
                 return Target(share=share, volume=volume)
     finally:
         os.close(fd)
@@ -71,14 +72,15 @@ def locate(
     )
 
 
-def _refuse_mounts(path: str) -> None:
-    """Refuse other file systems mounted below a share (MS-FSRVP 3.1.4.9)."""
+def _refuse_mounts(path: str, included: str) -> None:
+    """Refuse file systems mounted below a share, but for one type (MS-FSRVP 3.1.4.9)."""
     needle = b" " + kernel.escape_mount_path(path.rstrip("/")) + b"/"
     raw = kernel.read_mountinfo()
     if needle not in raw:
         return
     for mount in kernel.mountinfo(raw):
-        if mount.target.startswith(f"{path.rstrip('/')}/"):
+        below = mount.target.startswith(f"{path.rstrip('/')}/")
+        if below and mount.kind != included:
             raise RvssError(
                 Problem.NESTED,
                 f"the {mount.kind} file system mounted at {mount.target} lies inside {path}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from samba_rvss.cli import output
 from samba_rvss.cli.common import Verbs, configuration
 from samba_rvss.errors import RvssError
-from samba_rvss.providers.btrfs import Btrfs
+from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
 from samba_rvss.target import locate
 
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _examine(config: conf.Config) -> Iterator[dict[str, object]]:
-    providers = (Btrfs(config.run_directory),)
+    known = providers(config.run_directory)
     for section in config.sections:
         row: dict[str, object] = {
             "share": section.name,
@@ -69,7 +69,7 @@ def _examine(config: conf.Config) -> Iterator[dict[str, object]]:
         }
         if section.share is not None:
             try:
-                target = locate(section.share, providers, config.run_directory, thorough=True)
+                target = locate(section.share, known, config.run_directory, thorough=True)
             except RvssError as exc:
                 row["reason"] = exc.line()
             else:

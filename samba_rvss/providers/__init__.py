@@ -15,14 +15,17 @@ class Provider(Protocol):
     """One file system's way to take, seal and remove images."""
 
     name: str
+    nested_mounts: str
+    """The type of mounts that ``rvss:nested = include`` captures; empty if it needs none."""
 
-    def probe(self, fd: int, path: str, nested: Nested) -> Volume | None:
+    def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """Find the volume that a directory sits in, and whether it can be snapshotted.
 
         Args:
             fd: the directory, opened for reading.
             path: its path, for messages.
             nested: whether volumes nested below the directory are allowed.
+            thorough: look for what costs time to find too.
 
         Returns:
             The volume, or None if the directory is on another kind of file system.
@@ -40,10 +43,12 @@ class Provider(Protocol):
             RvssError: NO_SPACE, READ_ONLY, NESTED or SYSTEM.
         """
 
-    def open(self, volume: Volume, image: str) -> int:
-        """Return a detached mount of the share's directory in an image.
+    def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
+        """Return detached mounts of the share's directory in an image, and of what is nested in it.
 
-        It is read-only, nosuid, nodev and noexec, and gone when the descriptor is closed.
+        Each with the path below the share's directory where it belongs, parents first, the
+        first one "". They are read-only, nosuid, nodev and noexec, and gone when the descriptors
+        are closed.
 
         Raises:
             RvssError: NOT_FOUND if there is no such image, BAD_PATH if the directory in it is not

@@ -26,6 +26,7 @@ from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Image, Inventory, Mark, Nested, Volume
 from samba_rvss.providers import btrfs_ioctl
+from samba_rvss.providers.detached import narrow
 
 _logger = logging.getLogger(__name__)
 
@@ -100,11 +101,12 @@ class Btrfs:
     """
 
     name = "btrfs"
+    nested_mounts = ""
 
     def __init__(self, instance: str) -> None:
         self._instance = instance
 
-    def probe(self, fd: int, path: str, nested: Nested) -> Volume | None:
+    def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool = False) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
         if kernel.file_system_type(fd) != kernel.BTRFS_SUPER_MAGIC:
             return None
@@ -163,31 +165,17 @@ class Btrfs:
         except OSError as exc:
             raise _problem(exc, f"cannot take a shadow copy of {mark.share_path}") from exc
 
-    def open(self, volume: Volume, image: str) -> int:
-        """See `samba_rvss.providers.Provider`."""
-        with self._image(volume, image, writable=False) as (top, root):
-            how = _BENEATH | kernel.RESOLVE_NO_XDEV
-            where = volume.directory or "."
-            try:
-                fd = kernel.openat2(root, where, os.O_PATH | os.O_DIRECTORY, how)
-            except OSError as exc:
-                raise RvssError(
-                    Problem.BAD_PATH,
-                    f"the directory {where} is not in the image {image} ({exc.strerror})",
-                    "it was moved while the shadow copy was taken; try again",
-                ) from exc
-            with _opened(fd):
-                if os.fstat(fd).st_ino != volume.inode:
-                    raise RvssError(
-                        Problem.BAD_PATH,
-                        f"the directory {where} in the image {image} is not the share's",
-                        "it was replaced while the shadow copy was taken; try again",
-                    )
-                return kernel.open_detached_tree(top, fd)
+    def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
+        """See `samba_rvss.providers.Provider`. Nested subvolumes need no mounts of their own."""
+        with self._image(volume, image, writable=False) as root:
+            tree, _ = btrfs_ioctl.lookup(root)
+            options = {"source": _device(volume.file_system), "subvolid": str(tree)}
+            mount = kernel.detached_mount("btrfs", options, ("ro",))
+            return [("", narrow(mount, volume.directory, volume.inode, image))]
 
     def seal(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`."""
-        with self._image(volume, image, writable=True) as (_, root):
+        with self._image(volume, image, writable=True) as root:
             for path in _nested(root, ""):
                 with _opened(kernel.openat2(root, path, _READ, _BENEATH)) as part:
                     btrfs_ioctl.set_read_only(part, read_only=True)
@@ -201,7 +189,7 @@ class Btrfs:
         writer on it.
         """
         with (
-            self._image(volume, image, writable=True) as (_, root),
+            self._image(volume, image, writable=True) as root,
             _opened(os.open("..", _READ, dir_fd=root)) as container,
         ):
             for path in [".", *_nested(root, "")]:
@@ -287,8 +275,6 @@ class Btrfs:
         with _opened(kernel.detached_mount("btrfs", options, ("ro",))) as mount:
             if writable:
                 kernel.mount_setattr(mount, clear=kernel.MOUNT_ATTR_RDONLY)
-            else:
-                kernel.mount_setattr(mount, set_=kernel.MOUNT_ATTR_RDONLY)
             with _opened(os.open(".", _READ, dir_fd=mount)) as top:
                 if btrfs_ioctl.file_system_id(top) != file_system:
                     raise RvssError(
@@ -297,8 +283,7 @@ class Btrfs:
                 yield top
 
     @contextmanager
-    def _image(self, volume: Volume, image: str, *, writable: bool) -> Iterator[tuple[int, int]]:
-        """Open the top level and an image's root in it."""
+    def _image(self, volume: Volume, image: str, *, writable: bool) -> Iterator[int]:
         try:
             with (
                 self._top(volume.file_system, writable=writable) as top,
@@ -306,7 +291,7 @@ class Btrfs:
                 _opened(os.open(image, _READ, dir_fd=home)) as container,
                 _opened(os.open(_IMAGE, _READ, dir_fd=container)) as root,
             ):
-                yield top, root
+                yield root
         except FileNotFoundError as exc:
             raise RvssError(Problem.NOT_FOUND, f"there is no image {image}") from exc
         except OSError as exc:

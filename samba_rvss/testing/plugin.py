@@ -3,8 +3,8 @@
 Place: loaded with ``-p samba_rvss.testing.plugin``; for our tests and for other people's.
 Contract: a rig lives as long as its test. A test that needs what the machine lacks is skipped
 with a reason that says how to force it, and fails where SAMBA_RVSS_REQUIRE names the capability or
-says ``all``, as CI does. A test fails that leaves a child process, a mount, a loop device or an
-open file descriptor.
+says ``all``, as CI does; ``zfs`` must be named. A test fails that leaves a child process, a mount,
+a loop device or an open file descriptor.
 """
 
 import errno
@@ -70,16 +70,31 @@ def _loop() -> str:
     return ""
 
 
+def _zfs() -> str:
+    if missing := _root() or _tools("zpool", "zfs"):
+        return missing
+    if "\tzfs\n" not in Path("/proc/filesystems").read_text("ascii"):
+        try:
+            run(["modprobe", "zfs"], timeout=30)
+        except RvssError as exc:
+            return f"the kernel has no zfs ({exc})"
+    return ""
+
+
 def _smbd() -> str:
     if missing := _root() or _tools("smbd", "net", "smbpasswd", "useradd"):
         return missing
     return "" if find_spec("samba.param") else "python3-samba is not installed"
 
 
+# Not a part of "all": not every kernel can have them.
+_BY_NAME = frozenset({"zfs"})
+
 # What a capability lacks, as a sentence, or nothing.
 CAPABILITIES: dict[str, Callable[[], str]] = {
     "root": cache(_root),
     "btrfs": cache(_btrfs),
+    "zfs": cache(_zfs),
     "loop": cache(_loop),
     "smbd": cache(_smbd),
     "smbtorture": cache(lambda: _smbd() or _tools("smbtorture")),
@@ -100,7 +115,7 @@ def require(*names: str) -> None:
     forced = set(os.environ.get(REQUIRE, "").replace(",", " ").split())
     for name in names:
         missing = CAPABILITIES[name]()
-        if missing and forced & {"all", name}:
+        if missing and (name in forced or ("all" in forced and name not in _BY_NAME)):
             pytest.fail(f"{name} is required ({REQUIRE}) and missing: {missing}", pytrace=False)
         if missing:
             pytest.skip(f"needs {name}: {missing}; {REQUIRE}={name} makes this a failure")

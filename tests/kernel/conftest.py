@@ -4,16 +4,22 @@ A new provider gets a `Rig` of its own and a line in RIGS; the tests stay as the
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import pytest
 
 from samba_rvss import kernel
+from samba_rvss.model import Mark
+from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs import HOME, MARK, Btrfs
+from samba_rvss.providers.zfs import HOLD, Zfs
+from samba_rvss.providers.zfs import HOME as ZFS_HOME
+from samba_rvss.providers.zfs import MARK as ZFS_MARK
 from samba_rvss.run import run
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.plugin import require
@@ -28,11 +34,17 @@ class Rig(Protocol):
         top: where the outermost volume is mounted; writable, mode 0755.
         provider: the provider under test, of one instance.
         other: the same kind of provider, of another instance.
+        many: how many images are many, for the time that one takes.
+        seal_is_durable: whether sealing alone makes durable what was written.
+        destroys_what_is_open: whether an image of which a file is open can be destroyed.
     """
 
     top: Path
     provider: Provider
     other: Provider
+    many: int
+    seal_is_durable: bool
+    destroys_what_is_open: bool
 
     def volume(self, name: str) -> Path:
         """Make a volume by its path from the top, "outer/inner" for a nested one."""
@@ -43,14 +55,14 @@ class Rig(Protocol):
     def hide_top(self) -> None:
         """Take the outermost volume's own mount away; what `mount` made stays."""
 
+    def take_away(self) -> None:
+        """Make the file system one that is not there."""
+
+    def sync(self) -> None:
+        """Write everything out and return when the file system has decided where it lies."""
+
     def fill(self) -> None:
         """Write until there is no room for anything."""
-
-    def limit(self) -> None:
-        """Limit by quota what images may use, to less than one needs."""
-
-    def unlimit(self) -> None:
-        """Take the quota away."""
 
     def set_read_only(self, *, read_only: bool) -> None:
         """Remount the whole file system."""
@@ -70,8 +82,15 @@ class Rig(Protocol):
     def foreign(self) -> list[str]:
         """Put things that bear no mark of ours where images are kept; return their names."""
 
-    def untrusted_home(self, how: str) -> None:
-        """Put what others could have made ("owner", "mode" or "link") in our place."""
+    def cut_off(self, mark: Mark) -> tuple[list[str], list[str]]:
+        """Leave what `create` leaves when it is cut off, wherever it may be.
+
+        Args:
+            mark: that of an image which is there.
+
+        Returns:
+            the ids of what was left before it bore a mark, and of what was left later.
+        """
 
 
 class BtrfsRig:
@@ -80,6 +99,9 @@ class BtrfsRig:
     def __init__(self, file_system: LoopBtrfs) -> None:
         self._fs = file_system
         self.top = file_system.path
+        self.many = 500
+        self.seal_is_durable = False
+        self.destroys_what_is_open = True
         self.provider: Provider = Btrfs("one")
         self.other: Provider = Btrfs("two")
 
@@ -95,6 +117,14 @@ class BtrfsRig:
         """See `Rig`."""
         kernel.umount(str(self.top))
 
+    def take_away(self) -> None:
+        """See `Rig`."""
+        self.hide_top()
+
+    def sync(self) -> None:
+        """See `Rig`."""
+        os.sync()
+
     def fill(self) -> None:
         """See `Rig`."""
         size = 1 << 20
@@ -108,7 +138,7 @@ class BtrfsRig:
         os.sync()
 
     def limit(self) -> None:
-        """See `Rig`."""
+        """Limit by quota what images may use, to less than one needs."""
         self._quota("enable", str(self.top))
         run(
             ["btrfs", "qgroup", "limit", "1K", str(self.top / HOME)],
@@ -116,7 +146,7 @@ class BtrfsRig:
         )
 
     def unlimit(self) -> None:
-        """See `Rig`."""
+        """Take the quota away."""
         self._quota("disable", str(self.top))
 
     def _quota(self, *words: str) -> None:
@@ -176,8 +206,29 @@ class BtrfsRig:
         self._fs.subvolume(f"{HOME}/with-subvolume/image")
         return self.names()
 
-    def untrusted_home(self, how: str) -> None:
+    def cut_off(self, mark: Mark) -> tuple[list[str], list[str]]:
         """See `Rig`."""
+        home = self.top / HOME
+        raw = os.getxattr(home / mark.id, MARK)
+        (home / "no-mark").mkdir(0o700)
+        (home / "no-image").mkdir(0o700)
+        os.setxattr(home / "no-image", MARK, raw)
+        (home / "in-the-middle").mkdir(0o700)
+        os.setxattr(home / "in-the-middle", MARK, raw)
+        making = home / "in-the-middle" / "making"
+        source = str(self.top / mark.volume.name)
+        run(["btrfs", "subvolume", "snapshot", source, str(making)], timeout=_SECONDS)
+        run(["btrfs", "subvolume", "create", str(making / "inner")], timeout=_SECONDS)
+        return ["no-mark"], ["no-image", "in-the-middle"]
+
+    def crash_settle(self, image: str) -> None:
+        """Leave what settling leaves when it is cut off."""
+        words = ["btrfs", "subvolume", "snapshot", "-r"]
+        container = self.top / HOME / image
+        run([*words, str(container / "image"), str(container / "flush")], timeout=_SECONDS)
+
+    def untrusted_home(self, how: str) -> None:
+        """Put what others could have made ("owner", "mode" or "link") in our place."""
         if how == "link":
             (self.top / "elsewhere").mkdir(0o700)
             (self.top / HOME).symlink_to("elsewhere")
@@ -187,12 +238,200 @@ class BtrfsRig:
             os.chown(home, 1, 0)
 
 
+class ZfsRig:
+    """A pool in a file; see `Rig`.
+
+    Args:
+        directory: a rig directory; the pool has its name.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file = directory / "pool.img"
+        self._pool = directory.name
+        self.top = directory / "top"
+        self.provider: Provider = Zfs("one")
+        self.other: Provider = Zfs("two")
+        self.many = 15
+        self.seal_is_durable = True
+        self.destroys_what_is_open = False
+
+    def __enter__(self) -> Self:
+        """Make the pool."""
+        with self._file.open("wb") as file:
+            file.truncate(640 << 20)
+        words = ["create", "-o", "cachefile=none", "-O", f"mountpoint={self.top}"]
+        for option in ("acltype=posixacl", "xattr=sa", "compression=off", "recordsize=64K"):
+            words += ["-O", option]
+        self._zpool(*words, self._pool, str(self._file))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Destroy the pool, if there is still one."""
+        if self._pool in self._zpool("list", "-H", "-o", "name").split():
+            self._zpool("destroy", "-f", self._pool)
+
+    def _zpool(self, *words: str) -> str:
+        return run(["zpool", *words], timeout=_SECONDS)
+
+    def _zfs(self, *words: str) -> list[list[str]]:
+        out = run(["zfs", *words], timeout=_SECONDS)
+        return [line.split("\t") for line in out.splitlines()]
+
+    def _datasets(self) -> dict[str, str]:
+        """Return the datasets and their mount points, as they are in the pool."""
+        rows = self._zfs(
+            "list", "-H", "-t", "filesystem", "-r", "-o", "name,mountpoint", self._pool
+        )
+        return {name: "\t".join(target) for name, *target in rows}
+
+    def dataset(self, path: Path) -> str:
+        """Return the dataset that is mounted at a path."""
+        return {target: name for name, target in self._datasets().items()}[str(path)]
+
+    def volume(self, name: str) -> Path:
+        """See `Rig`. A dataset cannot have every name that a directory can."""
+        path = self.top / name
+        datasets = {target: dataset for dataset, target in self._datasets().items()}
+        around = next(parent for parent in path.parents if str(parent) in datasets)
+        leaf = re.sub(r"[^\w.:-]", "_", str(path.relative_to(around)))
+        dataset = f"{datasets[str(around)]}/{leaf}"
+        self._zfs("create", "-o", f"mountpoint={path}", dataset)
+        return path
+
+    def mount(self, name: str, target: Path) -> Path:
+        """See `Rig`."""
+        target.mkdir()
+        mount = kernel.detached_mount("zfs", {"source": self.dataset(self.top / name)})
+        try:
+            kernel.mount_setattr(mount, clear=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NODEV)
+            kernel.move_mount(mount, str(target))
+        finally:
+            os.close(mount)
+        return target
+
+    def hide_top(self) -> None:
+        """See `Rig`."""
+        kernel.umount(str(self.top))
+
+    def take_away(self) -> None:
+        """See `Rig`."""
+        self._zpool("export", self._pool)
+
+    def sync(self) -> None:
+        """See `Rig`."""
+        self._zpool("sync", self._pool)
+
+    def fill(self) -> None:
+        """See `Rig`."""
+        size = 1 << 20
+        with (self.top / "filler").open("wb", buffering=0) as filler:
+            while size >= 4096:
+                try:
+                    filler.write(bytes(size))
+                    os.fsync(filler.fileno())
+                except OSError:
+                    size //= 4
+        self.sync()
+
+    def set_read_only(self, *, read_only: bool) -> None:
+        """See `Rig`."""
+        self._zpool("export", self._pool)
+        self._import(self._directory, "-o", f"readonly={'on' if read_only else 'off'}")
+
+    def _import(self, directory: Path, *words: str) -> None:
+        words = ("-d", str(directory), "-o", "cachefile=none", *words)
+        self._zpool("import", "-f", *words, self._pool)
+
+    def is_read_only(self) -> bool:
+        """See `Rig`."""
+        return self._zpool("get", "-H", "-o", "value", "readonly", self._pool).strip() == "on"
+
+    def after_power_loss(self, image: str, target: Path) -> Path:
+        """See `Rig`.
+
+        The kernel takes one pool of a name and a GUID at a time: the true one rests meanwhile.
+        """
+        copies, out = target / "copies", target / "restored"
+        copies.mkdir()
+        run(["cp", "--sparse=always", str(self._file), str(copies)], timeout=_SECONDS)
+        self._zpool("export", self._pool)
+        with ExitStack() as undo:
+            undo.callback(self._import, self._directory)
+            self._import(copies, "-N")
+            undo.callback(self._zpool, "export", self._pool)
+            (mark,) = (one.mark for one in self.provider.inventory().images if one.id == image)
+            mounts, path = Mounts(str(target / "run")), str(target / "run" / "exposed" / "s" / "c")
+            (target / "run").mkdir()
+            parts = self.provider.open(mark.volume, image)
+            undo.callback(mounts.detach, path)
+            try:
+                mounts.attach(parts, path)
+            finally:
+                for _, part in parts:
+                    os.close(part)
+            run(["cp", "-a", path, str(out)], timeout=_SECONDS)
+        return out
+
+    def names(self) -> list[str]:
+        """See `Rig`."""
+        rows = self._zfs("list", "-H", "-t", "all", "-r", "-o", "name", self._pool)
+        home = f"{self._pool}/{ZFS_HOME}/"
+        found = {row[0].removeprefix(home).split("/")[0] for row in rows if row[0].startswith(home)}
+        found |= {row[0].partition("@rvss-")[2] for row in rows if "@rvss-" in row[0]}
+        return sorted(found)
+
+    def parts(self) -> list[str]:
+        """See `Rig`."""
+        home = f"{self._pool}/{ZFS_HOME}"
+        found = self._datasets()
+        targets = [os.path.relpath(t, self.top) for t in found.values() if t.startswith("/")]
+        clones = [name for name in found if name.startswith(f"{home}/")]
+        return sorted([*(target for target in targets if target != "."), *clones])
+
+    def foreign(self) -> list[str]:
+        """See `Rig`."""
+        home = f"{self._pool}/{ZFS_HOME}"
+        if home not in self._datasets():
+            self._zfs("create", "-o", "mountpoint=none", home)
+        self._zfs("create", f"{home}/dataset")
+        self._zfs("create", "-o", f"{ZFS_MARK}=no JSON", f"{home}/garbled")
+        unknown = f'{ZFS_MARK}={{"version": 2, "instance": "one"}}'
+        self._zfs("create", "-o", unknown, f"{home}/unknown-version")
+        volume = next(name for name in self._datasets() if name.endswith("/vms"))
+        self._zfs("snapshot", f"{volume}@rvss-snapshot")
+        self._zfs("snapshot", "-o", unknown, f"{volume}@rvss-unknown-snapshot")
+        self._zfs("snapshot", f"{volume}@rvss-cloned")
+        self._zfs("clone", f"{volume}@rvss-cloned", f"{home}/cloned")
+        return self.names()
+
+    def cut_off(self, mark: Mark) -> tuple[list[str], list[str]]:
+        """See `Rig`. Snapshots are born with the mark."""
+        volume, home = mark.volume.name, f"{self._pool}/{ZFS_HOME}"
+        whole = f"{volume}@rvss-{mark.id}"
+        ((raw,),) = self._zfs("get", "-H", "-p", "-o", "value", ZFS_MARK, whole)
+        names = [f"{mark.id[:-1]}{digit}" for digit in "ghi"]
+        for number, name in enumerate(names):
+            snapshot = f"{volume}@rvss-{name}"
+            self._zfs("snapshot", "-o", f"{ZFS_MARK}={raw.replace(mark.id, name)}", snapshot)
+            if number > 0:
+                self._zfs("hold", HOLD, snapshot)
+            if number > 1:
+                self._zfs("clone", snapshot, f"{home}/{name}")
+        return [], names
+
+
+def _zfs(directory: Path, undo: ExitStack) -> Rig:
+    require("root", "zfs")
+    return undo.enter_context(ZfsRig(directory))
+
+
 def _btrfs(directory: Path, undo: ExitStack) -> Rig:
     require("root", "btrfs", "loop")
     return BtrfsRig(undo.enter_context(LoopBtrfs(directory, size=512 << 20)))
 
 
-RIGS: dict[str, Callable[[Path, ExitStack], Rig]] = {"btrfs": _btrfs}
+RIGS: dict[str, Callable[[Path, ExitStack], Rig]] = {"btrfs": _btrfs, "zfs": _zfs}
 
 
 @pytest.fixture(params=RIGS)

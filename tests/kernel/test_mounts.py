@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -45,15 +46,15 @@ class Bench:
         self.path = Path(self.mounts.exposed_path("vms", NAME))
 
     @contextmanager
-    def source(self) -> Iterator[int]:
-        """A detached mount of the share, as a provider opens it."""
+    def source(self) -> Iterator[list[tuple[str, int]]]:
+        """Detached mounts of the share, as a provider opens them."""
         fd = os.open(self.share, os.O_PATH | os.O_DIRECTORY)
         try:
             detached = kernel.open_tree(fd)
         finally:
             os.close(fd)
         try:
-            yield detached
+            yield [("", detached)]
         finally:
             os.close(detached)
 
@@ -116,9 +117,11 @@ def test_no_other_state_is_ever_visible(bench: Bench) -> None:
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        for number in range(150):
+        number, deadline = 0, time.monotonic() + 30
+        while number < 150 or (not seen and time.monotonic() < deadline):
             path = bench.attach(bench.path.with_name(f"copy{number}"))
             bench.mounts.detach(str(path))
+            number += 1
     finally:
         ended.set()
         watcher.join()
@@ -141,17 +144,60 @@ def test_attach_that_fails_leaves_nothing(bench: Bench) -> None:
     assert bench.path.read_text() == "in the way"
 
 
-def test_one_source_serves_for_several_mounts(bench: Bench) -> None:
-    other = Path(bench.mounts.reserve_previous("vms", NOW))
-    with bench.source() as source:
-        bench.mounts.attach(source, str(bench.path))
-        bench.mounts.attach(source, str(other))
+def test_mounts_of_one_image_are_independent(bench: Bench) -> None:
+    other = bench.attach(Path(bench.mounts.reserve_previous("vms", NOW)))
+    bench.attach()
     bench.mounts.open(str(bench.path))
     (bench.path / "file").write_text("recovered")
     assert (other / "file").read_text() == "recovered"
     assert bench.mounts.is_closed(str(other))
     bench.mounts.detach(str(bench.path))
     assert (other / "file").read_text() == "recovered"
+
+
+@contextmanager
+def nested(bench: Bench, count: int = 2) -> Iterator[Path]:
+    """Mount the share with others inside, as of an image with nested volumes."""
+    with ExitStack() as undo:
+        parts = []
+        for number in range(count + 1):
+            below = f"inner {number}" if number else ""
+            (bench.share / below).mkdir(exist_ok=True)
+            ((_, part),) = undo.enter_context(bench.source())
+            parts.append((below, part))
+        bench.mounts.attach(parts, str(bench.path))
+    yield bench.path
+
+
+def test_nested_mounts_are_treated_as_one(bench: Bench) -> None:
+    with nested(bench) as path:
+        inner = path / "inner 2"
+        for target in (path, path / "inner 1", inner):
+            (options,) = _options(target)
+            assert options >= CLOSED
+        assert bench.mounts.is_closed(str(path))
+        assert bench.mounts.listing() == [str(path)]
+        bench.mounts.open(str(path))
+        assert not bench.mounts.is_closed(str(path))
+        with (inner / "file").open("ab"):
+            assert not bench.mounts.close(str(path))
+            (path / "file").write_text("all or nothing")
+            (holder,) = bench.mounts.holders(str(path))
+            assert holder.path == str(inner / "file")
+        assert bench.mounts.close(str(path))
+        assert bench.mounts.is_closed(str(path))
+        kernel.mount_setattr(str(inner), clear=kernel.MOUNT_ATTR_RDONLY)
+        assert not bench.mounts.is_closed(str(path))
+        bench.mounts.detach(str(path))
+        assert bench.mounts.listing() == []
+        assert not path.exists()
+
+
+def test_nested_attach_that_fails_leaves_nothing(bench: Bench) -> None:
+    with bench.source() as one, bench.source() as two, pytest.raises(RvssError):
+        bench.mounts.attach([*one, ("no such directory", two[0][1])], str(bench.path))
+    assert bench.mounts.listing() == []
+    assert not bench.path.exists()
 
 
 def test_the_way_to_it_can_be_walked_but_not_listed(bench: Bench) -> None:
