@@ -25,10 +25,14 @@ def _busy() -> Iterator[None]:
     with ExitStack() as stack:
         for _ in range(os.cpu_count() or 1):
             process = stack.enter_context(
-                subprocess.Popen([sys.executable, "-ISEc", "while True: pass"], env=environment())
+                subprocess.Popen([sys.executable, "-ISEc", _BUSY], env=environment())
             )
             stack.callback(process.kill)
         yield
+
+
+# It ends with the test process, however that ends.
+_BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 def test_first_write_succeeds(rig: "Rig") -> None:
