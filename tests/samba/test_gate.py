@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from samba_rvss.model import Context
 from samba_rvss.run import environment
 
@@ -35,7 +37,7 @@ def _busy() -> Iterator[None]:
 _BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
-def test_first_write_succeeds(rig: "Rig") -> None:
+def test_first_write_succeeds(rig: "Rig", capsys: pytest.CaptureFixture[str]) -> None:
     from samba_rvss.testing.smbclient import SmbError
 
     volume = rig.volume()
@@ -64,11 +66,12 @@ def test_first_write_succeeds(rig: "Rig") -> None:
                 client.recovery_complete_shadow_copy_set(set_id)
                 client.delete_share_mapping(set_id, copy_id, "vms")
     spent = time.monotonic() - begun
-    print(
-        f"{SETS - len(refused)} of {SETS} first writes succeeded,"
-        f" {1000 * min(gaps):.0f} to {1000 * max(gaps):.0f} ms after Commit"
-        f" (median {1000 * statistics.median(gaps):.0f} ms); {spent:.0f} s in all"
-    )
+    with capsys.disabled():
+        print(
+            f"\n{SETS - len(refused)} of {SETS} first writes succeeded,"
+            f" {1000 * min(gaps):.0f} to {1000 * max(gaps):.0f} ms after Commit"
+            f" (median {1000 * statistics.median(gaps):.0f} ms); {spent:.0f} s in all"
+        )
     assert not refused, refused[:10]
     assert (volume / "data").read_bytes().startswith(b"from the source")
     rig.assert_nothing_left()
