@@ -5,15 +5,14 @@ connected, and /proc what started it; nothing that the caller says counts.
 """
 
 import os
-import select
 import socket
 from dataclasses import dataclass
 
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import Peer
+from samba_rvss.samba import control
 
-WORKER = "rpcd_fsrvp"
 # rpcd_fsrvp, sh, and once more sh if the hook is wrapped in a script: one to spare
 _PARENTS = 4
 
@@ -45,8 +44,8 @@ def authorise(connection: socket.socket) -> Peer:
     except OSError as exc:
         raise _refusal(peer, "it has ended already") from exc
     try:
-        if not _started_by_worker(peer.pid) or _has_ended(pidfd):
-            raise _refusal(peer, f"no {WORKER} of root started it")
+        if not _started_by_worker(peer.pid) or kernel.has_ended(pidfd):
+            raise _refusal(peer, f"no {control.WORKER} of root started it")
     except OSError as exc:
         raise _refusal(peer, f"its parents cannot be read ({exc.strerror})") from exc
     finally:
@@ -62,27 +61,12 @@ def _started_by_worker(pid: int) -> bool:
             return False
         parent = kernel.process(child.parent)
         links.append(_Link(child.pid, parent.pid))
-        if _is_worker(parent):
+        if control.is_worker(parent):
             # A parent that ended meanwhile, its number taken by another, has left its child
             # to a new parent: the chain must still be the same.
             return all(kernel.process(link.child).parent == link.parent for link in links)
         child = parent
     return False
-
-
-def _is_worker(process: kernel.Process) -> bool:
-    # While it acts for a client, a worker's real and effective uid are the client's; its saved
-    # uid stays root's (lib/util/setid.c and source3/lib/util_sec.c, set_effective_uid()), which no
-    # user can give to a process of his own. The file of a worker that outlived an
-    # upgrade is "… (deleted)".
-    name = os.path.basename(process.executable).removesuffix(" (deleted)")
-    return name == WORKER and process.saved_uid == 0 and process.executable_uid == 0
-
-
-def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _refusal(peer: Peer, reason: str) -> RvssError:

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
-from samba_rvss import reconcile, wire
+from samba_rvss import wire
 from samba_rvss.access import authorise
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import Peer, peer_credentials
@@ -27,6 +27,7 @@ from samba_rvss.lifecycle import Lifecycle
 from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
+from samba_rvss.reconcile.runner import Runner
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.watcher import Watcher, in_thread
@@ -38,7 +39,7 @@ Serve: TypeAlias = Callable[[socket.socket, Peer], Coroutine[Any, Any, None]]
 
 _REQUEST_SECONDS = 5.0
 _STOP_SECONDS = 30.0
-_LONGEST_PAUSE = 60.0
+_RETRY_SECONDS = 1.0
 _HISTORY = timedelta(days=90)
 _DAY_SECONDS = 86400.0
 _BACKLOG = 256
@@ -95,13 +96,15 @@ class Daemon:
                 self._samba,
                 self._reached,
             )
-            self._watcher = Watcher(self._lifecycle)
+            self._watcher = Watcher(self._lifecycle, self._on_written)
+            self._runner = Runner(self._lifecycle, self._watcher, self._samba, self._only)
             self._make_previous()
-            await self._reconcile()
+            await self._begin()
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
             hook, admin = _sockets(config, cleanup)
             tasks = [
                 asyncio.ensure_future(self._watcher.run()),
+                asyncio.ensure_future(self._runner.run()),
                 asyncio.ensure_future(self._accept(hook, self._serve_hook)),
                 asyncio.ensure_future(self._accept(admin, self._serve_admin)),
                 asyncio.ensure_future(self._housekeep()),
@@ -128,31 +131,15 @@ class Daemon:
             await asyncio.wait(self._requests, timeout=_STOP_SECONDS)
         _logger.info("stopped; recovery mounts stay as they are")
 
-    async def _reconcile(self) -> None:
+    async def _begin(self) -> None:
         """Finish or undo what was cut off, then follow every copy; before requests are served."""
-        seen = await in_thread(reconcile.observe, self._lifecycle)
-        await self._apply(reconcile.plan(seen))
+        await self._runner.reconcile(starting=True)
         for copy in self._lifecycle.ledger.copies():
             if copy.phase is not Phase.DELETING:
                 self._watcher.track(copy)
 
-    async def _apply(self, actions: Sequence[reconcile.Action], tries: int = 0) -> None:
-        """Carry out actions, and those that fail again, less and less often."""
-        failed = await in_thread(reconcile.apply, self._lifecycle, actions)
-        for action in actions:
-            copy = self._lifecycle.ledger.get(action.target)
-            if copy is not None and copy.phase not in (Phase.DELETING, Phase.GONE):
-                self._watcher.track(copy)
-                self._watcher.look()
-        if failed:
-            self._later([action for action, _ in failed], tries)
-
-    def _later(self, actions: Sequence[reconcile.Action], tries: int = 0) -> None:
-        if not actions:
-            return
-        pause = min(2.0**tries, _LONGEST_PAUSE)
-        loop = asyncio.get_running_loop()
-        loop.call_later(pause, lambda: self._spawn(self._apply(actions, tries + 1)))
+    def _on_written(self) -> None:
+        self._runner.heard()
 
     async def _housekeep(self) -> None:
         """Once a day, forget the history of copies that went long ago."""
@@ -278,6 +265,7 @@ class Daemon:
                 connection.close()
                 return
             request = wire.decode_hook(data)
+            self._runner.heard()
             verb, subject = request.verb, " ".join(request.words)
             status, line = 0, ""
             if verb == "check":
@@ -317,9 +305,7 @@ class Daemon:
             try:
                 return await in_thread(lifecycle.create, target, uid, deadline)
             except RvssError:
-                copies = await in_thread(lifecycle.ledger.unfinished)
-                left = [copy for copy in copies if copy.phase is Phase.DELETING]
-                self._later([reconcile.deletion(copy, "its undoing failed") for copy in left])
+                self._runner.wake(_RETRY_SECONDS)
                 raise
 
     async def _delete(self, copy: ShadowCopy, uid: int) -> None:
@@ -329,12 +315,17 @@ class Daemon:
             try:
                 await in_thread(self._lifecycle.delete, copy, uid)
             except RvssError:
-                self._later([reconcile.deletion(copy, "its deletion failed")])
+                self._runner.wake(_RETRY_SECONDS)
                 raise
 
     async def _withdraw(self, copy: ShadowCopy, reason: str) -> None:
+        _logger.warning("[%s] %s is withdrawn: %s", copy.share, copy.id, reason)
         async with self._only(copy.volume.key):
-            await self._apply([reconcile.deletion(copy, reason)])
+            try:
+                await in_thread(self._lifecycle.withdraw, copy, reason)
+            except RvssError as exc:
+                _logger.error("[%s] %s cannot be withdrawn yet: %s", copy.share, copy.id, exc)
+                self._runner.wake(_RETRY_SECONDS)
 
     @asynccontextmanager
     async def _only(self, key: str, deadline: float | None = None) -> AsyncIterator[None]:

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 from collections.abc import Collection, Iterator
@@ -421,6 +422,20 @@ def inotify_read(fd: int) -> list[tuple[int, int, str]]:
         events.append((watch, mask, os.fsdecode(name)))
         offset += 16 + length
     return events
+
+
+def has_ended(pidfd: int) -> bool:
+    """Return whether the process of a pidfd has ended."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+@cache
+def boot_id() -> str:
+    """Return the kernel's id of this start of the machine (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def try_read_lock(fd: int, start: int) -> bool:

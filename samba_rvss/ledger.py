@@ -7,16 +7,19 @@ it does, or while it does not run. Losing the file loses nothing: images bear th
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from enum import Enum
 from urllib.parse import quote
 
+from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Event, Phase, ShadowCopy, Volume
+from samba_rvss.model import Event, Moment, Phase, SetState, ShadowCopy, Volume
 
-_VERSION = 1
-_SCHEMA = """
+_VERSION = 2
+_VERSION_1 = """
 CREATE TABLE copies (
     id TEXT PRIMARY KEY, share TEXT NOT NULL, share_path TEXT NOT NULL,
     provider TEXT NOT NULL, file_system TEXT NOT NULL, volume_key TEXT NOT NULL,
@@ -32,18 +35,36 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX events_by_copy ON events (copy);
 """
+_VERSION_2 = """
+ALTER TABLE copies ADD COLUMN state INTEGER NOT NULL DEFAULT -1;
+ALTER TABLE copies ADD COLUMN boot TEXT NOT NULL DEFAULT '';
+ALTER TABLE copies ADD COLUMN since REAL NOT NULL DEFAULT 0;
+ALTER TABLE events ADD COLUMN set_id TEXT NOT NULL DEFAULT '';
+CREATE INDEX events_by_set ON events (set_id);
+CREATE TABLE findings (
+    name TEXT PRIMARY KEY, boot TEXT NOT NULL, since REAL NOT NULL
+) STRICT;
+"""
+_MIGRATIONS = (_VERSION_1, _VERSION_2)
 _COLUMNS = (
     "id, share, share_path, provider, file_system, volume_key, volume_name, directory, inode,"
-    " created, phase, path, previous_path, uid, set_id, copy_id, context, exposed_share"
+    " created, phase, path, previous_path, uid, set_id, copy_id, context, exposed_share,"
+    " state, boot, since"
 )
 _CHANGEABLE = frozenset(
-    {"phase", "path", "previous_path", "set_id", "copy_id", "context", "exposed_share"}
+    {"phase", "path", "previous_path", "set_id", "copy_id", "context", "exposed_share", "state"}
 )
+_NO_STATE = -1
 
 
 def now() -> datetime:
     """Return the present time in UTC."""
     return datetime.now(UTC)
+
+
+def moment() -> Moment:
+    """Return the present moment of this start of the machine."""
+    return Moment(boot=kernel.boot_id(), seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 class Ledger:
@@ -81,15 +102,26 @@ class Ledger:
                 # FULL: a commit is on disk when it returns, in WAL mode as well
                 self._database.execute("PRAGMA synchronous = FULL")
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version == 0 and not read_only:
+            if version < _VERSION and not read_only:
+                steps = " ".join(_MIGRATIONS[version:])
                 self._database.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {_VERSION}; COMMIT;"
+                )
+                since = moment()  # of what an older version has written, nothing else is known
+                self._database.execute(
+                    "UPDATE copies SET boot = ?, since = ? WHERE boot = ''",
+                    (since.boot, since.seconds),
                 )
             elif version != _VERSION:
+                hint = (
+                    "the daemon brings it up to date when it starts"
+                    if version < _VERSION
+                    else "a newer samba-rvss wrote it; move it away to have it rebuilt"
+                )
                 raise RvssError(
                     Problem.STATE,
                     f"the ledger {path} has version {version}, not {_VERSION}",
-                    "a newer samba-rvss wrote it; move it away to have it rebuilt",
+                    hint,
                 )
             undo.pop_all()
 
@@ -99,8 +131,8 @@ class Ledger:
             self._database.close()
 
     def add(self, copy: ShadowCopy, event: str, detail: str = "") -> None:
-        """Record a new shadow copy."""
-        volume = copy.volume
+        """Record a new shadow copy, as of the present moment unless it says another one."""
+        volume, since = copy.volume, copy.since if copy.since.boot else moment()
         values = (
             copy.id,
             copy.share,
@@ -120,11 +152,14 @@ class Ledger:
             copy.copy_id,
             copy.context,
             copy.exposed_share,
+            _plain(copy.state),
+            since.boot,
+            since.seconds,
         )
         marks = ", ".join("?" * len(values))
         with self._writing() as database:
             database.execute(f"INSERT INTO copies VALUES ({marks})", values)
-            self._event(database, copy.id, copy.share, event, copy.uid, None, detail)
+            self._event(database, copy, event, copy.uid, None, detail)
 
     def change(
         self,
@@ -146,8 +181,8 @@ class Ledger:
             uid: who wanted it, -1 if nobody did.
             duration: seconds that it took.
             detail: a sentence.
-            values: new values of phase, path, previous_path, set_id, copy_id, context or
-                exposed_share.
+            values: new values of phase, path, previous_path, set_id, copy_id, context,
+                exposed_share or state.
 
         Returns:
             The copy as it is now, or None if it is in one of the phases of ``unless``.
@@ -156,8 +191,11 @@ class Ledger:
         if unknown:
             raise TypeError(f"no such columns: {', '.join(unknown)}")
         excluded = [phase.value for phase in unless]
+        if {"phase", "state"} & values.keys():
+            since = moment()
+            values |= {"boot": since.boot, "since": since.seconds}
         columns = ", ".join(f"{name} = ?" for name in values) or "id = id"
-        new = [value.value if isinstance(value, Phase) else value for value in values.values()]
+        new = [_plain(value) for value in values.values()]
         with self._writing() as database:
             done = database.execute(
                 f"UPDATE copies SET {columns} WHERE id = ?"
@@ -166,13 +204,34 @@ class Ledger:
             ).fetchone()
             if done is None:
                 return None
-            self._event(database, copy.id, copy.share, event, uid, duration, detail)
-        return _copy(done)
+            current = _copy(done)
+            self._event(database, current, event, uid, duration, detail)
+        return current
 
     def note(self, copy: ShadowCopy, event: str, *, uid: int = -1, detail: str = "") -> None:
         """Record an event alone."""
         with self._writing() as database:
-            self._event(database, copy.id, copy.share, event, uid, None, detail)
+            self._event(database, copy, event, uid, None, detail)
+
+    def note_set(self, set_id: str, event: str, *, detail: str = "") -> None:
+        """Record what happened to a set of which there may be no copy."""
+        with self._writing() as database:
+            self._insert(database, ("", "", event, -1, None, detail, set_id))
+
+    def findings(self) -> dict[str, Moment]:
+        """Return what was found unaccounted for, by name, and since when."""
+        with self._lock, self._reported():
+            rows = self._database.execute("SELECT name, boot, since FROM findings").fetchall()
+        return {name: Moment(boot=boot, seconds=since) for name, boot, since in rows}
+
+    def set_findings(self, found: Mapping[str, Moment]) -> None:
+        """Replace what was found unaccounted for."""
+        with self._writing() as database:
+            database.execute("DELETE FROM findings")
+            database.executemany(
+                "INSERT INTO findings VALUES (?, ?, ?)",
+                [(name, since.boot, since.seconds) for name, since in found.items()],
+            )
 
     def get(self, copy: str) -> ShadowCopy | None:
         """Return a shadow copy by our id, gone ones included."""
@@ -198,13 +257,19 @@ class Ledger:
             "phase NOT IN (?, ?) ORDER BY created, id", Phase.GONE.value, Phase.SEALED.value
         )
 
-    def events(self, copy: str = "", limit: int = 1000) -> list[Event]:
-        """Return the newest events, oldest of them first; of one copy if wanted."""
+    def events(self, word: str = "", limit: int = 1000) -> list[Event]:
+        """Return the newest events, oldest of them first.
+
+        Args:
+            word: a copy's or a set's id, if only theirs are wanted.
+            limit: how many.
+        """
+        condition = "copy = ?1 OR set_id = ?1" if word else "?1 = ''"
         with self._lock, self._reported():
             rows = self._database.execute(
-                "SELECT time, copy, share, what, uid, duration, detail FROM events"
-                " WHERE ?1 = '' OR copy = ?1 ORDER BY number DESC LIMIT ?2",
-                (copy, limit),
+                "SELECT time, copy, share, what, uid, duration, detail, set_id FROM events"
+                f" WHERE {condition} ORDER BY number DESC LIMIT ?2",
+                (word, limit),
             ).fetchall()
         return [
             Event(
@@ -215,6 +280,7 @@ class Ledger:
                 uid=row[4],
                 duration=row[5],
                 detail=row[6],
+                set_id=row[7],
             )
             for row in reversed(rows)
         ]
@@ -234,18 +300,26 @@ class Ledger:
     def _event(
         self,
         database: sqlite3.Connection,
-        copy: str,
-        share: str,
+        copy: ShadowCopy,
         what: str,
         uid: int,
         duration: float | None,
         detail: str,
     ) -> None:
-        printable = detail.encode("utf-8", "backslashreplace").decode("utf-8")
+        values = (copy.id, copy.share, what, uid, duration, detail, copy.set_id)
+        self._insert(database, values)
+
+    def _insert(self, database: sqlite3.Connection, values: tuple[object, ...]) -> None:
+        texts = [
+            value.encode("utf-8", "backslashreplace").decode("utf-8")
+            if isinstance(value, str)
+            else value
+            for value in values
+        ]
         database.execute(
-            "INSERT INTO events (time, copy, share, what, uid, duration, detail)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (now().isoformat(), copy, share, what, uid, duration, printable),
+            "INSERT INTO events (time, copy, share, what, uid, duration, detail, set_id)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [now().isoformat(), *texts],
         )
 
     def _one(self, condition: str, value: str) -> ShadowCopy | None:
@@ -288,6 +362,13 @@ class Ledger:
             ) from exc
 
 
+def _plain(value: object) -> object:
+    """Return a value as a column holds it; None is a state that is not known."""
+    if isinstance(value, Enum):
+        return value.value
+    return _NO_STATE if value is None else value
+
+
 def _copy(row: tuple[object, ...]) -> ShadowCopy:
     text = [str(value) for value in row]
     return ShadowCopy(
@@ -311,4 +392,6 @@ def _copy(row: tuple[object, ...]) -> ShadowCopy:
         copy_id=text[15],
         context=int(text[16]),
         exposed_share=text[17],
+        state=None if row[18] == _NO_STATE else SetState(int(text[18])),
+        since=Moment(boot=text[19], seconds=float(text[20])),
     )

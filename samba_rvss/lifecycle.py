@@ -28,7 +28,7 @@ from samba_rvss.model import (
 )
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
-from samba_rvss.samba import control, registry
+from samba_rvss.samba import control, fss_state, registry
 from samba_rvss.samba.conf import Config, base_share, find_share
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.target import Target, locate
@@ -73,8 +73,6 @@ def steps(copy: ShadowCopy, seen: SambaCopy) -> tuple[Step, ...]:
     found: list[Step] = []
     if copy.phase in (Phase.CREATING, Phase.DELETING, Phase.GONE):
         return ()
-    if copy.copy_id != seen.copy_id:
-        found.append(Step.LEARN)
     automatic = replace(copy, context=seen.context).auto_recovery
     if copy.phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING):
         if seen.state is SetState.RECOVERED:
@@ -84,6 +82,12 @@ def steps(copy: ShadowCopy, seen: SambaCopy) -> tuple[Step, ...]:
                 found.append(Step.SEAL)
             elif copy.phase is Phase.TAKEN:
                 found.append(Step.OPEN)
+    # Sealing records that recovery is complete: it must not wait for a write of its own.
+    news = copy.state is not seen.state and not (
+        seen.state is SetState.RECOVERED and Step.SEAL in found
+    )
+    if copy.copy_id != seen.copy_id or news:
+        found.insert(0, Step.LEARN)
     return tuple(found)
 
 
@@ -220,12 +224,13 @@ class Lifecycle:
         """Record what Samba calls a copy; None if it is being removed."""
         return self.ledger.change(
             copy,
-            "committed",
+            seen.state.name.lower(),
             unless=(Phase.DELETING, Phase.GONE),
             set_id=seen.set_id,
             copy_id=seen.copy_id,
             context=seen.context,
             exposed_share=seen.exposed_share,
+            state=seen.state,
         )
 
     def open(self, copy: ShadowCopy) -> None:
@@ -271,9 +276,10 @@ class Lifecycle:
         """
         sealing = self.ledger.change(
             copy,
-            "recovered" if copy.phase is not Phase.SEALING else "sealing again",
+            _sealing_event(copy),
             unless=(Phase.SEALED, Phase.DELETING, Phase.GONE),
             phase=Phase.SEALING,
+            state=copy.state,
         )
         if sealing is None:
             return None
@@ -389,16 +395,9 @@ class Lifecycle:
         self._reached("delete.destroyed")
 
     def _forget_share(self, copy: ShadowCopy) -> None:
-        if not copy.exposed_share:
-            return
-        shares = (copy.exposed_share,)
-        if self._samba.call(registry.remove_shares, self.config.file, shares):
-            control.reload_config(self.config.file)
-        # Samba wants to drop the share's connections itself, but as the client's user it may not
-        # send messages (lib/messages_dgm.c, the sockets are root's).
-        control.close_share(self.config.file, copy.exposed_share)
-        self._samba.call(registry.remove_security, self.config.samba_state_directory, shares)
-        self._reached("delete.forgotten")
+        if copy.exposed_share:
+            self.forget_share(copy.exposed_share)
+            self._reached("delete.forgotten")
 
     # what reconciling needs
 
@@ -442,6 +441,51 @@ class Lifecycle:
         self.ledger.add(copy, "adopted", "its record was lost and is made anew from its mark")
         return copy
 
+    def reseal(self, copy: ShadowCopy, reason: str) -> ShadowCopy | None:
+        """Record that a copy is to be sealed (again); who follows it seals it."""
+        return self.ledger.change(
+            copy,
+            "to be sealed",
+            unless=(Phase.DELETING, Phase.GONE),
+            detail=reason,
+            phase=Phase.SEALING,
+        )
+
+    def forget_share(self, share: str) -> None:
+        """Remove an exposed share and its security descriptor.
+
+        Raises:
+            RvssError: SAMBA.
+        """
+        if self._samba.call(registry.remove_shares, self.config.file, (share,)):
+            control.reload_config(self.config.file)
+        # Samba wants to drop the share's connections itself, but as the client's user it may not
+        # send messages (lib/messages_dgm.c, the sockets are root's).
+        control.close_share(self.config.file, share)
+        self.forget_security(share)
+
+    def forget_security(self, share: str) -> None:
+        """Remove a share's security descriptor.
+
+        Raises:
+            RvssError: SAMBA.
+        """
+        directory = self.config.samba_state_directory
+        self._samba.call(registry.remove_security, directory, (share,))
+
+    def forget_set(self, set_id: str, state: SetState | None, reason: str) -> None:
+        """Remove a set from srv_fss.tdb, if it is still in a state; no rpcd_fsrvp may live.
+
+        Raises:
+            RvssError: BUSY or SAMBA.
+        """
+        wanted = {set_id: state} if state is not None else {}
+        config = self.config
+        if self._samba.call(
+            fss_state.forget_sets, config.fss_state, config.samba_lock_directory, wanted
+        ):
+            self.ledger.note_set(set_id, "removed from srv_fss.tdb", detail=reason)
+
     def remount(self, copy: ShadowCopy) -> None:
         """Mount a copy again, read-only, where it is not mounted, unless it is being removed.
 
@@ -468,6 +512,12 @@ class Lifecycle:
             return self._providers[name]
         except KeyError:
             raise RvssError(Problem.STATE, f"there is no provider {name}") from None
+
+
+def _sealing_event(copy: ShadowCopy) -> str:
+    if copy.phase is Phase.SEALING:
+        return "sealing again"
+    return "recovered" if copy.state is SetState.RECOVERED else "sealing"
 
 
 def _paths(copy: ShadowCopy) -> list[str]:

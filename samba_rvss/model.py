@@ -37,6 +37,22 @@ class Context(IntFlag):
     FILE_SHARE = 0x04000000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A time that no change of the clock can move: seconds since one start of the machine.
+
+    Attributes:
+        boot: the kernel's id of that start (random(4), boot_id); empty if it is not known.
+        seconds: since then, time in suspension included (clock_gettime(2), CLOCK_BOOTTIME).
+    """
+
+    boot: str
+    seconds: float
+
+
+UNKNOWN = Moment(boot="", seconds=0.0)
+
+
 class Phase(Enum):
     """How far a shadow copy has come in our own record."""
 
@@ -120,8 +136,8 @@ class Inventory:
 class ShadowCopy:
     """One shadow copy in the ledger.
 
-    ``set_id``, ``copy_id``, ``context`` and ``exposed_share`` are Samba's and known only once
-    its set has been committed.
+    ``set_id``, ``copy_id``, ``context``, ``exposed_share`` and ``state`` are Samba's and known
+    only once its set has been committed. ``since`` is when phase or state last changed.
     """
 
     id: str
@@ -137,6 +153,8 @@ class ShadowCopy:
     copy_id: str = ""
     context: int = 0
     exposed_share: str = ""
+    state: SetState | None = None
+    since: Moment = UNKNOWN
 
     @property
     def auto_recovery(self) -> bool:
@@ -146,13 +164,15 @@ class ShadowCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened to a shadow copy.
+    """Something that happened to a shadow copy, or to a set alone.
 
-    ``duration`` is in seconds, or None where nothing was measured.
+    ``copy`` and ``set_id`` are empty where they are not known or do not apply. ``duration`` is in
+    seconds, or None where nothing was measured.
     """
 
     time: datetime
     copy: str
+    set_id: str
     share: str
     what: str
     uid: int
@@ -177,8 +197,28 @@ class SambaCopy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SambaSet:
+    """A shadow copy set in srv_fss.tdb."""
+
+    id: str
+    state: SetState
+    context: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SambaState:
     """All of srv_fss.tdb as one consistent reading."""
 
-    sets: int
+    sets: tuple[SambaSet, ...]
     copies: tuple[SambaCopy, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A living rpcd_fsrvp of this Samba.
+
+    ``clients`` is how many connections it serves, or None if Samba did not say.
+    """
+
+    pid: int
+    clients: int | None

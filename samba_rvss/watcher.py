@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -52,12 +53,14 @@ class Watcher:
 
     Args:
         lifecycle: the verbs.
+        changed: called whenever srv_fss.tdb was written.
 
     The owner starts `run` as a task and cancels it; recovery mounts stay as they are then.
     """
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle, changed: Callable[[], None] = lambda: None) -> None:
         self._lifecycle = lifecycle
+        self._written = changed
         self._pending: dict[str, ShadowCopy] = {}
         self._amended: dict[str, bool] = {}
         self._sealing: dict[str, asyncio.Task[None]] = {}
@@ -72,6 +75,10 @@ class Watcher:
         self._pending[copy.path] = copy
         if copy.phase is Phase.SEALING:
             self._start_seal(copy)
+
+    def sealing(self) -> frozenset[str]:
+        """Return the ids of the copies that are being sealed."""
+        return frozenset(self._sealing)
 
     async def release(self, copy: ShadowCopy) -> None:
         """Stop following a copy: it is to be removed. No step of ours touches it on return."""
@@ -129,6 +136,7 @@ class Watcher:
         if any(mask & kernel.IN_IGNORED for _, mask, _ in events):
             self._rewatch = asyncio.ensure_future(self._watch())
         if any(name == "srv_fss.tdb" or mask & kernel.IN_Q_OVERFLOW for _, mask, name in events):
+            self._written()
             self.look()
 
     def look(self, pause: float = 0.001) -> None:
@@ -180,7 +188,7 @@ class Watcher:
             if seen.is_exposed and self._amended.get(copy.id) is not closed:
                 exposed.append((current, closed))
             if Step.SEAL in due:
-                seals.append(current)
+                seals.append(replace(current, state=seen.state))
         await self._amend({copy.exposed_share: closed for copy, closed in exposed})
         self._amended.update((copy.id, closed) for copy, closed in exposed)
         for copy in seals:

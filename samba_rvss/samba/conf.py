@@ -17,9 +17,12 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Share
 from samba_rvss.samba.options import (
     COMMIT_DEADLINE,
+    GRACE,
+    MAXIMUM_AGE,
     NESTED,
     OPTIONS,
     PREVIOUS_VERSIONS,
+    RECOVERY_TIMEOUT,
     RUN_DIRECTORY,
     SEAL_DEADLINE,
     STATE_DIRECTORY,
@@ -58,6 +61,9 @@ class Config:
     state_directory: str
     commit_deadline: float
     seal_deadline: float
+    recovery_timeout: float
+    maximum_age: float
+    grace: float
     samba_lock_directory: str
     samba_state_directory: str
     sections: tuple[Section, ...]
@@ -336,6 +342,9 @@ def load(configfile: str = "") -> Config:
         state_directory=STATE_DIRECTORY.read(globals_),
         commit_deadline=COMMIT_DEADLINE.read(globals_),
         seal_deadline=SEAL_DEADLINE.read(globals_),
+        recovery_timeout=RECOVERY_TIMEOUT.read(globals_),
+        maximum_age=MAXIMUM_AGE.read(globals_),
+        grace=GRACE.read(globals_),
         samba_lock_directory=str(context.get("lock directory")),
         samba_state_directory=str(context.get("state directory")),
         sections=tuple(found),

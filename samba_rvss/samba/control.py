@@ -1,7 +1,21 @@
-"""Messages to running smbds, by smbcontrol(1)."""
+"""Running Sambas: messages to smbds, who is connected, and the rpcd_fsrvp workers.
 
+By smbcontrol(1), smbstatus(1) and /proc.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+from contextlib import suppress
+
+from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Worker
 from samba_rvss.run import run
+
+WORKER = "rpcd_fsrvp"
 
 SECONDS = 10.0
 """Time limit of one smbcontrol, in seconds."""
@@ -16,7 +30,7 @@ def reload_config(configfile: str) -> bool:
     Raises:
         RvssError: SAMBA if the message cannot be sent.
     """
-    return _smbcontrol(configfile, "reload-config")
+    return _smbcontrol(configfile, "smbd", "reload-config") is not None
 
 
 def close_share(configfile: str, share: str) -> bool:
@@ -28,17 +42,116 @@ def close_share(configfile: str, share: str) -> bool:
     Raises:
         RvssError: SAMBA if the message cannot be sent.
     """
-    return _smbcontrol(configfile, "close-share", share)
+    return _smbcontrol(configfile, "smbd", "close-share", share) is not None
 
 
-def _smbcontrol(configfile: str, *message: str) -> bool:
+def worker_pids(lock_directory: str) -> list[int]:
+    """Return the process ids of the rpcd_fsrvp workers of one Samba.
+
+    Each Samba process has a lock file named after it there (lib/messages_dgm.c,
+    messaging_dgm_lockfile_create()).
+    """
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            with open(f"/proc/{entry.name}/comm", encoding="utf-8", errors="replace") as comm:
+                if comm.read().strip() != WORKER:
+                    continue
+            if is_worker(kernel.process(int(entry.name))) and os.path.exists(
+                f"{lock_directory}/msg.lock/{entry.name}"
+            ):
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def is_worker(process: kernel.Process) -> bool:
+    """Return whether a process is an rpcd_fsrvp of root.
+
+    While it acts for a client, a worker's real and effective uid are the client's; its saved uid
+    stays root's (lib/util/setid.c and source3/lib/util_sec.c, set_effective_uid()), which no
+    user can give to a process of his own. The file of a worker that outlived an upgrade is
+    "… (deleted)".
+    """
+    name = os.path.basename(process.executable).removesuffix(" (deleted)")
+    return name == WORKER and process.saved_uid == 0 and process.executable_uid == 0
+
+
+def workers(configfile: str, lock_directory: str) -> tuple[Worker, ...]:
+    """Return the living rpcd_fsrvp workers, with how many connections each serves.
+
+    Raises:
+        RvssError: SAMBA if samba-dcerpcd does not answer.
+    """
+    pids = worker_pids(lock_directory)
+    if not pids:
+        return ()
+    # source3/rpc_server/rpc_host.c, rpc_host_dump_status()
+    said = _smbcontrol(configfile, "samba-dcerpcd", "rpc-dump-status") or ""
+    section = re.search(rf"/{WORKER}: .*\n((?: .*\n)*)", said)
+    lines = section[1] if section else ""
+    counts = dict(re.findall(r"pid=(\d+), num_clients=(\d+)", lines))
+    return tuple(
+        Worker(pid=pid, clients=int(counts[str(pid)]) if str(pid) in counts else None)
+        for pid in pids
+    )
+
+
+def end_worker(pid: int, lock_directory: str) -> bool:
+    """End an rpcd_fsrvp; the next client gets a new one, which reads srv_fss.tdb anew.
+
+    Returns:
+        whether it has ended.
+    """
     try:
-        run(["smbcontrol", f"--configfile={configfile}", "smbd", *message], timeout=SECONDS)
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if pid not in worker_pids(lock_directory):
+            return True
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        deadline = time.monotonic() + SECONDS
+        while not kernel.has_ended(pidfd):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def connected_shares(configfile: str) -> frozenset[str]:
+    """Return the shares that somebody is connected to, as Samba spells them.
+
+    Raises:
+        RvssError: SAMBA if smbstatus(1) does not tell.
+    """
+    try:
+        said = run(
+            ["smbstatus", f"--configfile={configfile}", "--shares", "--json"], timeout=SECONDS
+        )
+        found = json.loads(said).get("tcons", {}).values()
+        return frozenset(str(one["service"]) for one in found)
+    except (RvssError, ValueError, KeyError, AttributeError) as exc:
+        raise RvssError(
+            Problem.SAMBA, "smbstatus does not tell who is connected", str(exc)
+        ) from exc
+
+
+def _smbcontrol(configfile: str, destination: str, *message: str) -> str | None:
+    """Send a message and return what came back, or None if the destination does not run."""
+    try:
+        return run(
+            ["smbcontrol", f"--configfile={configfile}", destination, *message], timeout=SECONDS
+        )
     except RvssError as exc:
         # source3/utils/smbcontrol.c, parse_dest()
         if "Can't find pid" in exc.message:
-            return False
+            return None
         raise RvssError(
-            Problem.SAMBA, f"smbd does not take '{' '.join(message)}'", str(exc)
+            Problem.SAMBA, f"{destination} does not take '{' '.join(message)}'", str(exc)
         ) from exc
-    return True

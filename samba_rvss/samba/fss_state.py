@@ -1,4 +1,4 @@
-"""srv_fss.tdb: Samba's record of shadow copy sets, read without ever waiting.
+"""srv_fss.tdb: Samba's record of shadow copy sets, read without ever waiting, and repaired.
 
 Keys and values: Samba, source3/rpc_server/fss/srv_fss_state.c and librpc/idl/fsrvp_state.idl.
 Each write there first wipes the file and then stores everything in one transaction
@@ -14,7 +14,8 @@ import tdb
 
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import SambaCopy, SambaState, SetState
+from samba_rvss.model import SambaCopy, SambaSet, SambaState, SetState
+from samba_rvss.samba import control
 
 # sizeof(struct tdb_header): from here on, a lock covers all records
 # (lib/tdb/common/lock.c, tdb_lockall_read(); lib/tdb/common/tdb_private.h, FREELIST_TOP)
@@ -50,8 +51,9 @@ def parse(records: dict[bytes, bytes]) -> SambaState | None:
     if b"sc_set_count\0" not in records:
         return None
     sets: dict[str, tuple[SetState, int, int]] = {}
-    copies: dict[str, tuple[str, str, str, int, int]] = {}
-    maps: dict[str, tuple[str, str, bool]] = {}
+    # Each below the key of what it belongs to: a file may hold thousands.
+    copies: dict[str, list[tuple[str, str, str, str, int, int]]] = {}
+    maps: dict[str, list[tuple[str, str, bool]]] = {}
     try:
         (expected,) = struct.unpack_from("<I", records[b"sc_set_count\0"])
         for raw, value in records.items():
@@ -67,23 +69,24 @@ def parse(records: dict[bytes, bytes]) -> SambaState | None:
             elif len(parts) == 4 and parts[2] == "sc":
                 reader.string()
                 volume, path = reader.string(), reader.string()
-                copies[key] = (parts[3], volume, path, reader.word(), reader.word())
+                copy = (key, parts[3], volume, path, reader.word(), reader.word())
+                copies.setdefault("/".join(parts[:2]), []).append(copy)
             elif len(parts) == 6 and parts[4] == "smap":
                 share, exposed = reader.string(), reader.string()
                 reader.string()
-                maps[key] = (share, exposed, bool(reader.word()))
+                one = (share, exposed, bool(reader.word()))
+                maps.setdefault("/".join(parts[:4]), []).append(one)
     except (ValueError, struct.error):
         return None
     if len(sets) != expected:
         return None
     found = []
     for set_key, (state, context, count) in sets.items():
-        members = [key for key in copies if key.startswith(f"{set_key}/sc/")]
+        members = copies.get(set_key, [])
         if len(members) != count:
             return None
-        for key in members:
-            copy_id, volume, path, stamp, map_count = copies[key]
-            mapped = [maps[name] for name in maps if name.startswith(f"{key}/smap/")]
+        for key, copy_id, volume, path, stamp, map_count in members:
+            mapped = maps.get(key, [])
             if len(mapped) != map_count:
                 return None
             share, exposed, is_exposed = mapped[0] if mapped else ("", "", False)
@@ -101,7 +104,13 @@ def parse(records: dict[bytes, bytes]) -> SambaState | None:
                     created=datetime.fromtimestamp(stamp, UTC),
                 )
             )
-    return SambaState(sets=expected, copies=tuple(found))
+    return SambaState(
+        sets=tuple(
+            SambaSet(id=key.removeprefix("sc_set/"), state=state, context=context)
+            for key, (state, context, _) in sets.items()
+        ),
+        copies=tuple(found),
+    )
 
 
 def _needs_recovery(fd: int) -> bool:
@@ -124,7 +133,7 @@ def read(path: str) -> SambaState | None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return SambaState(sets=0, copies=())
+        return SambaState(sets=(), copies=())
     except OSError as exc:
         raise RvssError(Problem.SAMBA, f"cannot open {path}: {exc.strerror}") from exc
     try:
@@ -142,3 +151,70 @@ def read(path: str) -> SambaState | None:
     finally:
         os.close(fd)
     return parse(records)
+
+
+def forget_sets(path: str, lock_directory: str, wanted: dict[str, SetState]) -> tuple[str, ...]:
+    """Remove sets from srv_fss.tdb, in one transaction, while no rpcd_fsrvp lives.
+
+    A living one has a copy of all sets in memory and would write it back; one that starts
+    meanwhile has read the file before or after.
+
+    Args:
+        path: the file.
+        lock_directory: Samba's, by which its workers are known.
+        wanted: the sets, with the state that each was seen in; one that is in another state now
+            stays.
+
+    Returns:
+        the sets that were removed.
+
+    Raises:
+        RvssError: BUSY if a worker lives, or one was started meanwhile: then see again what the
+            file says. SAMBA if the file cannot be changed.
+    """
+    if not os.path.exists(path):
+        return ()
+    try:
+        database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDWR)
+        try:
+            database.transaction_start()
+            try:
+                removed = _forget(database, wanted)
+                _require_no_worker(lock_directory)
+                if removed:
+                    database.transaction_prepare_commit()
+            except BaseException:
+                database.transaction_cancel()
+                raise
+            if removed:
+                database.transaction_commit()
+            else:
+                database.transaction_cancel()
+        finally:
+            database.close()
+    except (OSError, RuntimeError, TypeError) as exc:
+        raise RvssError(Problem.SAMBA, f"cannot change {path}: {exc}") from exc
+    _require_no_worker(lock_directory)
+    return removed
+
+
+def _forget(database: tdb.Tdb, wanted: dict[str, SetState]) -> tuple[str, ...]:
+    records = {bytes(key): bytes(database.get(key)) for key in database}
+    state = parse(records)
+    if state is None:
+        raise RvssError(Problem.SAMBA, "srv_fss.tdb is incomplete", "look again in a moment")
+    removed = tuple(one.id for one in state.sets if wanted.get(one.id) is one.state)
+    for set_id in removed:
+        top = f"sc_set/{set_id}"
+        for key in records:
+            name = key.rstrip(b"\0").decode("utf-8", "backslashreplace")
+            if name == top or name.startswith(f"{top}/"):
+                database.delete(key)
+    database.store(b"sc_set_count\0", struct.pack("<I", len(state.sets) - len(removed)))
+    return removed
+
+
+def _require_no_worker(lock_directory: str) -> None:
+    found = control.worker_pids(lock_directory)
+    if found:
+        raise RvssError(Problem.BUSY, f"rpcd_fsrvp lives (pid {found[0]}) and holds Samba's sets")

@@ -68,6 +68,9 @@ RUN_DIRECTORY = Option(name="run directory", parse=_directory, default="/run/sam
 STATE_DIRECTORY = Option(name="state directory", parse=_directory, default="/var/lib/samba-rvss")
 COMMIT_DEADLINE = Option(name="commit deadline", parse=_seconds, default="50 s")
 SEAL_DEADLINE = Option(name="seal deadline", parse=_seconds, default="30 s")
+RECOVERY_TIMEOUT = Option(name="recovery timeout", parse=_seconds, default="1800 s")
+MAXIMUM_AGE = Option(name="maximum age", parse=_seconds, default="72 h")
+GRACE = Option(name="grace", parse=_seconds, default="300 s")
 NESTED = Option(name="nested", parse=_nested, default="refuse", per_share=True)
 PREVIOUS_VERSIONS = Option(name="previous versions", parse=boolean, default="no", per_share=True)
 
@@ -78,6 +81,9 @@ OPTIONS: Mapping[str, Option[Any]] = {
         STATE_DIRECTORY,
         COMMIT_DEADLINE,
         SEAL_DEADLINE,
+        RECOVERY_TIMEOUT,
+        MAXIMUM_AGE,
+        GRACE,
         NESTED,
         PREVIOUS_VERSIONS,
     )

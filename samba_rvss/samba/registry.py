@@ -12,7 +12,7 @@ from typing import Any
 import tdb
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.samba.conf import open_context, samba_speaks, smbconf_error
+from samba_rvss.samba.conf import EXPOSED, open_context, samba_speaks, smbconf_error
 
 # SBC_ERR_NO_SUCH_SERVICE, lib/smbconf/smbconf.h
 _NO_SUCH_SERVICE = 7
@@ -89,6 +89,51 @@ def _amend_one(registry: Any, share: str, inherited: Sequence[str], *, closed: b
     for key, value in changes.items():
         registry.set_parameter(share, key, value)
     return bool(changes)
+
+
+def exposed_shares(configfile: str) -> dict[str, str]:
+    """Return the paths of the registry shares that have an exposed shadow copy's name.
+
+    Raises:
+        RvssError: SAMBA if the registry cannot be read.
+    """
+    from samba.samba3 import smbconf
+
+    open_context(configfile)
+    with samba_speaks():
+        try:
+            registry = smbconf.init_reg(None)
+            found = {
+                share: {key.lower(): value for key, value in registry.get_share(share)[1]}
+                for share in registry.share_names()
+                if EXPOSED.fullmatch(share)
+            }
+        except smbconf_error() as exc:
+            raise RvssError(
+                Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'"
+            ) from exc
+    return {share: parameters.get("path", "") for share, parameters in found.items()}
+
+
+def exposed_descriptors(state_directory: str) -> tuple[str, ...]:
+    """Return the exposed shares, in lower case, that have a security descriptor.
+
+    Raises:
+        RvssError: SAMBA if the database cannot be read.
+    """
+    path = os.path.join(state_directory, "share_info.tdb")
+    if not os.path.exists(path):
+        return ()
+    try:
+        database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDONLY)
+        try:
+            keys = [bytes(key).rstrip(b"\0") for key in database]
+        finally:
+            database.close()
+    except (OSError, RuntimeError) as exc:
+        raise RvssError(Problem.SAMBA, f"cannot read {path}: {exc}") from exc
+    names = [os.fsdecode(key.removeprefix(b"SECDESC/")) for key in keys if b"SECDESC/" in key]
+    return tuple(name for name in names if EXPOSED.fullmatch(name))
 
 
 def remove_shares(configfile: str, shares: Sequence[str]) -> tuple[str, ...]:

@@ -221,7 +221,7 @@ class Rig:
     def sets(self) -> int:
         """Return how many sets srv_fss.tdb holds; -1 while it is being written."""
         state = fss_state.read(str(self.samba.lock_directory / "srv_fss.tdb"))
-        return -1 if state is None else state.sets
+        return -1 if state is None else len(state.sets)
 
     def left(self, *, sets: bool = True) -> dict[str, object]:
         """Return what is left of shadow copies, anywhere."""

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Context, SambaCopy, SambaState, SetState
+from samba_rvss.model import Context, SambaCopy, SambaSet, SambaState, SetState
 from samba_rvss.samba.fss_state import parse, read
 
 SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
@@ -95,6 +95,13 @@ def a_copy(**other: object) -> SambaCopy:
     return SambaCopy(**values)  # type: ignore[arg-type]
 
 
+def a_state(*copies: SambaCopy, more: Sequence[SambaSet] = ()) -> SambaState:
+    """Return a reading: some copies, their sets, and sets that have none."""
+    sets = {copy.set_id: (copy.state, copy.context) for copy in copies}
+    found = [SambaSet(id=name, state=one[0], context=one[1]) for name, one in sets.items()]
+    return SambaState(sets=(*more, *found), copies=copies)
+
+
 WHOLE = of_sets({**of_set(), **of_copy(), **of_map()})
 
 
@@ -126,23 +133,24 @@ def test_one_set(file: Path, state: SetState) -> None:
         file,
         of_sets({**of_set(state=int(state)), **of_copy(), **of_map(exposed=int(exposed))}),
     )
-    assert read(str(file)) == SambaState(sets=1, copies=(a_copy(state=state, is_exposed=exposed),))
+    assert read(str(file)) == a_state(a_copy(state=state, is_exposed=exposed))
 
 
 def test_no_file(file: Path) -> None:
-    assert read(str(file)) == SambaState(sets=0, copies=())
+    assert read(str(file)) == a_state()
 
 
 def test_no_sets(file: Path) -> None:
     store(file, of_sets())
-    assert read(str(file)) == SambaState(sets=0, copies=())
+    assert read(str(file)) == a_state()
 
 
 def test_sets_without_copies_or_maps(file: Path) -> None:
     """A set that is only started, and one whose shares have not been mapped yet."""
     other = SET.replace("3", "4")
     store(file, of_sets(of_set(other, 0, 0, 0), {**of_set(), **of_copy(maps=0)}))
-    assert read(str(file)) == SambaState(sets=2, copies=(a_copy(share="", exposed_share=""),))
+    started = SambaSet(id=other, state=SetState.STARTED, context=0)
+    assert read(str(file)) == a_state(a_copy(share="", exposed_share=""), more=[started])
 
 
 def test_many_sets_and_copies(file: Path) -> None:
@@ -159,7 +167,7 @@ def test_many_sets_and_copies(file: Path) -> None:
     store(file, of_sets(*sets))
     state = read(str(file))
     assert state is not None
-    assert state.sets == 40
+    assert len(state.sets) == 40
     assert {(one.set_id, one.copy_id, one.path) for one in state.copies} == expected
 
 
@@ -170,14 +178,14 @@ def test_odd_names(file: Path) -> None:
             path = f"/srv/{share}"
             store(file, of_sets({**of_set(), **of_copy(share_path=path), **of_map(share)}))
             exposed = f"{share}@{{{COPY}}}"
-            assert read(str(file)) == SambaState(
-                sets=1, copies=(a_copy(share=share, share_path=path, exposed_share=exposed),)
+            assert read(str(file)) == a_state(
+                a_copy(share=share, share_path=path, exposed_share=exposed)
             )
 
 
 def test_records_of_other_kinds_are_left_alone(file: Path) -> None:
     store(file, {**WHOLE, b"something_new\0": b"\xff", b"sc_set_x\0": b"", b"": b"x"})
-    assert read(str(file)) == SambaState(sets=1, copies=(a_copy(),))
+    assert read(str(file)) == a_state(a_copy())
 
 
 def test_reading_changes_nothing(file: Path) -> None:
@@ -262,15 +270,15 @@ def test_a_writer_is_not_waited_for(file: Path, code: str) -> None:
         spent = time.monotonic() - started
     # A transaction that is not being committed has changed nothing in the file yet.
     begun = code in (_WRITING["transaction"], _WRITING["transaction with changes"])
-    assert seen is None or (begun and seen == SambaState(sets=1, copies=(a_copy(),)))
+    assert seen is None or (begun and seen == a_state(a_copy()))
     assert spent < 0.5
-    assert read(str(file)) == SambaState(sets=1, copies=(a_copy(),))
+    assert read(str(file)) == a_state(a_copy())
 
 
 def test_a_reader_is_no_writer(file: Path) -> None:
     store(file, WHOLE)
     with _another(file, "database.read_lock_all()"):
-        assert read(str(file)) == SambaState(sets=1, copies=(a_copy(),))
+        assert read(str(file)) == a_state(a_copy())
 
 
 def test_a_commit_that_was_cut_off_is_not_believed(file: Path) -> None:
@@ -288,7 +296,7 @@ def test_a_commit_that_was_cut_off_is_not_believed(file: Path) -> None:
     subprocess.run([sys.executable, "-c", program, str(file)], check=True)
     assert read(str(file)) is None
     tdb.Tdb(str(file), 0, tdb.DEFAULT, os.O_RDWR).close()
-    assert read(str(file)) == SambaState(sets=1, copies=(a_copy(),))
+    assert read(str(file)) == a_state(a_copy())
 
 
 def test_every_reading_beside_a_writer_is_whole(file: Path) -> None:
@@ -310,9 +318,9 @@ def test_every_reading_beside_a_writer_is_whole(file: Path) -> None:
         "    database.close()\n"
     )
     whole = {
-        SambaState(sets=1, copies=(a_copy(),)),
-        SambaState(sets=1, copies=(a_copy(state=SetState.RECOVERED, is_exposed=True),)),
-        SambaState(sets=0, copies=()),
+        a_state(a_copy()),
+        a_state(a_copy(state=SetState.RECOVERED, is_exposed=True)),
+        a_state(),
     }
     seen: dict[SambaState | None, int] = {}
     with subprocess.Popen(

@@ -1,0 +1,262 @@
+"""Looking at everything that a plan depends on.
+
+Each source can fail without the others; what could not be seen is None, and its reason is kept.
+Nothing here changes anything or takes the ledger's write lock.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.ledger import Ledger, moment, now
+from samba_rvss.model import (
+    Inventory,
+    Moment,
+    Phase,
+    SambaState,
+    ShadowCopy,
+    Worker,
+)
+from samba_rvss.mounts import Mounts
+from samba_rvss.samba import control, fss_state, registry
+from samba_rvss.samba.conf import Config
+from samba_rvss.samba.process import SambaProcess
+
+_logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TWICE_SECONDS = 2.0
+"""Between two readings of srv_fss.tdb that are to prove that something is absent, in seconds."""
+
+_READING_SECONDS = 5.0
+_READING_PAUSE = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The ``rvss:`` options that a plan obeys, in seconds."""
+
+    recovery_timeout: float
+    maximum_age: float
+    grace: float
+    commit_deadline: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """All that a plan depends on; None is what could not be seen.
+
+    Attributes:
+        wall: the time by the clock, for ages across reboots.
+        present: the time since this start of the machine, for all others.
+        options: of smb.conf.
+        exposed_directory: below which the paths of our exposed shares are.
+        copies: what the ledger knows, gone ones excepted.
+        gone: ids of those that are gone.
+        history: exposed shares, in lower case, that the ledger has ever known.
+        changing: ids of copies that changed while we looked, or that a request works on.
+        inventory: the images.
+        mounts: paths of recovery mounts.
+        directories: paths of everything at a place where a recovery mount could be.
+        samba: srv_fss.tdb; what is absent here has been seen absent twice.
+        shares: exposed shares in Samba's registry, with their paths.
+        descriptors: exposed shares, in lower case, that have a security descriptor.
+        workers: the living rpcd_fsrvp.
+        connected: shares that somebody is connected to.
+        quiet: for how long no client has been heard of, in seconds.
+        findings: what was unaccounted for when it was looked for last, by name, and since when.
+        starting: whether no request can be under way, because none is served yet.
+        problems: why something could not be seen.
+    """
+
+    wall: datetime
+    present: Moment
+    options: Options
+    exposed_directory: str
+    copies: tuple[ShadowCopy, ...]
+    inventory: Inventory
+    gone: frozenset[str] = frozenset()
+    history: frozenset[str] = frozenset()
+    changing: frozenset[str] = frozenset()
+    mounts: frozenset[str] | None = frozenset()
+    directories: frozenset[str] | None = frozenset()
+    samba: SambaState | None = None
+    shares: Mapping[str, str] | None = None
+    descriptors: frozenset[str] | None = None
+    workers: tuple[Worker, ...] | None = None
+    connected: frozenset[str] | None = None
+    quiet: float | None = None
+    findings: Mapping[str, Moment] = field(default_factory=dict)
+    starting: bool = False
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where to look.
+
+    Attributes:
+        inventory: lists the images.
+        quiet: returns for how long no client has been heard of, in seconds, if that is known.
+        busy: returns the ids of copies that a request works on.
+        starting: whether no request can be under way.
+    """
+
+    config: Config
+    ledger: Ledger
+    mounts: Mounts
+    samba: SambaProcess
+    inventory: Callable[[], Inventory]
+    quiet: Callable[[], float | None] = lambda: None
+    busy: Callable[[], frozenset[str]] = frozenset
+    starting: bool = False
+
+
+class _Looker:
+    """Takes one look after another and keeps what went wrong."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def look(self, what: str, function: Callable[[], T]) -> T | None:
+        try:
+            return function()
+        except (RvssError, OSError) as exc:
+            reason = exc.line() if isinstance(exc, RvssError) else str(exc)
+            _logger.warning("reconcile: cannot see %s: %s", what, reason)
+            self.problems.append(f"cannot see {what}: {reason}")
+            return None
+
+
+def options(config: Config) -> Options:
+    """Return what smb.conf says on reconciling."""
+    return Options(
+        recovery_timeout=config.recovery_timeout,
+        maximum_age=config.maximum_age,
+        grace=config.grace,
+        commit_deadline=config.commit_deadline,
+    )
+
+
+def observe(sources: Sources) -> Observation:
+    """Look at everything; slow, but it waits for nothing that a client waits for.
+
+    Raises:
+        RvssError: STATE if the ledger cannot be read: nothing at all can be told then.
+    """
+    config, looker = sources.config, _Looker()
+    before = {copy.id: copy for copy in sources.ledger.copies()}
+    busy = sources.busy()
+    inventory = looker.look("the images", sources.inventory)
+    mounts = looker.look("the mounts", lambda: frozenset(sources.mounts.listing()))
+    directories = looker.look(
+        "the mounts' directories", lambda: frozenset(sources.mounts.directories())
+    )
+    shares = looker.look(
+        "Samba's registry", lambda: sources.samba.call(registry.exposed_shares, config.file)
+    )
+    descriptors = looker.look(
+        "the shares' security descriptors",
+        lambda: frozenset(
+            sources.samba.call(registry.exposed_descriptors, config.samba_state_directory)
+        ),
+    )
+    ours = f"{config.run_directory}/exposed/"
+    paths = {copy.path for copy in before.values() if _needs_samba(copy)}
+    paths |= {path for path in (shares or {}).values() if path.startswith(ours)}
+    # At a start Samba may be in the middle of a Commit that waits for us: what must wait, does.
+    patient = not sources.starting or any(_is_of_before(copy) for copy in before.values())
+    samba = looker.look(
+        "srv_fss.tdb", lambda: _samba_state(config.fss_state, paths, patient=patient)
+    )
+    workers = None
+    if samba is None or samba.sets or any(copy.state is not None for copy in before.values()):
+        workers = looker.look(
+            "the rpcd_fsrvp workers",
+            lambda: control.workers(config.file, config.samba_lock_directory),
+        )
+    wall, present = now(), moment()
+    connected = None
+    if any(_is_old(copy, config.maximum_age, wall) for copy in before.values()):
+        connected = looker.look("who is connected", lambda: control.connected_shares(config.file))
+    # The ledger last, as well as first: what has changed in between is somebody's present work.
+    everything = sources.ledger.copies(gone=True)
+    copies = tuple(copy for copy in everything if copy.phase is not Phase.GONE)
+    changing = {copy.id for copy in copies if before.get(copy.id) != copy}
+    changing |= before.keys() - {copy.id for copy in copies}
+    if samba is not None and not patient:
+        known = {copy.path for copy in samba.copies}
+        changing |= {c.id for c in before.values() if c.path in paths and c.path not in known}
+    return Observation(
+        wall=wall,
+        present=present,
+        options=options(config),
+        exposed_directory=ours,
+        copies=copies,
+        gone=frozenset(copy.id for copy in everything if copy.phase is Phase.GONE),
+        history=frozenset(c.exposed_share.lower() for c in everything if c.exposed_share),
+        changing=frozenset(changing) | busy | sources.busy(),
+        inventory=inventory or Inventory(file_systems=frozenset(), images=()),
+        mounts=mounts,
+        directories=directories,
+        samba=samba,
+        shares=shares,
+        descriptors=descriptors,
+        workers=workers,
+        connected=connected,
+        quiet=sources.quiet(),
+        findings=sources.ledger.findings(),
+        starting=sources.starting,
+        problems=tuple(looker.problems),
+    )
+
+
+def _needs_samba(copy: ShadowCopy) -> bool:
+    return copy.phase not in (Phase.CREATING, Phase.DELETING, Phase.GONE)
+
+
+def _is_old(copy: ShadowCopy, maximum_age: float, wall: datetime) -> bool:
+    return (wall - copy.created).total_seconds() >= maximum_age
+
+
+def _is_of_before(copy: ShadowCopy) -> bool:
+    return copy.since.boot != moment().boot
+
+
+def _samba_state(path: str, expected: set[str], *, patient: bool) -> SambaState:
+    """Read srv_fss.tdb; once more, seconds later, if something is absent that is expected.
+
+    A copy or set that is in either reading counts as present, in its newest state: Samba wipes
+    the file before each write, and two workers erase each other's sets.
+
+    Args:
+        path: the file.
+        expected: paths of copies whose absence would mean something.
+        patient: whether to read twice; else an absence proves nothing.
+
+    Raises:
+        RvssError: SAMBA if it cannot be read.
+    """
+    first = _read(path)
+    if not patient or expected <= {copy.path for copy in first.copies}:
+        return first
+    time.sleep(TWICE_SECONDS)
+    second = _read(path)
+    sets = {one.id: one for one in (*first.sets, *second.sets)}
+    copies = {(one.set_id, one.copy_id): one for one in (*first.copies, *second.copies)}
+    return SambaState(sets=tuple(sets.values()), copies=tuple(copies.values()))
+
+
+def _read(path: str) -> SambaState:
+    """Read srv_fss.tdb, waiting for a moment in which Samba is not writing it."""
+    deadline = time.monotonic() + _READING_SECONDS
+    while (state := fss_state.read(path)) is None:
+        if time.monotonic() > deadline:
+            raise RvssError(Problem.SAMBA, f"{path} is never complete", "is it damaged?")
+        time.sleep(_READING_PAUSE)
+    return state

@@ -1,0 +1,497 @@
+"""Planning: from an observation to actions, purely; what is left alone gets its reason too.
+
+The rules are those of the design: what cannot be proven is not touched, and what is unaccounted
+for is given time. `Plan.due` says when another look is worth while.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from samba_rvss.model import (
+    Context,
+    Image,
+    Moment,
+    Phase,
+    SambaCopy,
+    SambaSet,
+    SetState,
+    ShadowCopy,
+)
+from samba_rvss.reconcile.observation import Observation
+
+
+class Kind(Enum):
+    """What can be done about a finding, in the order in which it is done."""
+
+    UNMOUNT = "unmount"
+    DELETE = "delete"
+    DESTROY = "destroy image"
+    ADOPT = "adopt"
+    REMOUNT = "mount again"
+    SEAL = "seal"
+    UNSHARE = "remove share"
+    FORGET_SECURITY = "remove security descriptor"
+    FORGET_SET = "remove set"
+
+
+_ORDER = {kind: number for number, kind in enumerate(Kind)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One thing to do, and why.
+
+    Attributes:
+        target: id of a copy, an image or a set, a path, or the name of a share.
+        reason: a sentence without a full stop.
+        evidence: what was seen that says so.
+        copy: the shadow copy as it was seen; when it is no longer so, nothing is done.
+        image: the image, where no copy accounts for it.
+        believes: if not empty, the states of the set in srv_fss.tdb that the action rests on; None
+            is a set that is not there.
+        idle: whether it rests on nobody being connected to an rpcd_fsrvp.
+    """
+
+    kind: Kind
+    target: str
+    reason: str
+    evidence: tuple[str, ...] = ()
+    copy: ShadowCopy | None = None
+    image: Image | None = None
+    believes: tuple[SetState | None, ...] = ()
+    idle: bool = False
+
+    def describe(self) -> str:
+        """Return the action as a line for people."""
+        return f"{self.kind.value} {self.target}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Something that is left as it is, and why.
+
+    Attributes:
+        due: in how many seconds it may be otherwise, if nothing happens.
+        wrong: whether it is not as it should be, but nothing can or may be done about it.
+    """
+
+    target: str
+    reason: str
+    due: float | None = None
+    wrong: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do, what to leave, and what is unaccounted for since when."""
+
+    actions: tuple[Action, ...]
+    kept: tuple[Kept, ...]
+    findings: dict[str, Moment]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def due(self) -> float | None:
+        """In how many seconds to look again, or None if only an event can change anything."""
+        return min((one.due for one in self.kept if one.due is not None), default=None)
+
+
+def deletion(copy: ShadowCopy, reason: str) -> Action:
+    """Return the action that removes a copy."""
+    return Action(kind=Kind.DELETE, target=copy.id, reason=reason, copy=copy)
+
+
+def plan(seen: Observation) -> Plan:
+    """Decide what brings everything back into one state.
+
+    Args:
+        seen: an observation; what bears no mark of ours is not in it, or is left alone.
+    """
+    return _Planner(seen).plan()
+
+
+class _Planner:
+    """One planning: the observation, arranged for looking things up, and what is found."""
+
+    def __init__(self, seen: Observation) -> None:
+        self._seen = seen
+        self._options = seen.options
+        self._images = {image.id: image for image in seen.inventory.images}
+        self._sets = {one.id: one for one in seen.samba.sets} if seen.samba else {}
+        self._known = {copy.path: copy for copy in seen.samba.copies} if seen.samba else {}
+        self._by_path = {path: share for share, path in (seen.shares or {}).items()}
+        self._actions: list[Action] = []
+        self._kept: list[Kept] = []
+        self._findings: dict[str, Moment] = {}
+        self._leaving: set[str] = set()
+
+    def plan(self) -> Plan:
+        for copy in self._seen.copies:
+            self._judge(copy)
+        self._judge_images()
+        self._judge_mounts()
+        self._judge_shares()
+        self._judge_descriptors()
+        self._judge_sets()
+        self._actions.sort(key=lambda action: _ORDER[action.kind])
+        return Plan(
+            actions=tuple(self._actions),
+            kept=tuple(self._kept),
+            findings=self._findings,
+            problems=self._seen.problems,
+        )
+
+    # what comes of it
+
+    def _act(self, kind: Kind, copy: ShadowCopy, reason: str, *evidence: str) -> None:
+        action = Action(kind=kind, target=copy.id, reason=reason, evidence=evidence, copy=copy)
+        self._actions.append(action)
+        if kind is Kind.DELETE:
+            self._leaving.add(copy.path)
+
+    def _expire(self, copy: ShadowCopy, reason: str, *evidence: str) -> None:
+        """Remove a whole copy, because of what srv_fss.tdb says of it or does not say."""
+        known = self._known.get(copy.path)
+        action = Action(
+            kind=Kind.DELETE,
+            target=copy.id,
+            reason=reason,
+            evidence=evidence,
+            copy=copy,
+            believes=(known.state if known else None,),
+        )
+        self._actions.append(action)
+        self._leaving.add(copy.path)
+
+    def _keep(
+        self, target: str, reason: str, due: float | None = None, *, wrong: bool = False
+    ) -> None:
+        due = None if due is None else max(due, 0.0)
+        self._kept.append(Kept(target=target, reason=reason, due=due, wrong=wrong))
+
+    def _unaccounted(
+        self,
+        name: str,
+        target: str,
+        reason: str,
+        act: Callable[[], None],
+        due: float = math.inf,
+    ) -> None:
+        """Act on something if it has been unaccounted for through the grace period.
+
+        Args:
+            name: by which it is found again.
+            target: what it is called in the plan.
+            reason: why it is unaccounted for.
+            act: what to do then.
+            due: seconds until something else is to be done about it.
+        """
+        since = self._seen.findings.get(name)
+        if since is None or since.boot != self._seen.present.boot:
+            since = self._seen.present
+        self._findings[name] = since
+        left = self._options.grace - (self._seen.present.seconds - since.seconds)
+        if left <= 0:
+            act()
+        else:
+            self._keep(target, f"{reason}; it has {left:.0f} s left", min(left, due))
+
+    def _elapsed(self, copy: ShadowCopy) -> float:
+        """Return for how long a copy has been as it is, in seconds of this start."""
+        present = self._seen.present
+        start = copy.since.seconds if copy.since.boot == present.boot else 0.0
+        return present.seconds - start
+
+    def _of_before(self, copy: ShadowCopy) -> bool:
+        """Return whether a copy came to be as it is before the machine was started."""
+        return copy.since.boot not in ("", self._seen.present.boot)
+
+    # shadow copies
+
+    def _judge(self, copy: ShadowCopy) -> None:
+        seen = self._seen
+        image = self._images.pop(copy.id, None)
+        listed = copy.volume.file_system in seen.inventory.file_systems
+        if copy.id in seen.changing:
+            self._keep(copy.id, "something is being done with it", self._options.grace)
+        elif copy.phase is Phase.CREATING:
+            self._judge_creating(copy)
+        elif copy.phase is Phase.DELETING:
+            self._act(Kind.DELETE, copy, "its deletion was cut off")
+        elif image is None and not listed:
+            reason = f"its file system is not there ({copy.volume.file_system})"
+            self._keep(copy.id, reason, wrong=True)
+        elif image is None:
+            self._act(Kind.DELETE, copy, "its image does not exist any more")
+        elif not image.complete:
+            self._act(Kind.DELETE, copy, "its image is not complete")
+        else:
+            self._judge_whole(copy, image)
+
+    def _judge_creating(self, copy: ShadowCopy) -> None:
+        left = self._options.commit_deadline - self._elapsed(copy)
+        if self._seen.starting or left <= 0 or self._of_before(copy):
+            self._act(Kind.DELETE, copy, "its creation was cut off")
+        else:
+            self._keep(copy.id, "it is being created", left)
+
+    def _judge_whole(self, copy: ShadowCopy, image: Image) -> None:
+        before = len(self._actions)
+        known = self._known.get(copy.path)
+        if self._seen.samba is None:
+            self._keep(copy.id, "srv_fss.tdb cannot be read", wrong=True)
+        elif known is None:
+            self._judge_unknown(copy)
+        elif known.state is SetState.RECOVERED:
+            self._judge_recovered(copy, known, image)
+        else:
+            self._judge_unrecovered(copy, known)
+        if any(action.kind is Kind.DELETE for action in self._actions[before:]):
+            return
+        paths = {path for path in (copy.path, copy.previous_path) if path}
+        if self._seen.mounts is not None and not paths <= self._seen.mounts:
+            self._act(Kind.REMOUNT, copy, "it is not mounted")
+        elif copy.phase is Phase.SEALED and not image.read_only:
+            self._act(Kind.SEAL, copy, "it was sealed, and its image is writable")
+
+    def _judge_unrecovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
+        """Judge a copy whose set srv_fss.tdb shows committed or exposed, or before."""
+        exposed = known.state is SetState.EXPOSED
+        timer = self._options.recovery_timeout
+        if not exposed:
+            # MS-FSRVP gives a client 180 s after Commit to expose what it has.
+            timer = min(timer, self._options.grace)
+        left = timer - self._elapsed(copy)
+        state = f"its set {known.set_id} is {known.state.name.lower()}"
+        if self._of_before(copy):
+            self._expire(copy, "the machine was started before its recovery was", state)
+        elif left <= 0:
+            reason = f"its client has been silent for {timer:g} s before RecoveryComplete"
+            self._expire(copy, reason, state)
+        elif exposed and self._share_is_gone(copy):
+            self._lose_share(copy, left)
+        else:
+            self._keep(copy.id, f"{state}; its timer has {left:.0f} s left", left)
+
+    def _judge_recovered(self, copy: ShadowCopy, known: SambaCopy, image: Image) -> None:
+        if copy.phase is not Phase.SEALED:
+            if copy.phase is not Phase.SEALING or image.read_only:
+                self._act(Kind.SEAL, copy, "its recovery is complete")
+            else:
+                self._act(Kind.SEAL, copy, "its sealing was cut off")
+        elif self._share_is_gone(copy):
+            self._lose_share(copy)
+        else:
+            self._judge_age(copy, known.context, f"its set {known.set_id} is recovered")
+
+    def _judge_unknown(self, copy: ShadowCopy) -> None:
+        """Judge a copy that srv_fss.tdb does not have: after a reboot, or for no good reason."""
+        registered = copy.path in self._by_path
+        if copy.phase is Phase.SEALED and (registered or self._seen.shares is None):
+            self._judge_served(copy)
+        elif self._of_before(copy) and copy.phase is not Phase.SEALED:
+            self._expire(copy, "the machine was started before its recovery was complete")
+        elif copy.phase is Phase.SEALED:
+            self._unaccounted(
+                f"copy {copy.id}",
+                copy.id,
+                "neither srv_fss.tdb nor a share has it",
+                lambda: self._expire(copy, "neither srv_fss.tdb nor a share has it"),
+            )
+        elif copy.phase is Phase.SEALING:
+            self._act(Kind.SEAL, copy, "its sealing was cut off")
+        else:
+            self._judge_silent(copy)
+
+    def _judge_silent(self, copy: ShadowCopy) -> None:
+        """Judge a copy that is taken or open, and that no set has."""
+        if copy.copy_id and self._seen.workers != ():
+            # A worker may have its set in memory, erased from the file by another one.
+            timer, reason = self._options.recovery_timeout, "srv_fss.tdb has lost its set"
+        else:
+            timer, reason = self._options.grace, "its Commit failed or was cut off"
+        waited = self._elapsed(copy)
+        if self._seen.quiet is not None:
+            # The first share of a large set waits for the last one.
+            waited = min(waited, self._seen.quiet)
+        left = timer - waited
+        if left <= 0:
+            self._expire(copy, reason, f"for {timer:g} s")
+        else:
+            self._keep(copy.id, f"{reason}, perhaps; it has {left:.0f} s left", left)
+
+    def _judge_served(self, copy: ShadowCopy) -> None:
+        """Judge a sealed copy whose set Samba has forgotten, but whose share still works."""
+        persistent = bool(copy.context & Context.PERSISTENT)
+        if not self._of_before(copy):
+            self._judge_age(copy, copy.context, "its share still works")
+        elif not copy.set_id:
+            self._keep(copy.id, "its context is not known any more", wrong=True)
+        elif persistent:
+            self._judge_age(copy, copy.context, "its context is persistent")
+        else:
+            reason = "the machine was started anew, and its context is not persistent"
+            self._expire(copy, reason, f"context {copy.context:#x}")
+
+    def _judge_age(self, copy: ShadowCopy, context: int, why: str) -> None:
+        if context & Context.NO_AUTO_RELEASE or not copy.set_id:
+            self._keep(copy.id, f"{why}, and lives until it is deleted")
+            return
+        age = (self._seen.wall - copy.created).total_seconds()
+        if not self._of_before(copy):
+            age = min(age, self._elapsed(copy))  # the clock may have been set
+        left = self._options.maximum_age - age
+        connected = self._seen.connected
+        if left > 0:
+            self._keep(copy.id, f"{why}; it has {left:.0f} s left", left)
+        elif connected is None:
+            reason = f"{why}; it is too old, but who is connected cannot be told"
+            self._keep(copy.id, reason, self._options.grace, wrong=True)
+        elif copy.exposed_share.lower() in {share.lower() for share in connected}:
+            reason = f"{why}; it is too old, but somebody is connected"
+            self._keep(copy.id, reason, self._options.grace)
+        else:
+            reason = f"it is older than {self._options.maximum_age:g} s"
+            self._expire(copy, reason, why, "nobody is connected to its share")
+
+    def _share_is_gone(self, copy: ShadowCopy) -> bool:
+        return self._seen.shares is not None and copy.path not in self._by_path
+
+    def _lose_share(self, copy: ShadowCopy, due: float = math.inf) -> None:
+        reason = "its exposed share was removed"
+        self._unaccounted(
+            f"copy {copy.id}", copy.id, reason, lambda: self._expire(copy, reason), due
+        )
+
+    # what belongs to no shadow copy
+
+    def _judge_images(self) -> None:
+        for image in self._images.values():
+            if image.id not in self._seen.changing:
+                self._judge_image(image)
+
+    def _judge_image(self, image: Image) -> None:
+        def destroy(reason: str) -> None:
+            self._actions.append(
+                Action(kind=Kind.DESTROY, target=image.id, reason=reason, image=image)
+            )
+
+        if image.id in self._seen.gone:
+            destroy("it was deleted and came back with a crash of the machine")
+        elif image.complete:
+            reason = "the ledger does not know it"
+            self._actions.append(
+                Action(kind=Kind.ADOPT, target=image.id, reason=reason, image=image)
+            )
+        elif self._seen.starting:
+            destroy("its creation was cut off")
+        else:
+            reason = "its creation was cut off"
+            self._unaccounted(f"image {image.id}", image.id, reason, lambda: destroy(reason))
+
+    def _judge_mounts(self) -> None:
+        """Judge mounts and directories. One is named after its image: an adopted one keeps its."""
+        seen = self._seen
+        accounted = {path for copy in seen.copies for path in (copy.path, copy.previous_path)}
+        adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
+        for path in sorted((seen.mounts or frozenset()) | (seen.directories or frozenset())):
+            if path in accounted or path.rpartition("/")[2] in adopted:
+                continue
+            reason = "no shadow copy belongs to it"
+            action = Action(kind=Kind.UNMOUNT, target=path, reason=reason)
+            if seen.starting:
+                self._actions.append(action)
+            else:
+                self._unaccounted(f"mount {path}", path, reason, _adder(self._actions, action))
+
+    def _judge_shares(self) -> None:
+        paths = {copy.path for copy in self._seen.copies} | {
+            f"{self._seen.exposed_directory}{name}" for name in self._adopted_names()
+        }
+        for share, path in sorted((self._seen.shares or {}).items()):
+            if not path.startswith(self._seen.exposed_directory) or path in paths:
+                continue
+            reason = "its shadow copy does not exist"
+            action = Action(kind=Kind.UNSHARE, target=share, reason=reason, evidence=(path,))
+            self._unaccounted(f"share {share}", share, reason, _adder(self._actions, action))
+
+    def _adopted_names(self) -> Iterator[str]:
+        """Yield the last two parts of the paths of what is to be adopted."""
+        adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
+        for path in self._by_path:
+            if path.rpartition("/")[2] in adopted:
+                yield path.removeprefix(self._seen.exposed_directory)
+
+    def _judge_descriptors(self) -> None:
+        """Judge security descriptors; only a share that the ledger had makes one ours."""
+        if self._seen.shares is None:
+            return
+        present = {share.lower() for share in self._seen.shares}
+        present |= {copy.exposed_share.lower() for copy in self._seen.copies}
+        for share in sorted((self._seen.descriptors or frozenset()) - present):
+            if share not in self._seen.history:
+                continue
+            reason = "its share does not exist"
+            action = Action(kind=Kind.FORGET_SECURITY, target=share, reason=reason)
+            self._unaccounted(f"security {share}", share, reason, _adder(self._actions, action))
+
+    # Samba's sets
+
+    def _judge_sets(self) -> None:
+        if self._seen.samba is None:
+            return
+        alive = {copy.path for copy in self._seen.copies} - self._leaving
+        members: dict[str, list[SambaCopy]] = {}
+        for copy in self._seen.samba.copies:
+            members.setdefault(copy.set_id, []).append(copy)
+        for one in self._sets.values():
+            paths = [copy.path for copy in members.get(one.id, [])]
+            ours = [path.startswith(self._seen.exposed_directory) for path in paths]
+            if not paths or not all(ours):
+                if one.state is not SetState.RECOVERED:
+                    reason = f"it is {one.state.name.lower()} and not of our shares alone"
+                    self._keep(one.id, reason, wrong=True)
+            elif alive.isdisjoint(paths) and not self._adopting(paths):
+                self._judge_set(one, expired=self._leaving.issuperset(paths))
+
+    def _adopting(self, paths: list[str]) -> bool:
+        adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
+        return any(path.rpartition("/")[2] in adopted for path in paths)
+
+    def _judge_set(self, one: SambaSet, *, expired: bool) -> None:
+        """Judge a set none of whose copies will be left; a worker must not have it in memory."""
+        workers, quiet = self._seen.workers, self._seen.quiet
+        state = f"the set is {one.state.name.lower()}"
+
+        def forget(evidence: str, *, idle: bool) -> None:
+            action = Action(
+                kind=Kind.FORGET_SET,
+                target=one.id,
+                reason="no shadow copy of it is left",
+                evidence=(state, evidence),
+                believes=(one.state,),
+                idle=idle,
+            )
+            if expired or self._seen.starting:
+                self._actions.append(action)
+            else:
+                self._unaccounted(
+                    f"set {one.id}", one.id, action.reason, _adder(self._actions, action)
+                )
+
+        if workers is None:
+            self._keep(one.id, "whether a worker has it in memory cannot be told", wrong=True)
+        elif all(worker.clients == 0 for worker in workers):
+            forget("nobody is connected to an rpcd_fsrvp", idle=True)
+        elif quiet is None or quiet < self._options.recovery_timeout:
+            left = self._options.recovery_timeout - (quiet or 0.0)
+            reason = "no shadow copy of it is left, but a client is connected to its worker"
+            self._keep(one.id, reason, left)
+        else:
+            forget(f"clients of its worker have been silent for {quiet:.0f} s", idle=False)
+
+
+def _adder(actions: list[Action], action: Action) -> Callable[[], None]:
+    return lambda: actions.append(action)
