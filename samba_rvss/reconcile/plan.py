@@ -242,6 +242,8 @@ class _Planner:
         known = self._known.get(copy.path)
         if self._seen.samba is None:
             self._keep(copy.id, "srv_fss.tdb cannot be read", wrong=True)
+        elif known is None and copy.id in self._seen.unproven:
+            self._keep(copy.id, "srv_fss.tdb is to be read once more", self._options.grace)
         elif known is None:
             self._judge_unknown(copy)
         elif known.state is SetState.RECOVERED:
