@@ -168,7 +168,8 @@ def test_recovered_copy_cannot_change(rig: "Rig") -> None:
             client.recovery_complete_shadow_copy_set(taken.id)
             (sealed,) = rig.wait_for_phase(Phase.SEALED)
             print(f"sealed {1000 * (time.monotonic() - started):.0f} ms after RecoveryComplete")
-            before = _fingerprint(rig.image(copy))
+            with rig.image(copy) as image:
+                before = _fingerprint(image)
             print("an old handle:", _refused(old.write, b"too late"))
         with rig.session(mapping.exposed_share) as session:
             print("a new connection:", _refused(session.write, "new", b"x"))
@@ -180,11 +181,10 @@ def test_recovered_copy_cannot_change(rig: "Rig") -> None:
         mount = Path(copy.path)
         _assert_closed_to_root(mount)
         _assert_closed_to_root(Path(copy.previous_path))
-        _assert_closed_to_root(rig.image(copy))
-        other = rig.fs.mount(rig.directory / "other", options=["subvolid=5"])
-        _assert_closed_to_root(other / ".samba-rvss" / copy.id / "image")
-        os.sync()
-        assert _fingerprint(rig.image(copy)) == before
+        with rig.image(copy) as image:
+            _assert_closed_to_root(image)
+            os.sync()
+            assert _fingerprint(image) == before
         assert _fingerprint(mount) == before
         (listed,) = rig.copies()
         assert listed["phase"] == "sealed"
@@ -331,10 +331,12 @@ def test_local_writer_is_waited_for_and_named(rig: "Rig", *, mapped: bool) -> No
                 assert holder.stdout.readline() == "closed\n"
                 rig.wait_for_phase(Phase.SEALED)
         rig.wait_for_phase(Phase.SEALED)
-        before = _fingerprint(rig.image(copy))
+        with rig.image(copy) as image:
+            before = _fingerprint(image)
         assert file.read_bytes()[:8] == (b"heldlast" if mapped else b"held the")[:8]
         _assert_closed_to_root(Path(copy.path))
-        assert _fingerprint(rig.image(copy)) == before
+        with rig.image(copy) as image:
+            assert _fingerprint(image) == before
         rig.delete(client, taken, "vms")
     rig.assert_nothing_left()
 
@@ -357,10 +359,12 @@ def test_recovery_completed_while_the_daemon_is_down(rig: "Rig", how: str) -> No
             handle.write(b"still open, as nobody is there to close it")
             rig.daemon.start()
             rig.wait_for_phase(Phase.SEALED)
-            before = _fingerprint(rig.image(copy))
+            with rig.image(copy) as image:
+                before = _fingerprint(image)
             _refused(handle.write, b"too late")
         _assert_closed_to_root(Path(copy.path))
-        assert _fingerprint(rig.image(copy)) == before
+        with rig.image(copy) as image:
+            assert _fingerprint(image) == before
         with rig.session(taken.mappings[0].exposed_share) as session:
             _refused(session.write, "data", b"x")
             assert session.read("data").startswith(b"still open")
@@ -404,7 +408,8 @@ def test_source_goes_on(rig: "Rig") -> None:
                 assert session.read("data") == b"consistent"
                 assert session.read("added") == b"by recovery"
                 assert session.read("journal") == frozen
-            assert (rig.image(copy) / "added").read_bytes() == b"by recovery"
+            with rig.image(copy) as image:
+                assert (image / "added").read_bytes() == b"by recovery"
             assert (volume / "data").read_bytes().startswith(b"from the source")
             assert not (volume / "added").exists()
             deadline = time.monotonic() + 10
