@@ -174,6 +174,14 @@ class Rig:
                 pytest.fail(f"{text!r} was not logged: {self.daemon.log()[start:][-2000:]}")
             time.sleep(0.02)
 
+    def wait_for_unmounted(self, path: str, seconds: float = _SECONDS) -> None:
+        """Wait until nothing is mounted at a path."""
+        deadline = time.monotonic() + seconds
+        while path in self.mounts():
+            if time.monotonic() > deadline:
+                pytest.fail(f"{path} is still mounted after {seconds:g} s")
+            time.sleep(0.01)
+
     # what is there
 
     def image(self, copy: ShadowCopy) -> AbstractContextManager[Path]:
