@@ -26,9 +26,10 @@ from samba_rvss.run import environment
 from samba_rvss.samba import fss_state
 from samba_rvss.samba.conf import EXPOSED
 from samba_rvss.testing.daemon import RvssDaemon
-from samba_rvss.testing.plugin import require
+from samba_rvss.testing.plugin import CAPABILITIES, require
 from samba_rvss.testing.smbd import PrivateSmbd
 from samba_rvss.testing.zfs import Pool
+from tests.samba import leftovers
 from tests.samba.filesystems import FileSystem, OnBtrfs, OnZfs
 
 if TYPE_CHECKING:
@@ -253,6 +254,18 @@ class Rig:
             if time.monotonic() > deadline:
                 pytest.fail(f"something is left of shadow copies: {left}")
             time.sleep(0.1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_leaves_nothing() -> Iterator[None]:
+    """Fail the last test if the machine is not as it was before the first one."""
+    if CAPABILITIES["smbd"]():
+        yield
+        return
+    before = leftovers.everything()
+    yield
+    if left := leftovers.everything() - before:
+        pytest.fail("the session left behind: " + "; ".join(sorted(left)), pytrace=False)
 
 
 @pytest.fixture(scope="session")

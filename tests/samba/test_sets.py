@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     from tests.samba.conftest import Rig
 
 
+SHARES = int(os.environ.get("SAMBA_RVSS_SHARES", "64"))
+"""How many shares a large set has; for slow machines, as Windows waits a minute for a Commit."""
+
+
 def _seconds(stages: object, name: str) -> float:
     assert isinstance(stages, tuple)
     return float(sum(stage.seconds for stage in stages if stage.name.startswith(name)))
 
 
-def test_sixty_four_shares(rig: "Rig") -> None:
+def test_large_set(rig: "Rig") -> None:
     names = []
     for number in range(3):
         rig.fs.volume(f"volume{number}")
-    for number in range(64):
+    for number in range(SHARES):
         path = rig.fs.path / f"volume{number % 3}" / f"share{number}"
         path.mkdir()
         path.chmod(0o777)
@@ -36,7 +40,8 @@ def test_sixty_four_shares(rig: "Rig") -> None:
         taken = rig.expose(client, *names)
         commit = _seconds(taken.stages, "CommitShadowCopySet")
         expose = _seconds(taken.stages, "ExposeShadowCopySet")
-        print(f"Commit of 64 shares: {1000 * commit:.0f} ms, {1000 * commit / 64:.1f} ms a share;")
+        each = f"{1000 * commit / SHARES:.1f} ms a share"
+        print(f"Commit of {SHARES} shares: {1000 * commit:.0f} ms, {each};")
         print(f"Expose: {1000 * expose:.0f} ms")
         assert commit < 50
         for number, mapping in enumerate(taken.mappings):
@@ -48,10 +53,10 @@ def test_sixty_four_shares(rig: "Rig") -> None:
                     session.write("recovered", b"%d" % number)
         started = time.monotonic()
         client.recovery_complete_shadow_copy_set(taken.id)
-        copies = rig.wait_for_phase(Phase.SEALED, 64)
+        copies = rig.wait_for_phase(Phase.SEALED, SHARES)
         print(f"all sealed {1000 * (time.monotonic() - started):.0f} ms after RecoveryComplete")
         assert {copy.exposed_share for copy in copies} == set(rig.exposed_shares())
-        assert len(rig.images()) == 64
+        assert len(rig.images()) == SHARES
         started = time.monotonic()
         rig.delete(client, taken, *names)
         print(f"all deleted in {1000 * (time.monotonic() - started):.0f} ms")
