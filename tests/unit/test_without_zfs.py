@@ -14,6 +14,7 @@ def test_no_program_no_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(run, "_PATH", str(tmp_path))
+    run.tool.cache_clear()
     (zfs,) = [provider for provider in providers("/run/x") if provider.name == "zfs"]
     assert zfs.inventory() == Inventory(file_systems=frozenset(), images=())
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
