@@ -314,11 +314,11 @@ class _Planner:
             timer, reason = self._options.recovery_timeout, "srv_fss.tdb has lost its set"
         else:
             timer, reason = self._options.grace, "its Commit failed or was cut off"
-        waited = self._elapsed(copy)
-        if self._seen.quiet is not None:
-            # The first share of a large set waits for the last one.
-            waited = min(waited, self._seen.quiet)
-        left = timer - waited
+        elapsed = self._elapsed(copy)
+        quiet = elapsed if self._seen.quiet is None else self._seen.quiet
+        # The first share of a large set waits for the last one, but on a busy server not for ever.
+        longest = max(timer, self._options.recovery_timeout)
+        left = min(timer - min(elapsed, quiet), longest - elapsed)
         if left <= 0:
             self._expire(copy, reason, f"for {timer:g} s")
         else:
@@ -476,7 +476,7 @@ class _Planner:
                 believes=(one.state,),
                 idle=idle,
             )
-            if expired or self._seen.starting:
+            if expired:
                 self._actions.append(action)
             else:
                 self._unaccounted(
