@@ -525,6 +525,26 @@ def test_version_1_is_brought_up_to_date(path: str) -> None:
         assert again[3].since == LONG_AGO
 
 
+def test_bringing_up_to_date_is_one_step(path: str) -> None:
+    """One that fails, or a crash in its middle, leaves version 1."""
+    _as_first_version(path, *_OLD)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(
+            "CREATE TRIGGER broken BEFORE UPDATE ON copies WHEN old.id = 'b'"
+            " BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        )
+    with pytest.raises(RvssError, match="not now") as caught:
+        Ledger(path)
+    assert caught.value.problem is Problem.STATE
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        columns = [row[1] for row in database.execute("PRAGMA table_info(copies)")]
+        assert "since" not in columns
+        database.execute("DROP TRIGGER broken")
+    with closing(Ledger(path)) as ledger:
+        assert all(is_of_now(copy.since) for copy in ledger.copies(gone=True))
+
+
 def test_a_reader_leaves_version_1_to_the_daemon(path: str) -> None:
     _as_first_version(path, *_OLD)
     with pytest.raises(RvssError, match="has version 1, not 2") as caught:
