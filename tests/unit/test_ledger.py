@@ -479,8 +479,9 @@ def _as_first_version(path: str, *copies: ShadowCopy) -> None:
                 *(copy.created.isoformat(), copy.phase.value, copy.path, copy.previous_path),
                 *(copy.uid, copy.set_id, copy.copy_id, copy.context, copy.exposed_share),
             )
-            marks = ", ".join("?" * len(values))
-            database.execute(f"INSERT INTO copies VALUES ({marks})", values)
+            database.execute(
+                "INSERT INTO copies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", values
+            )
             database.execute(
                 "INSERT INTO events (time, copy, share, what, uid, duration, detail)"
                 " VALUES (?, ?, ?, 'taken', 7, 0.25, 'why')",
