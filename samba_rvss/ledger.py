@@ -104,13 +104,11 @@ class Ledger:
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             if version < _VERSION and not read_only:
                 steps = " ".join(_MIGRATIONS[version:])
-                self._database.executescript(
-                    f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {_VERSION}; COMMIT;"
-                )
                 since = moment()  # of what an older version has written, nothing else is known
-                self._database.execute(
-                    "UPDATE copies SET boot = ?, since = ? WHERE boot = ''",
-                    (since.boot, since.seconds),
+                self._database.executescript(
+                    f"BEGIN IMMEDIATE; {steps}"
+                    f" UPDATE copies SET boot = '{since.boot}', since = {since.seconds!r}"
+                    f" WHERE boot = ''; PRAGMA user_version = {_VERSION}; COMMIT;"
                 )
             elif version != _VERSION:
                 hint = (
