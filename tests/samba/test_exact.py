@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.samba.conftest import Rig
 
 _SECONDS = 60.0
-_BLOCK = 64 << 10
+_BLOCK = 128 << 10  # at least what either file system allocates at once
 _SPARSE = 8 << 20
 _WHERE = (0, 3 << 20, _SPARSE - 2 * _BLOCK)
 _SECURITY = 0x1 | 0x2 | 0x4  # MS-DTYP 2.4.7: owner, group, DACL
@@ -184,7 +184,7 @@ def test_everything_is_as_at_the_source(rig: "Rig", place: str) -> None:
     os.sync()
     with rig.session("vms") as session:
         remote = _remote(session)
-    remote["null"]["content"] = "NT_STATUS_ACCESS_DENIED"  # there are no devices in a copy
+    del remote["null"]["content"]  # as this Samba does with devices
     local, tools = _local(share), [_tool(name, share) for name in ("getfacl", "getfattr")]
     nt = [_smbcacls(rig, "vms", name) for name in ("nt", "nt directory", "data")]
     assert "S-1-5-21-1-2-3-1234" in nt[0]
@@ -206,7 +206,10 @@ def test_everything_is_as_at_the_source(rig: "Rig", place: str) -> None:
             _assert_same(_local(mounted), local)
             assert [_tool(name, mounted) for name in ("getfacl", "getfattr")] == tools
             with rig.session(exposed) as session:
-                _assert_same(_remote(session), remote)
+                seen = _remote(session)
+                # There are no devices in a copy, whatever Samba does with them.
+                assert str(seen["null"].pop("content")).startswith("NT_STATUS_")
+                _assert_same(seen, remote)
                 assert session.read("nt:stream") == b"an alternate data stream"
                 assert session.read("mIXED cASE") == b"Mixed Case"
                 assert (session.read("twins"), session.read("TWINS")) == (b"twins", b"TWINS")
