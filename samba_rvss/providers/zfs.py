@@ -10,6 +10,7 @@ behave like the origin are copied when it is made. ``zfs list -H -p`` and its ki
 that OpenZFS keeps stable; every call has a time limit.
 """
 
+import errno
 import json
 import logging
 import os
@@ -417,8 +418,16 @@ class Zfs:
 
 
 def _mount(dataset: str) -> int:
+    source = {"source": dataset}
     try:
-        return kernel.detached_mount("zfs", {"source": dataset})
+        try:
+            return kernel.detached_mount("zfs", source)
+        except OSError as exc:
+            # A sealed clone that is mounted already wants to be mounted read-only again
+            # (module/os/linux/zfs/zpl_super.c, zpl_mount_impl()).
+            if exc.errno != errno.EBUSY:
+                raise
+            return kernel.detached_mount("zfs", source, ("ro",))
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot mount {dataset}: {exc.strerror}") from exc
 

@@ -23,7 +23,7 @@ def _seconds(stages: object, name: str) -> float:
 def test_sixty_four_shares(rig: "Rig") -> None:
     names = []
     for number in range(3):
-        rig.fs.subvolume(f"volume{number}")
+        rig.fs.volume(f"volume{number}")
     for number in range(64):
         path = rig.fs.path / f"volume{number % 3}" / f"share{number}"
         path.mkdir()
@@ -136,11 +136,11 @@ def test_one_share_of_a_set_fails(rig: "Rig") -> None:
         set_id = client.start_shadow_copy_set()
         for name in names:
             client.add_to_shadow_copy_set(set_id, name)
-        rig.fs.subvolume("second/inner")
+        rig.fs.volume("second/inner")
         with pytest.raises(FsrvpError) as caught:
             client.commit_shadow_copy_set(set_id)
         assert caught.value.name == "E_FAIL"
-        assert "the subvolume inner lies inside" in rig.samba.log()
+        assert rig.fs.nested_refusal("second/inner") in rig.samba.log()
         client.abort_shadow_copy_set(set_id)
         # The failed one has left nothing; what Samba took before it, it forgets. Such a copy is
         # never opened, is in nobody's reach, and the administrator can remove it.
@@ -151,7 +151,7 @@ def test_one_share_of_a_set_fails(rig: "Rig") -> None:
             assert os.statvfs(copy.path).f_flag & os.ST_RDONLY
         assert rig.exposed_shares() == []
         # They are in no other set's way.
-        rig.fs.delete_subvolume("second/inner")
+        rig.fs.delete_volume("second/inner")
         taken = rig.expose(client, *names)
         client.recovery_complete_shadow_copy_set(taken.id)
         rig.delete(client, taken, *names)
@@ -243,7 +243,7 @@ def test_delete_while_in_use(rig: "Rig", how: str) -> None:
             file.write(b"in use")
             other = reading.open("data")
             assert other.read(6) == b"in use"
-            # Every subvolume has a number of its own; paths say nothing after an unmount.
+            # Every volume has a number of its own; paths say nothing after an unmount.
             device = os.stat(copy.path).st_dev
             assert _held_by_samba(rig, device)
             if how == "client":
