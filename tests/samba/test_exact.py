@@ -155,9 +155,7 @@ def _smbcacls(rig: "Rig", share: str, *words: str) -> str:
     return run(command, timeout=_SECONDS)
 
 
-def _assert_same(
-    found: dict[str, dict[str, object]], wanted: dict[str, dict[str, object]]
-) -> None:
+def _assert_same(found: dict[str, dict[str, object]], wanted: dict[str, dict[str, object]]) -> None:
     """Compare file by file, so that a difference can be read."""
     assert found.keys() == wanted.keys()
     for name, facts in wanted.items():

@@ -62,7 +62,12 @@ def _ways(rig: "Rig", volume: Path) -> list[str]:
     """Return paths in the share that lead out of it, as an SMB client may write them."""
     ways = ["..", "..\\secret", "..\\..\\secret", "directory\\..\\..\\secret", "..\\other\\secret"]
     ways += ["directory\\..\\..", ".samba-rvss", "..\\.samba-rvss", ".zfs", ".zfs\\snapshot"]
-    ways += ["..\\.zfs\\snapshot", "\\..\\..\\secret", "/../../secret", "..\\..\\..\\..\\etc\\passwd"]
+    ways += [
+        "..\\.zfs\\snapshot",
+        "\\..\\..\\secret",
+        "/../../secret",
+        "..\\..\\..\\..\\etc\\passwd",
+    ]
     for name in _links(rig, volume):
         ways += [name, f"{name}\\secret", f"{name}\\outer\\secret", f"{name}\\passwd"]
         ways += [f"{name}\\etc\\passwd", f"{name}\\..\\secret"]
