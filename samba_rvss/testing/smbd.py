@@ -210,7 +210,7 @@ class PrivateSmbd:
     def __enter__(self) -> Self:
         with ExitStack() as guard:
             guard.push(self._undo)
-            self.directory = Path(tempfile.mkdtemp(prefix="rvss-", dir=self._parent))
+            self.directory = Path(tempfile.mkdtemp(prefix=f"rvss-{os.getpid()}-", dir=self._parent))
             self._undo.callback(shutil.rmtree, self.directory)
             self.directory.chmod(0o755)
             for name in (*_DIRECTORIES.values(), "log"):

@@ -509,6 +509,19 @@ def test_after_seal_nothing_can_be_opened_for_writing(rig: "Rig") -> None:
     rig.provider.settle(mark.volume, mark.id)
 
 
+def test_a_sealed_image_can_be_mounted_again(rig: "Rig") -> None:
+    """As for Previous Versions: beside the mounts that it has."""
+    share = rig.volume("vms")
+    (share / "file").write_text("content")
+    mark = take(rig.provider, share)
+    with seen(rig.provider, mark) as before:
+        rig.provider.seal(mark.volume, mark.id)
+        with seen(rig.provider, mark) as after:
+            assert (before / "file").read_text() == (after / "file").read_text() == "content"
+    with seen(rig.provider, mark) as first, seen(rig.provider, mark) as second:
+        assert (first / "file").read_text() == (second / "file").read_text() == "content"
+
+
 def test_settle_makes_durable_what_recovery_wrote(rig: "Rig", rig_directory: Path) -> None:
     share = rig.volume("vms")
     (share / "disk").write_bytes(bytes(1 << 20))

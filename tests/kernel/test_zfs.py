@@ -9,7 +9,8 @@ import pytest
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Nested
-from samba_rvss.providers.zfs import COPIED, HOLD, HOME
+from samba_rvss.providers.zfs import HOLD, HOME
+from samba_rvss.providers.zfs_properties import COPIED
 from samba_rvss.run import run
 from tests.kernel.test_provider import probe, seen, take
 
