@@ -411,19 +411,23 @@ def _clones(top: str) -> list[_Clone]:
 
 def _snapshot(volume: Volume, image: str) -> str:
     """Return an image's outermost snapshot, whatever its dataset is called now, or nothing."""
+    if _exists(f"{volume.name}@rvss-{image}"):
+        return f"{volume.name}@rvss-{image}"
     words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", volume.file_system)
-    names = [volume.name]
-    if _guid(volume):
-        names = [name for name, guid in table(*words, columns=2) if guid == _guid(volume)]
-    for name in names:
-        try:
-            zfs("list", "-H", "-t", "snapshot", "-o", "name", f"{name}@rvss-{image}")
-        except RvssError as exc:
-            if exc.problem is not Problem.NOT_FOUND:
-                raise
-        else:
+    for name, guid in table(*words, columns=2):
+        if guid == _guid(volume) and _exists(f"{name}@rvss-{image}"):
             return f"{name}@rvss-{image}"
     return ""
+
+
+def _exists(snapshot: str) -> bool:
+    try:
+        zfs("list", "-H", "-t", "snapshot", "-o", "name", snapshot)
+    except RvssError as exc:
+        if exc.problem is Problem.NOT_FOUND:
+            return False
+        raise
+    return True
 
 
 def _destroy(clones: Sequence[_Clone], snapshots: Sequence[str]) -> None:
