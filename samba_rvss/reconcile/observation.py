@@ -24,7 +24,7 @@ from samba_rvss.model import (
 from samba_rvss.mounts import Mounts
 from samba_rvss.samba import control, fss_state, registry
 from samba_rvss.samba.conf import Config
-from samba_rvss.samba.process import SambaProcess
+from samba_rvss.samba.process import Caller
 
 _logger = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class Sources:
     """Where to look.
 
     Attributes:
+        samba: where python-samba runs.
         inventory: lists the images.
         quiet: returns for how long no client has been heard of, in seconds, if that is known.
         busy: returns the ids of copies that a request works on.
@@ -112,7 +113,7 @@ class Sources:
     config: Config
     ledger: Ledger
     mounts: Mounts
-    samba: SambaProcess
+    samba: Caller
     inventory: Callable[[], Inventory]
     quiet: Callable[[], float | None] = lambda: None
     busy: Callable[[], frozenset[str]] = frozenset
