@@ -424,7 +424,7 @@ def _exists(snapshot: str) -> bool:
 def _destroy(clones: Sequence[_Clone], snapshots: Sequence[str]) -> None:
     """Destroy an image, its outermost snapshot last; what others hold stays as it is."""
     held = []
-    for name, tag, _ in table("holds", "-H", "-p", *snapshots, columns=3):
+    for name, tag, _ in table("holds", "-H", *snapshots, columns=3):
         if tag != HOLD:
             raise RvssError(
                 Problem.BUSY, f"somebody holds {name} as '{tag}'", f"zfs release '{tag}' it"
