@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from samba_rvss import kernel
 from samba_rvss.model import Mark, Nested, Volume
-from samba_rvss.providers.zfs import HOLD, HOME, Zfs
+from samba_rvss.providers.zfs import Zfs
 from samba_rvss.providers.zfs_command import zfs
 from samba_rvss.providers.zfs_properties import COPIED, FIXED, MARK, options
+from samba_rvss.providers.zfs_tree import HOLD, HOME
 from samba_rvss.run import run
 
 POOL = "rvss-bench"
