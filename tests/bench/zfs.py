@@ -68,7 +68,9 @@ class Core:
 
     def sync(self) -> None:
         """Wait for the next transaction group."""
-        self._call("lzc_sync", ctypes.c_char_p(POOL.encode()), self._list({}))
+        how = self._list({})
+        self._check(self._pairs.nvlist_add_boolean_value(how, b"force", 0))
+        self._call("lzc_sync", ctypes.c_char_p(POOL.encode()), how)
 
     def _list(self, pairs: dict[str, str | None]) -> ctypes.c_void_p:
         made = ctypes.c_void_p()
