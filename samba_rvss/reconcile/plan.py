@@ -263,7 +263,8 @@ class _Planner:
         if not exposed:
             # MS-FSRVP gives a client 180 s after Commit to expose what it has.
             timer = min(timer, self._options.grace)
-        left = timer - self._elapsed(copy)
+        # Its time counts from when the daemon learned that state: what is news is of just now.
+        left = timer - (self._elapsed(copy) if copy.state is known.state else 0.0)
         state = f"its set {known.set_id} is {known.state.name.lower()}"
         if self._of_before(copy):
             self._expire(copy, "the machine was started before its recovery was", state)

@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -160,7 +161,7 @@ def test_a_new_copy_may_say_since_when(ledger: Ledger) -> None:
 )
 def test_phase_and_state_set_its_time(
     ledger: Ledger,
-    values: dict[str, object],
+    values: dict[str, Any],
     news: bool,  # noqa: FBT001
 ) -> None:
     ledger.add(replace(copy_of("a"), since=LONG_AGO), "create")

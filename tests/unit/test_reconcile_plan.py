@@ -363,6 +363,16 @@ ONE_COPY = [
         delete("silent for 1800 s before RecoveryComplete", SetState.EXPOSED),
     ),
     row(
+        "its client went on while we did not run: its time begins when that is learned",
+        replace(OPEN, learned=SetState.COMMITTED, since=ago(1800)),
+        Keeps(reason=f"its set {SET} is exposed; its timer has 1800 s left", due=1800),
+    ),
+    row(
+        "committed while we did not run",
+        replace(TAKEN, known=False, since=ago(1800), descriptors=frozenset()),
+        Keeps(reason=f"its set {SET} is committed; its timer has 300 s left", due=300),
+    ),
+    row(
         "exposed before the machine was started, in a lock directory that outlived it",
         replace(OPEN, since=BEFORE),
         delete("started before its recovery was", SetState.EXPOSED),
