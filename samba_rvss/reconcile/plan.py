@@ -98,11 +98,6 @@ class Plan:
         return min((one.due for one in self.kept if one.due is not None), default=None)
 
 
-def deletion(copy: ShadowCopy, reason: str) -> Action:
-    """Return the action that removes a copy."""
-    return Action(kind=Kind.DELETE, target=copy.id, reason=reason, copy=copy)
-
-
 def plan(seen: Observation) -> Plan:
     """Decide what brings everything back into one state.
 
@@ -313,11 +308,11 @@ class _Planner:
             timer, reason = self._options.recovery_timeout, "srv_fss.tdb has lost its set"
         else:
             timer, reason = self._options.grace, "its Commit failed or was cut off"
-        waited = self._elapsed(copy)
-        if self._seen.quiet is not None:
-            # The first share of a large set waits for the last one.
-            waited = min(waited, self._seen.quiet)
-        left = timer - waited
+        elapsed = self._elapsed(copy)
+        # The first share of a large set waits for the last one: while clients do something, or
+        # may, it can still be its turn; but no Commit takes as long as a client may be silent.
+        waited = min(elapsed, self._seen.quiet or 0.0)
+        left = min(timer - waited, self._options.recovery_timeout - elapsed)
         if left <= 0:
             self._expire(copy, reason, f"for {timer:g} s")
         else:

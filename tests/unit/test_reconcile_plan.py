@@ -543,6 +543,21 @@ ONE_COPY = [
     ),
     # srv_fss.tdb has lost its set; a worker may have it
     row(
+        "no set has it, and clients are never silent for long: no Commit lasts that long",
+        replace(HALF, since=ago(1800), quiet=10),
+        delete("its Commit failed or was cut off", None),
+    ),
+    row(
+        "no set has it, and whether clients do anything is not known",
+        replace(HALF, since=ago(400), quiet=None),
+        Keeps(reason="its Commit failed or was cut off, perhaps", due=300),
+    ),
+    row(
+        "its set was lost, and other clients are never silent for long",
+        replace(LOST, since=ago(1800), quiet=10),
+        delete("srv_fss.tdb has lost its set", None),
+    ),
+    row(
         "its set was lost, but a worker may have it",
         replace(LOST, since=ago(1700)),
         Keeps(reason="srv_fss.tdb has lost its set, perhaps; it has 100 s left", due=100),
