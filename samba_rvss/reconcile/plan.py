@@ -240,7 +240,7 @@ class _Planner:
         elif known is None:
             self._judge_unknown(copy)
         elif known.state is SetState.RECOVERED:
-            self._judge_recovered(copy, known, image)
+            self._judge_recovered(copy, known)
         else:
             self._judge_unrecovered(copy, known)
         if any(action.kind is Kind.DELETE for action in self._actions[before:]):
@@ -248,7 +248,7 @@ class _Planner:
         paths = {path for path in (copy.path, copy.previous_path) if path}
         if self._seen.mounts is not None and not paths <= self._seen.mounts:
             self._act(Kind.REMOUNT, copy, "it is not mounted")
-        elif copy.phase is Phase.SEALED and not image.read_only:
+        if copy.phase is Phase.SEALED and not image.read_only:
             self._act(Kind.SEAL, copy, "it was sealed, and its image is writable")
 
     def _judge_unrecovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
@@ -271,12 +271,11 @@ class _Planner:
         else:
             self._keep(copy.id, f"{state}; its timer has {left:.0f} s left", left)
 
-    def _judge_recovered(self, copy: ShadowCopy, known: SambaCopy, image: Image) -> None:
-        if copy.phase is not Phase.SEALED:
-            if copy.phase is not Phase.SEALING or image.read_only:
-                self._act(Kind.SEAL, copy, "its recovery is complete")
-            else:
-                self._act(Kind.SEAL, copy, "its sealing was cut off")
+    def _judge_recovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
+        if copy.phase is Phase.SEALING:
+            self._act(Kind.SEAL, copy, "its sealing was cut off")
+        elif copy.phase is not Phase.SEALED:
+            self._act(Kind.SEAL, copy, "its recovery is complete")
         elif self._share_is_gone(copy):
             self._lose_share(copy)
         else:
@@ -287,7 +286,7 @@ class _Planner:
         registered = copy.path in self._by_path
         if copy.phase is Phase.SEALED and (registered or self._seen.shares is None):
             self._judge_served(copy)
-        elif self._of_before(copy) and copy.phase is not Phase.SEALED:
+        elif self._of_before(copy) and not self._is_recovered(copy):
             self._expire(copy, "the machine was started before its recovery was complete")
         elif copy.phase is Phase.SEALED:
             self._unaccounted(
@@ -296,10 +295,27 @@ class _Planner:
                 "neither srv_fss.tdb nor a share has it",
                 lambda: self._expire(copy, "neither srv_fss.tdb nor a share has it"),
             )
+        elif copy.phase is Phase.SEALING and self._is_released(copy):
+            self._release(copy)
         elif copy.phase is Phase.SEALING:
             self._act(Kind.SEAL, copy, "its sealing was cut off")
         else:
             self._judge_silent(copy)
+
+    def _is_recovered(self, copy: ShadowCopy) -> bool:
+        """Return whether our own record says that a recovery was complete, or adopted it so."""
+        if copy.phase is Phase.SEALING:
+            return copy.state is SetState.RECOVERED or not copy.set_id
+        return copy.phase is Phase.SEALED
+
+    def _is_released(self, copy: ShadowCopy) -> bool:
+        """Return whether a copy was not to outlive the start of the machine that it is of."""
+        persistent = bool(copy.context & Context.PERSISTENT)
+        return self._of_before(copy) and bool(copy.set_id) and not persistent
+
+    def _release(self, copy: ShadowCopy) -> None:
+        reason = "the machine was started anew, and its context is not persistent"
+        self._expire(copy, reason, f"context {copy.context:#x}")
 
     def _judge_silent(self, copy: ShadowCopy) -> None:
         """Judge a copy that is taken or open, and that no set has."""
@@ -320,16 +336,14 @@ class _Planner:
 
     def _judge_served(self, copy: ShadowCopy) -> None:
         """Judge a sealed copy whose set Samba has forgotten, but whose share still works."""
-        persistent = bool(copy.context & Context.PERSISTENT)
         if not self._of_before(copy):
             self._judge_age(copy, copy.context, "its share still works")
         elif not copy.set_id:
             self._keep(copy.id, "its context is not known any more", wrong=True)
-        elif persistent:
-            self._judge_age(copy, copy.context, "its context is persistent")
+        elif self._is_released(copy):
+            self._release(copy)
         else:
-            reason = "the machine was started anew, and its context is not persistent"
-            self._expire(copy, reason, f"context {copy.context:#x}")
+            self._judge_age(copy, copy.context, "its context is persistent")
 
     def _judge_age(self, copy: ShadowCopy, context: int, why: str) -> None:
         if context & Context.NO_AUTO_RELEASE or not copy.set_id:

@@ -317,6 +317,13 @@ ONE_COPY = [
         REMOUNT,
         Keeps(reason="is exposed; its timer has 1740 s left", due=1740),
     ),
+    row(
+        "not mounted, and sealed, but writable",
+        Given(mounts=frozenset(), image="writable"),
+        REMOUNT,
+        seal("it was sealed"),
+        HEALTHY,
+    ),
     # sealed, but not closed
     row("sealed, but writable", Given(image="writable"), seal("it was sealed"), HEALTHY),
     row(
@@ -409,6 +416,11 @@ ONE_COPY = [
     row(
         "its sealing was cut off",
         Given(phase=Phase.SEALING, image="writable"),
+        seal("its sealing was cut off"),
+    ),
+    row(
+        "its sealing was cut off after its image was made read-only",
+        Given(phase=Phase.SEALING),
         seal("its sealing was cut off"),
     ),
     row(
@@ -524,6 +536,30 @@ ONE_COPY = [
             delete("the machine was started before its recovery was complete", None),
         )
         for phase in (Phase.TAKEN, Phase.OPEN)
+    ),
+    row(
+        "after a reboot: persistent, recovered, and its sealing was cut off",
+        replace(REBOOTED, phase=Phase.SEALING, learned=SetState.RECOVERED, context=PERSISTENT),
+        seal("its sealing was cut off"),
+        REMOUNT,
+    ),
+    row(
+        "after a reboot: not persistent, recovered, and its sealing was cut off",
+        replace(REBOOTED, phase=Phase.SEALING, learned=SetState.RECOVERED),
+        delete("its context is not persistent", None),
+    ),
+    row(
+        "after a reboot: its record was lost before, and its sealing was cut off",
+        replace(REBOOTED, phase=Phase.SEALING, known=False),
+        seal("its sealing was cut off"),
+        REMOUNT,
+    ),
+    row(
+        "after a reboot: persistent, being sealed from the beginning, and not recovered",
+        replace(
+            REBOOTED, phase=Phase.SEALING, learned=SetState.EXPOSED, context=int(Context.PERSISTENT)
+        ),
+        delete("the machine was started before its recovery was complete", None),
     ),
     # taken, and no set has it
     row(
