@@ -79,7 +79,7 @@ class Observation:
     options: Options
     exposed_directory: str
     copies: tuple[ShadowCopy, ...]
-    inventory: Inventory
+    inventory: Inventory | None
     gone: frozenset[str] = frozenset()
     history: frozenset[str] = frozenset()
     changing: frozenset[str] = frozenset()
@@ -201,7 +201,7 @@ def observe(sources: Sources) -> Observation:
         gone=frozenset(copy.id for copy in everything if copy.phase is Phase.GONE),
         history=frozenset(c.exposed_share.lower() for c in everything if c.exposed_share),
         changing=frozenset(changing) | busy | sources.busy(),
-        inventory=inventory or Inventory(file_systems=frozenset(), images=()),
+        inventory=inventory,
         mounts=mounts,
         directories=directories,
         samba=samba,

@@ -36,6 +36,7 @@ class Kind(Enum):
     FORGET_SET = "remove set"
 
 
+_UNLISTED = "but the images cannot be listed"
 _ORDER = {kind: number for number, kind in enumerate(Kind)}
 
 
@@ -113,7 +114,9 @@ class _Planner:
     def __init__(self, seen: Observation) -> None:
         self._seen = seen
         self._options = seen.options
-        self._images = {image.id: image for image in seen.inventory.images}
+        images = seen.inventory.images if seen.inventory else ()
+        self._images = {image.id: image for image in images}
+        self._listed = seen.inventory.file_systems if seen.inventory else frozenset()
         self._sets = {one.id: one for one in seen.samba.sets} if seen.samba else {}
         self._known = {copy.path: copy for copy in seen.samba.copies} if seen.samba else {}
         self._by_path = {path: share for share, path in (seen.shares or {}).items()}
@@ -208,13 +211,15 @@ class _Planner:
     def _judge(self, copy: ShadowCopy) -> None:
         seen = self._seen
         image = self._images.pop(copy.id, None)
-        listed = copy.volume.file_system in seen.inventory.file_systems
+        listed = copy.volume.file_system in self._listed
         if copy.id in seen.changing:
             self._keep(copy.id, "something is being done with it", self._options.grace)
         elif copy.phase is Phase.CREATING:
             self._judge_creating(copy)
         elif copy.phase is Phase.DELETING:
             self._act(Kind.DELETE, copy, "its deletion was cut off")
+        elif seen.inventory is None:
+            self._keep(copy.id, "the images cannot be listed", wrong=True)
         elif image is None and not listed:
             reason = f"its file system is not there ({copy.volume.file_system})"
             self._keep(copy.id, reason, wrong=True)
@@ -377,6 +382,12 @@ class _Planner:
 
     # what belongs to no shadow copy
 
+    def _may_exist(self, path: str) -> bool:
+        """Return whether a path may be that of an image that cannot be listed now."""
+        known = self._leaving | {copy.path for copy in self._seen.copies}
+        gone = path in known or path.rpartition("/")[2] in self._seen.gone
+        return self._seen.inventory is None and not gone
+
     def _judge_images(self) -> None:
         for image in self._images.values():
             if image.id not in self._seen.changing:
@@ -411,7 +422,9 @@ class _Planner:
                 continue
             reason = "no shadow copy belongs to it"
             action = Action(kind=Kind.UNMOUNT, target=path, reason=reason)
-            if seen.starting:
+            if self._may_exist(path):
+                self._keep(path, f"{reason}, {_UNLISTED}", wrong=True)
+            elif seen.starting:
                 self._actions.append(action)
             else:
                 self._unaccounted(f"mount {path}", path, reason, _adder(self._actions, action))
@@ -424,6 +437,9 @@ class _Planner:
             if not path.startswith(self._seen.exposed_directory) or path in paths:
                 continue
             reason = "its shadow copy does not exist"
+            if self._may_exist(path):
+                self._keep(share, f"{reason}, {_UNLISTED}", wrong=True)
+                continue
             action = Action(kind=Kind.UNSHARE, target=share, reason=reason, evidence=(path,))
             self._unaccounted(f"share {share}", share, reason, _adder(self._actions, action))
 
@@ -464,22 +480,23 @@ class _Planner:
                     reason = f"it is {one.state.name.lower()} and not of our shares alone"
                     self._keep(one.id, reason, wrong=True)
             elif alive.isdisjoint(paths) and not self._adopting(paths):
-                self._judge_set(one, expired=self._leaving.issuperset(paths))
+                self._judge_set(one, paths)
 
     def _adopting(self, paths: list[str]) -> bool:
         adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
         return any(path.rpartition("/")[2] in adopted for path in paths)
 
-    def _judge_set(self, one: SambaSet, *, expired: bool) -> None:
+    def _judge_set(self, one: SambaSet, paths: list[str]) -> None:
         """Judge a set none of whose copies will be left; a worker must not have it in memory."""
+        expired = self._leaving.issuperset(paths)
         workers, quiet = self._seen.workers, self._seen.quiet
-        state = f"the set is {one.state.name.lower()}"
+        state, reason = f"the set is {one.state.name.lower()}", "no shadow copy of it is left"
 
         def forget(evidence: str, *, idle: bool) -> None:
             action = Action(
                 kind=Kind.FORGET_SET,
                 target=one.id,
-                reason="no shadow copy of it is left",
+                reason=reason,
                 evidence=(state, evidence),
                 believes=(one.state,),
                 idle=idle,
@@ -491,14 +508,15 @@ class _Planner:
                     f"set {one.id}", one.id, action.reason, _adder(self._actions, action)
                 )
 
-        if workers is None:
+        if any(self._may_exist(path) for path in paths):
+            self._keep(one.id, f"{reason}, {_UNLISTED}", wrong=True)
+        elif workers is None:
             self._keep(one.id, "whether a worker has it in memory cannot be told", wrong=True)
         elif all(worker.clients == 0 for worker in workers):
             forget("nobody is connected to an rpcd_fsrvp", idle=True)
         elif quiet is None or quiet < self._options.recovery_timeout:
             left = self._options.recovery_timeout - (quiet or 0.0)
-            reason = "no shadow copy of it is left, but a client is connected to its worker"
-            self._keep(one.id, reason, left)
+            self._keep(one.id, f"{reason}, but a client is connected to its worker", left)
         else:
             forget(f"clients of its worker have been silent for {quiet:.0f} s", idle=False)
 

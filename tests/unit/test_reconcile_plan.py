@@ -65,7 +65,7 @@ class Given:
         known: whether set, copy and share are in the ledger.
         learned: the state in the ledger; None is the one that srv_fss.tdb has.
         image: "read-only", "writable", "incomplete" or none.
-        listed: whether its file system is there.
+        listed: whether its file system is there; None if images cannot be listed at all.
         state: of its set in srv_fss.tdb, ABSENT or UNREADABLE.
         served: whether its exposed share exists; None if the registry cannot be read.
         found: the findings of the look before.
@@ -78,7 +78,7 @@ class Given:
     learned: SetState | None = None
     context: int = RECOVERY
     image: str = "read-only"
-    listed: bool = True
+    listed: bool | None = True
     state: SetState | str = SetState.RECOVERED
     previous: bool = False
     mounts: frozenset[str] | None = frozenset({PATH})
@@ -117,8 +117,10 @@ class Given:
             copy, set_id=SET, copy_id="c", context=self.context, exposed_share=SHARE, state=state
         )
 
-    def inventory(self) -> Inventory:
+    def inventory(self) -> Inventory | None:
         """Return what is on the file systems."""
+        if self.listed is None:
+            return None
         created = NOW - timedelta(seconds=self.age)
         mark = Mark(id=A, share="VMs", share_path="/srv/vms", volume=VOLUME, created=created)
         image = Image(
@@ -299,6 +301,16 @@ ONE_COPY = [
         "file system is away",
         Given(image="", listed=False),
         Keeps(reason="its file system is not there (fs)", wrong=True),
+    ),
+    row(
+        "images cannot be listed",
+        Given(listed=None, mounts=frozenset()),
+        Keeps(reason="the images cannot be listed", wrong=True),
+    ),
+    row(
+        "images cannot be listed, but what was cut off is known",
+        Given(listed=None, phase=Phase.CREATING, starting=True),
+        delete("its creation was cut off"),
     ),
     row("image is away", Given(image=""), delete("its image does not exist any more")),
     row("image is incomplete", Given(image="incomplete"), delete("its image is not complete")),
@@ -683,7 +695,33 @@ NO_COPY = [
         PLACE,
     ),
     row("nothing of it can be seen", replace(NOBODY, directories=None, mounts=None)),
+    row(
+        "a stray mount, but its image may be there",
+        replace(NOBODY, listed=None, starting=True, found={f"mount {PATH}": 1000}),
+        Keeps(reason="but the images cannot be listed", target=PATH, wrong=True),
+    ),
+    row(
+        "a mount of a copy that was removed; images cannot be listed",
+        replace(NOBODY, listed=None, starting=True, gone=frozenset({A})),
+        PLACE,
+    ),
     # exposed shares
+    row(
+        "a share of nobody, but its image may be there",
+        replace(BARE, served=True, listed=None, found={f"share {SHARE}": 1000}),
+        Keeps(reason="but the images cannot be listed", target=SHARE, wrong=True),
+    ),
+    row(
+        "a share of a copy that was removed; images cannot be listed",
+        replace(
+            BARE,
+            served=True,
+            listed=None,
+            gone=frozenset({A}),
+            found={f"share {SHARE}": 300},
+        ),
+        Does(kind=Kind.UNSHARE, reason="its shadow copy does not exist", target=SHARE),
+    ),
     *(
         row(f"a share of nobody, {when}", given, waits("its shadow copy does not exist", SHARE))
         for when, given in {
@@ -777,6 +815,11 @@ SETS = [
         "whether a worker has it cannot be told",
         replace(LEFT, found=LONG, workers=None),
         Keeps(reason="whether a worker has it in memory cannot be told", target=SET, wrong=True),
+    ),
+    row(
+        "a set of nobody, but an image of it may be there",
+        replace(LEFT, found=LONG, listed=None),
+        Keeps(reason="but the images cannot be listed", target=SET, wrong=True),
     ),
     row(
         "its last copy goes now",
