@@ -473,14 +473,28 @@ class _Planner:
         for copy in self._seen.samba.copies:
             members.setdefault(copy.set_id, []).append(copy)
         for one in self._sets.values():
-            paths = [copy.path for copy in members.get(one.id, [])]
-            ours = [path.startswith(self._seen.exposed_directory) for path in paths]
-            if not paths or not all(ours):
+            paths = [copy.path for copy in members.get(one.id, []) if copy.path]
+            if not self._is_ours(one, members.get(one.id, [])):
                 if one.state is not SetState.RECOVERED:
                     reason = f"it is {one.state.name.lower()} and not of our shares alone"
                     self._keep(one.id, reason, wrong=True)
             elif alive.isdisjoint(paths) and not self._adopting(paths):
                 self._judge_set(one, paths)
+
+    def _is_ours(self, one: SambaSet, members: list[SambaCopy]) -> bool:
+        """Return whether a set is of our shares alone.
+
+        One that was not committed yet is in the file because another one's step wrote it along.
+        Its copies have no path, or it has no copies: then nothing of anybody is behind it.
+        """
+        if not members:
+            return one.state < SetState.COMMITTED
+        return all(
+            copy.path.startswith(self._seen.exposed_directory)
+            if copy.path
+            else copy.share_path in self._seen.share_paths
+            for copy in members
+        )
 
     def _adopting(self, paths: list[str]) -> bool:
         adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
@@ -488,7 +502,7 @@ class _Planner:
 
     def _judge_set(self, one: SambaSet, paths: list[str]) -> None:
         """Judge a set none of whose copies will be left; a worker must not have it in memory."""
-        expired = self._leaving.issuperset(paths)
+        expired = bool(paths) and self._leaving.issuperset(paths)
         workers, quiet = self._seen.workers, self._seen.quiet
         state, reason = f"the set is {one.state.name.lower()}", "no shadow copy of it is left"
 

@@ -69,6 +69,7 @@ class Given:
         state: of its set in srv_fss.tdb, ABSENT or UNREADABLE.
         served: whether its exposed share exists; None if the registry cannot be read.
         found: the findings of the look before.
+        tdb: all of srv_fss.tdb, if it is not as `state` says.
     """
 
     phase: Phase | None = Phase.SEALED
@@ -92,6 +93,7 @@ class Given:
     workers: tuple[Worker, ...] | None = (Worker(pid=7, clients=1),)
     connected: frozenset[str] | None = frozenset()
     quiet: float | None = 10 * YEAR
+    tdb: SambaState | None = None
     found: Mapping[str, float] = field(default_factory=dict)
     starting: bool = False
 
@@ -137,6 +139,8 @@ class Given:
 
     def samba(self) -> SambaState | None:
         """Return srv_fss.tdb."""
+        if self.tdb is not None:
+            return self.tdb
         if self.state == UNREADABLE:
             return None
         if not isinstance(self.state, SetState):
@@ -152,6 +156,7 @@ class Given:
             present=PRESENT,
             options=OPTIONS,
             exposed_directory=EXPOSED,
+            share_paths=frozenset({"/srv/vms"}),
             copies=(copy,) if copy else (),
             gone=self.gone,
             history=self.history,
@@ -170,7 +175,9 @@ class Given:
         )
 
 
-def state_of(state: SetState, context: int, *paths: str) -> SambaState:
+def state_of(
+    state: SetState, context: int, *paths: str, share_path: str = "/srv/vms"
+) -> SambaState:
     """Return srv_fss.tdb with one set."""
     return SambaState(
         sets=(SambaSet(id=SET, state=state, context=context),),
@@ -179,7 +186,7 @@ def state_of(state: SetState, context: int, *paths: str) -> SambaState:
                 set_id=SET,
                 copy_id="c",
                 share="VMs",
-                share_path="/srv/vms",
+                share_path=share_path,
                 path=path,
                 exposed_share=SHARE,
                 is_exposed=state >= SetState.EXPOSED,
@@ -836,6 +843,76 @@ SETS = [
 ]
 
 
+# A set that was not committed yet when another one's step had the whole file written: its copies
+# have no path. Until it is gone, every worker that starts refuses every other set.
+def written_along(state: SetState, *paths: str, of: str = "/srv/vms") -> Given:
+    """Return such a set; no worker lives."""
+    return replace(BARE, workers=(), tdb=state_of(state, 0, *paths, share_path=of))
+
+
+NOT_OURS = "and not of our shares alone"
+BEGUN = [
+    *(
+        row(f"{title}, since now", given, waits("no shadow copy of it is left", SET))
+        for title, given in {
+            "only started": written_along(SetState.STARTED),
+            "of a share of ours": written_along(SetState.ADDED, ""),
+            "of two shares of ours": written_along(SetState.ADDED, "", ""),
+            "its Commit failed at the second share": written_along(SetState.ADDED, PATH, ""),
+        }.items()
+    ),
+    *(
+        row(f"{title}, for long", replace(given, found=LONG), forget())
+        for title, given in {
+            "only started": written_along(SetState.STARTED),
+            "of a share of ours": written_along(SetState.ADDED, ""),
+            "its Commit failed at the second share": written_along(SetState.ADDED, PATH, ""),
+        }.items()
+    ),
+    row(
+        "only started, at the start",
+        replace(written_along(SetState.STARTED), starting=True),
+        forget(),
+    ),
+    row(
+        "a client is connected: it is perhaps going on with it",
+        replace(written_along(SetState.ADDED, ""), found=LONG, workers=BUSY, quiet=10),
+        Keeps(reason="a client is connected to its worker", target=SET, due=1790),
+    ),
+    *(
+        row(
+            f"of somebody else's share, {state.name.lower()}",
+            replace(written_along(state, path, of="/srv/theirs"), found=LONG),
+            Keeps(reason=f"it is {state.name.lower()} {NOT_OURS}", target=SET, wrong=True),
+        )
+        for state, path in {
+            SetState.ADDED: "",
+            SetState.COMMITTED: "/srv/theirs/.snapshots/1",
+        }.items()
+    ),
+    row(
+        "somebody else's, exposed: it blocks nobody",
+        replace(
+            written_along(SetState.EXPOSED, "/srv/theirs/.snapshots/1", of="/srv/theirs"),
+            found=LONG,
+        ),
+        Keeps(reason=NOT_OURS, target=SET, wrong=True),
+    ),
+    row(
+        "somebody else's, recovered",
+        replace(
+            written_along(SetState.RECOVERED, "/srv/theirs/.snapshots/1", of="/srv/theirs"),
+            found=LONG,
+        ),
+    ),
+    row(
+        "of our share and of somebody else's, which has been copied",
+        replace(written_along(SetState.COMMITTED, PATH, "/srv/theirs/.snapshots/1"), found=LONG),
+        Keeps(reason=NOT_OURS, target=SET, wrong=True),
+    ),
+]
+
+
 def _said(decided: Plan, expected: Row, *, sets: bool) -> None:
     """Compare everything that a plan says with a row."""
 
@@ -869,6 +946,6 @@ def test_one_copy(case: Row) -> None:
     _said(plan(case.given.seen()), case, sets=False)
 
 
-@pytest.mark.parametrize("case", [*NO_COPY, *SETS], ids=lambda case: case.title)
+@pytest.mark.parametrize("case", [*NO_COPY, *SETS, *BEGUN], ids=lambda case: case.title)
 def test_what_belongs_to_no_copy(case: Row) -> None:
     _said(plan(case.given.seen()), case, sets=True)
