@@ -56,6 +56,7 @@ class Observation:
         present: the time since this start of the machine, for all others.
         options: of smb.conf.
         exposed_directory: below which the paths of our exposed shares are.
+        share_paths: the directories of the shares that are ours.
         copies: what the ledger knows, gone ones excepted.
         gone: ids of those that are gone.
         history: exposed shares, in lower case, that the ledger has ever known.
@@ -80,7 +81,7 @@ class Observation:
     options: Options
     exposed_directory: str
     copies: tuple[ShadowCopy, ...]
-    inventory: Inventory
+    inventory: Inventory | None
     gone: frozenset[str] = frozenset()
     history: frozenset[str] = frozenset()
     changing: frozenset[str] = frozenset()
@@ -93,6 +94,7 @@ class Observation:
     workers: tuple[Worker, ...] | None = None
     connected: frozenset[str] | None = None
     quiet: float | None = None
+    share_paths: frozenset[str] = frozenset()
     findings: Mapping[str, Moment] = field(default_factory=dict)
     starting: bool = False
     problems: tuple[str, ...] = ()
@@ -207,11 +209,12 @@ def observe(sources: Sources) -> Observation:
         present=present,
         options=options(config),
         exposed_directory=ours,
+        share_paths=frozenset(share.path for share in config.shares),
         copies=copies,
         gone=frozenset(copy.id for copy in everything if copy.phase is Phase.GONE),
         history=frozenset(c.exposed_share.lower() for c in everything if c.exposed_share),
         changing=frozenset(changing) | busy | sources.busy(),
-        inventory=inventory or Inventory(file_systems=frozenset(), images=()),
+        inventory=inventory,
         mounts=mounts,
         directories=directories,
         samba=samba,
