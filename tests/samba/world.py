@@ -103,6 +103,7 @@ class World:
         """Ids of copies, ours, of which something was removed by hand."""
         self.trace: list[str] = []
         self.steps = 0
+        self.broken = ""
         self._undo = ExitStack()
         self._foreign: Image | None = None
 
