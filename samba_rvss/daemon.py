@@ -5,7 +5,6 @@ of it is read, has a time limit, and is undone if its answer cannot be delivered
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import signal
@@ -18,15 +17,12 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
-from samba_rvss import wire
+from samba_rvss import admin, instance, wire
 from samba_rvss.access import authorise
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import Peer, peer_credentials
-from samba_rvss.ledger import Ledger, now
-from samba_rvss.lifecycle import Lifecycle
+from samba_rvss.ledger import now
 from samba_rvss.model import Phase, ShadowCopy
-from samba_rvss.mounts import Mounts
-from samba_rvss.providers.all import providers
 from samba_rvss.reconcile.runner import Runner
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
@@ -42,7 +38,6 @@ _STOP_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
 _HISTORY = timedelta(days=90)
 _DAY_SECONDS = 86400.0
-_BACKLOG = 256
 _THREADS = 64
 
 
@@ -82,26 +77,12 @@ class Daemon:
                 loop.add_signal_handler(number, self._stopping.set)
             config = await in_thread(self._samba.call, conf.load, self._configfile)
             self._signature = conf.signature(config)
-            for warning in config.warnings:
-                _logger.warning("%s", warning)
-            _make_directories(config)
-            cleanup.callback(os.close, _lock(config))
-            ledger = Ledger(config.ledger)
-            cleanup.callback(ledger.close)
-            self._lifecycle = Lifecycle(
-                config,
-                ledger,
-                providers(config.run_directory),
-                Mounts(config.run_directory),
-                self._samba,
-                self._reached,
-            )
+            self._lifecycle = instance.take(config, self._samba, cleanup, self._reached)
             self._watcher = Watcher(self._lifecycle, self._on_written)
             self._runner = Runner(self._lifecycle, self._watcher, self._samba, self._only)
-            self._make_previous()
             await self._begin()
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-            hook, admin = _sockets(config, cleanup)
+            hook, admin = instance.listen(config, cleanup)
             tasks = [
                 asyncio.ensure_future(self._watcher.run()),
                 asyncio.ensure_future(self._runner.run()),
@@ -187,15 +168,7 @@ class Daemon:
                 _logger.warning("%s", warning)
             self._lifecycle.config = config
             self._signature = conf.signature(config)
-            self._make_previous()
-
-    def _make_previous(self) -> None:
-        for share in self._lifecycle.config.shares:
-            if share.previous_versions:
-                try:
-                    self._lifecycle.mounts.make_previous(share.name)
-                except RvssError as exc:
-                    _logger.error("[%s] has no Previous Versions: %s", share.name, exc)
+            instance.make_previous(self._lifecycle)
 
     # sockets
 
@@ -353,6 +326,11 @@ class Daemon:
                 self._signature = ()
                 await self._refresh()
                 line = "the configuration was read"
+            elif verb == "reconcile":
+                await self._refresh()
+                line = await admin.reconcile(connection, self._runner)
+            elif verb == "status":
+                line = await admin.tell(connection, self._runner)
             else:
                 copy = await in_thread(self._lifecycle.ledger.get, request.copy)
                 if copy is None:
@@ -365,10 +343,10 @@ class Daemon:
         except Exception:
             _logger.exception("%s %s failed", verb, subject)
             status, line = int(Problem.INTERNAL), "an internal error; see samba-rvss's journal"
-        with suppress(OSError):
-            connection.send(wire.encode_result(status, line))
+        await admin.send(connection, wire.encode_result(status, line))
         connection.close()
-        _log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
+        if verb != "status" or status:
+            _log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
 
 
 def _log_request(verb: str, subject: str, uid: int, seconds: float, status: int, line: str) -> None:
@@ -376,71 +354,3 @@ def _log_request(verb: str, subject: str, uid: int, seconds: float, status: int,
     outcome = f"failed ({Problem(status).name}): {line}" if status else "done"
     shown = subject.encode("utf-8", "backslashreplace").decode("utf-8")[:300]
     _logger.log(level, "%s %s by uid %d in %.1f ms: %s", verb, shown, uid, seconds * 1000, outcome)
-
-
-def _make_directories(config: conf.Config) -> None:
-    try:
-        os.makedirs(config.run_directory, exist_ok=True)
-        # Clients' users reach the hook's socket and the recovery mounts through it.
-        os.chmod(config.run_directory, 0o755)  # noqa: S103
-        os.makedirs(config.state_directory, exist_ok=True)
-        os.chmod(config.state_directory, 0o700)
-        for path in (config.run_directory, config.state_directory):
-            if os.stat(path).st_uid != 0:
-                raise RvssError(Problem.SYSTEM, f"{path} does not belong to root", "chown it")
-    except OSError as exc:
-        raise RvssError(Problem.SYSTEM, f"cannot make {exc.filename}: {exc.strerror}") from exc
-
-
-def _lock(config: conf.Config) -> int:
-    """Make sure that one daemon runs for a state directory; the lock ends with it."""
-    path = f"{config.state_directory}/lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise RvssError(
-            Problem.BUSY,
-            f"another samba-rvss daemon uses {config.state_directory}",
-            "give a second instance an 'rvss:state directory' of its own",
-        ) from None
-    return fd
-
-
-def _sockets(config: conf.Config, cleanup: ExitStack) -> tuple[socket.socket, socket.socket]:
-    """Return both listening sockets: systemd's if it gave them, else made here."""
-    given = systemd.listen_fds_with_names() if os.environ.get("LISTEN_FDS") else {}
-    listeners = []
-    for path, mode in ((config.hook_socket, 0o666), (config.admin_socket, 0o600)):
-        fd = next((fd for fd in given if _bound_to(fd, path)), None)
-        if fd is not None:
-            listener = socket.socket(fileno=fd)
-        else:
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            try:
-                listener.bind(path)
-                os.chmod(path, mode)
-            except OSError as exc:
-                listener.close()
-                raise RvssError(
-                    Problem.SYSTEM, f"cannot listen at {path}: {exc.strerror or exc}"
-                ) from exc
-            cleanup.callback(_unlink, path)
-            listener.listen(_BACKLOG)
-        listener.settimeout(0)
-        cleanup.callback(listener.close)
-        listeners.append(listener)
-    return listeners[0], listeners[1]
-
-
-def _bound_to(fd: int, path: str) -> bool:
-    with socket.socket(fileno=os.dup(fd)) as candidate:
-        return candidate.family == socket.AF_UNIX and candidate.getsockname() == path
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)

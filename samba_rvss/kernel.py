@@ -77,6 +77,7 @@ _libc.inotify_init1.argtypes = (_i,)
 _libc.inotify_add_watch.argtypes = (_i, _c, ctypes.c_uint32)
 _libc.ioctl.argtypes = (_i, ctypes.c_ulong, ctypes.c_void_p)
 _libc.fstatfs.argtypes = (_i, ctypes.c_void_p)
+_libc.syncfs.argtypes = (_i,)
 
 
 def _checked(result: int, name: str | int | None = None) -> int:
@@ -216,6 +217,15 @@ def file_system_type(fd: int) -> int:
     buffer = ctypes.create_string_buffer(256)
     _checked(_libc.fstatfs(fd, buffer))
     return int(ctypes.c_long.from_buffer(buffer).value)
+
+
+def syncfs(mount: int) -> None:
+    """Write out all that is in memory of the file system of a mount (syncfs(2))."""
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
+    try:
+        _checked(_libc.syncfs(fd))
+    finally:
+        os.close(fd)
 
 
 def mount_id(fd: int) -> int:

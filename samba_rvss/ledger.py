@@ -104,13 +104,11 @@ class Ledger:
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             if version < _VERSION and not read_only:
                 steps = " ".join(_MIGRATIONS[version:])
-                self._database.executescript(
-                    f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {_VERSION}; COMMIT;"
-                )
                 since = moment()  # of what an older version has written, nothing else is known
-                self._database.execute(
-                    "UPDATE copies SET boot = ?, since = ? WHERE boot = ''",
-                    (since.boot, since.seconds),
+                self._database.executescript(
+                    f"BEGIN IMMEDIATE; {steps}"
+                    f" UPDATE copies SET boot = '{since.boot}', since = {since.seconds!r}"
+                    f" WHERE boot = ''; PRAGMA user_version = {_VERSION}; COMMIT;"
                 )
             elif version != _VERSION:
                 hint = (
@@ -264,7 +262,9 @@ class Ledger:
             word: a copy's or a set's id, if only theirs are wanted.
             limit: how many.
         """
-        condition = "copy = ?1 OR set_id = ?1" if word else "?1 = ''"
+        return self._events("copy = ?1 OR set_id = ?1" if word else "?1 = ''", word, limit)
+
+    def _events(self, condition: str, word: str, limit: int) -> list[Event]:
         with self._lock, self._reported():
             rows = self._database.execute(
                 "SELECT time, copy, share, what, uid, duration, detail, set_id FROM events"
@@ -284,6 +284,11 @@ class Ledger:
             )
             for row in reversed(rows)
         ]
+
+    def last_event(self, what: str) -> Event | None:
+        """Return the newest event of one kind."""
+        found = self._events("what = ?1", what, 1)
+        return found[0] if found else None
 
     def forget(self, before: datetime) -> None:
         """Remove the history of copies that went before a time."""

@@ -1,7 +1,7 @@
 """The one door to other programs.
 
 A program runs with an argument list, a small environment of our own, no standard input and a
-time limit; it is reaped whatever happens.
+time limit; it is reaped whatever happens, if need be when another one is run.
 """
 
 import logging
@@ -9,11 +9,16 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 
 from samba_rvss.errors import Problem, RvssError
 
 _logger = logging.getLogger(__name__)
+
+# In an uninterruptible sleep a process outlives even SIGKILL, until its device answers.
+_KILLED_SECONDS = 5.0
+_abandoned: list["subprocess.Popen[str]"] = []
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -59,7 +64,8 @@ def run(
     """
     words = [argv[0] if "/" in argv[0] else tool(argv[0]), *argv[1:]]
     shown = " ".join(words)
-    with subprocess.Popen(
+    _reap_abandoned()
+    process = subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -68,18 +74,18 @@ def run(
         text=True,
         errors="surrogateescape",
         start_new_session=True,
-    ) as process:
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired as exc:
-            # Its pipes are closed without reading on: a grandchild may hold them for ever.
-            _kill_group(process)
-            raise RvssError(
-                Problem.TOOL, f"{shown} did not end within {timeout:g} s and was killed"
-            ) from exc
-        except BaseException:
-            _kill_group(process)
-            raise
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired as exc:
+        # Its pipes are closed without reading on: a grandchild may hold them for ever.
+        ended = (
+            "and was killed" if _kill(process) else "and cannot be killed: it waits for a device"
+        )
+        raise RvssError(Problem.TOOL, f"{shown} did not end within {timeout:g} s {ended}") from exc
+    except BaseException:
+        _kill(process)
+        raise
     if process.returncode not in allow:
         said = " ".join(err.split()) or " ".join(out.split()) or "nothing"
         raise RvssError(
@@ -89,8 +95,26 @@ def run(
     return out
 
 
-def _kill_group(process: subprocess.Popen[str]) -> None:
+def _kill(process: subprocess.Popen[str]) -> bool:
+    """Kill a program with its children; return whether it is gone."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         process.kill()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    try:
+        process.wait(_KILLED_SECONDS)
+    except subprocess.TimeoutExpired:
+        _abandoned.append(process)
+        return False
+    return True
+
+
+def _reap_abandoned() -> None:
+    """Wait for those that could not be killed, and have ended meanwhile."""
+    for process in _abandoned.copy():
+        if process.poll() is not None:
+            with suppress(ValueError):  # another thread was faster
+                _abandoned.remove(process)

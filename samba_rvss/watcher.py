@@ -80,6 +80,12 @@ class Watcher:
         """Return the ids of the copies that are being sealed."""
         return frozenset(self._sealing)
 
+    async def settled(self, seconds: float) -> bool:
+        """Wait until nothing is being sealed any more; return whether that is so in time."""
+        if self._sealing:
+            await asyncio.wait(self._sealing.values(), timeout=seconds)
+        return not self._sealing
+
     async def release(self, copy: ShadowCopy) -> None:
         """Stop following a copy: it is to be removed. No step of ours touches it on return."""
         self._forget(copy)

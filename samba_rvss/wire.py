@@ -1,11 +1,15 @@
-"""Request and reply on both sockets: one datagram each way (SOCK_SEQPACKET).
+"""Request and reply on both sockets, as datagrams (SOCK_SEQPACKET).
 
 hook.sock: the callout's words as they came, NUL between them; the reply is a status byte and one
-line. admin.sock: a JSON object each way. Whatever does not fit is refused by name.
+line. admin.sock: a JSON object; the reply is a JSON object too, and before it may come any number
+of others, the parts of an answer. Whatever does not fit is refused by name.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeAlias
 
 from samba_rvss.errors import Problem, RvssError
 
@@ -13,6 +17,7 @@ MAXIMUM = 16384
 """Longest datagram, in bytes."""
 
 VERBS = frozenset({"check", "create", "delete"})
+ADMIN_VERBS = frozenset({"delete", "reload", "reconcile", "status"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +30,90 @@ class HookRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminRequest:
-    """What an administrator wants: ``delete`` a copy by id, or ``reload``."""
+    """What an administrator wants: ``delete`` a copy by id, or one of the other `ADMIN_VERBS`."""
 
     verb: str
     copy: str = ""
+
+
+class Fate(Enum):
+    """What becomes of something that reconciling found."""
+
+    TO_DO = "to do"
+    DONE = "done"
+    FAILED = "failed"
+    STALE = "not needed any more"
+    KEPT = "kept"
+    WRONG = "wrong"
+    UNSEEN = "not seen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that reconciling did, would do, left alone or could not see.
+
+    Attributes:
+        action: what is done about it; empty if nothing is.
+        target: id of a copy, an image or a set, a path, or the name of a share; may be empty.
+        reason: why, without a full stop.
+        evidence: what was seen that says so.
+        error: why it failed.
+        due: in how many seconds it may be otherwise, of what is left alone.
+    """
+
+    fate: Fate
+    reason: str
+    target: str = ""
+    action: str = ""
+    evidence: tuple[str, ...] = ()
+    error: str = ""
+    due: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What a running daemon knows and no file says.
+
+    Attributes:
+        quiet: for how long it has not heard of a client, in seconds.
+        reconciled: when it has last reconciled (ISO 8601), or empty.
+        done: what it did then, each in a line.
+        failed: what it failed to do or to see then.
+    """
+
+    quiet: float
+    reconciled: str
+    done: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """Ids of some copies that the daemon is at work on."""
+
+    copies: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alive:
+    """Says that the daemon is still at work, and nothing else."""
+
+
+Part: TypeAlias = Finding | Presence | Busy | Alive
+_PARTS: dict[str, type[Part]] = {
+    "finding": Finding,
+    "presence": Presence,
+    "busy": Busy,
+    "alive": Alive,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How an answer ends: ``status`` is 0 or a `Problem`."""
+
+    status: int
+    line: str
 
 
 def decode_hook(data: bytes) -> HookRequest:
@@ -74,8 +159,9 @@ def decode_admin(data: bytes) -> AdminRequest:
     if unknown:
         raise RvssError(Problem.BAD_REQUEST, f"the request has an unknown {min(unknown)!r}")
     verb, copy = given.get("verb"), given.get("copy", "")
-    if verb not in ("delete", "reload"):
-        raise RvssError(Problem.BAD_REQUEST, "the request's 'verb' is neither delete nor reload")
+    if not isinstance(verb, str) or verb not in ADMIN_VERBS:
+        known = ", ".join(sorted(ADMIN_VERBS))
+        raise RvssError(Problem.BAD_REQUEST, f"the request's 'verb' is none of {known}")
     if not isinstance(copy, str) or (verb == "delete") != bool(copy):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'copy'")
     return AdminRequest(verb=verb, copy=copy)
@@ -94,17 +180,85 @@ def encode_result(status: int, line: str) -> bytes:
     return data
 
 
-def decode_result(data: bytes) -> tuple[int, str]:
-    """Read a reply of admin.sock.
+def encode_part(part: Part) -> bytes:
+    """Return a part of an answer for admin.sock; if it is too long, its texts are cut."""
+    name = next(name for name, kind in _PARTS.items() if isinstance(part, kind))
+    body = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    limit = MAXIMUM
+    while len(data := json.dumps({name: body}, default=_plain).encode("ascii")) > MAXIMUM:
+        limit //= 2
+        body = {key: _cut(value, limit) for key, value in body.items()}
+    return data
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.value
+    raise TypeError(type(value))
+
+
+def _cut(value: object, limit: int) -> object:
+    if isinstance(value, str):
+        return value[:limit]
+    if isinstance(value, tuple):
+        return tuple(text[: limit // 8] for text in value[: limit // 32])
+    return value
+
+
+def decode_answer(data: bytes) -> Part | Result:
+    """Read one datagram of an answer of admin.sock.
 
     Raises:
         RvssError: BAD_REQUEST if it is none.
     """
+    unreadable = RvssError(
+        Problem.BAD_REQUEST,
+        "the daemon's answer cannot be read",
+        "see that the daemon and this command are of one version",
+    )
     try:
         given = json.loads(data)
-        status, line = given["status"], given["line"]
-    except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        raise RvssError(Problem.BAD_REQUEST, "the daemon's answer cannot be read") from exc
-    if not isinstance(status, int) or isinstance(status, bool) or not isinstance(line, str):
-        raise RvssError(Problem.BAD_REQUEST, "the daemon's answer cannot be read")
-    return status, line
+    except (ValueError, RecursionError) as exc:
+        raise unreadable from exc
+    if not isinstance(given, dict):
+        raise unreadable
+    try:
+        if given.keys() == {"status", "line"}:
+            result: Result = _typed(Result, given)
+            if result.status:
+                Problem(result.status)
+            return result
+        ((name, body),) = given.items()
+        part: Part = _typed(_PARTS[name], body)
+        return part
+    except (ValueError, TypeError, KeyError) as exc:
+        raise unreadable from exc
+
+
+def _typed(kind: type[Any], body: object) -> Any:
+    """Return a value of a class, each attribute of which is given and of its type.
+
+    Raises:
+        TypeError: if one is not.
+        ValueError: if one is of an enumeration and not in it.
+    """
+    fields = dataclasses.fields(kind)
+    if not isinstance(body, dict) or body.keys() != {field.name for field in fields}:
+        raise TypeError(kind)
+    return kind(**{field.name: _value(field.type, body[field.name]) for field in fields})
+
+
+def _value(kind: object, value: object) -> object:
+    if kind is Fate:
+        return Fate(value)
+    if kind == tuple[str, ...]:
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+    elif kind == float | None and value is None:
+        return None
+    elif kind is float or kind == float | None:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif type(value) is kind:
+        return value
+    raise TypeError(kind)

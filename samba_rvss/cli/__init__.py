@@ -9,10 +9,10 @@ import os
 import sys
 
 from samba_rvss import __version__
-from samba_rvss.cli import daemon, delete, demo, listing, shares
+from samba_rvss.cli import daemon, delete, demo, events, listing, reconcile, shares, status
 from samba_rvss.errors import Problem, RvssError
 
-_VERBS = (daemon, listing, shares, delete, demo)
+_VERBS = (daemon, status, listing, events, shares, delete, reconcile, demo)
 
 
 class _Parser(argparse.ArgumentParser):

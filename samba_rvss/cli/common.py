@@ -2,7 +2,9 @@
 
 import argparse
 import socket
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeAlias
 
 from samba_rvss import wire
@@ -17,6 +19,7 @@ else:
     Verbs: TypeAlias = object
 
 _SECONDS = 120.0
+_START = "start samba-rvss.service"
 
 
 def configuration(arguments: argparse.Namespace) -> conf.Config:
@@ -56,25 +59,68 @@ def the_copy(record: Ledger, word: str, *, gone: bool) -> ShadowCopy:
     return found[0]
 
 
-def ask(config: conf.Config, request: wire.AdminRequest) -> str:
+@contextmanager
+def ledger_or_empty(config: conf.Config) -> Iterator[Ledger]:
+    """Open the ledger for reading, or an empty one where there is none.
+
+    Raises:
+        RvssError: STATE.
+    """
+    with ExitStack() as stack:
+        try:
+            record = Ledger(config.ledger, read_only=True)
+        except RvssError as exc:
+            if exc.problem is not Problem.NOT_FOUND:
+                raise
+            directory = stack.enter_context(TemporaryDirectory(prefix="samba-rvss-"))
+            record = Ledger(f"{directory}/ledger.db")
+        stack.callback(record.close)
+        yield record
+
+
+def ask(
+    config: conf.Config,
+    request: wire.AdminRequest,
+    part: Callable[[wire.Part], None] = lambda part: None,
+    seconds: float = _SECONDS,
+) -> str:
     """Ask the daemon and return its line.
+
+    Args:
+        config: of the instance.
+        request: what to ask for.
+        part: called with each part of the answer as it comes.
+        seconds: how long to wait for each.
 
     Raises:
         RvssError: NO_DAEMON if it does not answer, or what it refuses with.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
-        peer.settimeout(_SECONDS)
-        try:
+        peer.settimeout(seconds)
+        with _reported(config):
             peer.connect(config.admin_socket)
             peer.send(wire.encode_admin(request))
-            data = peer.recv(wire.MAXIMUM)
-        except OSError as exc:
-            raise RvssError(
-                Problem.NO_DAEMON,
-                f"the daemon does not answer at {config.admin_socket} ({exc.strerror or exc})",
-                "start samba-rvss.service",
-            ) from exc
-    status, line = wire.decode_result(data)
-    if status:
-        raise RvssError(Problem(status), line)
-    return line
+        while True:
+            with _reported(config):
+                data = peer.recv(wire.MAXIMUM)
+            if not data:
+                raise RvssError(Problem.NO_DAEMON, "the daemon ended before it answered", _START)
+            answer = wire.decode_answer(data)
+            if isinstance(answer, wire.Result):
+                break
+            part(answer)
+    if answer.status:
+        raise RvssError(Problem(answer.status), answer.line)
+    return answer.line
+
+
+@contextmanager
+def _reported(config: conf.Config) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise RvssError(
+            Problem.NO_DAEMON,
+            f"the daemon does not answer at {config.admin_socket} ({exc.strerror or exc})",
+            _START,
+        ) from exc

@@ -40,6 +40,11 @@ def print_facts(facts: Mapping[str, str]) -> None:
         print(f"{name:<{width}}  {_clean(value)}")
 
 
+def print_line(text: str) -> None:
+    """Print a line, whatever bytes its parts held."""
+    print(_clean(text))
+
+
 def local_time(time: datetime) -> str:
     """Return a time as people at this machine write it."""
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Show the shares."""
     config = configuration(arguments)
     wanted = {share.lower() for share in arguments.share}
-    rows = [row for row in _examine(config) if not wanted or str(row["share"]).lower() in wanted]
+    rows = [row for row in examine(config) if not wanted or str(row["share"]).lower() in wanted]
     if arguments.json:
         output.print_json({"shares": rows, "warnings": list(config.warnings)})
         return 0
@@ -53,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _examine(config: conf.Config) -> Iterator[dict[str, object]]:
+def examine(config: conf.Config) -> Iterator[dict[str, object]]:
+    """Yield each section of smb.conf, whether it is ours and supported, and if not, why."""
     known = providers(config.run_directory)
     for section in config.sections:
         row: dict[str, object] = {

@@ -2,6 +2,7 @@
 
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs import Btrfs
+from samba_rvss.providers.zfs import Zfs
 
 
 def providers(run_directory: str) -> tuple[Provider, ...]:
@@ -10,5 +11,4 @@ def providers(run_directory: str) -> tuple[Provider, ...]:
     Args:
         run_directory: the instance's; it tells its images from another's.
     """
-    # TODO: add Zfs when the tests against a real smbd have passed on it, not the contract alone.
-    return (Btrfs(run_directory),)
+    return (Btrfs(run_directory), Zfs(run_directory))

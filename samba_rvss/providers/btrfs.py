@@ -12,13 +12,11 @@ operation (measured: 30 µs), so nothing of ours keeps a file system busy.
 """
 
 import errno
-import json
 import logging
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
 
 import btrfsutil
 
@@ -27,6 +25,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Image, Inventory, Mark, Nested, Volume
 from samba_rvss.providers import btrfs_ioctl
 from samba_rvss.providers.detached import narrow
+from samba_rvss.providers.mark import decode, encode
 
 _logger = logging.getLogger(__name__)
 
@@ -159,7 +158,7 @@ class Btrfs:
                 os.mkdir(mark.id, 0o700, dir_fd=home)
                 undo.callback(self._remove, home, mark.id)
                 with _opened(os.open(mark.id, _READ, dir_fd=home)) as container:
-                    os.setxattr(container, MARK, self._encode(mark))
+                    os.setxattr(container, MARK, encode(mark, self._instance).encode())
                     _take(source, container, inner, shows_home=_shows_home(volume))
                 undo.pop_all()
         except OSError as exc:
@@ -244,7 +243,7 @@ class Btrfs:
     def _inspect(self, home: int, name: str) -> Image | None:
         try:
             with _opened(os.open(name, _READ, dir_fd=home)) as container:
-                mark = self._decode(os.getxattr(container, MARK))
+                mark = decode(os.getxattr(container, MARK), self._instance, self.name)
                 if mark is None:
                     return None
                 complete = read_only = False
@@ -312,7 +311,8 @@ class Btrfs:
     def _is_marked(self, container: int, image: str) -> bool:
         """Return whether a directory bears our mark, false for one that was cut off before it."""
         try:
-            ours = self._decode(os.getxattr(container, MARK)) is not None
+            raw = os.getxattr(container, MARK)
+            ours = decode(raw, self._instance, self.name) is not None
         except OSError as exc:
             if exc.errno != errno.ENODATA:
                 raise
@@ -333,49 +333,6 @@ class Btrfs:
                 f"the subvolume {inner} lies inside {path} and would be empty in a shadow copy",
                 "set 'rvss:nested = include' or move it away",
             )
-
-    def _encode(self, mark: Mark) -> bytes:
-        volume = mark.volume
-        return json.dumps(
-            {
-                "version": 1,
-                "instance": self._instance,
-                "id": mark.id,
-                "share": mark.share,
-                "share_path": mark.share_path,
-                "key": volume.key,
-                "name": volume.name,
-                "directory": volume.directory,
-                "inode": volume.inode,
-                "created": mark.created.isoformat(),
-                "nested": mark.nested.value,
-            }
-        ).encode("ascii")
-
-    def _decode(self, raw: bytes) -> Mark | None:
-        """Return a mark, or None if it is another instance's or of a form we do not know."""
-        try:
-            data = json.loads(raw)
-            if data["version"] != 1 or data["instance"] != self._instance:
-                return None
-            return Mark(
-                id=data["id"],
-                share=data["share"],
-                share_path=data["share_path"],
-                volume=Volume(
-                    provider=self.name,
-                    file_system=data["key"].split(":")[1],
-                    key=data["key"],
-                    name=data["name"],
-                    directory=data["directory"],
-                    inode=data["inode"],
-                ),
-                created=datetime.fromisoformat(data["created"]),
-                nested=Nested(data["nested"]),
-            )
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            _logger.warning("an image's mark cannot be read and is left alone: %r", raw[:200])
-            return None
 
 
 def _is_read_only_super(fd: int) -> bool:

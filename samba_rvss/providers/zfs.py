@@ -1,107 +1,58 @@
 """Images on ZFS: a held snapshot, and a clone of it in a container dataset of the pool.
 
-    <dataset>@rvss-<id>            the instant; held, so that no other tool destroys it
+    <dataset>@rvss-<id>            the instant; held, so that no other tool destroys it; our mark
     <pool>/samba-rvss              the container: mounted nowhere, shared nowhere
     <pool>/samba-rvss/<id>         the clone that is written to during recovery; our mark
     <pool>/samba-rvss/<id>/<n>     clones of nested datasets, in the order of their paths
 
-A clone takes its properties from its new parent and not from its origin, so those that make it
-behave like the origin are copied when it is made. ``zfs list -H -p`` and its kin are the interface
-that OpenZFS keeps stable; every call has a time limit.
+A volume is known by its dataset's guid, because names change hands: the one that was checked is
+the one that is snapshotted, and a snapshot is found again under its dataset's new name.
 """
 
+import errno
 import json
 import logging
 import os
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import datetime
+from dataclasses import dataclass
 
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Image, Inventory, Mark, Nested, Volume
+from samba_rvss.providers import zfs_busy
+from samba_rvss.providers import zfs_place as place
 from samba_rvss.providers.detached import narrow
-from samba_rvss.run import run, tool
+from samba_rvss.providers.mark import decode, encode
+from samba_rvss.providers.zfs_command import doing, require_healthy, table, zfs
+from samba_rvss.providers.zfs_properties import (
+    CONTAINER,
+    COPIED,
+    FIXED,
+    MARK,
+    OUTERMOST,
+    PART,
+    options,
+)
+from samba_rvss.run import tool
 
 _logger = logging.getLogger(__name__)
 
 HOME = "samba-rvss"
-MARK = "org.samba-rvss:mark"
-PART = "org.samba-rvss:directory"
 HOLD = "samba-rvss"
-_LONGEST_NAME = 255  # include/sys/fs/zfs.h, ZFS_MAX_DATASET_NAME_LEN less the NUL
-_SECONDS = 45.0
-_BUSY_SECONDS = 5.0
-
-COPIED = {
-    # Access control: without these, POSIX and NT ACLs are lost in the copy.
-    "acltype": "POSIX or NFSv4 ACLs exist only where this says so",
-    "xattr": "where extended attributes, and with them vfs_acl_xattr's NT ACLs, are looked for",
-    "aclmode": "what chmod does to an ACL while recovery writes",
-    "aclinherit": "what a new file inherits while recovery writes",
-    # Behaviour towards what recovery writes: as at the origin, or the copy grows differently.
-    "recordsize": "a database's page size; another one multiplies what recovery writes",
-    "compression": "how what recovery writes is stored",
-    "dnodesize": "whether extended attributes of new files fit into their dnode",
-    "special_small_blocks": "which device small blocks go to",
-    "redundant_metadata": "how often metadata is stored",
-    "copies": "how often data is stored",
-    "logbias": "how synchronous writes are done",
-    "primarycache": "what is cached: a virtual disk's owner may have said metadata only",
-    "secondarycache": "the same for the second level",
-    "nbmand": "locking as SMB has it, where the origin uses it",
-}
-"""Properties that a clone gets from its origin, and why."""
-
-FIXED = {
-    "canmount": "noauto",
-    "mountpoint": "legacy",
-    "atime": "off",
-    "exec": "off",
-    "setuid": "off",
-    "devices": "off",
-    "snapdir": "hidden",
-    "sharenfs": "off",
-    "sharesmb": "off",
-    "com.sun:auto-snapshot": "false",
-}
-"""Properties that every clone has, so that nothing it could inherit matters."""
-
-_CONTAINER = {
-    "canmount": "off",
-    "mountpoint": "none",
-    "com.sun:auto-snapshot": "false",
-    "sharenfs": "off",
-    "sharesmb": "off",
-}
+_AN_ID = "20261231T235959Z-01234567"
+_BUSY_SECONDS = 2.0
+_BESIDE = 4
 
 
-def _zfs(*words: str) -> list[list[str]]:
-    """Run zfs(8) and return its output as rows of fields."""
-    out = run(["zfs", *words], timeout=_SECONDS)
-    return [line.split("\t") for line in out.splitlines()]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clone:
+    """A clone of ours, or what somebody has put into one."""
 
-
-def _problem(exc: RvssError, what: str) -> RvssError:
-    """Name a failure of zfs(8) by what it said; its messages are the only thing to go by."""
-    if exc.problem is not Problem.TOOL:
-        return exc
-    said = exc.message.rpartition("said: ")[2]
-    for pattern, problem, hint in (
-        (r"out of space|no space", Problem.NO_SPACE, "free some space in the pool"),
-        (r"quota exceeded", Problem.NO_SPACE, "see its quota and refquota"),
-        (r"read-only|read only", Problem.READ_ONLY, "import the pool writable"),
-        (r"suspended", Problem.SYSTEM, "see 'zpool status', then 'zpool clear'"),
-        (r"key (not loaded|is not loaded)|key.*unavailable", Problem.BUSY, "zfs load-key"),
-        (r"busy|held|dependent clones|has children", Problem.BUSY, "see 'zfs holds' and 'lsof'"),
-        (r"does not exist", Problem.NOT_FOUND, ""),
-        (r"name.*too long", Problem.NOT_SUPPORTED, "rename the dataset"),
-    ):
-        if re.search(pattern, said, re.IGNORECASE):
-            return RvssError(problem, f"{what}: {said}", hint)
-    return RvssError(Problem.SYSTEM, f"{what}: {said}")
+    name: str
+    origin: str
 
 
 class Zfs:
@@ -129,115 +80,116 @@ class Zfs:
         dataset, pool = mount.source, mount.source.partition("/")[0]
         if "@" in dataset or f"{dataset}/".startswith(f"{pool}/{HOME}/"):
             raise RvssError(Problem.BAD_PATH, f"{path} is itself a snapshot or a shadow copy")
-        excess = len(f"{dataset}@rvss-20261231T235959Z-01234567") - _LONGEST_NAME
-        if excess > 0:
-            raise RvssError(
-                Problem.NOT_SUPPORTED,
-                f"the name of the dataset {dataset} is too long for a snapshot by {excess} bytes",
-                "rename it",
-            )
-        _require_healthy(pool)
-        space = os.fstatvfs(fd)
-        if space.f_flag & os.ST_RDONLY and _is_read_only(pool):
-            raise RvssError(
-                Problem.READ_ONLY, f"the pool {pool} is imported read-only", "import it writable"
-            )
-        if space.f_bavail == 0:
-            raise RvssError(Problem.NO_SPACE, f"the dataset of {path} has no room", "free some")
-        if thorough:
-            self._refuse_unmounted(dataset, path)
-            if nested is Nested.REFUSE:
-                _refuse_nested(path)
+        place.require_short(f"{dataset}@rvss-{_AN_ID}", f"{pool}/{HOME}/{_AN_ID}/9999")
+        require_healthy(pool)
+        with doing(f"cannot examine {path}"):
+            place.require_room(fd, dataset, pool)
+            ((guid,),) = table("get", "-H", "-p", "-o", "value", "guid", dataset, columns=1)
+            if thorough:
+                place.refuse_unmounted(dataset, path)
         relative = os.path.relpath(path, mount.target)
         directory = os.path.normpath(os.path.join(mount.root, relative)).strip("/")
-        return Volume(
+        volume = Volume(
             provider=self.name,
             file_system=pool,
-            key=f"zfs:{dataset}",
+            key=f"zfs:{pool}:{guid}",
             name=dataset,
             directory="" if directory == "." else directory,
             inode=os.fstat(fd).st_ino,
         )
-
-    def _refuse_unmounted(self, dataset: str, path: str) -> None:
-        """Refuse a share of which a dataset that is not mounted is a part."""
-        columns = "name,mounted,canmount,keystatus,mountpoint"
-        for name, mounted, canmount, key, *rest in _zfs(
-            "list", "-H", "-p", "-t", "filesystem", "-r", "-o", columns, dataset
-        ):
-            target = "\t".join(rest)  # zfs(8) writes it as it is
-            if mounted == "yes" or canmount != "on" or name == dataset:
-                continue
-            if f"{target}/".startswith(f"{path.rstrip('/')}/") or f"{path}/".startswith(
-                f"{target.rstrip('/')}/"
-            ):
-                locked = key == "unavailable"
-                raise RvssError(
-                    Problem.BAD_PATH,
-                    f"the dataset {name} belongs at {target} and is not mounted"
-                    + (": its key is not loaded" if locked else ""),
-                    "zfs load-key and zfs mount it" if locked else "zfs mount it",
-                )
+        if thorough:
+            if nested is Nested.REFUSE:
+                place.refuse_nested(path)
+            else:
+                for inner in place.nested_datasets(volume, path):
+                    place.require_short(f"{inner}@rvss-{_AN_ID}")
+        return volume
 
     def create(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`."""
         volume = mark.volume
-        datasets = [(volume.name, "")]
+        datasets = {volume.name: ""}
         if mark.nested is Nested.INCLUDE:
-            datasets += _nested_datasets(volume, mark.share_path)
+            datasets |= place.nested_datasets(volume, mark.share_path)
         else:
-            _refuse_nested(mark.share_path)
-        snapshots = [f"{dataset}@rvss-{mark.id}" for dataset, _ in datasets]
-        encoded = self._encode(mark)
-        what = f"cannot take a shadow copy of {mark.share_path}"
-        try:
-            # One transaction group: nested datasets are of the same instant.
-            _zfs("snapshot", "-o", f"{MARK}={encoded}", *snapshots)
-            _zfs("hold", HOLD, *snapshots)
-            self._clone(volume, mark.id, datasets, encoded)
-        except RvssError as exc:
+            place.refuse_nested(mark.share_path)
+        snapshots = [f"{dataset}@rvss-{mark.id}" for dataset in datasets]
+        encoded = encode(mark, self._instance)
+        with doing(f"cannot take a shadow copy of {mark.share_path}"):
+            require_healthy(volume.file_system)
             try:
-                self.destroy(volume, mark.id)
-            except RvssError as left:
-                exc.add_note(f"and not all of it could be undone: {left}")
-            raise _problem(exc, what) from exc
-
-    def _clone(
-        self, volume: Volume, image: str, datasets: Sequence[tuple[str, str]], mark: str
-    ) -> None:
-        home = f"{volume.file_system}/{HOME}"
-        wanted = _origin_properties([dataset for dataset, _ in datasets])
-        top = f"{home}/{image}"
-        many = len(datasets) > 1
-        for number, (dataset, directory) in enumerate(datasets):
-            own = {PART: directory} if number else {} if many else {MARK: mark}
-            words = ["clone", *_options({**wanted[dataset], **FIXED, **own})]
-            words += [f"{dataset}@rvss-{image}", f"{top}/{number}" if number else top]
-            try:
-                _zfs(*words)
+                # One transaction group: nested datasets are of the same instant.
+                zfs("snapshot", "-o", f"{MARK}={encoded}", *snapshots)
+                # The hold waits for a transaction group of its own: beside the clone's.
+                with ThreadPoolExecutor(1) as beside:
+                    hold = beside.submit(zfs, "hold", HOLD, *snapshots)
+                    self._clone(volume, mark.id, datasets, encoded)
+                    hold.result()
             except RvssError as exc:
-                if number or "does not exist" not in exc.message:
-                    raise
-                _make_home(home)
-                _zfs(*words)
-        if many:
-            # The mark comes last: a clone that bears it is complete.
-            _zfs("set", f"{MARK}={mark}", top)
+                try:
+                    self.destroy(volume, mark.id)
+                except RvssError as left:
+                    exc.add_note(f"and not all of it could be undone: {left}")
+                raise
+
+    def _clone(self, volume: Volume, image: str, datasets: dict[str, str], mark: str) -> None:
+        # The snapshots are there: what these names mean now is what was snapshotted.
+        wanted = _origin_properties(list(datasets))
+        guid = wanted[volume.name].pop("guid")
+        if guid != (_guid(volume) or guid):
+            raise RvssError(
+                Problem.BAD_PATH, f"{volume.name} is not the dataset that was checked", "try again"
+            )
+        home = f"{volume.file_system}/{HOME}"
+        top = f"{home}/{image}"
+        (outer, _), *inner = datasets.items()
+        own = {} if inner else {MARK: mark}
+        words = ["clone", *options({**wanted[outer], **FIXED, **OUTERMOST, **own})]
+        words += [f"{outer}@rvss-{image}", top]
+        try:
+            zfs(*words)
+        except RvssError as exc:
+            if exc.problem is not Problem.NOT_FOUND:
+                raise
+            _make_home(home)
+            zfs(*words)
+        if not inner:
+            return
+        with ThreadPoolExecutor(_BESIDE) as beside:
+            clones = []
+            for number, (dataset, directory) in enumerate(inner, 1):
+                del wanted[dataset]["guid"]
+                part = {PART: json.dumps(directory)}
+                words = ["clone", *options({**wanted[dataset], **FIXED, **part})]
+                words += [f"{dataset}@rvss-{image}", f"{top}/{number}"]
+                clones.append(beside.submit(zfs, *words))
+        for clone in clones:
+            clone.result()
+        # The mark comes last: a clone that bears it is complete.
+        zfs("set", f"{MARK}={mark}", top)
 
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
-        top = self._clone_name(volume, image)
-        try:
-            rows = _zfs("list", "-H", "-p", "-r", "-o", f"name,{PART}", top)
-        except RvssError as exc:
-            raise _problem(exc, f"cannot open the image {image}") from exc
-        parts: list[tuple[str, int]] = []
-        with ExitStack() as undo:
-            for name, part in rows:
+        top = _clone_name(volume, image)
+        require_healthy(volume.file_system)
+        with doing(f"cannot open the image {image}"), ExitStack() as undo:
+            columns = f"name,keystatus,{PART}"
+            rows = table(
+                "list", "-H", "-p", "-r", "-t", "filesystem", "-o", columns, top, columns=3
+            )
+            parts: list[tuple[str, int]] = []
+            for name, key, part in rows:
                 if name == top:
                     below, directory, inode = "", volume.directory, volume.inode
+                elif part != "-":
+                    below = os.path.relpath(json.loads(part), volume.directory or ".")
+                    directory, inode = "", 0
                 else:
-                    below, directory, inode = os.path.relpath(part, volume.directory), "", 0
+                    continue  # not ours
+                if key == "unavailable":
+                    raise RvssError(
+                        Problem.BUSY, f"the key of {name} is not loaded", "zfs load-key its origin"
+                    )
                 mount = narrow(_mount(name), directory, inode, image)
                 undo.callback(os.close, mount)
                 parts.append((below, mount))
@@ -248,18 +200,25 @@ class Zfs:
         """See `samba_rvss.providers.Provider`.
 
         The property takes effect at once, for open files too, even when zfs(8) fails because it
-        could not remount; what counts is what it is afterwards. Nested clones inherit it.
+        could not remount; what counts is what it is afterwards. Nested clones inherit it. What was
+        written through mappings is written out before: Linux does not do it any more for a file
+        system that is read-only (fs/sync.c, sync_filesystem()), and forgets it when it unmounts.
         """
-        top = self._clone_name(volume, image)
-        failure = None
-        try:
-            _zfs("set", "readonly=on", top)
-        except RvssError as exc:
-            failure = _problem(exc, f"cannot seal the image {image}")
-        try:
-            self._verify(top, image)
-        except RvssError as exc:
-            raise failure or exc from exc
+        top = _clone_name(volume, image)
+        require_healthy(volume.file_system)
+        with doing(f"cannot seal the image {image}"):
+            for clone in _clones(top):
+                if clone.origin.endswith(f"@rvss-{image}"):
+                    _write_out(clone.name)
+            failure = None
+            try:
+                zfs("set", "readonly=on", top)
+            except RvssError as exc:
+                failure = exc
+            try:
+                self._verify(top)
+            except RvssError as exc:
+                raise failure or exc from exc
 
     def settle(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`.
@@ -267,60 +226,70 @@ class Zfs:
         Setting the property waited for a transaction group after the last write, so what
         recovery wrote is on disk.
         """
-        self._verify(self._clone_name(volume, image), image)
+        with doing(f"cannot examine the image {image}"):
+            self._verify(_clone_name(volume, image))
 
-    def _verify(self, top: str, image: str) -> None:
-        try:
-            rows = _zfs("get", "-H", "-p", "-r", "-o", "name,value", "readonly", top)
-        except RvssError as exc:
-            raise _problem(exc, f"cannot examine the image {image}") from exc
-        for name, value in rows:
+    def _verify(self, top: str) -> None:
+        words = ("get", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,value", "readonly", top)
+        for name, value in table(*words, columns=2):
             if value != "on":
                 raise RvssError(Problem.NOT_SEALED, f"the clone {name} is still writable")
 
     def destroy(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`.
 
-        The outermost snapshot bears the mark from the beginning, and goes last.
+        The outermost snapshot bears the mark from the beginning, and goes last. What others hold
+        is named and left alone.
         """
-        top = self._clone_name(volume, image)
-        what = f"cannot remove the image {image}"
-        try:
+        with doing(f"cannot remove the image {image}"):
+            require_healthy(volume.file_system)
             # Datasets may have been renamed: their snapshots went with them.
-            origins = _origins(top)
-            origin = origins[0] if origins else f"{volume.name}@rvss-{image}"
-            raw = _raw_mark(origin) if origin != "-" else "-"
-            if raw is None and not origins:
+            clones = _clones(_clone_name(volume, image))
+            origin = clones[0].origin if clones else _snapshot(volume, image)
+            if not origin:
                 return
-            mark = self._decode(raw) if raw not in (None, "-") else None
+            mark = self._mark(origin) if origin != "-" else None
             if mark is None or mark.id != image:
-                name = top if origins else origin
+                name = clones[0].name if clones else origin
                 raise RvssError(
                     Problem.BAD_PATH, f"{name} does not bear our mark", "see who made it"
                 )
-            if origins:
-                _destroy_busy(top)
+            for clone in clones:
+                if not clone.origin.endswith(f"@rvss-{image}"):
+                    raise RvssError(
+                        Problem.BUSY, f"somebody has put {clone.name} into it", "take it away"
+                    )
             snapshots = [origin]
             if mark.nested is Nested.INCLUDE:
-                others = [name for name in origins if name.endswith(f"@rvss-{image}")]
+                others = [clone.origin for clone in clones]
                 snapshots = [*dict.fromkeys((origin, *others, *self._marked_alike(origin)))]
-            held = [row[0] for row in _zfs("holds", "-H", *snapshots) if row[1] == HOLD]
-            if held:
-                _zfs("release", HOLD, *held)
-            for name in reversed(snapshots):
-                _zfs("destroy", name)
-        except RvssError as exc:
-            raise _problem(exc, what) from exc
+            try:
+                _destroy(clones, snapshots)
+            except RvssError as exc:
+                if exc.problem is not Problem.BUSY:
+                    raise
+                mounted = {clone.name: "" for clone in clones}
+                if clones:
+                    mounted[clones[0].name] = volume.directory
+                who = "; ".join(zfs_busy.holders(mounted, snapshots))
+                message = f"{exc.message} ({who})" if who else exc.message
+                raise RvssError(exc.problem, message, exc.hint) from exc
+
+    def _mark(self, snapshot: str) -> Mark | None:
+        return next((mark for _, mark in self._marks(snapshot)), None)
+
+    def _marks(self, *where: str) -> Iterator[tuple[str, Mark]]:
+        """Yield snapshots that bear our mark, but for what `zfs receive` made of one."""
+        words = ("get", "-H", "-p", *where[:-1], "-s", "local", "-t", "snapshot")
+        for name, raw in table(*words, "-o", "name,value", MARK, where[-1], columns=2):
+            mark = decode(raw, self._instance, self.name)
+            if mark is not None and name.endswith(f"@rvss-{mark.id}"):
+                yield name, mark
 
     def _marked_alike(self, origin: str) -> list[str]:
         """Return the snapshots of an image, the outermost first."""
         dataset, _, leaf = origin.partition("@")
-        rows = _zfs("get", "-H", "-p", "-r", "-t", "snapshot", "-o", "name,value", MARK, dataset)
-        return [
-            name
-            for name, raw in rows
-            if name.endswith(f"@{leaf}") and raw != "-" and self._decode(raw)
-        ]
+        return [name for name, _ in self._marks("-r", dataset) if name.endswith(f"@{leaf}")]
 
     def inventory(self) -> Inventory:
         """See `samba_rvss.providers.Provider`."""
@@ -331,13 +300,13 @@ class Zfs:
         except RvssError:
             return Inventory(file_systems=frozenset(), images=())
         try:
-            rows = [row[0] for row in _zfs("list", "-H", "-d", "0", "-o", "name")]
+            rows = table("list", "-H", "-d", "0", "-o", "name", columns=1)
         except RvssError as exc:
             _logger.warning("cannot list the pools: %s", exc)
             rows = []
-        for pool in rows:
+        for (pool,) in rows:
             try:
-                _require_healthy(pool)
+                require_healthy(pool)
                 for image in self._list(pool):
                     images[image.id] = image
                 pools.add(pool)
@@ -348,19 +317,19 @@ class Zfs:
     def _list(self, pool: str) -> Iterator[Image]:
         clones: dict[str, bool] = {}
         home = f"{pool}/{HOME}"
-        if _exists(home):
-            for name, closed, raw in _zfs(
-                "list", "-H", "-p", "-r", "-t", "filesystem", "-o", f"name,readonly,{MARK}", home
-            ):
-                image = name.removeprefix(f"{home}/").partition("/")[0]
-                complete = raw not in ("-", "") or image in clones
-                if name != home and complete:
-                    clones[image] = clones.get(image, True) and closed == "on"
-        marks = _zfs("get", "-H", "-p", "-r", "-t", "snapshot", "-o", "name,value", MARK, pool)
-        for name, raw in marks:
-            mark = self._decode(raw) if raw != "-" else None
-            if mark is None or not name.endswith(f"@rvss-{mark.id}"):
-                continue
+        words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", f"name,readonly,{MARK}")
+        try:
+            rows = table(*words, home, columns=3)
+        except RvssError as exc:
+            if exc.problem is not Problem.NOT_FOUND:
+                raise
+            rows = []
+        for name, closed, raw in rows:
+            image = name.removeprefix(f"{home}/").partition("/")[0]
+            complete = raw not in ("-", "") or image in clones
+            if name != home and complete:
+                clones[image] = clones.get(image, True) and closed == "on"
+        for _, mark in self._marks("-r", pool):
             yield Image(
                 id=mark.id,
                 provider=self.name,
@@ -369,146 +338,113 @@ class Zfs:
                 read_only=clones.get(mark.id, False),
             )
 
-    def _clone_name(self, volume: Volume, image: str) -> str:
-        return f"{volume.file_system}/{HOME}/{image}"
 
-    def _encode(self, mark: Mark) -> str:
-        volume = mark.volume
-        return json.dumps(
-            {
-                "version": 1,
-                "instance": self._instance,
-                "id": mark.id,
-                "share": mark.share,
-                "share_path": mark.share_path,
-                "name": volume.name,
-                "directory": volume.directory,
-                "inode": volume.inode,
-                "created": mark.created.isoformat(),
-                "nested": mark.nested.value,
-            }
-        )
+def _guid(volume: Volume) -> str:
+    """Return the guid of a volume's dataset; nothing if its mark is of the form without one."""
+    return volume.key.rpartition(":")[2]
 
-    def _decode(self, raw: str) -> Mark | None:
-        """Return a mark, or None if it is another instance's or of a form we do not know."""
-        try:
-            data = json.loads(raw)
-            if data["version"] != 1 or data["instance"] != self._instance:
-                return None
-            name = data["name"]
-            return Mark(
-                id=data["id"],
-                share=data["share"],
-                share_path=data["share_path"],
-                volume=Volume(
-                    provider=self.name,
-                    file_system=name.partition("/")[0],
-                    key=f"zfs:{name}",
-                    name=name,
-                    directory=data["directory"],
-                    inode=data["inode"],
-                ),
-                created=datetime.fromisoformat(data["created"]),
-                nested=Nested(data["nested"]),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            _logger.warning("an image's mark cannot be read and is left alone: %r", raw[:200])
-            return None
+
+def _clone_name(volume: Volume, image: str) -> str:
+    return f"{volume.file_system}/{HOME}/{image}"
 
 
 def _mount(dataset: str) -> int:
+    source = {"source": dataset}
     try:
-        return kernel.detached_mount("zfs", {"source": dataset})
+        try:
+            return kernel.detached_mount("zfs", source)
+        except OSError as exc:
+            # A sealed clone that is mounted already wants to be mounted read-only again
+            # (module/os/linux/zfs/zpl_super.c, zpl_mount_impl()).
+            if exc.errno != errno.EBUSY:
+                raise
+            return kernel.detached_mount("zfs", source, ("ro",))
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot mount {dataset}: {exc.strerror}") from exc
 
 
-def _options(properties: Mapping[str, str]) -> list[str]:
-    return [word for name, value in properties.items() for word in ("-o", f"{name}={value}")]
+def _write_out(dataset: str) -> None:
+    """Write out what is in memory of a mounted dataset."""
+    try:
+        mount = kernel.detached_mount("zfs", {"source": dataset})
+    except PermissionError:
+        return  # its key is not loaded, so it is not mounted, and nothing is in memory
+    except OSError as exc:
+        raise RvssError(Problem.SYSTEM, f"cannot mount {dataset}: {exc.strerror}") from exc
+    try:
+        kernel.syncfs(mount)
+    except OSError as exc:
+        raise RvssError(Problem.SYSTEM, f"cannot write out {dataset}: {exc.strerror}") from exc
+    finally:
+        os.close(mount)
 
 
 def _make_home(home: str) -> None:
     try:
-        _zfs("create", *_options(_CONTAINER), home)
+        zfs("create", *options(CONTAINER), home)
     except RvssError as exc:
         if "already exists" not in exc.message:  # another request has made it just now
             raise
 
 
 def _origin_properties(datasets: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return each dataset's guid, and what its clone has to have like it."""
     found: dict[str, dict[str, str]] = {dataset: {} for dataset in datasets}
-    columns = "name,property,value"
-    for name, key, value in _zfs("get", "-H", "-p", "-o", columns, ",".join(COPIED), *datasets):
+    words = ("get", "-H", "-p", "-o", "name,property,value", ",".join(["guid", *COPIED]))
+    for name, key, value in table(*words, *datasets, columns=3):
         if value not in ("-", "none"):
             found[name][key] = value
     return found
 
 
-def _mounts_below(path: str) -> Iterator[kernel.MountInfo]:
-    prefix = f"{path.rstrip('/')}/"
-    raw = kernel.read_mountinfo()
-    if b" " + kernel.escape_mount_path(prefix) in raw:
-        for mount in kernel.mountinfo(raw):
-            if mount.kind == "zfs" and mount.target.startswith(prefix):
-                yield mount
-
-
-def _refuse_nested(path: str) -> None:
-    for mount in _mounts_below(path):
-        raise RvssError(
-            Problem.NESTED,
-            f"the dataset {mount.source} is mounted at {mount.target}, inside {path}, and would"
-            " be empty in a shadow copy",
-            "set 'rvss:nested = include' or mount it elsewhere",
-        )
-
-
-def _nested_datasets(volume: Volume, path: str) -> list[tuple[str, str]]:
-    """Return the mounted datasets below a share, with their directories in the volume."""
-    prefix = f"{path.rstrip('/')}/"
-    found = []
-    for mount in _mounts_below(path):
-        if not mount.source.startswith(f"{volume.name}/") or mount.root != "/":
-            raise RvssError(
-                Problem.NESTED,
-                f"{mount.source} is mounted at {mount.target} but is not below {volume.name}",
-                "share it on its own or mount it elsewhere",
-            )
-        found.append(
-            (mount.source, os.path.join(volume.directory, mount.target.removeprefix(prefix)))
-        )
-    return sorted(found, key=lambda item: item[1])
-
-
-def _exists(dataset: str) -> bool:
+def _clones(top: str) -> list[_Clone]:
+    """Return the clone of an image and what is in it; nothing if it does not exist."""
     try:
-        _zfs("list", "-H", "-o", "name", dataset)
+        words = ("list", "-H", "-r", "-t", "filesystem,volume", "-o", "name,origin")
+        rows = table(*words, top, columns=2)
     except RvssError as exc:
-        if "does not exist" in exc.message:
+        if exc.problem is Problem.NOT_FOUND:
+            return []
+        raise
+    return [_Clone(name=name, origin=origin) for name, origin in rows]
+
+
+def _snapshot(volume: Volume, image: str) -> str:
+    """Return an image's outermost snapshot, whatever its dataset is called now, or nothing."""
+    if _exists(f"{volume.name}@rvss-{image}"):
+        return f"{volume.name}@rvss-{image}"
+    words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", volume.file_system)
+    for name, guid in table(*words, columns=2):
+        if guid == _guid(volume) and _exists(f"{name}@rvss-{image}"):
+            return f"{name}@rvss-{image}"
+    return ""
+
+
+def _exists(snapshot: str) -> bool:
+    try:
+        zfs("list", "-H", "-t", "snapshot", "-o", "name", snapshot)
+    except RvssError as exc:
+        if exc.problem is Problem.NOT_FOUND:
             return False
         raise
     return True
 
 
-def _raw_mark(snapshot: str) -> str | None:
-    """Return a snapshot's mark, "-" if it has none, or None if there is no such snapshot."""
-    try:
-        return _zfs("get", "-H", "-p", "-o", "value", MARK, snapshot)[0][0]
-    except RvssError as exc:
-        if "does not exist" in exc.message:
-            return None
-        raise
-
-
-def _origins(clone: str) -> list[str]:
-    """Return the snapshots of a clone and of those below it; none if it does not exist."""
-    try:
-        rows = _zfs("list", "-H", "-r", "-t", "filesystem", "-o", "origin", clone)
-    except RvssError as exc:
-        if "does not exist" in exc.message:
-            return []
-        raise
-    return [row[0] for row in rows]
+def _destroy(clones: Sequence[_Clone], snapshots: Sequence[str]) -> None:
+    """Destroy an image, its outermost snapshot last; what others hold stays as it is."""
+    held = []
+    for name, tag, _ in table("holds", "-H", "-p", *snapshots, columns=3):
+        if tag != HOLD:
+            raise RvssError(
+                Problem.BUSY, f"somebody holds {name} as '{tag}'", f"zfs release '{tag}' it"
+            )
+        held.append(name)
+    if clones:
+        _destroy_busy(clones[0].name)
+    if held:
+        zfs("release", HOLD, *held)
+    for name in reversed(snapshots):
+        zfs("destroy", name)
 
 
 def _destroy_busy(dataset: str) -> None:
@@ -516,30 +452,9 @@ def _destroy_busy(dataset: str) -> None:
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            _zfs("destroy", "-r", dataset)
+            zfs("destroy", "-r", dataset)
             return
         except RvssError as exc:
-            busy = _problem(exc, dataset).problem is Problem.BUSY
-            if not busy or time.monotonic() > deadline:
+            if exc.problem is not Problem.BUSY or time.monotonic() > deadline:
                 raise
-        time.sleep(0.05)  # a lazy unmount lets go a moment later
-
-
-def _is_read_only(pool: str) -> bool:
-    out = run(["zpool", "get", "-H", "-o", "value", "readonly", pool], timeout=_SECONDS)
-    return out.strip() == "on"
-
-
-def _require_healthy(pool: str) -> None:
-    """Refuse a suspended pool, every command on which would hang (module/zfs/spa_stats.c)."""
-    try:
-        with open(f"/proc/spl/kstat/zfs/{pool}/state", encoding="ascii") as state:
-            word = state.read().strip()
-    except FileNotFoundError:
-        return
-    if word == "SUSPENDED":
-        raise RvssError(
-            Problem.SYSTEM,
-            f"the pool {pool} is suspended",
-            "see 'zpool status', then 'zpool clear'",
-        )
+        time.sleep(0.1)  # a lazy unmount lets go a moment later

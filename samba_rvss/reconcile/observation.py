@@ -24,7 +24,7 @@ from samba_rvss.model import (
 from samba_rvss.mounts import Mounts
 from samba_rvss.samba import control, fss_state, registry
 from samba_rvss.samba.conf import Config
-from samba_rvss.samba.process import SambaProcess
+from samba_rvss.samba.process import Caller
 
 _logger = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class Observation:
         mounts: paths of recovery mounts.
         directories: paths of everything at a place where a recovery mount could be.
         samba: srv_fss.tdb; what is absent here has been seen absent twice.
+        unproven: ids of copies of which that is not so.
         shares: exposed shares in Samba's registry, with their paths.
         descriptors: exposed shares, in lower case, that have a security descriptor.
         workers: the living rpcd_fsrvp.
@@ -86,6 +87,7 @@ class Observation:
     mounts: frozenset[str] | None = frozenset()
     directories: frozenset[str] | None = frozenset()
     samba: SambaState | None = None
+    unproven: frozenset[str] = frozenset()
     shares: Mapping[str, str] | None = None
     descriptors: frozenset[str] | None = None
     workers: tuple[Worker, ...] | None = None
@@ -101,6 +103,7 @@ class Sources:
     """Where to look.
 
     Attributes:
+        samba: where python-samba runs.
         inventory: lists the images.
         quiet: returns for how long no client has been heard of, in seconds, if that is known.
         busy: returns the ids of copies that a request works on.
@@ -110,7 +113,7 @@ class Sources:
     config: Config
     ledger: Ledger
     mounts: Mounts
-    samba: SambaProcess
+    samba: Caller
     inventory: Callable[[], Inventory]
     quiet: Callable[[], float | None] = lambda: None
     busy: Callable[[], frozenset[str]] = frozenset
@@ -189,9 +192,10 @@ def observe(sources: Sources) -> Observation:
     copies = tuple(copy for copy in everything if copy.phase is not Phase.GONE)
     changing = {copy.id for copy in copies if before.get(copy.id) != copy}
     changing |= before.keys() - {copy.id for copy in copies}
+    unproven: frozenset[str] = frozenset()
     if samba is not None and not patient:
         known = {copy.path for copy in samba.copies}
-        changing |= {c.id for c in before.values() if c.path in paths and c.path not in known}
+        unproven = frozenset(copy.id for copy in copies if copy.path not in known)
     return Observation(
         wall=wall,
         present=present,
@@ -205,6 +209,7 @@ def observe(sources: Sources) -> Observation:
         mounts=mounts,
         directories=directories,
         samba=samba,
+        unproven=unproven,
         shares=shares,
         descriptors=descriptors,
         workers=workers,

@@ -242,6 +242,8 @@ class _Planner:
         known = self._known.get(copy.path)
         if self._seen.samba is None:
             self._keep(copy.id, "srv_fss.tdb cannot be read", wrong=True)
+        elif known is None and copy.id in self._seen.unproven:
+            self._keep(copy.id, "srv_fss.tdb is to be read once more", self._options.grace)
         elif known is None:
             self._judge_unknown(copy)
         elif known.state is SetState.RECOVERED:
@@ -312,11 +314,11 @@ class _Planner:
             timer, reason = self._options.recovery_timeout, "srv_fss.tdb has lost its set"
         else:
             timer, reason = self._options.grace, "its Commit failed or was cut off"
-        waited = self._elapsed(copy)
-        if self._seen.quiet is not None:
-            # The first share of a large set waits for the last one.
-            waited = min(waited, self._seen.quiet)
-        left = timer - waited
+        elapsed = self._elapsed(copy)
+        quiet = elapsed if self._seen.quiet is None else self._seen.quiet
+        # The first share of a large set waits for the last one, but on a busy server not for ever.
+        longest = max(timer, self._options.recovery_timeout)
+        left = min(timer - min(elapsed, quiet), longest - elapsed)
         if left <= 0:
             self._expire(copy, reason, f"for {timer:g} s")
         else:
@@ -474,7 +476,7 @@ class _Planner:
                 believes=(one.state,),
                 idle=idle,
             )
-            if expired or self._seen.starting:
+            if expired:
                 self._actions.append(action)
             else:
                 self._unaccounted(

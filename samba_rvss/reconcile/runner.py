@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from samba_rvss.errors import RvssError
+from samba_rvss.ledger import now
 from samba_rvss.lifecycle import Lifecycle
 from samba_rvss.model import Phase
 from samba_rvss.reconcile import apply
@@ -39,6 +41,15 @@ class Outcome:
     stale: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Last:
+    """What came of the last reconciling: what was done, and what failed or could not be seen."""
+
+    time: datetime
+    done: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+
 Report = Callable[[Outcome], None]
 
 
@@ -50,6 +61,9 @@ class Runner:
         watcher: who follows copies.
         samba: where python-samba runs.
         only: gives the lock of a volume, by its key.
+
+    Attributes:
+        last: what came of the last reconciling, None before the first.
     """
 
     def __init__(
@@ -69,6 +83,17 @@ class Runner:
         self._failures = 0
         self._heard = time.monotonic()
         self._workers: dict[int, int] = {}
+        self.last: Last | None = None
+
+    @property
+    def quiet(self) -> float:
+        """For how long no client has been heard of, in seconds."""
+        return time.monotonic() - self._heard
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """Ids of the copies that a request works on."""
+        return self._watcher.sealing()
 
     def heard(self) -> None:
         """Note that a client did something, so that there may be something due later."""
@@ -93,10 +118,12 @@ class Runner:
                 except RvssError as exc:
                     self._failures += 1
                     self.wake(self._pause())
+                    self.last = Last(time=now(), failed=(exc.line(),))
                     _logger.error("cannot reconcile: %s", exc)
                 except Exception:
                     self._failures += 1
                     self.wake(self._pause())
+                    self.last = Last(time=now(), failed=("an internal error; see the journal",))
                     _logger.exception("cannot reconcile")
         finally:
             for pid in list(self._workers):
@@ -149,8 +176,8 @@ class Runner:
             mounts=lifecycle.mounts,
             samba=self._samba,
             inventory=lifecycle.inventory,
-            quiet=lambda: time.monotonic() - self._heard,
-            busy=self._watcher.sealing,
+            quiet=lambda: self.quiet,
+            busy=lambda: self.busy,
             starting=starting,
         )
 
@@ -181,6 +208,14 @@ class Runner:
             self._watcher.look()
 
     def _record(self, decided: Plan, outcomes: list[Outcome], before: dict[str, object]) -> None:
+        self.last = Last(
+            time=now(),
+            done=tuple(
+                one.action.describe() for one in outcomes if one.error is None and not one.stale
+            ),
+            failed=decided.problems
+            + tuple(f"{one.action.describe()}: {one.error}" for one in outcomes if one.error),
+        )
         ledger = self._lifecycle.ledger
         if decided.findings != before:
             ledger.set_findings(decided.findings)

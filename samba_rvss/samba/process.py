@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import environment
@@ -30,6 +30,29 @@ R = TypeVar("R")
 
 SECONDS = 20.0
 """Time limit of one call, in seconds."""
+
+
+class Caller(Protocol):
+    """Runs functions of `samba_rvss.samba`, wherever that is."""
+
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a function and return its result.
+
+        Raises:
+            RvssError: what the function raised, or SAMBA.
+        """
+
+
+class Here:
+    """Runs functions of `samba_rvss.samba` in this process: for a command, which may block."""
+
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a function and return its result.
+
+        Raises:
+            RvssError: what the function raised.
+        """
+        return function(*args, **kwargs)
 
 
 class SambaProcess:

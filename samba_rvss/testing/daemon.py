@@ -195,7 +195,8 @@ class RvssDaemon:
     def unmount(self) -> None:
         """Take away every mount below the run directory."""
         prefix = f"{self.run_directory}/"
-        for mount in list(kernel.mountinfo()):
+        # What is mounted inside another goes first: it would vanish with it.
+        for mount in reversed(list(kernel.mountinfo())):
             if mount.target.startswith(prefix):
                 kernel.umount(mount.target)
 

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -183,6 +183,8 @@ class PrivateSmbd:
             ExposeShadowCopySet opens smb.conf as the client's user; and its name must be short,
             as it holds Unix sockets.
         options: more options of [global]; they stand last and so win over the example.
+        interfaces: more addresses to listen on, as "address/prefix length". Each must be an
+            interface's own when Samba starts, and the length that interface's.
         log_level: of smbd and of its helpers.
 
     Attributes:
@@ -196,10 +198,12 @@ class PrivateSmbd:
         *,
         parent: Path = Path("/tmp"),
         options: Mapping[str, str] | None = None,
+        interfaces: Sequence[str] = (),
         log_level: int = 1,
     ) -> None:
         self._parent = parent
         self._options = dict(options or {})
+        self._interfaces = tuple(interfaces)
         self._log_level = log_level
         self._shares: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -210,7 +214,7 @@ class PrivateSmbd:
     def __enter__(self) -> Self:
         with ExitStack() as guard:
             guard.push(self._undo)
-            self.directory = Path(tempfile.mkdtemp(prefix="rvss-", dir=self._parent))
+            self.directory = Path(tempfile.mkdtemp(prefix=f"rvss-{os.getpid()}-", dir=self._parent))
             self._undo.callback(shutil.rmtree, self.directory)
             self.directory.chmod(0o755)
             for name in (*_DIRECTORIES.values(), "log"):
@@ -263,7 +267,7 @@ class PrivateSmbd:
             "workgroup": WORKGROUP,
             "netbios name": "RVSSRIG",
             # With /32, smbd finds no interface and does not start.
-            "interfaces": f"{self.address}/8",
+            "interfaces": " ".join((f"{self.address}/8", *self._interfaces)),
             "bind interfaces only": "yes",
             "smb ports": "445",
             "disable netbios": "yes",

@@ -19,7 +19,8 @@ from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs import HOME, MARK, Btrfs
 from samba_rvss.providers.zfs import HOLD, Zfs
 from samba_rvss.providers.zfs import HOME as ZFS_HOME
-from samba_rvss.providers.zfs import MARK as ZFS_MARK
+from samba_rvss.providers.zfs_command import table
+from samba_rvss.providers.zfs_properties import MARK as ZFS_MARK
 from samba_rvss.run import run
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.plugin import require
@@ -48,6 +49,9 @@ class Rig(Protocol):
 
     def volume(self, name: str) -> Path:
         """Make a volume by its path from the top, "outer/inner" for a nested one."""
+
+    def remove(self, name: str) -> None:
+        """Remove a volume."""
 
     def mount(self, name: str, target: Path) -> Path:
         """Mount a volume at one more place."""
@@ -108,6 +112,10 @@ class BtrfsRig:
     def volume(self, name: str) -> Path:
         """See `Rig`."""
         return self._fs.subvolume(name)
+
+    def remove(self, name: str) -> None:
+        """See `Rig`."""
+        run(["btrfs", "subvolume", "delete", str(self.top / name)], timeout=_SECONDS)
 
     def mount(self, name: str, target: Path) -> Path:
         """See `Rig`."""
@@ -280,10 +288,8 @@ class ZfsRig:
 
     def _datasets(self) -> dict[str, str]:
         """Return the datasets and their mount points, as they are in the pool."""
-        rows = self._zfs(
-            "list", "-H", "-t", "filesystem", "-r", "-o", "name,mountpoint", self._pool
-        )
-        return {name: "\t".join(target) for name, *target in rows}
+        words = ("list", "-H", "-t", "filesystem", "-r", "-o", "name,mountpoint", self._pool)
+        return dict(table(*words, columns=2))
 
     def dataset(self, path: Path) -> str:
         """Return the dataset that is mounted at a path."""
@@ -298,6 +304,10 @@ class ZfsRig:
         dataset = f"{datasets[str(around)]}/{leaf}"
         self._zfs("create", "-o", f"mountpoint={path}", dataset)
         return path
+
+    def remove(self, name: str) -> None:
+        """See `Rig`."""
+        self._zfs("destroy", self.dataset(self.top / name))
 
     def mount(self, name: str, target: Path) -> Path:
         """See `Rig`."""

@@ -1,17 +1,25 @@
 """What only ZFS has: properties, holds, datasets that are not mounted."""
 
 import errno
+import json
 import os
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Nested
-from samba_rvss.providers.zfs import COPIED, HOLD, HOME
+from samba_rvss.model import Mark, Nested
+from samba_rvss.providers.zfs import HOLD, HOME
+from samba_rvss.providers.zfs_properties import COPIED, MARK
 from samba_rvss.run import run
-from tests.kernel.test_provider import probe, seen, take
+from tests.kernel.test_provider import mark_of, probe, seen, take
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import ZfsRig
@@ -30,6 +38,16 @@ def properties(dataset: str) -> dict[str, str]:
     return {row.split("\t")[0]: row.split("\t")[1] for row in rows}
 
 
+def value(dataset: str, name: str) -> str:
+    """Return one property."""
+    return zfs("get", "-H", "-p", "-o", "value", name, dataset).rstrip("\n")
+
+
+def clone_of(mark: Mark) -> str:
+    """Return the dataset that is written to during recovery."""
+    return f"{mark.volume.file_system}/{HOME}/{mark.id}"
+
+
 def test_clone_behaves_like_its_origin(rig: "ZfsRig") -> None:
     """Whatever it is: it does not inherit that from where the clone is."""
     share, inner = rig.volume("vms"), rig.volume("vms/inner")
@@ -42,6 +60,103 @@ def test_clone_behaves_like_its_origin(rig: "ZfsRig") -> None:
     before = [properties(outer), properties(nested)]
     assert before[0] != before[1] != properties(home)
     assert [properties(f"{home}/{mark.id}"), properties(f"{home}/{mark.id}/1")] == before
+
+
+def test_clone_has_no_properties_of_the_pool(rig: "ZfsRig") -> None:
+    """What an administrator sets on a pool's root is for his datasets, not for images."""
+    share = rig.volume("vms")
+    (share / "File").write_text("content")
+    pool, dataset = rig.dataset(rig.top), rig.dataset(share)
+    zfs("set", "readonly=off", "quota=100M", "reservation=20M", "refreservation=10M", dataset)
+    zfs("set", "readonly=on", "sync=disabled", "dedup=on", "com.sun:auto-snapshot=true", pool)
+    zfs("set", "sync=always", "dedup=off", "refquota=90M", dataset)
+    zfs("set", "quota=600M", pool)
+    for sharing in ("sharenfs", "sharesmb"):
+        # It is set even where nothing is there that could do it.
+        run(["zfs", "set", f"{sharing}=on", pool], timeout=60, allow=frozenset(range(256)))
+        assert value(pool, sharing) == "on"
+    zfs("set", "sharenfs=off", "sharesmb=off", dataset)
+    mark = take(rig.provider, share)
+    clone = clone_of(mark)
+    limits = ("quota", "refquota", "reservation", "refreservation")
+    assert {value(clone, name) for name in limits} == {"0"}
+    assert {value(clone, name) for name in ("sharenfs", "sharesmb", "readonly")} == {"off"}
+    assert value(clone, "com.sun:auto-snapshot") == "false"
+    assert properties(clone) == properties(dataset)
+    with seen(rig.provider, mark, writable=True) as image:
+        (image / "File").write_text("recovered")
+    rig.provider.seal(mark.volume, mark.id)
+    rig.provider.settle(mark.volume, mark.id)
+    for sharing in ("sharenfs", "sharesmb"):
+        run(["zfs", "set", f"{sharing}=off", pool], timeout=60, allow=frozenset(range(256)))
+
+
+def write(path: Path, size: int) -> None:
+    """Write so many bytes, and find out soon where there is no room for them."""
+    with path.open("wb", buffering=0) as file:
+        for _ in range(0, size, 1 << 19):
+            file.write(os.urandom(1 << 19))
+            os.fsync(file.fileno())
+
+
+def test_dataset_that_has_reached_its_own_quota(rig: "ZfsRig") -> None:
+    """It can be backed up, and recovery has room: the clone is not under that quota."""
+    share = rig.volume("vms")
+    zfs("set", "refquota=2M", rig.dataset(share))
+    with pytest.raises(OSError, match="quota") as caught:
+        write(share / "big", 20 << 20)
+    assert caught.value.errno == errno.EDQUOT
+    rig.sync()
+    assert os.statvfs(share).f_bavail == 0
+    mark = take(rig.provider, share)
+    with seen(rig.provider, mark, writable=True) as image:
+        (image / "recovered").write_bytes(os.urandom(4 << 20))
+
+
+def test_names_of_files_are_compared_as_in_the_origin(rig: "ZfsRig") -> None:
+    """Its case sensitivity and normalization cannot be set later; they come along."""
+    how = {"casesensitivity": "insensitive", "normalization": "formD", "utf8only": "on"}
+    share = rig.top / "two  words"
+    words = [word for key, text in how.items() for word in ("-o", f"{key}={text}")]
+    zfs("create", *words, "-o", f"mountpoint={share}", f"{rig.dataset(rig.top)}/two  words")
+    (share / "Ünicode").write_text("content")
+    mark = take(rig.provider, share)
+    assert {key: value(clone_of(mark), key) for key in how} == how
+    with seen(rig.provider, mark) as image:
+        assert (image / "u\u0308NICODE").read_text() == "content"
+    rig.provider.destroy(mark.volume, mark.id)
+    assert rig.names() == []
+
+
+def test_longest_name(rig: "ZfsRig") -> None:
+    """A snapshot's name may have 255 bytes; what has no room for it is refused in time."""
+    pool = rig.dataset(rig.top)
+    room = 255 - len("@rvss-20240229T235959Z-01234567")
+    longest = f"{pool}/{'n' * (room - len(pool) - 1)}"
+    shares = [rig.top / name for name in ("longest", "longer", "outer/longer")]
+    outer = f"{pool}/outer"
+    zfs("create", "-o", f"mountpoint={rig.top}/outer", outer)
+    for share, name in zip(shares, (longest, f"{longest}n"), strict=False):
+        zfs("create", "-o", f"mountpoint={share}", name)
+    zfs("create", "-o", f"mountpoint={shares[2]}", f"{outer}/{'n' * (room - len(outer))}")
+    mark = take(rig.provider, shares[0])
+    rig.provider.destroy(mark.volume, mark.id)
+    for share, nested in ((shares[1], Nested.REFUSE), (rig.top / "outer", Nested.INCLUDE)):
+        with pytest.raises(RvssError, match="too long by 1 bytes") as caught:
+            probe(rig.provider, share, nested)
+        assert caught.value.problem is Problem.NOT_SUPPORTED
+
+
+def test_nested_datasets_are_of_one_instant(rig: "ZfsRig") -> None:
+    """Also those with a directory's name that is no word of zfs(8)'s tables."""
+    share = rig.volume("vms")
+    inner = rig.volume("vms/tab\tand line\nin it")
+    (inner / "file").write_text("content")
+    mark = take(rig.provider, share, Nested.INCLUDE)
+    names = [f"{rig.dataset(path)}@rvss-{mark.id}" for path in (share, inner)]
+    assert len({value(name, "createtxg") for name in names}) == 1
+    with seen(rig.provider, mark) as image:
+        assert (image / "tab\tand line\nin it" / "file").read_text() == "content"
 
 
 def test_images_are_mounted_and_shared_nowhere(rig: "ZfsRig") -> None:
@@ -80,15 +195,17 @@ def test_others_cannot_destroy_the_snapshot(rig: "ZfsRig") -> None:
         with pytest.raises(RvssError, match=r"clone|hold|busy"):
             zfs("destroy", snapshot)
     zfs("hold", "somebody", snapshots[1])
-    with pytest.raises(RvssError) as caught:
+    with pytest.raises(RvssError, match="'somebody'") as caught:
         rig.provider.destroy(mark.volume, mark.id)
     assert caught.value.problem is Problem.BUSY
+    assert mark.volume.name in caught.value.message
+    assert [image.complete for image in rig.provider.inventory().images] == [True]
     zfs("release", "somebody", snapshots[1])
     rig.provider.destroy(mark.volume, mark.id)
     assert rig.names() == []
 
 
-@pytest.mark.parametrize("inner", ["vms/inner", "vms/tab\tin it"])
+@pytest.mark.parametrize("inner", ["vms/tab\tand line\nin it"])
 def test_dataset_that_is_not_mounted_is_refused(rig: "ZfsRig", inner: str) -> None:
     """Its files belong into the share, and nothing else tells that they are missing."""
     share = rig.volume("vms")
@@ -128,6 +245,54 @@ def test_image_of_a_dataset_that_was_renamed(rig: "ZfsRig") -> None:
     assert rig.names() == []
 
 
+def test_create_cut_off_before_its_dataset_was_renamed(rig: "ZfsRig") -> None:
+    """There is no clone to tell where the snapshot is; its dataset's guid does."""
+    share = rig.volume("vms")
+    mark = take(rig.provider, share)
+    zfs("destroy", clone_of(mark))
+    zfs("rename", mark.volume.name, f"{mark.volume.file_system}/renamed")
+    rig.volume("vms")
+    rig.provider.destroy(mark.volume, mark.id)
+    assert rig.names() == []
+
+
+def test_dataset_that_was_replaced_or_renamed_is_refused(rig: "ZfsRig") -> None:
+    """It is not where the share is any more."""
+    share, moved = rig.volume("vms"), f"{rig.dataset(rig.top)}/moved"
+    mark = mark_of(probe(rig.provider, share), share)
+    zfs("rename", mark.volume.name, moved)
+    with pytest.raises(RvssError) as caught:
+        rig.provider.create(mark)
+    assert caught.value.problem is Problem.NOT_FOUND
+    zfs("create", "-o", f"mountpoint={share}-2", mark.volume.name)
+    with pytest.raises(RvssError, match="not the dataset that was checked") as caught:
+        rig.provider.create(mark)
+    assert caught.value.problem is Problem.BAD_PATH
+    assert rig.names() == []
+
+
+def test_marks_of_others_and_of_old(rig: "ZfsRig") -> None:
+    """The first marks had no guid; text that is no mark is no trouble; a copy is no image."""
+    share = rig.volume("vms")
+    mark = take(rig.provider, share)
+    snapshot, pool = f"{mark.volume.name}@rvss-{mark.id}", mark.volume.file_system
+    data = json.loads(value(snapshot, MARK))
+    del data["key"]
+    zfs("set", f"{MARK}={json.dumps(data)}", snapshot)
+    zfs("snapshot", "-o", f"{MARK}=a\tb\nc\n\n{snapshot}", f"{pool}@text")
+    send = f"zfs send -p '{snapshot}' | zfs receive -u '{mark.volume.name}/received'"
+    run(["sh", "-c", send], timeout=60)
+    assert MARK in zfs(
+        "get", "-H", "-s", "received", "all", f"{mark.volume.name}/received@rvss-{mark.id}"
+    )
+    (found,) = rig.provider.inventory().images
+    assert found.mark == replace(mark, volume=replace(mark.volume, key=f"zfs:{pool}:"))
+    rig.provider.seal(found.mark.volume, found.id)
+    rig.provider.destroy(found.mark.volume, found.id)
+    assert rig.names() == [mark.id]  # the copy of a backup program
+    assert rig.provider.inventory().images == ()
+
+
 def test_create_cut_off_between_its_clones(rig: "ZfsRig") -> None:
     """The mark of a clone with others inside comes last."""
     share = rig.volume("vms")
@@ -151,3 +316,141 @@ def test_path_in_the_snapshot_directory_is_refused(rig: "ZfsRig") -> None:
         probe(rig.provider, path)
     assert caught.value.problem is Problem.BAD_PATH
     kernel.umount(str(path))
+
+
+# encryption
+
+
+def test_encrypted_datasets(rig: "ZfsRig", rig_directory: Path) -> None:
+    """With their keys they are as any other; without, each refusal says so."""
+    key = rig_directory / "key"
+    key.write_text("correct horse")
+    pool, share = rig.dataset(rig.top), rig.top / "secret"
+    words = ["-o", "encryption=on", "-o", "keyformat=passphrase", "-o", f"keylocation=file://{key}"]
+    zfs("create", *words, "-o", f"mountpoint={share}", f"{pool}/secret")
+    zfs("create", *words, f"{pool}/secret/inner")
+    (share / "file").write_text("content")
+    (share / "inner" / "file").write_text("content")
+    mark = take(rig.provider, share, Nested.INCLUDE)
+    assert value(clone_of(mark), "encryption") != "off"
+    with seen(rig.provider, mark, writable=True) as image:
+        for name in ("file", "inner/file"):
+            assert (image / name).read_text() == "content"
+            (image / name).write_text("recovered")
+
+    zfs("unmount", f"{pool}/secret/inner")
+    zfs("unload-key", f"{pool}/secret/inner")
+    for nested in Nested:
+        with pytest.raises(RvssError, match="its key is not loaded") as caught:
+            probe(rig.provider, share, nested)
+        assert caught.value.problem is Problem.BAD_PATH
+    with pytest.raises(RvssError, match=r"the key of .*/1 is not loaded") as caught:
+        rig.provider.open(mark.volume, mark.id)
+    assert caught.value.problem is Problem.BUSY
+
+    zfs("unmount", f"{pool}/secret")
+    zfs("unload-key", f"{pool}/secret")
+    with pytest.raises(RvssError, match="its key is not loaded") as caught:
+        probe(rig.provider, rig.top, Nested.INCLUDE)
+    rig.provider.seal(mark.volume, mark.id)
+    rig.provider.settle(mark.volume, mark.id)
+    rig.provider.destroy(mark.volume, mark.id)
+    assert rig.names() == []
+
+
+# what keeps an image
+
+
+def fails_to_destroy(rig: "ZfsRig", mark: Mark, match: str) -> None:
+    """Expect one sentence that names who keeps an image."""
+    with pytest.raises(RvssError, match=match) as caught:
+        rig.provider.destroy(mark.volume, mark.id)
+    assert caught.value.problem is Problem.BUSY
+
+
+def test_what_others_do_with_an_image_is_reported_and_not_forced(rig: "ZfsRig") -> None:
+    share = rig.volume("vms")
+    (share / "big").write_bytes(os.urandom(8 << 20))
+    rig.sync()
+    mark, another = take(rig.provider, share), take(rig.provider, share)
+    snapshot, pool = f"{mark.volume.name}@rvss-{mark.id}", mark.volume.file_system
+
+    zfs("create", f"{clone_of(mark)}/theirs")
+    fails_to_destroy(rig, mark, f"put {clone_of(mark)}/theirs into it")
+    zfs("destroy", f"{clone_of(mark)}/theirs")
+
+    # Recursive snapshots of a pool take clones too, whatever their properties say.
+    zfs("snapshot", "-r", f"{pool}@daily")
+    zfs("hold", "somebody", f"{clone_of(mark)}@daily")
+    fails_to_destroy(rig, mark, f"{clone_of(mark)}@daily: it's being held")
+    zfs("release", "somebody", f"{clone_of(mark)}@daily")
+
+    zfs("clone", snapshot, f"{pool}/theirs")
+    with subprocess.Popen(["zfs", "send", snapshot], stdout=subprocess.PIPE) as sender:
+        try:
+            assert sender.stdout is not None
+            sender.stdout.read(1000)
+            fails_to_destroy(rig, mark, rf"zfs \(pid {sender.pid}\) works on {snapshot}")
+            rig.provider.destroy(another.volume, another.id)
+        finally:
+            sender.kill()
+    fails_to_destroy(rig, mark, f"{pool}/theirs is a clone of {snapshot}")
+    assert [image.id for image in rig.provider.inventory().images] == [mark.id]
+    zfs("destroy", f"{pool}/theirs")
+    rig.provider.destroy(mark.volume, mark.id)
+    assert rig.names() == []
+
+
+HOLDER = """
+import os, sys
+held = os.open("file", os.O_RDONLY)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def holder(argv: list[str], directory: Path) -> "subprocess.Popen[str]":
+    """Start a process in a directory, with which we can talk."""
+    return subprocess.Popen(
+        argv, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_who_keeps_a_file_open_is_named(rig: "ZfsRig", rig_directory: Path) -> None:
+    """Also through a mount that is nowhere any more, or in another namespace only."""
+    share = rig.volume("vms") / "below"
+    share.mkdir()
+    (share / "file").write_text("content")
+    mark = take(rig.provider, share)
+    argv = [sys.executable, "-ISEc", HOLDER]
+    with seen(rig.provider, mark) as image, ExitStack() as undo:
+        target = rig_directory / "mounted"
+        target.mkdir()
+        run(["mount", "-t", "zfs", clone_of(mark), str(target)], timeout=30)
+        words = ["unshare", "--mount", "--propagation", "private", *argv]
+        elsewhere = undo.enter_context(holder(words, target / "below"))
+        lazily = undo.enter_context(holder(argv, image))
+        for process in (elsewhere, lazily):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        kernel.umount(str(target))
+        fails_to_destroy(rig, mark, rf"python3\S* \(pid {lazily.pid}\) has /file open")
+        lazily.communicate("")
+        fails_to_destroy(rig, mark, rf"\(pid {elsewhere.pid}\) has {target}/below/file open")
+        fails_to_destroy(rig, mark, f"mounted at {target} for pid {elsewhere.pid}")
+        elsewhere.communicate("")
+        fails_to_destroy(rig, mark, f"{clone_of(mark)}")  # ourselves
+    rig.provider.destroy(mark.volume, mark.id)
+    assert rig.names() == []
+
+
+def test_destroy_waits_a_little_for_who_lets_go(rig: "ZfsRig") -> None:
+    mark = take(rig.provider, rig.volume("vms"))
+    ((_, part),) = rig.provider.open(mark.volume, mark.id)
+    timer = threading.Timer(1.0, os.close, (part,))
+    timer.start()
+    try:
+        rig.provider.destroy(mark.volume, mark.id)
+    finally:
+        timer.join()
+    assert rig.names() == []

@@ -1,15 +1,17 @@
-"""The rig of the Samba floor: a btrfs, a Samba, a samba-rvss and a Backup Operator of their own.
+"""The rig of the Samba floor: a file system, a Samba, a samba-rvss and a Backup Operator.
 
 What smb.conf says is what the README tells an administrator (samba_rvss.testing.example).
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,9 +26,11 @@ from samba_rvss.run import environment
 from samba_rvss.samba import fss_state
 from samba_rvss.samba.conf import EXPOSED
 from samba_rvss.testing.daemon import RvssDaemon
-from samba_rvss.testing.loop import LoopBtrfs
-from samba_rvss.testing.plugin import require
+from samba_rvss.testing.plugin import CAPABILITIES, require
 from samba_rvss.testing.smbd import PrivateSmbd
+from samba_rvss.testing.zfs import Pool
+from tests.samba import leftovers
+from tests.samba.filesystems import FileSystem, OnBtrfs, OnZfs
 
 if TYPE_CHECKING:
     from samba_rvss.samba.fsrvp import Client, CopySet
@@ -44,7 +48,7 @@ class Rig:
     """Everything that a test on this floor needs, and what it wants to know afterwards."""
 
     directory: Path
-    fs: LoopBtrfs
+    fs: FileSystem
     samba: PrivateSmbd
     daemon: RvssDaemon
     operator: "BackupOperator"
@@ -55,9 +59,8 @@ class Rig:
         self.daemon.start()
 
     def volume(self, name: str = "vms") -> Path:
-        """Make a subvolume with a file in it, into which every user may write."""
-        path = self.fs.subvolume(name)
-        path.chmod(0o777)
+        """Make a volume with a file in it, into which every user may write."""
+        path = self.fs.volume(name)
         (path / "data").write_bytes(b"from the source\n" * 64)
         (path / "data").chmod(0o666)
         return path
@@ -172,16 +175,23 @@ class Rig:
                 pytest.fail(f"{text!r} was not logged: {self.daemon.log()[start:][-2000:]}")
             time.sleep(0.02)
 
+    def wait_for_unmounted(self, path: str, seconds: float = _SECONDS) -> None:
+        """Wait until nothing is mounted at a path."""
+        deadline = time.monotonic() + seconds
+        while path in self.mounts():
+            if time.monotonic() > deadline:
+                pytest.fail(f"{path} is still mounted after {seconds:g} s")
+            time.sleep(0.01)
+
     # what is there
 
-    def image(self, copy: ShadowCopy) -> Path:
-        """Return where a copy's image can be seen through another mount of its file system."""
-        return self.fs.path / ".samba-rvss" / copy.id / "image"
+    def image(self, copy: ShadowCopy) -> AbstractContextManager[Path]:
+        """Mount a copy's whole image at one more place."""
+        return self.fs.mounted_image(copy.id)
 
     def images(self) -> list[str]:
         """Return the names of all images, found by looking."""
-        home = self.fs.path / ".samba-rvss"
-        return sorted(os.listdir(home)) if home.is_dir() else []
+        return self.fs.images()
 
     def mounts(self) -> list[str]:
         """Return the recovery mounts."""
@@ -246,18 +256,57 @@ class Rig:
             time.sleep(0.1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _session_leaves_nothing() -> Iterator[None]:
+    """Fail the last test if the machine is not as it was before the first one."""
+    if CAPABILITIES["smbd"]():
+        yield
+        return
+    before = leftovers.everything()
+    yield
+    if left := leftovers.everything() - before:
+        pytest.fail("the session left behind: " + "; ".join(sorted(left)), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def zfs_pool() -> Iterator[Pool]:
+    """A pool for all tests of a session; making one takes longer than most of them."""
+    require("root", "zfs")
+    with ExitStack() as undo:
+        directory = Path(tempfile.mkdtemp(prefix=f"rvss-{os.getpid()}-pool-"))
+        undo.callback(shutil.rmtree, directory)
+        yield undo.enter_context(Pool(directory))
+
+
+@pytest.fixture(params=["btrfs", "zfs"])
+def file_system(request: pytest.FixtureRequest, rig_directory: Path) -> Iterator[FileSystem]:
+    """Each file system that we know, one after the other."""
+    if request.param == "zfs":
+        with OnZfs(rig_directory, request.getfixturevalue("zfs_pool")) as on_zfs:
+            yield on_zfs
+    else:
+        require("root", "btrfs", "loop")
+        with OnBtrfs(rig_directory, size=1 << 30) as on_btrfs:
+            yield on_btrfs
+
+
 @pytest.fixture
-def rig(rig_directory: Path) -> Iterator[Rig]:
+def rig(rig_directory: Path, file_system: FileSystem) -> Iterator[Rig]:
     """A rig in which nothing runs yet; `Rig.start` starts it."""
-    require("root", "btrfs", "loop", "smbd")
+    require("root", "smbd")
     from samba_rvss.testing.users import BackupOperator
 
     with ExitStack() as stack:
-        fs = stack.enter_context(LoopBtrfs(rig_directory, size=1 << 30))
         samba = stack.enter_context(PrivateSmbd())
         daemon = stack.enter_context(RvssDaemon(samba))
         operator = stack.enter_context(BackupOperator(samba))
-        rig = Rig(directory=rig_directory, fs=fs, samba=samba, daemon=daemon, operator=operator)
+        rig = Rig(
+            directory=rig_directory,
+            fs=file_system,
+            samba=samba,
+            daemon=daemon,
+            operator=operator,
+        )
         try:
             yield rig
         finally:

@@ -181,8 +181,7 @@ def test_user_sees_nothing_of_ours(rig: "Rig") -> None:
             rig.daemon.state_directory,
             rig.daemon.run_directory / "exposed",
             rig.daemon.run_directory / "exposed" / "vms",
-            rig.fs.path / ".samba-rvss",
-            rig.image(copy),
+            *rig.fs.hidden(copy.id),
         )
         done = _as_user(rig, _LOOK_AROUND, *map(str, places))
         assert done.stdout == "denied\n" * len(places), done

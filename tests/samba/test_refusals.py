@@ -77,12 +77,8 @@ def _dots(rig: "Rig", undo: ExitStack) -> str:
 
 
 def _nested(rig: "Rig", undo: ExitStack) -> str:
-    path = rig.fs.path / "vms"
-    rig.fs.subvolume("vms/inner")
-    return (
-        f"the subvolume inner lies inside {path} and would be empty in a shadow copy:"
-        " set 'rvss:nested = include' or move it away"
-    )
+    rig.fs.volume("vms/inner")
+    return rig.fs.nested_refusal("vms/inner")
 
 
 def _mounted(rig: "Rig", undo: ExitStack) -> str:
@@ -102,21 +98,18 @@ def _other_kind(rig: "Rig", undo: ExitStack) -> str:
     run(["mount", "-t", "tmpfs", "none", str(path)], timeout=_SECONDS)
     undo.callback(kernel.umount, str(path))
     rig.share("vms", path)
-    return f"the file system of {path} cannot take shadow copies: known are btrfs"
+    return f"the file system of {path} cannot take shadow copies: known are btrfs, zfs"
 
 
 def _read_only(rig: "Rig", undo: ExitStack) -> str:
-    run(["mount", "-o", "remount,ro", str(rig.fs.path)], timeout=_SECONDS)
-    return f"the file system of {rig.fs.path / 'vms'} is read-only: remount it writable"
+    undo.enter_context(rig.fs.read_only())
+    return rig.fs.read_only_refusal(rig.fs.path / "vms")
 
 
 def _image(rig: "Rig", undo: ExitStack) -> str:
-    home = rig.fs.subvolume(".samba-rvss", 0o700)
-    undo.callback(rig.fs.delete_subvolume, ".samba-rvss")
-    undo.callback((home / "x").rmdir)
-    (home / "x").mkdir()
-    rig.share("vms", home / "x")
-    return f"{home / 'x'} is itself inside a shadow copy"
+    path, sentence = rig.fs.image_path(undo)
+    rig.share("vms", path)
+    return sentence
 
 
 _CASES = [_link, _link_above, _dots, _nested, _mounted, _other_kind, _read_only, _image]
@@ -215,7 +208,8 @@ def test_delete_of_what_is_not_ours(rig: "Rig") -> None:
     with rig.client() as client:
         taken = rig.expose(client, "first")
         (copy,) = rig.wait_for_phase(Phase.OPEN)
-        for foreign in ("/etc", str(first), str(rig.image(copy)), f"{copy.path}/", "/"):
+        places = [str(path) for path in (first, *rig.fs.hidden(copy.id))]
+        for foreign in ("/etc", *places, f"{copy.path}/", "/"):
             done = rig.hook("delete", str(first), foreign)
             assert (done.returncode, done.stdout) == (Problem.NOT_FOUND, "")
             sentence = f"{foreign} is not a shadow copy that we made: nothing is done"
@@ -300,7 +294,7 @@ def test_corrected_option_is_used(rig: "Rig") -> None:
     volume = rig.volume()
     rig.share("vms", volume)
     rig.start()
-    rig.fs.subvolume("vms/inner")
+    rig.fs.volume("vms/inner")
     assert rig.hook("check", str(volume)).returncode == Problem.NESTED
     rig.share("vms", volume, {"rvss:nested": "includes"})
     assert rig.hook("check", str(volume)).returncode == Problem.NESTED

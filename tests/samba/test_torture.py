@@ -25,10 +25,8 @@ def _whole(rig: "Rig") -> Path:
 
 
 def _inside(rig: "Rig") -> Path:
-    """A directory in a subvolume that is mounted by name, as /srv usually is."""
-    rig.fs.subvolume("@srv")
-    mounted = rig.fs.mount(rig.directory / "srv", subvol="@srv")
-    path = mounted / "data" / "vms"
+    """A directory in a volume that is mounted by name, as /srv usually is."""
+    path = rig.fs.volume_at(rig.directory / "srv", "srv") / "data" / "vms"
     path.mkdir(parents=True)
     path.chmod(0o777)
     return path
@@ -106,6 +104,6 @@ def _run(*words: str) -> "subprocess.CompletedProcess[str]":
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=120,
+        timeout=600,
         check=False,
     )

@@ -15,7 +15,7 @@ PACKAGE = Path(samba_rvss.__file__).parent
 _GROUND = frozenset({"model", "errors", "kernel", "run"})
 _FIRST = _GROUND | {"samba", "providers", "mounts", "ledger"}
 _SECOND = _FIRST | {"target", "lifecycle"}
-_DAEMON = _SECOND | {"reconcile", "backup", "wire", "access", "watcher"}
+_DAEMON = _SECOND | {"reconcile", "backup", "wire", "access", "watcher", "instance", "report"}
 MAY_USE: dict[str, frozenset[str]] = {
     "__init__": frozenset(),
     "model": frozenset(),
@@ -34,9 +34,13 @@ MAY_USE: dict[str, frozenset[str]] = {
     "backup": _SECOND,
     "access": _GROUND | {"samba"},
     "watcher": _SECOND,
-    "daemon": _DAEMON,
+    "instance": _SECOND,
+    "report": _SECOND | {"reconcile", "wire"},
+    "admin": _DAEMON,
+    "boot": _DAEMON,
+    "daemon": _DAEMON | {"admin"},
     "testing": _GROUND | {"samba"},
-    "cli": _DAEMON | {"daemon", "testing"},
+    "cli": _DAEMON | {"admin", "boot", "daemon", "testing"},
     "__main__": frozenset({"cli"}),
 }
 ROOTS = frozenset({"__init__"})

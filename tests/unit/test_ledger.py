@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,10 +22,11 @@ from hypothesis import strategies as st
 
 import samba_rvss
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.ledger import Ledger, now
-from samba_rvss.model import Context, Phase, ShadowCopy, Volume
+from samba_rvss.ledger import Ledger, moment, now
+from samba_rvss.model import UNKNOWN, Context, Moment, Phase, SetState, ShadowCopy, Volume
 
 NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
+LONG_AGO = Moment(boot="another start", seconds=12.5)
 
 
 def copy_of(name: str, phase: Phase = Phase.CREATING, created: datetime = NOW) -> ShadowCopy:
@@ -45,6 +47,17 @@ def copy_of(name: str, phase: Phase = Phase.CREATING, created: datetime = NOW) -
         phase=phase,
         path=f"/run/exposed/vms/{name}",
     )
+
+
+def timeless(copy: ShadowCopy | None) -> ShadowCopy | None:
+    """Return a copy without the time that the ledger gave to it."""
+    return copy and replace(copy, since=UNKNOWN)
+
+
+def is_of_now(since: Moment) -> bool:
+    """Return whether a moment was a moment ago."""
+    present = moment()
+    return since.boot == present.boot and present.seconds - 60 < since.seconds <= present.seconds
 
 
 @pytest.fixture
@@ -86,12 +99,14 @@ _copies = st.builds(
     copy_id=_text,
     context=st.integers(0, 2**32 - 1),
     exposed_share=_text,
+    state=st.none() | st.sampled_from(SetState),
+    since=st.builds(Moment, boot=_text.filter(bool), seconds=st.floats(0, 1e9)),
 )
 
 
 _CHANGEABLE = (
     *("phase", "path", "previous_path"),
-    *("set_id", "copy_id", "context", "exposed_share"),
+    *("set_id", "copy_id", "context", "exposed_share", "state"),
 )
 
 
@@ -106,7 +121,109 @@ def test_a_copy_comes_back_as_it_was(copy: ShadowCopy, other: ShadowCopy, names:
         ledger.add(copy, "create")
         assert ledger.get(copy.id) == ledger.by_path(copy.path) == copy
         changed = ledger.change(copy, "changed", **values)
-        assert changed == ledger.get(copy.id) == replace(copy, **values)
+        assert changed is not None
+        if names & {"phase", "state"}:
+            assert is_of_now(changed.since)
+        else:
+            assert changed.since == copy.since
+        assert changed == ledger.get(copy.id) == replace(copy, **values, since=changed.since)
+
+
+# since when it is as it is
+
+
+def test_a_new_copy_is_of_the_present(ledger: Ledger) -> None:
+    ledger.add(copy_of("a"), "create")
+    found = ledger.get("a")
+    assert found is not None
+    assert is_of_now(found.since)
+
+
+def test_a_new_copy_may_say_since_when(ledger: Ledger) -> None:
+    ledger.add(replace(copy_of("a"), since=LONG_AGO), "create")
+    found = ledger.get("a")
+    assert found is not None
+    assert found.since == LONG_AGO
+
+
+@pytest.mark.parametrize(
+    ("values", "news"),
+    [
+        ({"phase": Phase.OPEN}, True),
+        ({"state": SetState.EXPOSED}, True),
+        # Learned once more: its client has come so far now, whatever it was before.
+        ({"phase": Phase.CREATING}, True),
+        ({"state": None}, True),
+        ({"context": 1, "set_id": "set", "copy_id": "copy", "exposed_share": "x"}, False),
+        ({"previous_path": "/elsewhere"}, False),
+        ({}, False),
+    ],
+)
+def test_phase_and_state_set_its_time(
+    ledger: Ledger,
+    values: dict[str, Any],
+    news: bool,  # noqa: FBT001
+) -> None:
+    ledger.add(replace(copy_of("a"), since=LONG_AGO), "create")
+    changed = ledger.change(copy_of("a"), "changed", **values)
+    assert changed is not None
+    assert (changed.since != LONG_AGO) == news
+    assert is_of_now(changed.since) == news
+    assert ledger.get("a") == changed
+
+
+def test_a_change_that_is_refused_leaves_its_time(ledger: Ledger) -> None:
+    ledger.add(replace(copy_of("a", Phase.SEALED), since=LONG_AGO), "create")
+    refused = ledger.change(copy_of("a"), "opened", unless=(Phase.SEALED,), phase=Phase.OPEN)
+    assert refused is None
+    found = ledger.get("a")
+    assert found is not None
+    assert found.since == LONG_AGO
+
+
+def test_a_note_leaves_its_time(ledger: Ledger) -> None:
+    ledger.add(replace(copy_of("a"), since=LONG_AGO), "create")
+    ledger.note(copy_of("a"), "mounted again")
+    found = ledger.get("a")
+    assert found is not None
+    assert found.since == LONG_AGO
+
+
+def test_time_goes_on_and_the_clock_does_not_matter(ledger: Ledger) -> None:
+    ledger.add(copy_of("a"), "create")
+    times = []
+    for phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING, Phase.SEALED):
+        changed = ledger.change(copy_of("a"), "changed", phase=phase)
+        assert changed is not None
+        times.append(changed.since.seconds)
+    assert times == sorted(set(times))
+    assert times[-1] <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+# what is unaccounted for
+
+
+def test_findings_are_replaced_as_a_whole(ledger: Ledger) -> None:
+    assert ledger.findings() == {}
+    first = {"mount /run/x": Moment(boot="b", seconds=1.5), "set s": LONG_AGO}
+    ledger.set_findings(first)
+    assert ledger.findings() == first
+    second = {"set s": LONG_AGO, "share vms@{1}": Moment(boot="b", seconds=0.0)}
+    ledger.set_findings(second)
+    assert ledger.findings() == second
+    ledger.set_findings({})
+    assert ledger.findings() == {}
+
+
+def test_findings_outlive_the_daemon(path: str) -> None:
+    with closing(Ledger(path)) as ledger:
+        ledger.set_findings({"image a": LONG_AGO})
+    with closing(Ledger(path, read_only=True)) as ledger:
+        assert ledger.findings() == {"image a": LONG_AGO}
+        with pytest.raises(RvssError) as caught:
+            ledger.set_findings({})
+        assert caught.value.problem is Problem.STATE
+        assert ledger.findings() == {"image a": LONG_AGO}
 
 
 def test_what_may_be_a_path_can_be_recorded(ledger: Ledger) -> None:
@@ -164,7 +281,8 @@ def test_a_change_spares_what_is_too_far(ledger: Ledger, phase: Phase) -> None:
     )
     spared = phase in (Phase.SEALED, Phase.GONE)
     assert (done is None) == spared
-    assert ledger.get("a") == (copy if spared else replace(copy, phase=Phase.OPEN))
+    left = copy if spared else replace(copy, phase=Phase.OPEN)
+    assert timeless(ledger.get("a")) == left
     assert [event.what for event in ledger.events("a")] == ["create"] + ["opened"] * (not spared)
 
 
@@ -212,6 +330,25 @@ def test_events(ledger: Ledger) -> None:
     ]
 
 
+def test_events_of_a_set(ledger: Ledger) -> None:
+    """Those of its copies since it is known to be theirs, and those of nothing but the set."""
+    for name in ("a", "b"):
+        ledger.add(copy_of(name), "create")
+        ledger.change(copy_of(name), "committed", set_id=f"set of {name}")
+    ledger.note_set("set of a", "removed from srv_fss.tdb", detail="why")
+    ledger.note_set("set of nobody", "worker ended")
+    ledger.note_set("", "reconciled", detail="all")
+    found = ledger.events("set of a")
+    assert [(one.copy, one.set_id, one.what, one.detail) for one in found] == [
+        ("a", "set of a", "committed", ""),
+        ("", "set of a", "removed from srv_fss.tdb", "why"),
+    ]
+    assert [(one.share, one.uid, one.duration) for one in found[1:]] == [("", -1, None)]
+    assert [one.what for one in ledger.events("set of nobody")] == ["worker ended"]
+    assert [one.what for one in ledger.events("a")] == ["create", "committed"]
+    assert len(ledger.events()) == 7
+
+
 def test_history_is_forgotten_living_copies_are_not(ledger: Ledger) -> None:
     old = NOW - timedelta(days=365)
     ledger.add(copy_of("old", Phase.GONE, created=old), "create")
@@ -245,7 +382,7 @@ def test_reopened(path: str) -> None:
     with closing(Ledger(path)) as ledger:
         ledger.add(copy_of("a"), "create")
     with closing(Ledger(path)) as ledger:
-        assert ledger.get("a") == copy_of("a")
+        assert timeless(ledger.get("a")) == copy_of("a")
         assert len(ledger.events()) == 1
 
 
@@ -297,14 +434,127 @@ def test_a_reader_cannot_write(path: str) -> None:
 def test_a_newer_version_is_refused_and_left_alone(path: str, read_only: bool) -> None:  # noqa: FBT001
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE copies (what_comes_after TEXT)")
-        database.execute("PRAGMA user_version = 2")
-    with pytest.raises(RvssError, match="version 2") as caught:
+        database.execute("PRAGMA user_version = 3")
+    with pytest.raises(RvssError, match="version 3") as caught:
         Ledger(path, read_only=read_only)
     assert caught.value.problem is Problem.STATE
+    assert "a newer samba-rvss wrote it" in caught.value.hint
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (3,)
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_schema")]
     assert names == ["copies"]
+
+
+# older versions
+
+
+_FIRST_VERSION = """
+CREATE TABLE copies (
+    id TEXT PRIMARY KEY, share TEXT NOT NULL, share_path TEXT NOT NULL,
+    provider TEXT NOT NULL, file_system TEXT NOT NULL, volume_key TEXT NOT NULL,
+    volume_name TEXT NOT NULL, directory TEXT NOT NULL, inode TEXT NOT NULL,
+    created TEXT NOT NULL, phase TEXT NOT NULL, path TEXT NOT NULL UNIQUE,
+    previous_path TEXT NOT NULL, uid INTEGER NOT NULL, set_id TEXT NOT NULL,
+    copy_id TEXT NOT NULL, context INTEGER NOT NULL, exposed_share TEXT NOT NULL
+) STRICT;
+CREATE INDEX copies_by_phase ON copies (phase);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, time TEXT NOT NULL, copy TEXT NOT NULL, share TEXT NOT NULL,
+    what TEXT NOT NULL, uid INTEGER NOT NULL, duration REAL, detail TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_copy ON events (copy);
+PRAGMA user_version = 1;
+"""
+
+
+def _as_first_version(path: str, *copies: ShadowCopy) -> None:
+    """Write a ledger as version 1 did."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript(_FIRST_VERSION)
+        for copy in copies:
+            volume = copy.volume
+            values = (
+                *(copy.id, copy.share, copy.share_path, volume.provider, volume.file_system),
+                *(volume.key, volume.name, volume.directory, str(volume.inode)),
+                *(copy.created.isoformat(), copy.phase.value, copy.path, copy.previous_path),
+                *(copy.uid, copy.set_id, copy.copy_id, copy.context, copy.exposed_share),
+            )
+            database.execute(
+                "INSERT INTO copies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", values
+            )
+            database.execute(
+                "INSERT INTO events (time, copy, share, what, uid, duration, detail)"
+                " VALUES (?, ?, ?, 'taken', 7, 0.25, 'why')",
+                (NOW.isoformat(), copy.id, copy.share),
+            )
+        database.commit()
+
+
+_OLD = (
+    replace(copy_of("a", Phase.TAKEN), uid=7),
+    replace(
+        copy_of("b", Phase.SEALED),
+        previous_path="/run/previous/b",
+        set_id="set",
+        copy_id="copy",
+        context=0x400000,
+        exposed_share="vms@{copy}",
+    ),
+    copy_of("c", Phase.GONE),
+)
+
+
+def test_version_1_is_brought_up_to_date(path: str) -> None:
+    """Nothing is lost; since when its copies are as they are is not known: since now, then."""
+    _as_first_version(path, *_OLD)
+    with closing(Ledger(path)) as ledger:
+        copies = ledger.copies(gone=True)
+        assert [timeless(copy) for copy in copies] == list(_OLD)
+        assert all(is_of_now(copy.since) for copy in copies)
+        (event,) = ledger.events("b")
+        assert (event.what, event.uid, event.duration, event.detail) == ("taken", 7, 0.25, "why")
+        assert (event.set_id, event.time) == ("", NOW)
+        assert ledger.findings() == {}
+        learned = ledger.change(_OLD[0], "exposed", state=SetState.EXPOSED, set_id="other")
+        assert learned is not None
+        assert ledger.find("other") == [learned]
+        ledger.add(replace(copy_of("d"), since=LONG_AGO), "create")
+    with closing(Ledger(path)) as ledger:
+        again = ledger.copies(gone=True)
+        assert again[0] == learned
+        assert again[1:3] == copies[1:]
+        assert again[3].since == LONG_AGO
+
+
+def test_bringing_up_to_date_is_one_step(path: str) -> None:
+    """One that fails, or a crash in its middle, leaves version 1."""
+    _as_first_version(path, *_OLD)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(
+            "CREATE TRIGGER broken BEFORE UPDATE ON copies WHEN old.id = 'b'"
+            " BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        )
+    with pytest.raises(RvssError, match="not now") as caught:
+        Ledger(path)
+    assert caught.value.problem is Problem.STATE
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        columns = [row[1] for row in database.execute("PRAGMA table_info(copies)")]
+        assert "since" not in columns
+        database.execute("DROP TRIGGER broken")
+    with closing(Ledger(path)) as ledger:
+        assert all(is_of_now(copy.since) for copy in ledger.copies(gone=True))
+
+
+def test_a_reader_leaves_version_1_to_the_daemon(path: str) -> None:
+    _as_first_version(path, *_OLD)
+    with pytest.raises(RvssError, match="has version 1, not 2") as caught:
+        Ledger(path, read_only=True)
+    assert caught.value.problem is Problem.STATE
+    assert caught.value.hint == "the daemon brings it up to date when it starts"
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
 
 
 def _garbage(path: str) -> None:

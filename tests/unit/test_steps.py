@@ -18,8 +18,10 @@ AUTOMATIC = Context.AUTO_RECOVERY
 LEARN, OPEN, SEAL = Step.LEARN, Step.OPEN, Step.SEAL
 
 
-def copy_in(phase: Phase, *, known: bool = True, context: int = 0) -> ShadowCopy:
-    """Return a copy in a phase; ``known`` if Samba's ids have been recorded already."""
+def copy_in(
+    phase: Phase, *, known: bool = True, context: int = 0, state: SetState | None = None
+) -> ShadowCopy:
+    """Return a copy in a phase; ``known`` if Samba's ids have been recorded, ``state`` too."""
     return ShadowCopy(
         id="20240229T235959Z-0123abcd",
         share="vms",
@@ -31,6 +33,7 @@ def copy_in(phase: Phase, *, known: bool = True, context: int = 0) -> ShadowCopy
         set_id="set" if known else "",
         copy_id="copy" if known else "",
         context=context,
+        state=state if known else None,
     )
 
 
@@ -85,7 +88,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("phase", "state", "context", "due"), TABLE)
 def test_table(phase: Phase, state: SetState, context: int, due: tuple[Step, ...]) -> None:
-    assert steps(copy_in(phase, context=context), seen_in(state, context)) == due
+    assert steps(copy_in(phase, context=context, state=state), seen_in(state, context)) == due
 
 
 @pytest.mark.parametrize(("phase", "state", "context", "due"), TABLE)
@@ -95,6 +98,19 @@ def test_what_samba_calls_it_is_learned_first(
     left_alone = phase in (Phase.CREATING, Phase.DELETING, Phase.GONE)
     expected = () if left_alone else (LEARN, *due)
     assert steps(copy_in(phase, known=False), seen_in(state, context)) == expected
+
+
+@pytest.mark.parametrize("before", [None, *SetState])
+@pytest.mark.parametrize(("phase", "state", "context", "due"), TABLE)
+def test_each_new_state_is_learned(
+    phase: Phase, state: SetState, context: int, due: tuple[Step, ...], before: SetState | None
+) -> None:
+    """Its time counts from then. Sealing at RecoveryComplete waits for no write of its own."""
+    copy = copy_in(phase, context=context, state=before)
+    left_alone = phase in (Phase.CREATING, Phase.DELETING, Phase.GONE)
+    sealed_with_it = SEAL in due and state is SetState.RECOVERED
+    news = before is not state and not left_alone and not sealed_with_it
+    assert steps(copy, seen_in(state, context)) == ((LEARN, *due) if news else due)
 
 
 _contexts = st.integers(0, 2**32 - 1) | st.sampled_from([0, int(AUTOMATIC)])
@@ -165,5 +181,6 @@ def test_there_is_no_way_back(history: list[tuple[SetState, int]]) -> None:
 def test_looking_again_calls_for_nothing_new() -> None:
     for state, context in product(SetState, (0, int(AUTOMATIC))):
         due = set(steps(copy_in(Phase.TAKEN), seen_in(state, context)))
-        again = steps(copy_in(_after(Phase.TAKEN, due)), seen_in(state, context))
+        assert LEARN in due or state is SetState.RECOVERED
+        again = steps(copy_in(_after(Phase.TAKEN, due), state=state), seen_in(state, context))
         assert again == ()

@@ -13,11 +13,19 @@ from samba_rvss.wire import (
     MAXIMUM,
     VERBS,
     AdminRequest,
+    Alive,
+    Busy,
+    Fate,
+    Finding,
     HookRequest,
+    Part,
+    Presence,
+    Result,
     decode_admin,
+    decode_answer,
     decode_hook,
-    decode_result,
     encode_admin,
+    encode_part,
     encode_reply,
     encode_result,
 )
@@ -98,7 +106,8 @@ def test_reply_has_a_longest_size() -> None:
 
 @given(st.text(min_size=1, max_size=100))
 def test_admin_request_round_trip(copy: str) -> None:
-    for request in (AdminRequest(verb="delete", copy=copy), AdminRequest(verb="reload")):
+    others = [AdminRequest(verb=verb) for verb in ("reload", "reconcile", "status")]
+    for request in (AdminRequest(verb="delete", copy=copy), *others):
         assert decode_admin(encode_admin(request)) == request
 
 
@@ -132,6 +141,9 @@ def test_any_bytes_are_an_admin_request_or_refused(data: bytes) -> None:
         ({"verb": "delete", "copy": None}, "'copy'"),
         ({"verb": "delete", "copy": ["a"]}, "'copy'"),
         ({"verb": "reload", "copy": "a"}, "'copy'"),
+        ({"verb": "reconcile", "copy": "a"}, "'copy'"),
+        ({"verb": "status", "copy": "a"}, "'copy'"),
+        ({"verb": "reconcile", "dry": True}, "'dry'"),
         ({"verb": "delete", "copy": "a", "force": True}, "'force'"),
     ],
 )
@@ -148,7 +160,7 @@ def test_longest_admin_request() -> None:
 
 @given(status=_statuses, line=st.text(max_size=200))
 def test_result_round_trip(status: int, line: str) -> None:
-    assert decode_result(encode_result(status, line)) == (status, line)
+    assert decode_answer(encode_result(status, line)) == Result(status=status, line=line)
 
 
 @given(st.characters(), st.integers(1000, 20000))
@@ -160,9 +172,63 @@ def test_result_always_fits(character: str, length: int) -> None:
     line = character * length
     data = encode_result(Problem.SYSTEM, line)
     assert len(data) <= MAXIMUM
-    status, shown = decode_result(data)
-    assert status == Problem.SYSTEM
-    assert line.startswith(shown)
+    result = decode_answer(data)
+    assert isinstance(result, Result)
+    assert result.status == Problem.SYSTEM
+    assert line.startswith(result.line)
+
+
+_texts = st.text(max_size=50)
+_lines = st.lists(_texts, max_size=5).map(tuple)
+_numbers = st.floats(allow_nan=False)
+_parts: st.SearchStrategy[Part] = st.one_of(
+    st.builds(
+        Finding,
+        fate=st.sampled_from(Fate),
+        reason=_texts,
+        target=_texts,
+        action=_texts,
+        evidence=_lines,
+        error=_texts,
+        due=st.none() | _numbers,
+    ),
+    st.builds(Presence, quiet=_numbers, reconciled=_texts, done=_lines, failed=_lines),
+    st.builds(Busy, copies=_lines),
+    st.just(Alive()),
+)
+
+
+@given(_parts)
+def test_part_round_trip(part: Part) -> None:
+    assert decode_answer(encode_part(part)) == part
+
+
+@given(st.characters(), st.integers(1000, 5000), st.integers(0, 20))
+@example("\U0010ffff", 5000, 20)
+@example("\ud800", 20000, 0)
+@example('"', 20, 5000)
+def test_part_always_fits(character: str, length: int, count: int) -> None:
+    """The other side reads no more than MAXIMUM bytes; what stays is each text's beginning."""
+    text = character * length
+    finding = Finding(
+        fate=Fate.FAILED, reason=text, target=text, evidence=(text,) * count, error=text
+    )
+    presence = Presence(quiet=1.0, reconciled="", done=(text,) * count, failed=(text,) * count)
+    for part in (finding, presence):
+        data = encode_part(part)
+        assert len(data) <= MAXIMUM
+        shown = decode_answer(data)
+        assert type(shown) is type(part)
+    shown = decode_answer(encode_part(finding))
+    assert isinstance(shown, Finding)
+    assert shown.fate is Fate.FAILED
+    assert shown.reason
+    assert text.startswith(shown.reason)
+
+
+def test_batch_of_busy_copies_is_not_cut() -> None:
+    copies = tuple(f"20261122T101112Z-{number:08x}" for number in range(200))
+    assert decode_answer(encode_part(Busy(copies=copies))) == Busy(copies=copies)
 
 
 @given(st.binary(max_size=200) | _json.map(lambda value: json.dumps(value).encode()))
@@ -171,9 +237,41 @@ def test_result_always_fits(character: str, length: int) -> None:
 @example(b'{"status": 1.5, "line": ""}')
 @example(b'{"status": 0, "line": null}')
 @example(b'{"status": 0}')
-def test_any_bytes_are_a_result_or_refused(data: bytes) -> None:
-    result = _understood(decode_result, data)
-    if result is not None:
-        status, line = result
-        assert type(status) is int
-        assert isinstance(line, str)
+@example(b'{"status": 99, "line": ""}')
+@example(b'{"status": 0, "line": "", "more": 1}')
+@example(b'{"finding": {}, "alive": {}}')
+@example(b'{"finding": {"fate": "done"}}')
+@example(b'{"busy": {"copies": "abc"}}')
+@example(b'{"busy": {"copies": [1]}}')
+@example(b'{"busy": []}')
+@example(b'{"alive": {"still": true}}')
+@example(b'{"presence": {"quiet": true, "reconciled": "", "done": [], "failed": []}}')
+@example(b'{"unknown": {}}')
+def test_any_bytes_are_an_answer_or_refused(data: bytes) -> None:
+    answer = _understood(decode_answer, data)
+    if isinstance(answer, Result):
+        assert type(answer.status) is int
+        assert isinstance(answer.line, str)
+    elif answer is not None:
+        assert decode_answer(encode_part(answer)) == answer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"status": true, "line": ""}',
+        b'{"status": 99, "line": ""}',
+        b'{"status": 0, "line": "", "more": 1}',
+        b'{"finding": {}, "alive": {}}',
+        b'{"finding": {"fate": "done"}}',
+        b'{"busy": {"copies": "abc"}}',
+        b'{"presence": {"quiet": true, "reconciled": "", "done": [], "failed": []}}',
+        b'{"alive": {"still": true}}',
+        b'{"unknown": {}}',
+        b"",
+    ],
+)
+def test_wrong_answers_are_refused(data: bytes) -> None:
+    with pytest.raises(RvssError, match="of one version") as caught:
+        decode_answer(data)
+    assert caught.value.problem is Problem.BAD_REQUEST

@@ -1,0 +1,130 @@
+"""``samba-rvss events``: what happened to a shadow copy or a set, with everybody's names for it."""
+
+import argparse
+import pwd
+from collections.abc import Iterable
+from functools import cache
+
+from samba_rvss.cli import output
+from samba_rvss.cli.common import Verbs, configuration, ledger
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Event, ShadowCopy
+
+_LIMIT = 1000
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser(
+        "events",
+        help="tell what happened to shadow copies",
+        description="Tell what happened to shadow copies and sets, those that are gone as well,"
+        " the newest last.",
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.add_argument(
+        "--limit",
+        type=_count,
+        default=_LIMIT,
+        metavar="N",
+        help=f"the newest N only (default: {_LIMIT})",
+    )
+    verb.add_argument(
+        "id", nargs="*", metavar="ID", help="a copy's id or its end, Samba's, a set's, or the path"
+    )
+    verb.set_defaults(function=run)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError("a number above 0 is wanted")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the events."""
+    with ledger(configuration(arguments)) as record:
+        events = select(record, arguments.id, arguments.limit)
+        known = {copy: record.get(copy) for copy in {event.copy for event in events} if copy}
+    rows = [as_data(event, known.get(event.copy)) for event in events]
+    if arguments.json:
+        output.print_json(rows)
+        return 0
+    output.print_table(
+        ["TIME", "COPY", "SET", "SAMBA'S COPY", "EVENT", "USER", "TOOK", "DETAIL"],
+        [
+            [
+                output.local_time(event.time),
+                event.copy or "-",
+                str(row["set_id"] or "-"),
+                str(row["copy_id"] or "-"),
+                event.what,
+                _user(event.uid),
+                f"{event.duration * 1000:.0f} ms" if event.duration is not None else "",
+                event.detail,
+            ]
+            for event, row in zip(events, rows, strict=True)
+        ],
+        "Nothing has happened yet.",
+    )
+    return 0
+
+
+def select(record: Ledger, words: Iterable[str], limit: int) -> list[Event]:
+    """Return the newest events of what some words mean, or of everything if there are none.
+
+    Raises:
+        RvssError: NOT_FOUND if nothing is known by one of them.
+    """
+    words = list(words)
+    if not words:
+        return record.events(limit=limit)
+    names: dict[str, None] = {}
+    for word in words:
+        # A set's first events are its copies': Samba had not named it when they were made.
+        copies = record.find(word)
+        names |= dict.fromkeys(copy.id for copy in copies)
+        if all(word == copy.set_id for copy in copies):
+            names[word] = None
+    found: dict[Event, None] = {}
+    for name in names:
+        events = record.events(name, limit)
+        if not events and name in words:
+            raise RvssError(
+                Problem.NOT_FOUND, f"nothing is known of {name}", "see 'samba-rvss list --all'"
+            )
+        found |= dict.fromkeys(events)
+    return sorted(found, key=lambda event: event.time)[-limit:]
+
+
+def as_data(event: Event, copy: ShadowCopy | None) -> dict[str, object]:
+    """Return an event as JSON has it, with what became known of its copy only later."""
+    known = event.uid >= 0
+    return {
+        "time": event.time.isoformat(),
+        "copy": event.copy,
+        "set_id": event.set_id or (copy.set_id if copy else ""),
+        "copy_id": copy.copy_id if copy else "",
+        "share": event.share,
+        "what": event.what,
+        "uid": event.uid if known else None,
+        "user": _name(event.uid) if known else "",
+        "duration": event.duration,
+        "detail": event.detail,
+    }
+
+
+def _user(uid: int) -> str:
+    if uid < 0:
+        return "-"
+    name = _name(uid)
+    return f"{uid} ({name})" if name else str(uid)
+
+
+@cache
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""

@@ -1,0 +1,162 @@
+"""``samba-rvss reconcile``: put right what went wrong, or tell what would be done."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+
+from samba_rvss import wire
+from samba_rvss.cli import output
+from samba_rvss.cli.common import Verbs, ask, configuration
+from samba_rvss.wire import Fate, Finding
+
+FAILED = 1
+LEFT = 3
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser(
+        "reconcile",
+        help="put right what went wrong",
+        description="Compare our record, images, mounts, shares and Samba's shadow copy sets, and"
+        " put right what does not fit. The daemon does so by itself; this asks it to, at once.",
+        epilog="Exit status: 0 nothing is left to do, 1 something failed or could not be seen,"
+        " 3 something is left: to do (--dry-run), or wrong and for you to mend.",
+    )
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument(
+        "-n",
+        "--dry-run",
+        action="store_true",
+        help="tell what would be done and what is left alone, and why; do nothing (needs no"
+        " daemon)",
+    )
+    how.add_argument(
+        "--boot",
+        action="store_true",
+        help="do it without the daemon, before smbd and the daemon start",
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.set_defaults(function=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reconcile, or tell what would be done."""
+    printer = _Printer(as_json=arguments.json, every=arguments.dry_run)
+    if arguments.dry_run:
+        _dry_run(arguments, printer)
+    elif arguments.boot:
+        _boot(arguments, printer)
+    else:
+        _ask(arguments, printer)
+    return printer.finish()
+
+
+class _Printer:
+    """Prints findings as they come, or all of them as JSON in the end.
+
+    Args:
+        as_json: whether to print JSON.
+        every: whether people see what is kept for good reason too.
+    """
+
+    def __init__(self, *, as_json: bool, every: bool) -> None:
+        self._as_json = as_json
+        self._every = every
+        self._findings: list[Finding] = []
+
+    def add(self, finding: Finding) -> None:
+        self._findings.append(finding)
+        if not self._as_json and (self._every or finding.fate is not Fate.KEPT):
+            output.print_line(as_line(finding))
+            sys.stdout.flush()
+
+    def finish(self) -> int:
+        if self._as_json:
+            output.print_json(as_data(self._findings))
+        else:
+            print(summary(self._findings))
+        return exit_status(self._findings)
+
+
+def _dry_run(arguments: argparse.Namespace, printer: _Printer) -> None:
+    from samba_rvss import report
+    from samba_rvss.cli.look import look
+
+    for finding in report.of_plan(look(configuration(arguments)).plan):
+        printer.add(finding)
+
+
+def _ask(arguments: argparse.Namespace, printer: _Printer) -> None:
+    def part(one: wire.Part) -> None:
+        if isinstance(one, Finding):
+            printer.add(one)
+
+    ask(configuration(arguments), wire.AdminRequest(verb="reconcile"), part)
+
+
+def _boot(arguments: argparse.Namespace, printer: _Printer) -> None:
+    import asyncio
+
+    from samba_rvss import admin, boot, report
+
+    decided, _, sealed = asyncio.run(
+        boot.reconcile(arguments.configfile, lambda outcome: printer.add(admin.finding(outcome)))
+    )
+    for finding in report.left(decided):
+        printer.add(finding)
+    if not sealed:
+        reason = "somebody still writes to a shadow copy; the daemon goes on sealing it"
+        printer.add(Finding(fate=Fate.WRONG, reason=reason))
+
+
+def as_line(finding: Finding) -> str:
+    """Return a finding as a line for people."""
+    subject = " ".join(word for word in (finding.action, finding.target) if word)
+    evidence = f" ({'; '.join(finding.evidence)})" if finding.evidence else ""
+    error = f": {finding.error}" if finding.error else ""
+    text = ": ".join(part for part in (subject, f"{finding.reason}{evidence}{error}") if part)
+    return f"{finding.fate.value}: {text}"
+
+
+def as_data(findings: Iterable[Finding]) -> dict[str, object]:
+    """Return findings as JSON has them."""
+    actions, kept, problems = [], [], []
+    for one in findings:
+        if one.fate is Fate.UNSEEN:
+            problems.append(one.reason)
+        elif one.action:
+            actions.append(
+                {
+                    "kind": one.action,
+                    "target": one.target,
+                    "reason": one.reason,
+                    "evidence": list(one.evidence),
+                    "outcome": one.fate.value,
+                    "error": one.error,
+                }
+            )
+        else:
+            wrong = one.fate is Fate.WRONG
+            kept.append(
+                {"target": one.target, "reason": one.reason, "due": one.due, "wrong": wrong}
+            )
+    return {"actions": actions, "kept": kept, "problems": problems}
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """Return how many findings there are, by what became of them."""
+    counts = dict.fromkeys(Fate, 0)
+    for one in findings:
+        counts[one.fate] += 1
+    said = [f"{count} {fate.value}" for fate, count in counts.items() if count]
+    busy = any(count for fate, count in counts.items() if fate is not Fate.KEPT)
+    return ", ".join(said if busy else ["nothing to do", *said])
+
+
+def exit_status(findings: Iterable[Finding]) -> int:
+    """Return 0, FAILED or LEFT, as the manual says."""
+    fates = {one.fate for one in findings}
+    if fates & {Fate.FAILED, Fate.UNSEEN}:
+        return FAILED
+    return LEFT if fates & {Fate.TO_DO, Fate.WRONG} else 0

@@ -1,0 +1,143 @@
+"""How an instance stands, purely from a look: what is wrong, and Samba's view beside ours."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from samba_rvss.cli.look import Look
+from samba_rvss.lifecycle import Step, steps
+from samba_rvss.model import Phase, SambaCopy, SambaState, SetState, ShadowCopy
+from samba_rvss.reconcile.observation import Observation
+from samba_rvss.reconcile.plan import Kind
+
+_UNSEALED = (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
+_IN_WORK = (Phase.CREATING, Phase.DELETING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How it stands.
+
+    Attributes:
+        wrong: what is wrong, each in a line; nothing is if it is empty.
+        phases: how many copies are in each phase.
+        oldest: of the copies.
+        unsealed: the copies that are not sealed, though their recovery is complete, and for how
+            many seconds they have been as they are.
+        sets: Samba's sets by state, None if they cannot be seen.
+        samba_copies: Samba's copies by the state of their set.
+        differences: where Samba's view is not ours. Not wrong by themselves: it forgets all at a
+            start of the machine, for one thing.
+    """
+
+    wrong: tuple[str, ...]
+    phases: Mapping[Phase, int]
+    oldest: ShadowCopy | None
+    unsealed: Mapping[str, float]
+    sets: Mapping[SetState, int] | None
+    samba_copies: Mapping[SetState, int] | None
+    differences: tuple[str, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.wrong
+
+
+def standing(look: Look, unsupported: Mapping[str, str]) -> Standing:
+    """Judge what was seen.
+
+    Args:
+        look: what was seen.
+        unsupported: shares of ours that can have no shadow copies, and why.
+    """
+    seen = look.seen
+    unsealed = dict(_unsealed(seen))
+    return Standing(
+        wrong=tuple(_wrong(look, unsealed, unsupported)),
+        phases=Counter(copy.phase for copy in seen.copies),
+        oldest=min(seen.copies, key=lambda copy: copy.created, default=None),
+        unsealed=unsealed,
+        sets=Counter(one.state for one in seen.samba.sets) if seen.samba else None,
+        samba_copies=Counter(one.state for one in seen.samba.copies) if seen.samba else None,
+        differences=tuple(_differences(seen, seen.samba)) if seen.samba else (),
+    )
+
+
+def _wrong(
+    look: Look, unsealed: Mapping[str, float], unsupported: Mapping[str, str]
+) -> Iterator[str]:
+    if look.presence is None:
+        yield look.silence
+    else:
+        yield from (f"the last reconciling failed: {line}" for line in look.presence.failed)
+    deadline = look.config.seal_deadline
+    for copy, seconds in unsealed.items():
+        if seconds > deadline:
+            yield (
+                f"{copy} is not sealed {seconds:.0f} s after its recovery: see the journal for who"
+                " still writes to it"
+            )
+    yield from (f"{kept.target}: {kept.reason}" for kept in look.plan.kept if kept.wrong)
+    yield from look.plan.problems
+    for action in look.plan.actions:
+        # The daemon does by itself what is to be done, when it is due; but nothing tells it of a
+        # mount that somebody else has taken away.
+        if action.kind is Kind.REMOUNT:
+            yield f"{action.target}: {action.reason}: run samba-rvss reconcile"
+    yield from (f"[{share}]: {reason}" for share, reason in unsupported.items())
+    yield from look.config.warnings
+
+
+def _unsealed(seen: Observation) -> Iterator[tuple[str, float]]:
+    """Yield the copies that are not sealed, though their recovery is complete, and since when."""
+    recovered = {
+        copy.path
+        for copy in (seen.samba.copies if seen.samba else ())
+        if copy.state is SetState.RECOVERED
+    }
+    for copy in seen.copies:
+        over = copy.state is SetState.RECOVERED or copy.path in recovered
+        if copy.phase is Phase.SEALING or (copy.phase in _UNSEALED and over):
+            same_start = copy.since.boot == seen.present.boot
+            yield copy.id, seen.present.seconds - (copy.since.seconds if same_start else 0.0)
+
+
+def _differences(seen: Observation, samba: SambaState) -> Iterator[str]:
+    """Yield where Samba's view is not ours, of what nobody is at work on."""
+    known = {copy.path: copy for copy in samba.copies}
+    ours = {copy.path: copy for copy in seen.copies}
+    shares = {path: share for share, path in (seen.shares or {}).items()}
+    for copy in seen.copies:
+        if copy.phase not in _IN_WORK and copy.id not in seen.changing:
+            yield from _differences_of(copy, known.get(copy.path))
+            if seen.shares is not None and copy.exposed_share and copy.path not in shares:
+                yield f"{copy.id} has lost its share {copy.exposed_share}"
+    for one in samba.copies:
+        if one.path not in ours:
+            where = one.path or "nowhere"
+            yield f"Samba has {one.copy_id} of [{one.share}] at {where}, which we have not"
+    used = {copy.set_id for copy in samba.copies}
+    for one_set in samba.sets:
+        if one_set.id not in used:
+            yield f"Samba's set {one_set.id} is {one_set.state.name.lower()} and empty"
+    yield from _lost_shares(shares, ours, seen.exposed_directory)
+
+
+def _differences_of(copy: ShadowCopy, known: SambaCopy | None) -> Iterator[str]:
+    if known is None:
+        yield f"{copy.id} is {copy.phase.value}, and in no set of Samba's"
+        return
+    due = set(steps(copy, known))
+    reopened = copy.phase is Phase.SEALED and known.state < SetState.RECOVERED
+    if due & {Step.OPEN, Step.SEAL} or (reopened and copy.auto_recovery):
+        yield f"{copy.id} is {copy.phase.value}, and its set {known.state.name.lower()}"
+    elif due:
+        yield f"{copy.id}: that its set is {known.state.name.lower()} is not recorded yet"
+
+
+def _lost_shares(shares: Mapping[str, str], ours: Iterable[str], directory: str) -> Iterator[str]:
+    paths = set(ours)
+    for path, share in shares.items():
+        if path.startswith(directory) and path not in paths:
+            yield f"the share {share} leads to {path}, which we have not"

@@ -1,0 +1,158 @@
+"""``samba-rvss status``: healthy or not, in one screen; the daemon need not run."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from samba_rvss.cli import output
+from samba_rvss.cli.common import Verbs, configuration
+from samba_rvss.cli.shares import examine
+
+if TYPE_CHECKING:
+    from enum import Enum
+
+    from samba_rvss.cli.look import Look
+    from samba_rvss.cli.standing import Standing
+
+UNHEALTHY = 1
+_SHOWN = 8
+_WIDTH = 300
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser(
+        "status",
+        help="tell whether all is well",
+        description="Tell whether all is well, in one screen: shares, shadow copies, Samba's view"
+        " of them beside ours, and what reconciling has done and would do.",
+        epilog="Exit status: 0 all is well, 1 something is wrong.",
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.set_defaults(function=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print how it stands."""
+    from samba_rvss.cli.look import look
+    from samba_rvss.cli.standing import standing
+
+    config = configuration(arguments)
+    rows = [row for row in examine(config) if row["ours"]]
+    unsupported = {str(row["share"]): str(row["reason"]) for row in rows if not row["supported"]}
+    seen = look(config)
+    judged = standing(seen, unsupported)
+    if arguments.json:
+        output.print_json(as_data(seen, judged, len(rows), unsupported))
+    else:
+        show(seen, judged, len(rows), unsupported)
+    return 0 if judged.healthy else UNHEALTHY
+
+
+def as_data(
+    seen: "Look", judged: "Standing", shares: int, unsupported: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the status as JSON has it."""
+    presence, oldest = seen.presence, judged.oldest
+    return {
+        "healthy": judged.healthy,
+        "wrong": list(judged.wrong),
+        "daemon": {"answers": presence is not None, "reason": seen.silence},
+        "shares": {"ours": shares, "unsupported": dict(unsupported)},
+        "copies": {
+            "total": sum(judged.phases.values()),
+            "by_phase": {phase.value: count for phase, count in judged.phases.items()},
+            "oldest": oldest and {"id": oldest.id, "created": oldest.created.isoformat()},
+            "unsealed_past_recovery": [
+                {"id": copy, "seconds": round(seconds, 3)}
+                for copy, seconds in judged.unsealed.items()
+            ],
+        },
+        "samba": {
+            "sets": _states(judged.sets),
+            "copies": _states(judged.samba_copies),
+            "differences": list(judged.differences),
+        }
+        if judged.sets is not None and judged.samba_copies is not None
+        else None,
+        "reconcile": {
+            "last": presence.reconciled or None if presence else None,
+            "done": list(presence.done) if presence else [],
+            "failed": list(presence.failed) if presence else [],
+            "last_change": seen.change
+            and {"time": seen.change.time.isoformat(), "detail": seen.change.detail},
+            "to_do": len(seen.plan.actions),
+            "kept": len(seen.plan.kept),
+        },
+    }
+
+
+def show(seen: "Look", judged: "Standing", shares: int, unsupported: Mapping[str, str]) -> None:
+    """Print the status for people."""
+    print("healthy" if judged.healthy else f"NOT HEALTHY: {len(judged.wrong)} wrong")
+    _some(judged.wrong)
+    print()
+    oldest = judged.oldest
+    taken = f"{oldest.id}, taken {output.local_time(oldest.created)}" if oldest else "none"
+    facts = {
+        "daemon": "answers" if seen.presence else seen.silence,
+        "shares": f"{shares} ours" + (f", {len(unsupported)} unsupported" if unsupported else ""),
+        "copies": _counted(judged.phases),
+        "oldest": taken,
+        "unsealed past recovery": str(len(judged.unsealed)),
+        "samba's sets": _counted(judged.sets),
+        "samba's copies": _counted(judged.samba_copies),
+        "last reconcile": _last(seen),
+        "last change": _change(seen),
+        "to do now": str(len(seen.plan.actions)),
+    }
+    output.print_facts(facts)
+    if judged.differences:
+        print(f"\n{len(judged.differences)} differences between Samba's view and ours:")
+        _some(judged.differences)
+    elif judged.sets is not None:
+        print("\nSamba's view and ours are the same.")
+    if seen.plan.actions:
+        print(f"\n{len(seen.plan.actions)} to do, see 'samba-rvss reconcile --dry-run':")
+        _some([action.describe() for action in seen.plan.actions])
+
+
+def _some(lines: Sequence[str]) -> None:
+    """Print the first lines, and how many there are besides."""
+    for line in lines[:_SHOWN]:
+        output.print_line(f"  {line}")
+    if len(lines) > _SHOWN:
+        print(f"  and {len(lines) - _SHOWN} more")
+
+
+def _states(counts: Mapping[Any, int]) -> dict[str, int]:
+    return {state.name.lower(): count for state, count in sorted(counts.items())}
+
+
+def _counted(counts: Mapping[Any, int] | None) -> str:
+    """Return a total and its parts, in the order of the enumeration."""
+    if counts is None:
+        return "cannot be seen"
+    total = sum(counts.values())
+    if not total:
+        return "0"
+    kind: type[Enum] = type(next(iter(counts)))
+    parts = [f"{counts[one]} {one.name.lower()}" for one in kind if counts.get(one)]
+    return f"{total}: {', '.join(parts)}"
+
+
+def _last(seen: "Look") -> str:
+    presence = seen.presence
+    if presence is None:
+        return "not known while the daemon does not answer"
+    if not presence.reconciled:
+        return "none yet"
+    when = output.local_time(datetime.fromisoformat(presence.reconciled))
+    done = [*presence.done, *(f"FAILED {line}" for line in presence.failed)]
+    return f"{when}: {'; '.join(done) or 'nothing to do'}"[:_WIDTH]
+
+
+def _change(seen: "Look") -> str:
+    change = seen.change
+    return f"{output.local_time(change.time)}: {change.detail}"[:_WIDTH] if change else "none"

@@ -1,0 +1,114 @@
+"""Who keeps an image on ZFS busy: for a sentence, never for a decision.
+
+What /proc does not tell, because a process ended meanwhile or the kernel itself holds on, is left
+out. No file of another process is touched: it may be on a server that does not answer.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+
+from samba_rvss import kernel
+from samba_rvss.errors import RvssError
+from samba_rvss.providers.zfs_command import table
+
+_BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
+
+
+def holders(clones: Mapping[str, str], snapshots: Sequence[str]) -> list[str]:
+    """Return who works on an image, each as a few words with names and numbers.
+
+    Args:
+        clones: the datasets of the image, with the directory in each that was mounted.
+        snapshots: what they are clones of.
+    """
+    found = [f"{name} is a clone of {origin}" for origin, name in _clones(snapshots, clones)]
+    with ExitStack() as undo:
+        roots = []
+        for name, directory in clones.items():
+            with suppress(OSError):  # it is gone, or its key is
+                root = kernel.detached_mount("zfs", {"source": name})
+                undo.callback(os.close, root)
+                roots.append((root, directory))
+        known, ours = _mounts(clones)
+        found += ours.values()
+        for pid in _pids():
+            with suppress(OSError):
+                found += _process(pid, snapshots, known, ours, roots)
+    return found
+
+
+def _pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def _clones(snapshots: Sequence[str], ours: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for snapshot in snapshots:
+        with suppress(RvssError):  # it is gone
+            for (names,) in table("get", "-H", "-o", "value", "clones", snapshot, columns=1):
+                for name in names.split(","):
+                    if name not in (*ours, "-", ""):
+                        yield snapshot, name
+
+
+def _mounts(clones: Mapping[str, str]) -> tuple[set[int], dict[int, str]]:
+    """Return all mounts of every mount namespace, and where our clones are mounted."""
+    spaces: set[str] = set()
+    known: set[int] = set()
+    ours: dict[int, str] = {}
+    for pid in _pids():
+        with suppress(OSError):
+            space = os.readlink(f"/proc/{pid}/ns/mnt")
+            if space in spaces:
+                continue
+            with open(f"/proc/{pid}/mountinfo", "rb") as info:
+                mounts = list(kernel.mountinfo(info.read()))
+            spaces.add(space)
+            known.update(mount.id for mount in mounts)
+            for mount in mounts:
+                if mount.kind == "zfs" and mount.source in clones:
+                    ours[mount.id] = f"{mount.source} is mounted at {mount.target} for pid {pid}"
+    return known, ours
+
+
+def _process(
+    pid: int,
+    snapshots: Sequence[str],
+    known: set[int],
+    ours: Mapping[int, str],
+    roots: Sequence[tuple[int, str]],
+) -> Iterator[str]:
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+        who = f"{comm.read().strip()} (pid {pid})"
+    with open(f"/proc/{pid}/cmdline", "rb") as line:
+        words = [os.fsdecode(word) for word in line.read().split(b"\0")]
+    for snapshot in snapshots:
+        if snapshot in words:
+            yield f"{who} works on {snapshot}"
+    if pid == os.getpid():
+        return
+    for number in os.listdir(f"/proc/{pid}/fdinfo"):
+        with suppress(FileNotFoundError):
+            with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as info:
+                facts = dict(line.split(":\t", 1) for line in info if ":\t" in line)
+            mount, path = int(facts["mnt_id"]), os.readlink(f"/proc/{pid}/fd/{number}")
+            if mount in ours or (
+                mount not in known and _is_below(roots, path, int(facts.get("ino", "0")))
+            ):
+                yield f"{who} has {path} open"
+
+
+def _is_below(roots: Sequence[tuple[int, str]], path: str, inode: int) -> bool:
+    """Return whether a file of a mount without a path is one of ours, by name and number."""
+    if not path.startswith("/"):
+        return False
+    for root, directory in roots:
+        where = os.path.join(directory, path.lstrip("/")) or "."
+        with suppress(OSError):
+            fd = kernel.openat2(root, where, os.O_PATH | os.O_NOFOLLOW, _BENEATH)
+            try:
+                if os.fstat(fd).st_ino == inode:
+                    return True
+            finally:
+                os.close(fd)
+    return False

@@ -1,0 +1,110 @@
+"""The door to zfs(8): its output as rows, its messages as problems.
+
+``zfs list -H -p`` and its kin are the interface that OpenZFS keeps stable. Every call has a time
+limit, and none needs the interpreter's lock. There are no codes for what went wrong: the messages
+are all there is to go by (lib/libzfs/libzfs_util.c, libzfs_error_description() and
+zfs_standard_error_fmt()).
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.run import run
+
+SECONDS = 45.0
+
+# Whole phrases: any single word may be the name of a dataset.
+_PHRASES = (
+    (r"out of space|no space left", Problem.NO_SPACE, "free some space in the pool"),
+    (r"quota exceeded", Problem.NO_SPACE, "see its quota, and those of what it is in"),
+    (r"is read-only|read-only file system", Problem.READ_ONLY, "import the pool writable"),
+    (r"I/O is currently suspended", Problem.SYSTEM, "see 'zpool status', then 'zpool clear'"),
+    (r"key (is )?not loaded|key is unavailable", Problem.BUSY, "zfs load-key"),
+    (
+        r"is busy|being held|has dependent clones|has children",
+        Problem.BUSY,
+        "it is tried again; see 'zfs holds' and 'lsof'",
+    ),
+    (r"does not exist|no such pool", Problem.NOT_FOUND, ""),
+    (r"name is too long|value too long", Problem.NOT_SUPPORTED, "use shorter names"),
+)
+
+
+def zfs(*words: str) -> str:
+    """Run zfs(8) and return what it prints.
+
+    Raises:
+        RvssError: by what it said; TOOL if it did not end, MISSING if it is not installed.
+    """
+    try:
+        return run(["zfs", *words], timeout=SECONDS)
+    except RvssError as exc:
+        said = exc.message.partition(" and said: ")[2].partition(" usage: ")[0]
+        if exc.problem is not Problem.TOOL or not said:
+            raise
+        for pattern, problem, hint in _PHRASES:
+            if re.search(pattern, said, re.IGNORECASE):
+                raise RvssError(problem, said, hint) from exc
+        raise RvssError(Problem.SYSTEM, said) from exc
+
+
+def table(*words: str, columns: int) -> list[list[str]]:
+    """Run zfs(8) with ``-H`` and return rows of fields.
+
+    The last field may be any text that root wrote, tabs and line breaks included, which zfs(8)
+    prints as they are: a line with too few fields belongs to the row before it.
+
+    Raises:
+        RvssError: as `zfs`.
+    """
+    rows: list[list[str]] = []
+    out = zfs(*words)
+    for line in out.removesuffix("\n").split("\n") if out else ():
+        fields = line.split("\t", columns - 1)
+        if len(fields) == columns:
+            rows.append(fields)
+        elif rows:
+            rows[-1][-1] += f"\n{line}"
+    return rows
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Put what was tried before the sentence of whatever fails in the block."""
+    try:
+        yield
+    except RvssError as exc:
+        raise RvssError(exc.problem, f"{what}: {exc.message}", exc.hint) from exc
+
+
+def is_read_only(pool: str) -> bool:
+    """Return whether a pool is imported read-only.
+
+    Raises:
+        RvssError: TOOL.
+    """
+    out = run(["zpool", "get", "-H", "-o", "value", "readonly", pool], timeout=SECONDS)
+    return out.strip() == "on"
+
+
+def require_healthy(pool: str) -> None:
+    """Refuse a suspended pool, before something waits for it that nobody can end.
+
+    Its kstat is answered without touching the pool (module/zfs/spa_stats.c).
+
+    Raises:
+        RvssError: SYSTEM.
+    """
+    try:
+        with open(f"/proc/spl/kstat/zfs/{pool}/state", encoding="ascii") as state:
+            word = state.read().strip()
+    except FileNotFoundError:
+        return
+    if word == "SUSPENDED":
+        raise RvssError(
+            Problem.SYSTEM,
+            f"the pool {pool} is suspended",
+            "see 'zpool status', then 'zpool clear'",
+        )

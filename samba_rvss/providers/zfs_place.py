@@ -1,0 +1,106 @@
+"""Where a share sits in a pool, and what stands in the way of a shadow copy of it there.
+
+Whatever is refused is an `RvssError` with a sentence of its own.
+"""
+
+import os
+from collections.abc import Iterator
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Volume
+from samba_rvss.providers.zfs_command import is_read_only, table
+
+_LONGEST_NAME = 255  # include/sys/fs/zfs.h, ZFS_MAX_DATASET_NAME_LEN less the NUL
+
+
+def require_short(*names: str) -> None:
+    """Refuse names that are longer than ZFS allows."""
+    for name in names:
+        excess = len(name.encode()) - _LONGEST_NAME
+        if excess > 0:
+            raise RvssError(
+                Problem.NOT_SUPPORTED,
+                f"the name {name}, which a shadow copy needs, is too long by {excess} bytes",
+                "rename the dataset",
+            )
+
+
+def require_room(fd: int, dataset: str, pool: str) -> None:
+    """Refuse a pool that is full or read-only.
+
+    Args:
+        fd: a directory of the dataset.
+    """
+    space = os.fstatvfs(fd)
+    if space.f_flag & os.ST_RDONLY and is_read_only(pool):
+        raise RvssError(
+            Problem.READ_ONLY, f"the pool {pool} is imported read-only", "import it writable"
+        )
+    if space.f_bavail:
+        return
+    # A dataset that has reached its own quota can be snapshotted; its clone is not in it.
+    ((room,),) = table("list", "-H", "-p", "-o", "available", pool, columns=1)
+    if room == "0":
+        raise RvssError(Problem.NO_SPACE, f"the pool of {dataset} has no room", "free some space")
+
+
+def refuse_unmounted(dataset: str, path: str) -> None:
+    """Refuse a share of which a dataset that is not mounted is a part."""
+    words = ("list", "-H", "-p", "-t", "filesystem", "-r", "-o")
+    columns = "name,mounted,canmount,keystatus,mountpoint"
+    for name, mounted, canmount, key, target in table(*words, columns, dataset, columns=5):
+        if mounted == "yes" or canmount != "on" or name == dataset:
+            continue
+        if f"{target}/".startswith(f"{path.rstrip('/')}/") or f"{path}/".startswith(
+            f"{target.rstrip('/')}/"
+        ):
+            locked = key == "unavailable"
+            raise RvssError(
+                Problem.BAD_PATH,
+                f"the dataset {name} belongs at {target} and is not mounted"
+                + (": its key is not loaded" if locked else ""),
+                "zfs load-key and zfs mount it" if locked else "zfs mount it",
+            )
+
+
+def _mounts_below(path: str) -> Iterator[kernel.MountInfo]:
+    prefix = f"{path.rstrip('/')}/"
+    raw = kernel.read_mountinfo()
+    if b" " + kernel.escape_mount_path(prefix) in raw:
+        for mount in kernel.mountinfo(raw):
+            if mount.kind == "zfs" and mount.target.startswith(prefix):
+                yield mount
+
+
+def refuse_nested(path: str) -> None:
+    """Refuse a share with other datasets mounted inside."""
+    for mount in _mounts_below(path):
+        raise RvssError(
+            Problem.NESTED,
+            f"the dataset {mount.source} is mounted at {mount.target}, inside {path}, and would"
+            " be empty in a shadow copy",
+            "set 'rvss:nested = include' or mount it elsewhere",
+        )
+
+
+def nested_datasets(volume: Volume, path: str) -> dict[str, str]:
+    """Return the mounted datasets below a share, parents first, and their directories in it."""
+    prefix = f"{path.rstrip('/')}/"
+    found: dict[str, str] = {}
+    for mount in _mounts_below(path):
+        if not mount.source.startswith(f"{volume.name}/") or mount.root != "/":
+            raise RvssError(
+                Problem.NESTED,
+                f"{mount.source} is mounted at {mount.target} but is not below {volume.name}",
+                "share it on its own or mount it elsewhere",
+            )
+        if mount.source in found:
+            raise RvssError(
+                Problem.NESTED,
+                f"{mount.source} is mounted more than once inside {path}",
+                "mount it once",
+            )
+        directory = mount.target.removeprefix(prefix)
+        found[mount.source] = os.path.join(volume.directory, directory)
+    return dict(sorted(found.items(), key=lambda item: item[1]))

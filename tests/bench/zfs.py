@@ -1,0 +1,240 @@
+"""What each step of a shadow copy on ZFS costs: in time, and in transaction groups waited for.
+
+    tests/vm/machine.py run -- python3 tests/bench/zfs.py [--rounds N] [--iops N]
+
+Needs root and ZFS; everything happens in a pool in a file. The same steps are done by zfs(8), by
+libzfs_core in this process and by a channel program, in turns. On a machine that does nothing else
+a transaction group is short, and what counts is the processes; with ``--iops`` the pool is on a
+device that does no more than so many operations per second (qemu-nbd), and what counts is the
+waits. Medians, with the median absolute deviation (MAD).
+"""
+
+import argparse
+import ctypes
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from samba_rvss import kernel
+from samba_rvss.model import Mark, Nested, Volume
+from samba_rvss.providers.zfs import HOLD, HOME, Zfs
+from samba_rvss.providers.zfs_command import zfs
+from samba_rvss.providers.zfs_properties import COPIED, FIXED, MARK, options
+from samba_rvss.run import run
+
+POOL = "rvss-bench"
+SHARE = f"{POOL}/vms"
+DEVICE = "/dev/nbd0"
+VALUE = "x" * 400  # about as long as a mark
+SIZE = 640 << 20
+LIKE = {"acltype": "posix", "xattr": "sa", "recordsize": "65536", "compression": "off"}
+
+
+class Core:
+    """libzfs_core, as far as lists of names and texts go (libzfs_core.h, libnvpair.h)."""
+
+    def __init__(self) -> None:
+        self._core = ctypes.CDLL("libzfs_core.so.3")
+        self._pairs = ctypes.CDLL("libnvpair.so.3")
+        if self._core.libzfs_core_init():
+            raise OSError("libzfs_core cannot be used")
+
+    def snapshot(self, name: str) -> None:
+        """Take a snapshot with a user property."""
+        self._call("lzc_snapshot", self._list({name: None}), self._list({MARK: VALUE}))
+
+    def hold(self, name: str) -> None:
+        """Hold a snapshot."""
+        self._call("lzc_hold", self._list({name: HOLD}), ctypes.c_int(-1))
+
+    def clone(self, origin: str, name: str, properties: dict[str, str]) -> None:
+        """Clone a snapshot, with user properties."""
+        texts = (ctypes.c_char_p(name.encode()), ctypes.c_char_p(origin.encode()))
+        self._check(self._core.lzc_clone(*texts, self._list(dict(properties)), None, 0))
+
+    def _list(self, pairs: dict[str, str | None]) -> ctypes.c_void_p:
+        made = ctypes.c_void_p()
+        self._check(self._pairs.nvlist_alloc(ctypes.byref(made), 1, 0))
+        for name, text in pairs.items():
+            if text is None:
+                self._check(self._pairs.nvlist_add_boolean(made, name.encode()))
+            else:
+                self._check(self._pairs.nvlist_add_string(made, name.encode(), text.encode()))
+        return made
+
+    def _call(self, function: str, *arguments: object) -> None:
+        errors = ctypes.c_void_p()
+        self._check(getattr(self._core, function)(*arguments, ctypes.byref(errors)))
+
+    def _check(self, result: int) -> None:
+        if result:
+            raise OSError(result, os.strerror(result))
+
+
+def group() -> int:
+    """Return the number of the pool's newest transaction group."""
+    groups = Path(f"/proc/spl/kstat/zfs/{POOL}/txgs").read_text().splitlines()
+    return int(groups[-1].split()[0])
+
+
+@contextmanager
+def pool(iops: int) -> Iterator[None]:
+    """Make the pool; with a limit, on a device that keeps it."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory, ExitStack() as undo:
+        file = Path(directory, "pool.img")
+        with file.open("wb") as made:
+            made.truncate(SIZE)
+        device = str(file)
+        if iops:
+            run(["modprobe", "nbd", "max_part=0"], timeout=30)
+            node = "driver=throttle,throttle-group=slow,file.driver=raw"
+            node += f",file.file.driver=file,file.file.filename={file}"
+            limit = ["--object", f"throttle-group,id=slow,x-iops-total={iops}"]
+            words = ["qemu-nbd", "--fork", "-c", DEVICE, *limit, "--image-opts", node]
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL, timeout=30)
+            undo.callback(run, ["qemu-nbd", "-d", DEVICE], timeout=30)
+            device = DEVICE
+        root = [word for key, text in LIKE.items() for word in ("-O", f"{key}={text}")]
+        where = ["-O", f"mountpoint={directory}/top", "-o", "cachefile=none"]
+        run(["zpool", "create", *where, *root, POOL, device], timeout=120)
+        undo.callback(run, ["zpool", "destroy", "-f", POOL], timeout=120)
+        zfs("create", SHARE)
+        zfs("create", "-o", "mountpoint=none", f"{POOL}/{HOME}")
+        yield
+
+
+class Round:
+    """One round: every step once, on snapshots of its own; figures are milliseconds and groups."""
+
+    def __init__(self, number: int, core: Core, figures: dict[str, list[tuple[float, int]]]):
+        self._number, self._core, self._figures = number, core, figures
+
+    def _measure(self, name: str, *steps: Callable[[], object]) -> None:
+        before, started = group(), time.perf_counter()
+        for step in steps:
+            step()
+        spent = (time.perf_counter() - started) * 1000
+        self._figures.setdefault(name, []).append((spent, group() - before))
+
+    def by_steps(self) -> None:
+        """Measure each step alone, whoever does it."""
+        measure, core = self._measure, self._core
+        one, two, three = (f"{SHARE}@rvss-{way}{self._number}" for way in ("zfs", "lzc", "lua"))
+        clone = {name: f"{POOL}/{HOME}/{name}{self._number}" for name in ("zfs", "lzc", "bare")}
+        every = options({**LIKE, **FIXED, MARK: VALUE})
+        names = ",".join(["guid", *COPIED])
+        program = f'zfs.sync.snapshot("{three}"); zfs.sync.set_prop("{three}", "{MARK}", "x")'
+
+        measure("a process: /bin/true", lambda: run(["/bin/true"], timeout=60))
+        measure(
+            "zfs: snapshot with the mark", lambda: zfs("snapshot", "-o", f"{MARK}={VALUE}", one)
+        )
+        measure("zfs: hold", lambda: zfs("hold", HOLD, one))
+        measure("zfs: read properties", lambda: zfs("get", "-H", "-p", names, SHARE))
+        measure("zfs: clone with properties", lambda: zfs("clone", *every, one, clone["zfs"]))
+        measure("zfs: clone with none", lambda: zfs("clone", one, clone["bare"]))
+        measure("lzc: snapshot with the mark", lambda: core.snapshot(two))
+        measure("lzc: hold", lambda: core.hold(two))
+        measure(
+            "lzc: clone with one property", lambda: core.clone(two, clone["lzc"], {MARK: VALUE})
+        )
+        with tempfile.NamedTemporaryFile("w") as script:
+            script.write(program)
+            script.flush()
+            measure("program: snapshot with the mark", lambda: zfs("program", POOL, script.name))
+        mounts: list[int] = []
+        source = {"source": clone["zfs"]}
+        measure("mount", lambda: mounts.append(kernel.detached_mount("zfs", source)))
+        measure("mount once more", lambda: mounts.append(kernel.detached_mount("zfs", source)))
+        measure("unmount", *(lambda fd=fd: os.close(fd) for fd in mounts))
+        measure("zfs: set readonly=on", lambda: zfs("set", "readonly=on", clone["zfs"]))
+        measure("zfs: destroy the clone", lambda: zfs("destroy", clone["zfs"]))
+        measure("zfs: release", lambda: zfs("release", HOLD, one))
+
+    def whole(self, volume: Volume, provider: Zfs) -> None:
+        """Measure a shadow copy from beginning to end, in the ways that there are."""
+        every = options({**LIKE, **FIXED, MARK: VALUE})
+        way = {way: f"rvss-{way}{self._number}" for way in ("row", "beside", "core")}
+
+        def clone(name: str) -> None:
+            zfs("clone", *every, f"{SHARE}@{name}", f"{POOL}/{HOME}/{name}")
+
+        def row() -> None:
+            zfs("snapshot", "-o", f"{MARK}={VALUE}", f"{SHARE}@{way['row']}")
+            zfs("hold", HOLD, f"{SHARE}@{way['row']}")
+            clone(way["row"])
+
+        def beside() -> None:
+            zfs("snapshot", "-o", f"{MARK}={VALUE}", f"{SHARE}@{way['beside']}")
+            with ThreadPoolExecutor(1) as other:
+                hold = other.submit(zfs, "hold", HOLD, f"{SHARE}@{way['beside']}")
+                clone(way["beside"])
+                hold.result()
+
+        def core() -> None:
+            self._core.snapshot(f"{SHARE}@{way['core']}")
+            with ThreadPoolExecutor(1) as other:
+                hold = other.submit(self._core.hold, f"{SHARE}@{way['core']}")
+                clone(way["core"])
+                hold.result()
+
+        self._measure("snapshot, hold, clone: one after the other", row)
+        self._measure("snapshot, then hold beside clone", beside)
+        self._measure("the same; snapshot and hold by lzc", core)
+        identity = f"20240229T235959Z-{self._number:08x}"
+        now = datetime.now(UTC)
+        mark = Mark(id=identity, share="vms", share_path="/nowhere", volume=volume, created=now)
+        self._measure("Zfs.create", lambda: provider.create(mark))
+        parts: list[tuple[str, int]] = []
+        self._measure("Zfs.open", lambda: parts.extend(provider.open(volume, identity)))
+        self._measure("Zfs.seal", lambda: provider.seal(volume, identity))
+        self._measure("Zfs.settle", lambda: provider.settle(volume, identity))
+        for _, part in parts:
+            os.close(part)
+        self._measure("Zfs.destroy", lambda: provider.destroy(volume, identity))
+
+
+def main() -> int:
+    """Measure and print; see the module."""
+    parser = argparse.ArgumentParser(description="measure the steps of a shadow copy on ZFS")
+    parser.add_argument("--rounds", type=int, default=11, help="samples of each (11)")
+    parser.add_argument("--iops", type=int, default=0, help="limit of the pool's device (none)")
+    arguments = parser.parse_args()
+    figures: dict[str, list[tuple[float, int]]] = {}
+    core, provider = Core(), Zfs("bench")
+    with pool(arguments.iops):
+        path = zfs("get", "-H", "-o", "value", "mountpoint", SHARE).removesuffix("\n")
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            volume = provider.probe(fd, path, Nested.REFUSE, thorough=True)
+        finally:
+            os.close(fd)
+        assert volume is not None
+        for number in range(arguments.rounds + 1):
+            if number == 1:
+                figures.clear()  # the first round warms up
+            turn = Round(number, core, figures)
+            turn.by_steps()
+            turn.whole(volume, provider)
+    print(f"{'':44} {'ms':>8} {'MAD':>7} {'groups':>7}   n={arguments.rounds}")
+    for name, samples in figures.items():
+        times = [spent for spent, _ in samples]
+        middle = statistics.median(times)
+        spread = statistics.median(abs(spent - middle) for spent in times)
+        groups = statistics.median(count for _, count in samples)
+        print(f"{name:44} {middle:8.1f} {spread:7.1f} {groups:7.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""What the tests of this floor need of a file system, on btrfs and on ZFS.
+
+A test asks the fixture ``rig`` (or ``file_system``) and runs on each; one that is about a single
+file system is marked with `only`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from samba_rvss import kernel
+from samba_rvss.providers import Provider
+from samba_rvss.providers.btrfs import Btrfs
+from samba_rvss.providers.zfs import HOME, Zfs
+from samba_rvss.run import run
+from samba_rvss.testing.loop import LoopBtrfs
+from samba_rvss.testing.zfs import LoopZfs, Pool, zfs
+
+_SECONDS = 60.0
+
+
+def only(name: str) -> pytest.MarkDecorator:
+    """Run a test on one file system: "btrfs" or "zfs"."""
+    return pytest.mark.parametrize("file_system", [name], indirect=True)
+
+
+class FileSystem(Protocol):
+    """A file system of its own, with as many volumes as a test makes.
+
+    Attributes:
+        kind: "btrfs" or "zfs".
+        path: where its outermost volume is mounted.
+    """
+
+    kind: str
+    path: Path
+
+    def volume(self, name: str, mode: int = 0o777) -> Path:
+        """Make a volume by its path from the outermost one, "outer/inner" for a nested one."""
+
+    def volume_at(self, target: Path, name: str) -> Path:
+        """Make a volume and mount it by its name, as an entry in fstab does."""
+
+    def delete_volume(self, name: str) -> None:
+        """Delete a volume that has no others inside."""
+
+    def nested_refusal(self, name: str) -> str:
+        """Return the sentence that refuses a share, for the nested volume in it."""
+
+    def provider(self, instance: str) -> Provider:
+        """Return the provider for it."""
+
+    def mounted_image(self, copy: str) -> AbstractContextManager[Path]:
+        """Mount the whole image of a copy once more, behind the recovery mount's back.
+
+        The mount is writable; whether the image is, is its own matter.
+        """
+
+    def hidden(self, copy: str) -> list[Path]:
+        """Return the paths of our own of which users must see nothing while a copy exists."""
+
+    def images(self) -> list[str]:
+        """Return the ids of all images, complete or not."""
+
+    def parts(self) -> list[str]:
+        """Return "volume NAME" or "image ID" for all that exists, and for what should not be."""
+
+    def read_only(self) -> AbstractContextManager[object]:
+        """Make the whole file system read-only for a while."""
+
+    def read_only_refusal(self, path: Path) -> str:
+        """Return the sentence that refuses a share on it then."""
+
+    def keep(self, copy: str) -> AbstractContextManager[object]:
+        """Make the deletion of an image fail for a while."""
+
+    def image_path(self, undo: ExitStack) -> tuple[Path, str]:
+        """Make a directory where images are kept; return it and the sentence that refuses it."""
+
+
+class OnBtrfs(LoopBtrfs):
+    """See `FileSystem`."""
+
+    kind = "btrfs"
+
+    def volume(self, name: str, mode: int = 0o777) -> Path:
+        """See `FileSystem`."""
+        return self.subvolume(name, mode)
+
+    def volume_at(self, target: Path, name: str) -> Path:
+        """See `FileSystem`."""
+        self.subvolume(f"@{name}")
+        return self.mount(target, subvol=f"@{name}")
+
+    def delete_volume(self, name: str) -> None:
+        """See `FileSystem`."""
+        self.delete_subvolume(name)
+
+    def nested_refusal(self, name: str) -> str:
+        """See `FileSystem`."""
+        outer, _, inner = name.rpartition("/")
+        return (
+            f"the subvolume {inner} lies inside {self.path / outer} and would be empty in a shadow"
+            " copy: set 'rvss:nested = include' or move it away"
+        )
+
+    def provider(self, instance: str) -> Provider:
+        """See `FileSystem`."""
+        return Btrfs(instance)
+
+    @contextmanager
+    def mounted_image(self, copy: str) -> Iterator[Path]:
+        """See `FileSystem`."""
+        target = self.path.parent / f"image-{copy}"
+        self.mount(target, subvol=f".samba-rvss/{copy}/image")
+        try:
+            yield target
+        finally:
+            kernel.umount(str(target))
+
+    def hidden(self, copy: str) -> list[Path]:
+        """See `FileSystem`."""
+        home = self.path / ".samba-rvss"
+        return [home, home / copy / "image"]
+
+    def images(self) -> list[str]:
+        """See `FileSystem`."""
+        home = self.path / ".samba-rvss"
+        return sorted(os.listdir(home)) if home.is_dir() else []
+
+    def parts(self) -> list[str]:
+        """See `FileSystem`."""
+        found = []
+        for name in self.subvolumes():
+            home, _, rest = name.partition("/")
+            if home != ".samba-rvss":
+                found.append(f"volume {name}")
+            elif rest:
+                found.append(f"image {rest.removesuffix('/image')}")
+        return sorted(found)
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """See `FileSystem`."""
+        run(["mount", "-o", "remount,ro", str(self.path)], timeout=_SECONDS)
+        try:
+            yield
+        finally:
+            run(["mount", "-o", "remount,rw", str(self.path)], timeout=_SECONDS)
+
+    def read_only_refusal(self, path: Path) -> str:
+        """See `FileSystem`."""
+        return f"the file system of {path} is read-only: remount it writable"
+
+    def keep(self, copy: str) -> AbstractContextManager[object]:
+        """See `FileSystem`."""
+        return self.read_only()
+
+    def image_path(self, undo: ExitStack) -> tuple[Path, str]:
+        """See `FileSystem`."""
+        home = self.subvolume(".samba-rvss", 0o700)
+        undo.callback(self.delete_subvolume, ".samba-rvss")
+        (home / "x").mkdir()
+        undo.callback((home / "x").rmdir)
+        return home / "x", f"{home / 'x'} is itself inside a shadow copy"
+
+
+class OnZfs(LoopZfs):
+    """See `FileSystem`."""
+
+    kind = "zfs"
+
+    def __init__(self, directory: Path, pool: Pool) -> None:
+        super().__init__(directory, pool)
+        self._home = f"{pool.name}/{HOME}"
+
+    def volume(self, name: str, mode: int = 0o777) -> Path:
+        """See `FileSystem`."""
+        return self.create(name, mode=mode)
+
+    def volume_at(self, target: Path, name: str) -> Path:
+        """See `FileSystem`."""
+        self.create(name)
+        return self.mount(target, name)
+
+    def delete_volume(self, name: str) -> None:
+        """See `FileSystem`."""
+        self.destroy(name)
+
+    def nested_refusal(self, name: str) -> str:
+        """See `FileSystem`."""
+        outer = self.path / name.rpartition("/")[0]
+        return (
+            f"the dataset {self.dataset}/{name} is mounted at {self.path / name}, inside {outer},"
+            " and would be empty in a shadow copy:"
+            " set 'rvss:nested = include' or mount it elsewhere"
+        )
+
+    def provider(self, instance: str) -> Provider:
+        """See `FileSystem`."""
+        return Zfs(instance)
+
+    def mounted_image(self, copy: str) -> AbstractContextManager[Path]:
+        """See `FileSystem`."""
+        return self.mounted(f"{self._home}/{copy}", self.path.parent / f"image-{copy}")
+
+    def hidden(self, copy: str) -> list[Path]:
+        """See `FileSystem`. The clone is mounted nowhere else."""
+        return []
+
+    def images(self) -> list[str]:
+        """See `FileSystem`."""
+        return sorted(set().union(*self._kept()))
+
+    def _kept(self) -> tuple[set[str], set[str]]:
+        """Return the ids of clones and of snapshots, with what else stands in their places."""
+        clones, snapshots = set(), set()
+        for name in self.pool.names():
+            if name.startswith(f"{self._home}/"):
+                clones.add(name.removeprefix(f"{self._home}/").partition("/")[0])
+            elif "@" in name:
+                snapshots.add(name.partition("@")[2].removeprefix("rvss-"))
+        return clones, snapshots
+
+    def parts(self) -> list[str]:
+        """See `FileSystem`."""
+        prefix = f"{self.dataset}/"
+        volumes = [n.removeprefix(prefix) for n in self.pool.names() if n.startswith(prefix)]
+        clones, snapshots = self._kept()
+        found = [f"volume {name}" for name in volumes if "@" not in name]
+        found += [f"image {name}" for name in clones & snapshots]
+        return sorted([*found, *(f"half an image {name}" for name in clones ^ snapshots)])
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """See `FileSystem`."""
+        self.pool.import_again(read_only=True)
+        try:
+            yield
+        finally:
+            self.pool.import_again(read_only=False)
+
+    def read_only_refusal(self, path: Path) -> str:
+        """See `FileSystem`."""
+        return f"the pool {self.pool.name} is imported read-only: import it writable"
+
+    @contextmanager
+    def keep(self, copy: str) -> Iterator[None]:
+        """See `FileSystem`."""
+        (snapshot,) = [name for name in self.pool.names() if name.endswith(f"@rvss-{copy}")]
+        zfs("hold", "somebody", snapshot)
+        try:
+            yield
+        finally:
+            zfs("release", "somebody", snapshot)
+
+    def image_path(self, undo: ExitStack) -> tuple[Path, str]:
+        """See `FileSystem`."""
+        path = self.path / "x"
+        zfs("create", "-p", "-o", f"mountpoint={path}", f"{self._home}/x")
+        undo.callback(zfs, "destroy", f"{self._home}/x")
+        return path, f"{path} is itself a snapshot or a shadow copy"

@@ -1,0 +1,231 @@
+"""Rigs that serve many tests, one after the other, with a client that can vanish.
+
+A lane is a Samba, a samba-rvss and a file system of its own, a share or more, and a network
+namespace behind a link. Lanes can be used side by side, each by one thread: what talks SMB is in
+processes of its own.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from samba_rvss import kernel
+from samba_rvss.model import Context, Phase, ShadowCopy
+from samba_rvss.testing.daemon import RvssDaemon
+from samba_rvss.testing.netns import LENGTH, Link
+from samba_rvss.testing.plugin import require
+from samba_rvss.testing.remote import Remote
+from samba_rvss.testing.smbd import PrivateSmbd
+from samba_rvss.testing.zfs import Pool, zfs
+from tests.samba.conftest import Rig
+from tests.samba.filesystems import OnBtrfs, OnZfs
+
+SHARES = ("vms", "sql", "web")
+_SECONDS = 20.0
+_NIL = UUID(int=0)
+
+
+class Stage(Enum):
+    """How far a set has come."""
+
+    STARTED = "started"
+    ADDED = "added"
+    COMMITTED = "committed"
+    EXPOSED = "exposed"
+    RECOVERED = "recovered"
+    DELETING = "deleting"
+
+
+@dataclass(kw_only=True)
+class Lane:
+    """A rig with some shares of one volume, and a client here or behind a link."""
+
+    rig: Rig
+    link: Link
+    path: Path
+
+    def near(self, undo: ExitStack) -> Remote:
+        """Return a client on this machine."""
+        who = self.rig.operator
+        return undo.enter_context(Remote(self.rig.samba.address, who.name, who.password))
+
+    def far(self, undo: ExitStack) -> Remote:
+        """Return a client behind the link."""
+        who, link = self.rig.operator, self.link
+        return undo.enter_context(Remote(link.address, who.name, who.password, link.namespace))
+
+    def configure(self) -> None:
+        """Put the shares into smb.conf."""
+        for name in SHARES:
+            self.rig.share(name, self.path / name)
+
+    def destroy(self, copy: ShadowCopy) -> None:
+        """Destroy an image as an administrator might, who does not know what it is for."""
+        fs = self.rig.fs
+        if isinstance(fs, OnBtrfs):
+            fs.delete_subvolume(f".samba-rvss/{copy.id}/image")
+            return
+        assert isinstance(fs, OnZfs)
+        for target in self.rig.mounts():
+            if target == copy.path:
+                kernel.umount(target)
+        for snapshot in [name for name in fs.pool.names() if name.endswith(f"@rvss-{copy.id}")]:
+            for _, tag, *_ in zfs("holds", "-H", snapshot):
+                zfs("release", tag, snapshot)
+            zfs("destroy", "-R", snapshot)
+
+
+@contextmanager
+def lane(
+    kind: str, rvss: Mapping[str, str], samba_options: Mapping[str, str] | None = None
+) -> Iterator[Lane]:
+    """Make a lane, in which everything runs.
+
+    Args:
+        kind: "btrfs" or "zfs".
+        rvss: options of samba-rvss, without the prefix.
+        samba_options: more options of [global].
+    """
+    require("root", "smbd", *(["zfs"] if kind == "zfs" else ["btrfs", "loop"]))
+    from samba_rvss.testing.users import BackupOperator
+
+    with ExitStack() as undo:
+        directory = Path(tempfile.mkdtemp(prefix=f"rvss-test-{os.getpid()}-"))
+        undo.callback(shutil.rmtree, directory)
+        directory.chmod(0o755)
+        fs: OnBtrfs | OnZfs
+        if kind == "zfs":
+            fs = OnZfs(directory, undo.enter_context(Pool(directory)))
+        else:
+            fs = OnBtrfs(directory, size=1 << 30)
+        undo.enter_context(fs)
+        link = undo.enter_context(Link())
+        interfaces = [f"{link.address}/{LENGTH}"]
+        samba = undo.enter_context(PrivateSmbd(options=samba_options, interfaces=interfaces))
+        daemon = undo.enter_context(RvssDaemon(samba, options=rvss))
+        operator = undo.enter_context(BackupOperator(samba))
+        rig = Rig(directory=directory, fs=fs, samba=samba, daemon=daemon, operator=operator)
+        made = Lane(rig=rig, link=link, path=rig.volume())
+        for name in SHARES:
+            (made.path / name).mkdir()
+            (made.path / name).chmod(0o777)
+            (made.path / name / "data").write_bytes(b"from the source")
+            (made.path / name / "data").chmod(0o666)
+        made.configure()
+        rig.start()
+        yield made
+
+
+def wait_until(what: str, true: Callable[[], bool], seconds: float = _SECONDS) -> None:
+    """Wait until something is so, or fail the test."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:g} s: {what}")
+        time.sleep(0.02)
+
+
+@dataclass(kw_only=True)
+class Walk:
+    """A set with auto-recovery on its way, and the client that takes it there.
+
+    Attributes:
+        shares: what it is to hold.
+        set_id: Samba's id of it.
+        members: Samba's ids of its shadow copies.
+        exposed: names of the exposed shares.
+    """
+
+    lane: Lane
+    client: Remote
+    shares: Sequence[str] = SHARES[:1]
+    set_id: UUID = _NIL
+    members: list[UUID] = field(default_factory=list)
+    exposed: list[str] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Begin it."""
+        self.client.call("set_context", Context.AUTO_RECOVERY)
+        self.set_id = self.client.call("start_shadow_copy_set")
+
+    def add(self) -> None:
+        """Add its shares."""
+        for share in self.shares:
+            self.members.append(self.client.call("add_to_shadow_copy_set", self.set_id, share))
+        self.client.call("prepare_shadow_copy_set", self.set_id)
+
+    def commit(self) -> None:
+        """Commit it, and wait until its copies are open."""
+        self.client.call("commit_shadow_copy_set", self.set_id)
+        self._wait_for(Phase.OPEN)
+
+    def commit_in_vain(self) -> None:
+        """Let its Commit fail for the second share; the shares before or after it are taken."""
+        from samba_rvss.samba.fsrvp import FsrvpError
+
+        path = self.lane.path / self.shares[1]
+        path.rename(path.with_name("elsewhere"))
+        try:
+            with pytest.raises(FsrvpError):
+                self.client.call("commit_shadow_copy_set", self.set_id)
+        finally:
+            path.with_name("elsewhere").rename(path)
+        assert Phase.TAKEN in {copy.phase for copy in self.lane.rig.ledger()}
+
+    def expose(self) -> None:
+        """Expose it."""
+        self.client.call("expose_shadow_copy_set", self.set_id)
+        for member, share in zip(self.members, self.shares, strict=True):
+            mapping = self.client.call("get_share_mapping", self.set_id, member, share)
+            self.exposed.append(mapping.exposed_share)
+
+    def recover(self) -> None:
+        """Say that it is recovered, and wait until its copies are sealed."""
+        self.client.call("recovery_complete_shadow_copy_set", self.set_id)
+        self._wait_for(Phase.SEALED)
+
+    def delete(self) -> None:
+        """Delete its mappings."""
+        for member, share in zip(self.members, self.shares, strict=True):
+            self.client.call("delete_share_mapping", self.set_id, member, share)
+
+    def delete_in_vain(self, undo: ExitStack) -> None:
+        """Delete the first of its mappings, whose image cannot be destroyed until undone."""
+        from samba_rvss.samba.fsrvp import FsrvpError
+
+        undo.enter_context(self.lane.rig.fs.keep(self.copies()[0].id))
+        with pytest.raises(FsrvpError):
+            self.delete()
+        assert Phase.DELETING in {copy.phase for copy in self.copies()}
+
+    def copies(self) -> list[ShadowCopy]:
+        """Return its shadow copies in the ledger."""
+        found = [copy for copy in self.lane.rig.ledger() if copy.set_id == str(self.set_id)]
+        return sorted(found, key=lambda copy: self.shares.index(copy.share))
+
+    def _wait_for(self, phase: Phase) -> None:
+        def reached() -> bool:
+            return [copy.phase for copy in self.copies()] == [phase] * len(self.shares)
+
+        wait_until(f"all copies of {self.set_id} {phase.value}", reached)
+
+
+def take_a_set(made: Lane, share: str = SHARES[0]) -> None:
+    """Take a set from beginning to end with a client of its own; fail if anything is refused."""
+    with ExitStack() as undo:
+        walk = Walk(lane=made, client=made.near(undo), shares=(share,))
+        walk.start()
+        walk.add()
+        walk.commit()
+        walk.expose()
+        walk.recover()
+        walk.delete()

@@ -1,0 +1,158 @@
+"""What lasts long for one volume does not hold up another one's Commit."""
+
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss.model import Context, Phase, ShadowCopy
+from samba_rvss.run import environment, run
+from tests.samba.filesystems import FileSystem, OnBtrfs, only
+
+if TYPE_CHECKING:
+    from samba_rvss.samba.fsrvp import Client
+    from tests.samba.conftest import Rig
+
+_SETS = 3
+_DIRTY = 32 << 20
+
+
+@pytest.fixture
+def other(rig: "Rig") -> Iterator[FileSystem]:
+    """Where the volume is whose image cannot be destroyed for a while.
+
+    btrfs destroys in the background what is open, and can be kept from it by freezing all of it
+    only: it takes a file system of its own. A dataset of ZFS is busy on its own.
+    """
+    if rig.fs.kind == "zfs":
+        yield rig.fs
+    else:
+        with OnBtrfs(rig.directory) as file_system:
+            yield file_system
+
+
+@contextmanager
+def _hold(file_system: FileSystem, copy: ShadowCopy) -> Iterator[None]:
+    """Keep the destruction of an image from coming to its end."""
+    if file_system.kind == "zfs":
+        with open(f"{copy.path}/data", "rb"):
+            yield
+    else:
+        run(["fsfreeze", "--freeze", str(file_system.path)], timeout=30)
+        try:
+            yield
+        finally:
+            run(["fsfreeze", "--unfreeze", str(file_system.path)], timeout=30)
+
+
+def _commit(rig: "Rig", client: "Client") -> float:
+    """Take a shadow copy of the share "quick" through Samba; return the seconds of its Commit."""
+    client.set_context(Context.AUTO_RECOVERY)
+    set_id = client.start_shadow_copy_set()
+    copy_id = client.add_to_shadow_copy_set(set_id, "quick")
+    client.prepare_shadow_copy_set(set_id)
+    started = time.monotonic()
+    client.commit_shadow_copy_set(set_id)
+    spent = time.monotonic() - started
+    client.expose_shadow_copy_set(set_id)
+    client.recovery_complete_shadow_copy_set(set_id)
+    client.delete_share_mapping(set_id, copy_id, "quick")
+    return spent
+
+
+def _phase(rig: "Rig", copy: ShadowCopy) -> Phase:
+    return next((one.phase for one in rig.ledger() if one.id == copy.id), Phase.GONE)
+
+
+def test_commit_during_a_destruction(rig: "Rig", other: FileSystem) -> None:
+    """The one who waits is the one whose image is held."""
+    rig.share("quick", rig.volume("quick"))
+    slow = other.volume("slow")
+    (slow / "data").write_bytes(bytes(_DIRTY))
+    (slow / "data").chmod(0o666)
+    rig.share("slow", slow)
+    rig.start()
+    answers: list[subprocess.CompletedProcess[str]] = []
+    with ExitStack() as stack, rig.client() as client:
+        taken = rig.expose(client, "slow")
+        (copy,) = rig.wait_for_phase(Phase.OPEN)
+        with rig.session(taken.mappings[0].exposed_share) as session:
+            session.write("data", b"x" * _DIRTY)
+        client.recovery_complete_shadow_copy_set(taken.id)
+        rig.wait_for_phase(Phase.SEALED)
+        alone = [_commit(rig, client) for _ in range(_SETS)]
+        deletion = threading.Thread(target=lambda: answers.append(rig.command("delete", copy.id)))
+        with _hold(other, copy):
+            deletion.start()
+            stack.callback(deletion.join)
+            deadline = time.monotonic() + 30
+            while _phase(rig, copy) is not Phase.DELETING:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            # It is the destruction that does not end, and not what comes before it.
+            rig.wait_for_unmounted(copy.path)
+            beside = [_commit(rig, client) for _ in range(_SETS)]
+            assert _phase(rig, copy) is Phase.DELETING
+            assert copy.id in other.images()
+        print(f"Commit alone {_figures(alone)}, during a destruction {_figures(beside)}")
+        deletion.join(60)
+        # It ends at once, or a moment after it was given up: it is tried again.
+        deadline = time.monotonic() + 60
+        while _phase(rig, copy) is not Phase.GONE:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        rig.delete(client, taken, "slow")
+    print(f"the deletion: {answers[0].returncode} {answers[0].stderr}")
+    rig.assert_nothing_left()
+    assert other.images() == []
+
+
+def _figures(seconds: list[float]) -> str:
+    return f"{1000 * statistics.median(seconds):.0f} ms (at most {1000 * max(seconds):.0f})"
+
+
+@only("zfs")
+def test_samba_waits_for_a_deletion_that_it_asked_for(rig: "Rig") -> None:
+    """One worker serves all clients, one request at a time: our own haste does not help there.
+
+    A client that deletes a copy in use holds up the others for as long as we try; that has to
+    stay far below the minute that Windows gives a Commit.
+    """
+    rig.share("quick", rig.volume("quick"))
+    rig.share("slow", rig.volume("slow"))
+    rig.start()
+    with rig.client() as client:
+        taken = rig.expose(client, "slow")
+        client.recovery_complete_shadow_copy_set(taken.id)
+        (copy,) = rig.wait_for_phase(Phase.SEALED)
+        # A process of its own: python-samba keeps the interpreter's lock while it waits.
+        words = f"fss_delete slow {taken.id} {taken.mappings[0].copy_id}"
+        user = f"{rig.operator.name}%{rig.operator.password}"
+        with (
+            _hold(rig.fs, copy),
+            subprocess.Popen(
+                ["rpcclient", rig.samba.address, "-U", user, "-c", words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                env=environment(),
+                text=True,
+            ) as deletion,
+        ):
+            rig.wait_for_unmounted(copy.path)
+            spent = _commit(rig, client)
+            said = deletion.communicate(timeout=60)[0]
+        print(f"Commit beside another client's deletion of what is in use: {1000 * spent:.0f} ms")
+        print(f"that deletion: {said}")
+        assert deletion.returncode != 0
+        assert spent < 50
+        deadline = time.monotonic() + 60
+        while _phase(rig, copy) is not Phase.GONE:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        rig.delete(client, taken, "slow")
+    rig.assert_nothing_left()

@@ -1,0 +1,770 @@
+"""What reconciling decides: the specification, as a table, one row a situation.
+
+A row begins with a copy that is as it should be (sealed, recovered, served) and says only what is
+different; `does` and `keeps` are everything that the plan says of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from samba_rvss.model import (
+    Context,
+    Image,
+    Inventory,
+    Mark,
+    Moment,
+    Phase,
+    SambaCopy,
+    SambaSet,
+    SambaState,
+    SetState,
+    ShadowCopy,
+    Volume,
+    Worker,
+)
+from samba_rvss.reconcile.observation import Observation, Options
+from samba_rvss.reconcile.plan import Action, Kept, Kind, Plan, plan
+
+NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
+PRESENT = Moment(boot="this start", seconds=1_000_000.0)
+BEFORE = Moment(boot="the start before", seconds=5_000_000.0)
+OPTIONS = Options(recovery_timeout=1800, maximum_age=72 * 3600, grace=300, commit_deadline=50)
+EXPOSED = "/run/samba-rvss/exposed/"
+A = "20240229T235900Z-0123abcd"
+PATH = f"{EXPOSED}vms/{A}"
+PREVIOUS = "/run/samba-rvss/previous/vms/@GMT-2024.02.29-23.59.00"
+SHARE = "VMs@{0f0e0d0c-0b0a-0908-0706-050403020100}"
+SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
+UNREADABLE = "unreadable"
+ABSENT = "absent"
+YEAR = 365.25 * 24 * 3600
+RECOVERY = int(Context.AUTO_RECOVERY)
+PERSISTENT = RECOVERY | Context.PERSISTENT
+FOR_EVER = PERSISTENT | Context.NO_AUTO_RELEASE
+VOLUME = Volume(
+    provider="btrfs", file_system="fs", key="btrfs:fs:256", name="vms", directory="", inode=256
+)
+
+
+def ago(seconds: float) -> Moment:
+    """Return a moment of this start of the machine."""
+    return Moment(boot=PRESENT.boot, seconds=PRESENT.seconds - seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """One copy and everything around it.
+
+    Attributes:
+        phase: None if the ledger does not know it.
+        since: when its phase or state changed last.
+        age: by the clock, in seconds.
+        known: whether set, copy and share are in the ledger.
+        learned: the state in the ledger; None is the one that srv_fss.tdb has.
+        image: "read-only", "writable", "incomplete" or none.
+        listed: whether its file system is there.
+        state: of its set in srv_fss.tdb, ABSENT or UNREADABLE.
+        served: whether its exposed share exists; None if the registry cannot be read.
+        found: the findings of the look before.
+    """
+
+    phase: Phase | None = Phase.SEALED
+    since: Moment = field(default_factory=lambda: ago(60))
+    age: float = 100
+    known: bool = True
+    learned: SetState | None = None
+    context: int = RECOVERY
+    image: str = "read-only"
+    listed: bool = True
+    state: SetState | str = SetState.RECOVERED
+    previous: bool = False
+    mounts: frozenset[str] | None = frozenset({PATH})
+    directories: frozenset[str] | None = frozenset({PATH})
+    served: bool | None = True
+    shares: Mapping[str, str] = field(default_factory=dict)
+    descriptors: frozenset[str] | None = frozenset({SHARE.lower()})
+    history: frozenset[str] = frozenset({SHARE.lower()})
+    gone: frozenset[str] = frozenset()
+    changing: frozenset[str] = frozenset()
+    workers: tuple[Worker, ...] | None = (Worker(pid=7, clients=1),)
+    connected: frozenset[str] | None = frozenset()
+    quiet: float | None = 10 * YEAR
+    found: Mapping[str, float] = field(default_factory=dict)
+    starting: bool = False
+
+    def copy(self) -> ShadowCopy | None:
+        """Return the ledger's row."""
+        if self.phase is None:
+            return None
+        state = self.learned or (self.state if isinstance(self.state, SetState) else None)
+        copy = ShadowCopy(
+            id=A,
+            share="VMs",
+            share_path="/srv/vms",
+            volume=VOLUME,
+            created=NOW - timedelta(seconds=self.age),
+            phase=self.phase,
+            path=PATH,
+            previous_path=PREVIOUS if self.previous else "",
+            since=self.since,
+        )
+        if not self.known:
+            return copy
+        return replace(
+            copy, set_id=SET, copy_id="c", context=self.context, exposed_share=SHARE, state=state
+        )
+
+    def inventory(self) -> Inventory:
+        """Return what is on the file systems."""
+        created = NOW - timedelta(seconds=self.age)
+        mark = Mark(id=A, share="VMs", share_path="/srv/vms", volume=VOLUME, created=created)
+        image = Image(
+            id=A,
+            provider="btrfs",
+            mark=mark,
+            complete=self.image != "incomplete",
+            read_only=self.image == "read-only",
+        )
+        return Inventory(
+            file_systems=frozenset({"fs"} if self.listed else {"another"}),
+            images=(image,) if self.image else (),
+        )
+
+    def samba(self) -> SambaState | None:
+        """Return srv_fss.tdb."""
+        if self.state == UNREADABLE:
+            return None
+        if not isinstance(self.state, SetState):
+            return SambaState(sets=(), copies=())
+        return state_of(self.state, self.context, PATH)
+
+    def seen(self) -> Observation:
+        """Return the observation."""
+        copy = self.copy()
+        shares = {SHARE: PATH} if self.served else {}
+        return Observation(
+            wall=NOW,
+            present=PRESENT,
+            options=OPTIONS,
+            exposed_directory=EXPOSED,
+            copies=(copy,) if copy else (),
+            gone=self.gone,
+            history=self.history,
+            changing=self.changing,
+            inventory=self.inventory(),
+            mounts=self.mounts,
+            directories=self.directories,
+            samba=self.samba(),
+            shares=None if self.served is None else {**shares, **self.shares},
+            descriptors=self.descriptors,
+            workers=self.workers,
+            connected=self.connected,
+            quiet=self.quiet,
+            findings={name: ago(seconds) for name, seconds in self.found.items()},
+            starting=self.starting,
+        )
+
+
+def state_of(state: SetState, context: int, *paths: str) -> SambaState:
+    """Return srv_fss.tdb with one set."""
+    return SambaState(
+        sets=(SambaSet(id=SET, state=state, context=context),),
+        copies=tuple(
+            SambaCopy(
+                set_id=SET,
+                copy_id="c",
+                share="VMs",
+                share_path="/srv/vms",
+                path=path,
+                exposed_share=SHARE,
+                is_exposed=state >= SetState.EXPOSED,
+                state=state,
+                context=context,
+                created=NOW,
+            )
+            for path in paths
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Does:
+    """An action: what is done to what, a part of its reason, and what it rests on."""
+
+    kind: Kind
+    reason: str
+    target: str = A
+    believes: tuple[SetState | None, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeps:
+    """Something that is left."""
+
+    reason: str
+    target: str = A
+    due: float | None = None
+    wrong: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A situation and everything that is said of it."""
+
+    title: str
+    given: Given
+    does: tuple[Does, ...] = ()
+    keeps: tuple[Keeps, ...] = ()
+
+
+def row(title: str, given: Given, *said: Does | Keeps) -> Row:
+    """Return a row of the table."""
+    return Row(
+        title=title,
+        given=given,
+        does=tuple(one for one in said if isinstance(one, Does)),
+        keeps=tuple(one for one in said if isinstance(one, Keeps)),
+    )
+
+
+def delete(reason: str, *believes: SetState | None) -> Does:
+    """The copy goes; what srv_fss.tdb must still say then."""
+    return Does(kind=Kind.DELETE, reason=reason, believes=believes)
+
+
+def seal(reason: str) -> Does:
+    """It is sealed, again."""
+    return Does(kind=Kind.SEAL, reason=reason)
+
+
+def forget(reason: str = "no shadow copy of it is left", *believes: SetState) -> Does:
+    """The set goes."""
+    return Does(kind=Kind.FORGET_SET, reason=reason, target=SET, believes=believes or None)
+
+
+def lives(seconds: float, why: str = f"its set {SET} is recovered") -> Keeps:
+    """It is left, for its age."""
+    return Keeps(reason=f"{why}; it has {seconds:.0f} s left", due=seconds)
+
+
+REMOUNT = Does(kind=Kind.REMOUNT, reason="it is not mounted")
+HEALTHY = lives(72 * 3600 - 60)
+NOT_SERVED = "its exposed share was removed"
+UNKNOWN_REASON = "neither srv_fss.tdb nor a share has it"
+BUSY = (Worker(pid=7, clients=0), Worker(pid=8, clients=1))
+IDLE = (Worker(pid=7, clients=0), Worker(pid=8, clients=0))
+SILENT_WORKER = (Worker(pid=7, clients=None),)
+TAKEN = Given(phase=Phase.TAKEN, image="writable", served=False, state=SetState.COMMITTED)
+OPEN = Given(phase=Phase.OPEN, image="writable", state=SetState.EXPOSED)
+# Samba has forgotten it, its share works: after a reboot, or after "rm srv_fss.tdb".
+FORGOTTEN = Given(state=ABSENT)
+REBOOTED = Given(state=ABSENT, since=BEFORE, mounts=frozenset(), directories=frozenset())
+# A Commit that failed at another share, or whose client has vanished.
+HALF = replace(TAKEN, state=ABSENT, known=False, descriptors=frozenset())
+# A set was erased from srv_fss.tdb by another worker.
+LOST = Given(phase=Phase.OPEN, image="writable", state=ABSENT, learned=SetState.EXPOSED)
+
+ONE_COPY = [
+    row("as it should be", Given(), HEALTHY),
+    row(
+        "somebody works on it",
+        Given(phase=Phase.DELETING, changing=frozenset({A})),
+        Keeps(reason="something is being done with it", due=300),
+    ),
+    # being made and being removed
+    row(
+        "being made",
+        Given(phase=Phase.CREATING, since=ago(10), image="", state=ABSENT, known=False),
+        Keeps(reason="it is being created", due=40),
+    ),
+    *(
+        row(title, given, delete("its creation was cut off"))
+        for title, given in {
+            "made for too long": Given(phase=Phase.CREATING, since=ago(50)),
+            "made before the machine was started": Given(phase=Phase.CREATING, since=BEFORE),
+            "made before we were started": Given(phase=Phase.CREATING, since=ago(1), starting=True),
+        }.items()
+    ),
+    row("half removed", Given(phase=Phase.DELETING), delete("its deletion was cut off")),
+    row(
+        "half removed, and its file system is away",
+        Given(phase=Phase.DELETING, image="", listed=False),
+        delete("its deletion was cut off"),
+    ),
+    # its image
+    row(
+        "file system is away",
+        Given(image="", listed=False),
+        Keeps(reason="its file system is not there (fs)", wrong=True),
+    ),
+    row("image is away", Given(image=""), delete("its image does not exist any more")),
+    row("image is incomplete", Given(image="incomplete"), delete("its image is not complete")),
+    # its mounts
+    row("not mounted", Given(mounts=frozenset()), REMOUNT, HEALTHY),
+    row("no Previous Versions", Given(previous=True), REMOUNT, HEALTHY),
+    row(
+        "both are mounted",
+        Given(previous=True, mounts=frozenset({PATH, PREVIOUS})),
+        HEALTHY,
+    ),
+    row("whether it is mounted cannot be told", Given(mounts=None), HEALTHY),
+    row(
+        "not mounted while it is open",
+        replace(OPEN, mounts=frozenset()),
+        REMOUNT,
+        Keeps(reason="is exposed; its timer has 1740 s left", due=1740),
+    ),
+    # sealed, but not closed
+    row("sealed, but writable", Given(image="writable"), seal("it was sealed"), HEALTHY),
+    row(
+        "srv_fss.tdb cannot be read",
+        Given(state=UNREADABLE),
+        Keeps(reason="srv_fss.tdb cannot be read", wrong=True),
+    ),
+    row(
+        "srv_fss.tdb cannot be read: it can be sealed and mounted all the same",
+        Given(state=UNREADABLE, image="writable"),
+        seal("it was sealed"),
+        Keeps(reason="srv_fss.tdb cannot be read", wrong=True),
+    ),
+    # committed, not exposed: MS-FSRVP gives 180 s
+    row(
+        "committed",
+        replace(TAKEN, since=ago(100)),
+        Keeps(reason=f"its set {SET} is committed; its timer has 200 s left", due=200),
+    ),
+    row(
+        "committed, and then silence",
+        replace(TAKEN, since=ago(300)),
+        delete("silent for 300 s before RecoveryComplete", SetState.COMMITTED),
+    ),
+    row(
+        "another share of its set is still being copied",
+        replace(TAKEN, state=SetState.CREATING, since=ago(100)),
+        Keeps(reason="is creating; its timer has 200 s left", due=200),
+    ),
+    # exposed: 1800 s
+    row(
+        "exposed",
+        replace(OPEN, since=ago(1700)),
+        Keeps(reason=f"its set {SET} is exposed; its timer has 100 s left", due=100),
+    ),
+    row(
+        "exposed, and then silence",
+        replace(OPEN, since=ago(1800)),
+        delete("silent for 1800 s before RecoveryComplete", SetState.EXPOSED),
+    ),
+    row(
+        "sealed at once, for nobody may write; exposed, and then silence",
+        Given(state=SetState.EXPOSED, context=0, since=ago(1800)),
+        delete("silent for 1800 s before RecoveryComplete", SetState.EXPOSED),
+    ),
+    row(
+        "exposed before the machine was started, in a lock directory that outlived it",
+        replace(OPEN, since=BEFORE),
+        delete("started before its recovery was", SetState.EXPOSED),
+    ),
+    row(
+        "exposed, and somebody removed its share just now",
+        replace(OPEN, served=False),
+        Keeps(reason=f"{NOT_SERVED}; it has 300 s left", due=300),
+    ),
+    row(
+        "exposed, somebody removed its share, and the timer ends first",
+        replace(OPEN, served=False, since=ago(1700), descriptors=frozenset()),
+        Keeps(reason=f"{NOT_SERVED}; it has 300 s left", due=100),
+    ),
+    row(
+        "exposed, and somebody removed its share",
+        replace(OPEN, served=False, found={f"copy {A}": 300}, descriptors=frozenset()),
+        delete(NOT_SERVED, SetState.EXPOSED),
+    ),
+    row(
+        "exposed, and the registry cannot be read",
+        replace(OPEN, served=None),
+        Keeps(reason="its timer has 1740 s left", due=1740),
+    ),
+    # recovered
+    *(
+        row(
+            f"recovered, but {phase.value}",
+            Given(phase=phase, image="writable"),
+            seal("its recovery is complete"),
+        )
+        for phase in (Phase.TAKEN, Phase.OPEN)
+    ),
+    row(
+        "its sealing was cut off",
+        Given(phase=Phase.SEALING, image="writable"),
+        seal("its sealing was cut off"),
+    ),
+    row(
+        "recovered, and somebody removed its share just now",
+        Given(served=False, descriptors=frozenset()),
+        Keeps(reason=f"{NOT_SERVED}; it has 300 s left", due=300),
+    ),
+    row(
+        "recovered, and somebody removed its share",
+        Given(served=False, descriptors=frozenset(), found={f"copy {A}": 301}),
+        delete(NOT_SERVED, SetState.RECOVERED),
+    ),
+    row("recovered, and the registry cannot be read", Given(served=None), HEALTHY),
+    # old
+    row(
+        "too old, and nobody is connected",
+        Given(age=73 * 3600, since=ago(72 * 3600)),
+        delete("it is older than 259200 s", SetState.RECOVERED),
+    ),
+    row(
+        "too old, and somebody is connected",
+        Given(age=73 * 3600, since=ago(72 * 3600), connected=frozenset({SHARE.upper()})),
+        Keeps(reason="it is too old, but somebody is connected", due=300),
+    ),
+    row(
+        "too old, and who is connected cannot be told",
+        Given(age=73 * 3600, since=ago(72 * 3600), connected=None),
+        Keeps(reason="too old, but who is connected cannot be told", due=300, wrong=True),
+    ),
+    row("the clock jumped", Given(age=10 * YEAR), HEALTHY),
+    row("the clock jumped back", Given(age=-YEAR), lives(72 * 3600 + YEAR)),
+    row(
+        "old since before the machine was started",
+        Given(age=73 * 3600, since=BEFORE),
+        delete("it is older than 259200 s", SetState.RECOVERED),
+    ),
+    row(
+        "old, and without end",
+        Given(age=10 * YEAR, since=ago(YEAR / 100), context=FOR_EVER),
+        Keeps(reason="lives until it is deleted"),
+    ),
+    # srv_fss.tdb does not have it
+    row("forgotten by Samba", FORGOTTEN, lives(72 * 3600 - 60, "its share still works")),
+    row(
+        "forgotten by Samba, and the registry cannot be read",
+        replace(FORGOTTEN, served=None),
+        lives(72 * 3600 - 60, "its share still works"),
+    ),
+    row(
+        "forgotten by Samba, too old",
+        replace(FORGOTTEN, age=73 * 3600, since=ago(72 * 3600)),
+        delete("it is older than 259200 s", None),
+    ),
+    row(
+        "its record was lost, and Samba has forgotten it: its context is not known",
+        replace(FORGOTTEN, known=False, age=YEAR, since=ago(YEAR / 100)),
+        Keeps(reason="lives until it is deleted"),
+    ),
+    row(
+        "forgotten by Samba, and not served any more since just now",
+        replace(FORGOTTEN, served=False, descriptors=frozenset()),
+        Keeps(reason=f"{UNKNOWN_REASON}; it has 300 s left", due=300),
+    ),
+    row(
+        "forgotten by Samba, and not served any more",
+        replace(FORGOTTEN, served=False, descriptors=frozenset(), found={f"copy {A}": 300}),
+        delete(UNKNOWN_REASON, None),
+    ),
+    row(
+        "being unaccounted for before the machine was started does not count",
+        replace(REBOOTED, served=False, descriptors=frozenset()),
+        Keeps(reason=f"{UNKNOWN_REASON}; it has 300 s left", due=300),
+        REMOUNT,
+    ),
+    row(
+        "its sealing was cut off, and Samba has forgotten it",
+        replace(FORGOTTEN, phase=Phase.SEALING),
+        seal("its sealing was cut off"),
+    ),
+    # after a reboot
+    row(
+        "after a reboot: persistent",
+        replace(REBOOTED, context=PERSISTENT),
+        lives(72 * 3600 - 100, "its context is persistent"),
+        REMOUNT,
+    ),
+    row(
+        "after a reboot: persistent, too old",
+        replace(REBOOTED, context=PERSISTENT, age=73 * 3600),
+        delete("it is older than 259200 s", None),
+    ),
+    row(
+        "after a reboot: persistent, without end",
+        replace(REBOOTED, context=FOR_EVER, age=YEAR),
+        Keeps(reason="lives until it is deleted"),
+        REMOUNT,
+    ),
+    row(
+        "after a reboot: not persistent",
+        REBOOTED,
+        delete("its context is not persistent", None),
+    ),
+    row(
+        "after a reboot: its record was lost before, and its context with it",
+        replace(REBOOTED, known=False),
+        Keeps(reason="its context is not known any more", wrong=True),
+        REMOUNT,
+    ),
+    *(
+        row(
+            f"after a reboot: {phase.value}",
+            replace(REBOOTED, phase=phase, image="writable", context=PERSISTENT),
+            delete("the machine was started before its recovery was complete", None),
+        )
+        for phase in (Phase.TAKEN, Phase.OPEN)
+    ),
+    # taken, and no set has it
+    row(
+        "no set has it, perhaps not yet",
+        replace(HALF, since=ago(100)),
+        Keeps(reason="its Commit failed or was cut off, perhaps; it has 200 s left", due=200),
+    ),
+    row(
+        "no set has it",
+        replace(HALF, since=ago(300)),
+        delete("its Commit failed or was cut off", None),
+    ),
+    row(
+        "no set has it, but more shares are being copied",
+        replace(HALF, since=ago(400), quiet=10),
+        Keeps(reason="it has 290 s left", due=290),
+    ),
+    # srv_fss.tdb has lost its set; a worker may have it
+    row(
+        "its set was lost, but a worker may have it",
+        replace(LOST, since=ago(1700)),
+        Keeps(reason="srv_fss.tdb has lost its set, perhaps; it has 100 s left", due=100),
+    ),
+    row(
+        "its set was lost, and whether a worker has it cannot be told",
+        replace(LOST, since=ago(1700), workers=None),
+        Keeps(reason="srv_fss.tdb has lost its set, perhaps; it has 100 s left", due=100),
+    ),
+    row(
+        "its set was lost, and then silence",
+        replace(LOST, since=ago(1800)),
+        delete("srv_fss.tdb has lost its set", None),
+    ),
+    row(
+        "its set was lost, and no worker lives",
+        replace(LOST, since=ago(300), workers=()),
+        delete("its Commit failed or was cut off", None),
+    ),
+]
+
+NOBODY = Given(phase=None, state=ABSENT, served=False, image="", descriptors=frozenset())
+BARE = replace(NOBODY, mounts=frozenset(), directories=frozenset())
+STRAY = f"{EXPOSED}vms/20230101T000000Z-ffffffff"
+PLACE = Does(kind=Kind.UNMOUNT, reason="no shadow copy belongs to it", target=PATH)
+ADOPT = Does(kind=Kind.ADOPT, reason="the ledger does not know it")
+
+
+def waits(reason: str, target: str) -> Keeps:
+    """It has been unaccounted for since now."""
+    return Keeps(reason=f"{reason}; it has 300 s left", target=target, due=300)
+
+
+NO_COPY = [
+    row("nothing", BARE),
+    # images
+    row("an image of nobody: the ledger was lost", replace(BARE, image="read-only"), ADOPT),
+    row(
+        "its share and mounts are left to it",
+        Given(phase=None, state=ABSENT),
+        ADOPT,
+    ),
+    row(
+        "its set is left to it",
+        Given(phase=None, workers=()),
+        ADOPT,
+    ),
+    row(
+        "its Previous Versions get a new place",
+        Given(phase=None, mounts=frozenset({PATH, PREVIOUS}), starting=True),
+        ADOPT,
+        replace(PLACE, target=PREVIOUS),
+    ),
+    row(
+        "an image that was deleted: the machine lost its power",
+        replace(BARE, image="read-only", gone=frozenset({A})),
+        Does(kind=Kind.DESTROY, reason="it was deleted and came back"),
+    ),
+    row(
+        "half an image, at the start",
+        replace(BARE, image="incomplete", starting=True),
+        Does(kind=Kind.DESTROY, reason="its creation was cut off"),
+    ),
+    row(
+        "half an image, perhaps being made",
+        replace(BARE, image="incomplete"),
+        waits("its creation was cut off", A),
+    ),
+    row(
+        "half an image, for long",
+        replace(BARE, image="incomplete", found={f"image {A}": 300}),
+        Does(kind=Kind.DESTROY, reason="its creation was cut off"),
+    ),
+    row("an image that is being made", replace(BARE, image="read-only", changing=frozenset({A}))),
+    # mounts
+    row("a stray mount, perhaps being made", NOBODY, waits(PLACE.reason, PATH)),
+    row("a stray mount, for long", replace(NOBODY, found={f"mount {PATH}": 300}), PLACE),
+    row("a stray mount, at the start", replace(NOBODY, starting=True), PLACE),
+    row(
+        "a stray directory",
+        replace(NOBODY, mounts=frozenset(), starting=True),
+        PLACE,
+    ),
+    row(
+        "a stray mount, and directories cannot be seen",
+        replace(NOBODY, directories=None, starting=True),
+        PLACE,
+    ),
+    row("nothing of it can be seen", replace(NOBODY, directories=None, mounts=None)),
+    # exposed shares
+    *(
+        row(f"a share of nobody, {when}", given, waits("its shadow copy does not exist", SHARE))
+        for when, given in {
+            "perhaps new": replace(BARE, served=True, descriptors=frozenset({SHARE.lower()})),
+            "at the start": replace(BARE, served=True, starting=True),
+        }.items()
+    ),
+    row(
+        "a share of nobody, for long",
+        replace(BARE, served=True, found={f"share {SHARE}": 300}),
+        Does(kind=Kind.UNSHARE, reason="its shadow copy does not exist", target=SHARE),
+    ),
+    row(
+        "a share of somebody else's shadow copy",
+        replace(
+            BARE,
+            shares={SHARE: "/srv/.snapshots/1"},
+            descriptors=frozenset({SHARE.lower()}),
+            found={f"share {SHARE}": 1000},
+        ),
+    ),
+    row(
+        "the registry cannot be read",
+        replace(BARE, served=None, descriptors=frozenset({SHARE.lower()})),
+    ),
+    # security descriptors
+    row(
+        "a descriptor of nobody",
+        replace(BARE, descriptors=frozenset({SHARE.lower()})),
+        waits("its share does not exist", SHARE.lower()),
+    ),
+    row(
+        "a descriptor of nobody, for long",
+        replace(
+            BARE, descriptors=frozenset({SHARE.lower()}), found={f"security {SHARE.lower()}": 300}
+        ),
+        Does(
+            kind=Kind.FORGET_SECURITY,
+            reason="its share does not exist",
+            target=SHARE.lower(),
+        ),
+    ),
+    row(
+        "a descriptor of a share that we never had",
+        replace(
+            BARE,
+            descriptors=frozenset({SHARE.lower()}),
+            history=frozenset(),
+            found={f"security {SHARE.lower()}": 1000},
+        ),
+    ),
+    row("descriptors cannot be read", replace(BARE, descriptors=None)),
+]
+
+# A set of which nothing is left, by what stands in srv_fss.tdb.
+LEFT = replace(BARE, state=SetState.COMMITTED, workers=())
+LONG = {f"set {SET}": 300.0}
+SETS = [
+    row(
+        "a set of nobody, perhaps being written",
+        LEFT,
+        waits("no shadow copy of it is left", SET),
+    ),
+    *(
+        row(
+            f"a set of nobody, for long, {state.name.lower()}",
+            replace(LEFT, state=state, found=LONG),
+            forget("no shadow copy of it is left", state),
+        )
+        for state in SetState
+    ),
+    row("a set of nobody, at the start", replace(LEFT, starting=True), forget()),
+    row("workers are idle", replace(LEFT, starting=True, workers=IDLE), forget()),
+    row(
+        "a client is connected to one",
+        replace(LEFT, found=LONG, workers=BUSY, quiet=10),
+        Keeps(reason="a client is connected to its worker", target=SET, due=1790),
+    ),
+    row(
+        "a client may be connected",
+        replace(LEFT, found=LONG, workers=SILENT_WORKER, quiet=10),
+        Keeps(reason="a client is connected to its worker", target=SET, due=1790),
+    ),
+    row(
+        "a client is connected, and for how long it has been silent is not known",
+        replace(LEFT, found=LONG, workers=BUSY, quiet=None),
+        Keeps(reason="a client is connected to its worker", target=SET, due=1800),
+    ),
+    row("a client is connected, but silent", replace(LEFT, found=LONG, workers=BUSY), forget()),
+    row(
+        "whether a worker has it cannot be told",
+        replace(LEFT, found=LONG, workers=None),
+        Keeps(reason="whether a worker has it in memory cannot be told", target=SET, wrong=True),
+    ),
+    row(
+        "its last copy goes now",
+        replace(TAKEN, since=ago(300), workers=()),
+        delete("silent for 300 s", SetState.COMMITTED),
+        forget("no shadow copy of it is left", SetState.COMMITTED),
+    ),
+    row(
+        "a copy of it is being removed",
+        replace(TAKEN, phase=Phase.DELETING, workers=()),
+        delete("its deletion was cut off"),
+        forget("no shadow copy of it is left", SetState.COMMITTED),
+    ),
+]
+
+
+def _said(decided: Plan, expected: Row, *, sets: bool) -> None:
+    """Compare everything that a plan says with a row."""
+
+    def name(one: Action | Kept | Does | Keeps) -> tuple[str, str, str]:
+        kind = one.kind.value if isinstance(one, Action | Does) else ""
+        return kind, one.target, one.reason
+
+    actions = [one for one in decided.actions if sets or one.kind is not Kind.FORGET_SET]
+    actions.sort(key=name)
+    does = sorted(expected.does, key=name)
+    assert [(one.kind, one.target) for one in actions] == [(one.kind, one.target) for one in does]
+    for action, one in zip(actions, does, strict=True):
+        assert one.reason in action.reason
+        if one.believes is not None:
+            assert action.believes == one.believes
+        assert action.describe() == f"{action.kind.value} {action.target}: {action.reason}"
+    kept = sorted(decided.kept, key=name)
+    keeps = sorted(expected.keeps, key=name)
+    assert [one.target for one in kept] == [one.target for one in keeps]
+    for left, thing in zip(kept, keeps, strict=True):
+        assert thing.reason in left.reason
+        assert left.wrong == thing.wrong
+        assert left.due == pytest.approx(thing.due)
+    dues = [one.due for one in expected.keeps if one.due is not None]
+    assert decided.due == pytest.approx(min(dues) if dues else None)
+
+
+@pytest.mark.parametrize("case", ONE_COPY, ids=lambda case: case.title)
+def test_one_copy(case: Row) -> None:
+    """What becomes of its set is another table's."""
+    _said(plan(case.given.seen()), case, sets=False)
+
+
+@pytest.mark.parametrize("case", [*NO_COPY, *SETS], ids=lambda case: case.title)
+def test_what_belongs_to_no_copy(case: Row) -> None:
+    _said(plan(case.given.seen()), case, sets=True)
