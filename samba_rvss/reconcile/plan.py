@@ -449,20 +449,32 @@ class _Planner:
         for copy in self._seen.samba.copies:
             members.setdefault(copy.set_id, []).append(copy)
         for one in self._sets.values():
-            paths = [copy.path for copy in members.get(one.id, [])]
-            ours = [path.startswith(self._seen.exposed_directory) for path in paths]
-            if not paths or not all(ours):
+            copies = members.get(one.id, [])
+            paths = [copy.path for copy in copies if copy.path]
+            empty = not copies and one.state is not SetState.RECOVERED
+            if not empty and not (copies and all(map(self._is_ours, copies))):
                 if one.state is not SetState.RECOVERED:
                     reason = f"it is {one.state.name.lower()} and not of our shares alone"
                     self._keep(one.id, reason, wrong=True)
+            elif not paths:
+                # Samba writes all that its worker has in memory, so this is in the file only
+                # because another set was written (srv_fss_state.c, fss_state_store()).
+                self._judge_set(one, "it was begun and left", expired=False)
             elif alive.isdisjoint(paths) and not self._adopting(paths):
-                self._judge_set(one, expired=self._leaving.issuperset(paths))
+                expired = self._leaving.issuperset(paths)
+                self._judge_set(one, "no shadow copy of it is left", expired=expired)
+
+    def _is_ours(self, copy: SambaCopy) -> bool:
+        """Return whether a copy is of a share of ours; before Commit it has no path."""
+        if copy.path:
+            return copy.path.startswith(self._seen.exposed_directory)
+        return copy.share_path in self._seen.share_paths
 
     def _adopting(self, paths: list[str]) -> bool:
         adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
         return any(path.rpartition("/")[2] in adopted for path in paths)
 
-    def _judge_set(self, one: SambaSet, *, expired: bool) -> None:
+    def _judge_set(self, one: SambaSet, why: str, *, expired: bool) -> None:
         """Judge a set none of whose copies will be left; a worker must not have it in memory."""
         workers, quiet = self._seen.workers, self._seen.quiet
         state = f"the set is {one.state.name.lower()}"
@@ -471,7 +483,7 @@ class _Planner:
             action = Action(
                 kind=Kind.FORGET_SET,
                 target=one.id,
-                reason="no shadow copy of it is left",
+                reason=why,
                 evidence=(state, evidence),
                 believes=(one.state,),
                 idle=idle,
@@ -489,7 +501,7 @@ class _Planner:
             forget("nobody is connected to an rpcd_fsrvp", idle=True)
         elif quiet is None or quiet < self._options.recovery_timeout:
             left = self._options.recovery_timeout - (quiet or 0.0)
-            reason = "no shadow copy of it is left, but a client is connected to its worker"
+            reason = f"{why}, but a client is connected to its worker"
             self._keep(one.id, reason, left)
         else:
             forget(f"clients of its worker have been silent for {quiet:.0f} s", idle=False)

@@ -732,6 +732,48 @@ SETS = [
 ]
 
 
+def begun(share_path: str = "", path: str = "") -> Observation:
+    """Return a set that is in srv_fss.tdb for long, with one copy of a share or with none."""
+    state = state_of(SetState.ADDED, RECOVERY, *([path] if share_path else []))
+    copies = tuple(replace(copy, share_path=share_path) for copy in state.copies)
+    seen = replace(LEFT, found=LONG).seen()
+    return replace(
+        seen,
+        samba=replace(state, copies=copies),
+        share_paths=frozenset({"/srv/vms"}),
+    )
+
+
+@pytest.mark.parametrize("share_path", ["", "/srv/vms"])
+def test_a_set_that_was_begun_and_left_is_forgotten(share_path: str) -> None:
+    """Samba writes it with another one's, and refuses new sets as long as it is there."""
+    (action,) = plan(begun(share_path)).actions
+    assert (action.kind, action.target, action.reason) == (
+        Kind.FORGET_SET,
+        SET,
+        "it was begun and left",
+    )
+    assert action.believes == (SetState.ADDED,)
+
+
+@pytest.mark.parametrize("path", ["", "/srv/.snapshots/1"])
+def test_a_set_that_was_begun_of_somebody_elses_share_is_left(path: str) -> None:
+    decided = plan(begun("/srv/another", path))
+    assert not decided.actions
+    (kept,) = decided.kept
+    assert kept.wrong
+    assert "not of our shares alone" in kept.reason
+
+
+def test_an_empty_set_that_blocks_nobody_is_left() -> None:
+    seen = begun()
+    assert seen.samba is not None
+    recovered = replace(seen.samba.sets[0], state=SetState.RECOVERED)
+    decided = plan(replace(seen, samba=SambaState(sets=(recovered,), copies=())))
+    assert not decided.actions
+    assert not decided.kept
+
+
 def _said(decided: Plan, expected: Row, *, sets: bool) -> None:
     """Compare everything that a plan says with a row."""
 
