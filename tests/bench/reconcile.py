@@ -11,6 +11,7 @@ same minute's processor takes for a fixed piece of Python. Exit status 1 if a li
 
 import argparse
 import cProfile
+import itertools
 import json
 import os
 import pstats
@@ -405,7 +406,7 @@ def missed(costs: list[Cost]) -> list[str]:
 
 def _rates(costs: list[Cost]) -> list[float]:
     """Return what one copy more costs, in seconds, between each two sizes."""
-    pairs = zip(costs, costs[1:], strict=False)
+    pairs = itertools.pairwise(costs)
     return [(b.total - a.total) / (b.copies - a.copies) for a, b in pairs]
 
 

@@ -214,9 +214,16 @@ class Steps(RuleBasedStateMachine):
 
     @rule()
     def reconcile(self) -> None:
-        """Reconcile."""
-        with self.world.step("reconcile"):
-            self.world.reconcile()
+        """Reconcile as an administrator."""
+        with self.world.step("samba-rvss reconcile") as said:
+            self.world.ask(said, "reconcile")
+        self._checked(thorough=True)
+
+    @rule()
+    def restart_daemon(self) -> None:
+        """Start the daemon anew."""
+        with self.world.step("samba-rvss starts anew"):
+            self.world.restart_daemon()
         self._checked(thorough=True)
 
     # an administrator, and time
@@ -226,7 +233,7 @@ class Steps(RuleBasedStateMachine):
         """Delete a copy as an administrator."""
         if copies := self.world.rig.ledger():
             with self.world.step("samba-rvss delete") as said:
-                self.world.administer_delete(copies[number % len(copies)], said)
+                self.world.ask(said, "delete", copies[number % len(copies)])
             self._checked()
 
     @rule(number=which, what=st.sampled_from(["share", "mount", "image"]))

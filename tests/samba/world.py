@@ -8,7 +8,6 @@ refusal names itself.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +19,11 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID, uuid4
 
 from samba_rvss import kernel, wire
+from samba_rvss.cli.common import ask
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context, Image, Mark, Nested, Phase, ShadowCopy
 from samba_rvss.providers.all import providers
+from samba_rvss.samba import conf
 
 if TYPE_CHECKING:
     from samba_rvss.providers import Provider
@@ -40,7 +41,6 @@ GRACE = 2.0
 SEQUENCE_TIMEOUT = 2 * RECOVERY_TIMEOUT
 FOREIGN_SHARE = "other@{00000000-0000-4000-8000-000000000001}"
 _MOST = 300
-_SECONDS = 60.0
 
 
 @dataclass
@@ -130,6 +130,7 @@ class World:
         rig.share(PREVIOUS, docs, rig.previous_options(PREVIOUS, docs))
         self._sources = {PLAIN: volume, PREVIOUS: docs}
         rig.samba.net("conf", "addshare", FOREIGN_SHARE, "/srv")
+        self._config = conf.load(str(rig.samba.configuration))
         rig.samba.start()
         rig.daemon.start()
         self._make_foreign(volume)
@@ -464,8 +465,8 @@ class World:
         else:
             self.rig.daemon.kill()
 
-    def reconcile(self) -> None:
-        """Have everything reconciled now: as a start does."""
+    def restart_daemon(self) -> None:
+        """Start samba-rvss anew."""
         self.stop_daemon(kindly=True)
         self.start_daemon()
 
@@ -518,19 +519,22 @@ class World:
 
     # by hand
 
-    def administer_delete(self, copy: ShadowCopy, said: list[str]) -> None:
-        """Delete a copy as ``samba-rvss delete`` does."""
-        self.attempted.add(copy.copy_id or copy.id)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
-            peer.settimeout(_SECONDS)
-            try:
-                peer.connect(str(self.rig.daemon.run_directory / "admin.sock"))
-                peer.send(wire.encode_admin(wire.AdminRequest(verb="delete", copy=copy.id)))
-                status, line = wire.decode_result(peer.recv(wire.MAXIMUM))
-            except OSError as exc:
-                status, line = 0, f"no daemon ({exc.strerror})"
-        said.append(line)
-        assert not status, line
+    def ask(self, said: list[str], verb: str, copy: ShadowCopy | None = None) -> None:
+        """Ask the daemon as an administrator's command does; it may not run.
+
+        Raises:
+            AssertionError: it does not know itself why it failed.
+        """
+        if copy is not None:
+            self.attempted |= {copy.copy_id or copy.id, copy.id}
+        try:
+            said.append(
+                ask(self._config, wire.AdminRequest(verb=verb, copy=copy.id if copy else ""))
+            )
+        except RvssError as exc:
+            said.append(exc.line())
+            if exc.problem is Problem.INTERNAL:
+                raise AssertionError(exc.line()) from exc
 
     def damage(self, copy: ShadowCopy, what: str) -> None:
         """Remove a part of a copy behind samba-rvss's back: "share", "image" or "mount"."""
