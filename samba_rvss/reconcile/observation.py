@@ -110,6 +110,7 @@ class Sources:
         quiet: returns for how long no client has been heard of, in seconds, if that is known.
         busy: returns the ids of copies that a request works on.
         starting: whether no request can be under way.
+        patient: whether there is time to read srv_fss.tdb twice even then.
     """
 
     config: Config
@@ -120,6 +121,7 @@ class Sources:
     quiet: Callable[[], float | None] = lambda: None
     busy: Callable[[], frozenset[str]] = frozenset
     starting: bool = False
+    patient: bool = False
 
 
 class _Looker:
@@ -175,7 +177,11 @@ def observe(sources: Sources) -> Observation:
     paths = {copy.path for copy in before.values() if _needs_samba(copy)}
     paths |= {path for path in (shares or {}).values() if path.startswith(ours)}
     # At a start Samba may be in the middle of a Commit that waits for us: what must wait, does.
-    patient = not sources.starting or any(_is_of_before(copy) for copy in before.values())
+    patient = (
+        sources.patient
+        or not sources.starting
+        or any(_is_of_before(copy) for copy in before.values())
+    )
     samba = looker.look(
         "srv_fss.tdb", lambda: _samba_state(config.fss_state, paths, patient=patient)
     )
