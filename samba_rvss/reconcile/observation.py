@@ -165,7 +165,10 @@ def observe(sources: Sources) -> Observation:
         "the mounts' directories", lambda: frozenset(sources.mounts.directories())
     )
     shares = looker.look(
-        "Samba's registry", lambda: sources.samba.call(registry.exposed_shares, config.file)
+        "Samba's registry",
+        lambda: sources.samba.call(
+            registry.exposed_shares, config.file, config.samba_state_directory
+        ),
     )
     descriptors = looker.look(
         "the shares' security descriptors",
