@@ -50,7 +50,6 @@ GROWTH_LIMIT = 1.5
 LIMITED = 10_000
 SHARE = "vms"
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
-_CHUNK = 500
 _ROUNDS = 3
 _INSIDE = "SAMBA_RVSS_BENCH_INSIDE"
 
@@ -112,7 +111,7 @@ class Stock:
     """
 
     def __init__(self, config: conf.Config, volume: Volume, path: Path) -> None:
-        self._config = config
+        self.config = config
         self._volume = volume
         self._path = str(path)
         self._provider = Btrfs(config.run_directory)
@@ -125,8 +124,8 @@ class Stock:
         for number in new:
             self._make_image(number)
         self._write_ledger(new)
-        self._write_shares(new)
         self._count = count
+        self._write_shares()
         self._write_sets()
         self._write_descriptors()
 
@@ -154,10 +153,10 @@ class Stock:
 
     def _write_ledger(self, new: range) -> None:
         """Write the records as `Ledger.add` does, in one transaction instead of one for each."""
-        with closing(Ledger(self._config.ledger)) as ledger:
+        with closing(Ledger(self.config.ledger)) as ledger:
             for number in new[:1]:
                 ledger.add(self._copy(number), "sealed")
-        with closing(sqlite3.connect(self._config.ledger)) as database, database:
+        with closing(sqlite3.connect(self.config.ledger)) as database, database:
             cursor = database.execute("SELECT * FROM copies WHERE id = ?", (_identifier(new[0]),))
             names = [column[0] for column in cursor.description]
             row = cursor.fetchone()
@@ -191,27 +190,27 @@ class Stock:
             since=moment(),
         )
 
-    def _write_shares(self, new: range) -> None:
-        """Write the registry shares as Samba clones them, many in one transaction."""
-        from samba.samba3 import smbconf
+    def _write_shares(self) -> None:
+        """Write the registry shares as Samba clones them.
 
-        conf.open_context(self._config.file)
-        registry = smbconf.init_reg(None)
+        Not by Samba's library, for which each new share costs more than the one before.
+        """
         hook = "/usr/libexec/samba-rvss/hook"
-        for first in range(new.start, new.stop, _CHUNK):
-            registry.transaction_start()
-            for number in range(first, min(first + _CHUNK, new.stop)):
-                registry.create_set_share(
-                    _exposed(number),
-                    [
-                        ("path", self._path_of(number)),
-                        ("comment", "(shadow copy of vms)"),
-                        ("read only", "yes"),
-                        ("vfs objects", "acl_xattr"),
-                        *((f"shell_snap:{verb} command", f"{hook} {verb}") for verb in _VERBS),
-                    ],
-                )
-            registry.transaction_commit()
+        names = [_exposed(number) for number in range(self._count)]
+        listed = b"".join(name.encode() + b"\0" for name in names)
+        records = {f"{_KEY}\0".encode(): struct.pack("<I", len(names)) + listed}
+        for number, name in enumerate(names):
+            values = {
+                "path": self._path_of(number),
+                "comment": "(shadow copy of vms)",
+                "read only": "yes",
+                "vfs objects": "acl_xattr",
+                **{f"shell_snap:{verb} command": f"{hook} {verb}" for verb in _VERBS},
+            }
+            key = f"{_KEY}\\{name.upper()}\0"
+            records[key.encode()] = bytes(4)
+            records[f"SAMBA_REGVAL\\{key}".encode()] = _packed(values)
+        _store(f"{self.config.samba_state_directory}/registry.tdb", records, anew=False)
 
     def _write_sets(self) -> None:
         """Write srv_fss.tdb as Samba does: the whole file anew."""
@@ -224,17 +223,18 @@ class Stock:
             key = f"{key}/sc/{copy}"
             records[f"{key}\0".encode()] = _ndr(copy, self._path, self._path_of(number), stamp, 1)
             records[f"{key}/smap/{exposed}\0".encode()] = _ndr(SHARE, exposed, "a comment", 1)
-        _store(self._config.fss_state, records)
+        _store(self.config.fss_state, records)
 
     def _write_descriptors(self) -> None:
         descriptors = {
             b"SECDESC/" + os.fsencode(_exposed(number)) + b"\0": bytes(96)
             for number in range(self._count)
         }
-        _store(f"{self._config.samba_state_directory}/share_info.tdb", descriptors)
+        _store(f"{self.config.samba_state_directory}/share_info.tdb", descriptors)
 
 
 _CONTEXT = Context.AUTO_RECOVERY | Context.PERSISTENT | Context.NO_AUTO_RELEASE
+_KEY = "HKLM\\SOFTWARE\\SAMBA\\SMBCONF"
 _VERBS = ("check path", "create", "delete")
 
 
@@ -249,10 +249,20 @@ def _ndr(*values: str | int) -> bytes:
     return data
 
 
-def _store(path: str, records: dict[bytes, bytes]) -> None:
+def _packed(values: dict[str, str]) -> bytes:
+    """Pack the values of a registry key (source3/registry/reg_backend_db.c, regdb_pack_values)."""
+    data = struct.pack("<I", len(values))
+    for name, text in values.items():
+        raw = f"{text}\0".encode("utf-16-le")
+        data += name.encode() + b"\0" + struct.pack("<II", 1, len(raw)) + raw
+    return data
+
+
+def _store(path: str, records: dict[bytes, bytes], *, anew: bool = True) -> None:
     database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        database.clear()
+        if anew:
+            database.clear()
         database.transaction_start()
         for key, value in records.items():
             database.store(key, value)
@@ -335,7 +345,7 @@ def _peak(pid: int) -> int:
 
 
 @contextmanager
-def standing() -> Iterator[tuple[Stock, str]]:
+def standing() -> Iterator[Stock]:
     """Set everything up, and clear it away."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rvss-bench-")))
@@ -347,14 +357,16 @@ def standing() -> Iterator[tuple[Stock, str]]:
         samba.set_share(SHARE, daemon.share(SHARE, path))
         daemon.run_directory.mkdir()
         daemon.state_directory.mkdir()
-        config = conf.load(str(samba.configuration))
+        samba.net("conf", "list")  # makes the registry
+        with closing(SambaProcess()) as process:
+            config = process.call(conf.load, str(samba.configuration))
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             volume = Btrfs(config.run_directory).probe(fd, str(path), Nested.REFUSE)
         finally:
             os.close(fd)
         assert volume is not None
-        yield Stock(config, volume, path), str(samba.configuration)
+        yield Stock(config, volume, path)
 
 
 def _child(configfile: str, *words: str) -> dict[str, float]:
@@ -364,14 +376,14 @@ def _child(configfile: str, *words: str) -> dict[str, float]:
     return found
 
 
-def cost(stock: Stock, configfile: str, copies: int, *, profile: bool) -> Cost:
+def cost(stock: Stock, copies: int, *, profile: bool) -> Cost:
     """Measure one size."""
     print(f"making {copies} copies", file=sys.stderr, flush=True)
     stock.grow(copies)
     print("measuring", file=sys.stderr, flush=True)
+    configfile = stock.config.file
     found = _child(configfile, *(["--profile"] if profile else []))
-    ledger = conf.load(configfile).ledger
-    with closing(sqlite3.connect(ledger, isolation_level=None)) as writer:
+    with closing(sqlite3.connect(stock.config.ledger, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         locked = _child(configfile, "--locked")
         writer.execute("ROLLBACK")
@@ -428,9 +440,9 @@ def main() -> int:
         os.environ[_INSIDE] = "1"
         argv = ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv]
         os.execvp(argv[0], argv)  # noqa: S606
-    with standing() as (stock, configfile):
+    with standing() as stock:
         sizes = [int(word) for word in arguments.sizes.split(",")]
-        costs = [cost(stock, configfile, size, profile=arguments.profile) for size in sizes]
+        costs = [cost(stock, size, profile=arguments.profile) for size in sizes]
     wrong = missed(costs)
     if arguments.json:
         print(json.dumps({"costs": [asdict(one) for one in costs], "missed": wrong}, indent=2))

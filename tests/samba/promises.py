@@ -149,6 +149,8 @@ class Promises:
         for actor in world.actors:
             actor.vanish()
             actor.stage = "start"
+        if world.armed:
+            world.stop_daemon(kindly=False)
         world.start_daemon()
         self.check(thorough=True)
         said: list[str] = []

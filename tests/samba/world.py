@@ -104,6 +104,8 @@ class World:
         self.trace: list[str] = []
         self.steps = 0
         self.broken = ""
+        self.armed = False
+        """Whether samba-rvss will end itself somewhere."""
         self._undo = ExitStack()
         self._foreign: Image | None = None
 
@@ -452,6 +454,7 @@ class World:
             return
         self.rig.daemon.kill()
         self.note(f"samba-rvss starts {crash_at}")
+        self.armed = bool(crash_at)
         try:
             self.rig.daemon.start(crash_at=crash_at)
         except RvssError:
