@@ -14,6 +14,7 @@ from typing import TypeVar
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger, moment, now
 from samba_rvss.model import (
+    Context,
     Inventory,
     Moment,
     Phase,
@@ -165,7 +166,10 @@ def observe(sources: Sources) -> Observation:
         "the mounts' directories", lambda: frozenset(sources.mounts.directories())
     )
     shares = looker.look(
-        "Samba's registry", lambda: sources.samba.call(registry.exposed_shares, config.file)
+        "Samba's registry",
+        lambda: sources.samba.call(
+            registry.exposed_shares, config.file, config.samba_state_directory
+        ),
     )
     descriptors = looker.look(
         "the shares' security descriptors",
@@ -193,11 +197,10 @@ def observe(sources: Sources) -> Observation:
         )
     wall, present = now(), moment()
     connected = None
-    if any(_is_old(copy, config.maximum_age, wall) for copy in before.values()):
+    if any(_may_expire(copy, config.maximum_age, wall) for copy in before.values()):
         connected = looker.look("who is connected", lambda: control.connected_shares(config.file))
     # The ledger last, as well as first: what has changed in between is somebody's present work.
-    everything = sources.ledger.copies(gone=True)
-    copies = tuple(copy for copy in everything if copy.phase is not Phase.GONE)
+    copies, gone = tuple(sources.ledger.copies()), sources.ledger.gone()
     changing = {copy.id for copy in copies if before.get(copy.id) != copy}
     changing |= before.keys() - {copy.id for copy in copies}
     unproven: frozenset[str] = frozenset()
@@ -211,8 +214,10 @@ def observe(sources: Sources) -> Observation:
         exposed_directory=ours,
         share_paths=frozenset(share.path for share in config.shares),
         copies=copies,
-        gone=frozenset(copy.id for copy in everything if copy.phase is Phase.GONE),
-        history=frozenset(c.exposed_share.lower() for c in everything if c.exposed_share),
+        gone=frozenset(gone),
+        history=frozenset(
+            share.lower() for share in (*(c.exposed_share for c in copies), *gone.values()) if share
+        ),
         changing=frozenset(changing) | busy | sources.busy(),
         inventory=inventory,
         mounts=mounts,
@@ -234,8 +239,10 @@ def _needs_samba(copy: ShadowCopy) -> bool:
     return copy.phase not in (Phase.CREATING, Phase.DELETING, Phase.GONE)
 
 
-def _is_old(copy: ShadowCopy, maximum_age: float, wall: datetime) -> bool:
-    return (wall - copy.created).total_seconds() >= maximum_age
+def _may_expire(copy: ShadowCopy, maximum_age: float, wall: datetime) -> bool:
+    """Return whether a copy goes because of its age, unless somebody is connected."""
+    old = (wall - copy.created).total_seconds() >= maximum_age
+    return old and not copy.context & Context.NO_AUTO_RELEASE
 
 
 def _is_of_before(copy: ShadowCopy) -> bool:

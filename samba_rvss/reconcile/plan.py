@@ -518,7 +518,7 @@ class _Planner:
                 believes=(one.state,),
                 idle=idle,
             )
-            if expired:
+            if expired or self._seen.starting:
                 self._actions.append(action)
             else:
                 self._unaccounted(

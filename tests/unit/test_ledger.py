@@ -251,6 +251,9 @@ def test_copies_are_in_the_order_of_their_making(ledger: Ledger) -> None:
     ledger.change(copy_of("c3"), "sealed", phase=Phase.SEALED)
     assert [copy.id for copy in ledger.copies()] == ["c1", "c3"]
     assert [copy.id for copy in ledger.copies(gone=True)] == ["c1", "c2", "c3"]
+    assert ledger.gone() == {"c2": ""}
+    ledger.change(copy_of("c3"), "gone", phase=Phase.GONE, exposed_share="vms@{3}")
+    assert ledger.gone() == {"c2": "", "c3": "vms@{3}"}
 
 
 def test_find_by_what_an_administrator_has(ledger: Ledger) -> None:
