@@ -36,6 +36,9 @@ class Kind(Enum):
     FORGET_SET = "remove set"
 
 
+_PATIENCE = 30.0
+"""How long a set that is in the way of others is left to who is connected, in seconds."""
+
 _ORDER = {kind: number for number, kind in enumerate(Kind)}
 
 
@@ -188,15 +191,20 @@ class _Planner:
             act: what to do then.
             due: seconds until something else is to be done about it.
         """
-        since = self._seen.findings.get(name)
-        if since is None or since.boot != self._seen.present.boot:
-            since = self._seen.present
-        self._findings[name] = since
+        since = self._found(name)
         left = self._options.grace - (self._seen.present.seconds - since.seconds)
         if left <= 0:
             act()
         else:
             self._keep(target, f"{reason}; it has {left:.0f} s left", min(left, due))
+
+    def _found(self, name: str) -> Moment:
+        """Note that something is unaccounted for, and return since when it has been."""
+        since = self._seen.findings.get(name)
+        if since is None or since.boot != self._seen.present.boot:
+            since = self._seen.present
+        self._findings[name] = since
+        return since
 
     def _elapsed(self, copy: ShadowCopy) -> float:
         """Return for how long a copy has been as it is, in seconds of this start."""
@@ -465,34 +473,40 @@ class _Planner:
     def _judge_set(self, one: SambaSet, *, expired: bool) -> None:
         """Judge a set none of whose copies will be left; a worker must not have it in memory."""
         workers, quiet = self._seen.workers, self._seen.quiet
-        state = f"the set is {one.state.name.lower()}"
-
-        def forget(evidence: str, *, idle: bool) -> None:
-            action = Action(
+        waited = self._seen.present.seconds - self._found(f"set {one.id}").seconds
+        # Before Expose it keeps every other set from being created, and those who ask again and
+        # again are neither gone nor silent.
+        blocking = one.state not in (SetState.EXPOSED, SetState.RECOVERED)
+        patience = min(self._options.grace, _PATIENCE) if blocking else self._options.grace
+        left = 0.0 if expired or self._seen.starting else patience - waited
+        reason = "no shadow copy of it is left"
+        idle = workers is not None and all(worker.clients == 0 for worker in workers)
+        if workers is None:
+            self._keep(one.id, "whether a worker has it in memory cannot be told", wrong=True)
+            return
+        if idle:
+            evidence = "nobody is connected to an rpcd_fsrvp"
+        elif quiet is not None and quiet >= self._options.recovery_timeout:
+            evidence = f"clients of its worker have been silent for {quiet:.0f} s"
+        else:
+            reason += ", but a client is connected to its worker"
+            left = patience - waited
+            evidence = f"it has kept others from theirs for {waited:.0f} s"
+            if not blocking:
+                left = self._options.recovery_timeout - (quiet or 0.0)
+        if left > 0:
+            self._keep(one.id, f"{reason}; it has {left:.0f} s left", left)
+            return
+        self._actions.append(
+            Action(
                 kind=Kind.FORGET_SET,
                 target=one.id,
                 reason="no shadow copy of it is left",
-                evidence=(state, evidence),
+                evidence=(f"the set is {one.state.name.lower()}", evidence),
                 believes=(one.state,),
                 idle=idle,
             )
-            if expired:
-                self._actions.append(action)
-            else:
-                self._unaccounted(
-                    f"set {one.id}", one.id, action.reason, _adder(self._actions, action)
-                )
-
-        if workers is None:
-            self._keep(one.id, "whether a worker has it in memory cannot be told", wrong=True)
-        elif all(worker.clients == 0 for worker in workers):
-            forget("nobody is connected to an rpcd_fsrvp", idle=True)
-        elif quiet is None or quiet < self._options.recovery_timeout:
-            left = self._options.recovery_timeout - (quiet or 0.0)
-            reason = "no shadow copy of it is left, but a client is connected to its worker"
-            self._keep(one.id, reason, left)
-        else:
-            forget(f"clients of its worker have been silent for {quiet:.0f} s", idle=False)
+        )
 
 
 def _adder(actions: list[Action], action: Action) -> Callable[[], None]:

@@ -683,8 +683,13 @@ LONG = {f"set {SET}": 300.0}
 SETS = [
     row(
         "a set of nobody, perhaps being written",
-        LEFT,
+        replace(LEFT, state=SetState.RECOVERED),
         waits("no shadow copy of it is left", SET),
+    ),
+    row(
+        "a set of nobody, perhaps being written, in the way of others",
+        LEFT,
+        Keeps(reason="no shadow copy of it is left; it has 30 s left", target=SET, due=30),
     ),
     *(
         row(
@@ -698,18 +703,28 @@ SETS = [
     row("workers are idle", replace(LEFT, starting=True, workers=IDLE), forget()),
     row(
         "a client is connected to one",
-        replace(LEFT, found=LONG, workers=BUSY, quiet=10),
+        replace(LEFT, state=SetState.EXPOSED, found=LONG, workers=BUSY, quiet=10),
         Keeps(reason="a client is connected to its worker", target=SET, due=1790),
     ),
     row(
         "a client may be connected",
-        replace(LEFT, found=LONG, workers=SILENT_WORKER, quiet=10),
+        replace(LEFT, state=SetState.EXPOSED, found=LONG, workers=SILENT_WORKER, quiet=10),
         Keeps(reason="a client is connected to its worker", target=SET, due=1790),
     ),
     row(
         "a client is connected, and for how long it has been silent is not known",
-        replace(LEFT, found=LONG, workers=BUSY, quiet=None),
+        replace(LEFT, state=SetState.EXPOSED, found=LONG, workers=BUSY, quiet=None),
         Keeps(reason="a client is connected to its worker", target=SET, due=1800),
+    ),
+    row(
+        "a client is connected, and the set is in the way of others",
+        replace(LEFT, found={f"set {SET}": 10.0}, workers=BUSY, quiet=1),
+        Keeps(reason="a client is connected to its worker", target=SET, due=20),
+    ),
+    row(
+        "a client asks again and again, and the set is in its way",
+        replace(LEFT, found={f"set {SET}": 30.0}, workers=BUSY, quiet=1),
+        forget("no shadow copy of it is left", SetState.COMMITTED),
     ),
     row("a client is connected, but silent", replace(LEFT, found=LONG, workers=BUSY), forget()),
     row(
