@@ -278,7 +278,10 @@ class _Planner:
             self._keep(copy.id, f"{state}; its timer has {left:.0f} s left", left)
 
     def _judge_recovered(self, copy: ShadowCopy, known: SambaCopy, image: Image) -> None:
-        if copy.phase is not Phase.SEALED:
+        if copy.phase is not Phase.SEALED and self._of_before(copy):
+            # Sealing is what brings everything that recovery wrote to the disk.
+            self._expire(copy, "the machine was started before it was sealed")
+        elif copy.phase is not Phase.SEALED:
             if copy.phase is not Phase.SEALING or image.read_only:
                 self._act(Kind.SEAL, copy, "its recovery is complete")
             else:
@@ -331,6 +334,9 @@ class _Planner:
             self._judge_age(copy, copy.context, "its share still works")
         elif not copy.set_id:
             self._keep(copy.id, "its context is not known any more", wrong=True)
+        elif copy.state in (SetState.COMMITTED, SetState.EXPOSED):
+            # Sealed at once, because nobody may write to it; but nobody has said that it is good.
+            self._expire(copy, "the machine was started before its recovery was complete")
         elif persistent:
             self._judge_age(copy, copy.context, "its context is persistent")
         else:

@@ -401,6 +401,14 @@ ONE_COPY = [
         Given(phase=Phase.SEALING, image="writable"),
         seal("its sealing was cut off"),
     ),
+    *(
+        row(
+            f"recovered, but {phase.value} when the machine was started anew",
+            Given(phase=phase, image="writable", since=BEFORE),
+            delete("the machine was started before it was sealed", SetState.RECOVERED),
+        )
+        for phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
+    ),
     row(
         "recovered, and somebody removed its share just now",
         Given(served=False, descriptors=frozenset()),
@@ -513,7 +521,21 @@ ONE_COPY = [
             replace(REBOOTED, phase=phase, image="writable", context=PERSISTENT),
             delete("the machine was started before its recovery was complete", None),
         )
-        for phase in (Phase.TAKEN, Phase.OPEN)
+        for phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
+    ),
+    *(
+        row(
+            f"after a reboot: sealed at once, for nobody may write, and {state.name.lower()}",
+            replace(REBOOTED, context=Context.PERSISTENT, learned=state),
+            delete("the machine was started before its recovery was complete", None),
+        )
+        for state in (SetState.COMMITTED, SetState.EXPOSED)
+    ),
+    row(
+        "after a reboot: sealed at once, for nobody may write, and recovered",
+        replace(REBOOTED, context=Context.PERSISTENT, learned=SetState.RECOVERED),
+        lives(72 * 3600 - 100, "its context is persistent"),
+        REMOUNT,
     ),
     # taken, and no set has it
     row(

@@ -284,7 +284,7 @@ def take_all() -> None:
         ("backup", BACKUP | recovery, "recovered"),
         ("unrecovered", APP_ROLLBACK | recovery, "exposed"),
         ("plain", BACKUP | recovery, "exposed"),
-        ("unwritten", BACKUP, "exposed"),
+        ("unwritten", APP_ROLLBACK, "exposed"),
         ("committed", APP_ROLLBACK | recovery, "committed"),
     )
     found = []

@@ -83,10 +83,8 @@ def test_all_others_are_gone_everywhere(told: Mapping[str, Any]) -> None:
     """Images, clones, holds, mounts, directories, shares, descriptors and records."""
     settled = told["found"]["settled"]
     assert whole.leaks(settled) == []
-    served = [
-        one["id"] for one in told["taken"]["copies"] if one["label"] in {*LIVING, "unwritten"}
-    ]
-    assert sorted(copy["id"] for copy in settled["copies"]) == sorted(served)
+    living = [one["id"] for one in _copies(told, living=True)]
+    assert sorted(copy["id"] for copy in settled["copies"]) == sorted(living)
     assert not settled["sets"]
 
 
