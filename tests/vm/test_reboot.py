@@ -63,7 +63,7 @@ def test_it_reconciled_before_smbd_started(told: Mapping[str, Any]) -> None:
         (when,) = (at for at, what in did if what.startswith(f"mount again {copy['id']}"))
         assert when * 1e6 < started
     gone = [what for at, what in did if what.startswith("delete ") and at * 1e6 < started]
-    assert len(gone) == 14 - len(_copies(told, living=True)) - len(SYSTEMS)
+    assert len(gone) == 14 - len(_copies(told, living=True))
 
 
 def test_what_must_live_on_is_where_it_was_and_works(told: Mapping[str, Any]) -> None:
