@@ -27,7 +27,15 @@ from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
 from samba_rvss.samba import fss_state, registry
-from samba_rvss.samba.fsrvp import APP_ROLLBACK, BACKUP, Client, CopySet, shadow_copy_set
+from samba_rvss.samba.fsrvp import (
+    APP_ROLLBACK,
+    BACKUP,
+    FILE_SHARE_BACKUP,
+    NAS_ROLLBACK,
+    Client,
+    CopySet,
+    shadow_copy_set,
+)
 from samba_rvss.testing.smbclient import Session, SmbError
 from tests.vm import whole
 
@@ -278,12 +286,13 @@ def settled() -> tuple[dict[str, Any], list[str]]:
 def take_all() -> None:
     """Take copies in every context, and leave them in every state that a reboot can meet."""
     recovery = Context.AUTO_RECOVERY
+    # In all four contexts that Samba supports (srv_fss_agent.c, _fss_SetContext()).
     plans = (
         ("kept", APP_ROLLBACK | recovery, "recovered"),
-        ("aging", Context.PERSISTENT | recovery, "recovered"),
+        ("kept alike", NAS_ROLLBACK | recovery, "recovered"),
         ("backup", BACKUP | recovery, "recovered"),
         ("unrecovered", APP_ROLLBACK | recovery, "exposed"),
-        ("plain", BACKUP | recovery, "exposed"),
+        ("plain", FILE_SHARE_BACKUP | recovery, "exposed"),
         ("unwritten", APP_ROLLBACK, "exposed"),
         ("committed", APP_ROLLBACK | recovery, "committed"),
     )

@@ -20,7 +20,7 @@ from tests.vm.machine import CHECKOUT
 pytestmark = pytest.mark.require("vm")
 
 SYSTEMS = ("btrfs", "zfs")
-LIVING = {"kept", "aging"}
+LIVING = {"kept", "kept alike"}
 """Labels of the copies whose context is persistent and whose recovery was complete."""
 
 
