@@ -440,6 +440,14 @@ ONE_COPY = [
         Given(phase=Phase.SEALING, image="writable"),
         seal("its sealing was cut off"),
     ),
+    *(
+        row(
+            f"recovered, but {phase.value} when the machine was started anew",
+            Given(phase=phase, image="writable", since=BEFORE),
+            delete("the machine was started before it was sealed", SetState.RECOVERED),
+        )
+        for phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
+    ),
     row(
         "its sealing was cut off after its image was made read-only",
         Given(phase=Phase.SEALING),
@@ -557,18 +565,31 @@ ONE_COPY = [
             replace(REBOOTED, phase=phase, image="writable", context=PERSISTENT),
             delete("the machine was started before its recovery was complete", None),
         )
-        for phase in (Phase.TAKEN, Phase.OPEN)
+        for phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
+    ),
+    *(
+        row(
+            f"after a reboot: sealed at once, for nobody may write, and {state.name.lower()}",
+            replace(REBOOTED, context=Context.PERSISTENT, learned=state),
+            delete("the machine was started before its recovery was complete", None),
+        )
+        for state in (SetState.COMMITTED, SetState.EXPOSED)
+    ),
+    row(
+        "after a reboot: sealed at once, for nobody may write, and recovered",
+        replace(REBOOTED, context=Context.PERSISTENT, learned=SetState.RECOVERED),
+        lives(72 * 3600 - 100, "its context is persistent"),
+        REMOUNT,
     ),
     row(
         "after a reboot: persistent, recovered, and its sealing was cut off",
         replace(REBOOTED, phase=Phase.SEALING, learned=SetState.RECOVERED, context=PERSISTENT),
-        seal("its sealing was cut off"),
-        REMOUNT,
+        delete("the machine was started before its recovery was complete", None),
     ),
     row(
         "after a reboot: not persistent, recovered, and its sealing was cut off",
         replace(REBOOTED, phase=Phase.SEALING, learned=SetState.RECOVERED),
-        delete("its context is not persistent", None),
+        delete("the machine was started before its recovery was complete", None),
     ),
     row(
         "after a reboot: its record was lost before, and its sealing was cut off",

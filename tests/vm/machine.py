@@ -39,7 +39,7 @@ _FAILED = 125  # as env(1) and timeout(1) when they themselves fail
 # What the job's service runs. A shell's redirection, because the port is no terminal.
 _SCRIPT = """\
 exec </dev/null >/dev/virtio-ports/job 2>&1
-date -u -s @{now} >/dev/null
+{clock}
 export HOME=/root PYTHONUNBUFFERED=1 LC_ALL=C.UTF-8 JOB_RESULTS=/run/job/results {environment}
 mkdir -p "$JOB_RESULTS" && cd {checkout}
 {command}
@@ -96,7 +96,7 @@ def run_job(
     built = image.image()
     start = qemu.cold(built, disk) if fresh or disk else qemu.booted(built)
     with qemu.new_ends() as ends:
-        _pack(ends.source, command, env or {})
+        pack(ends.source, command, env or {}, now=time.time())
         output = bytearray()
         deadline = time.monotonic() + seconds
         with qemu.machine(start, ends) as (process, port):
@@ -107,18 +107,30 @@ def run_job(
                 output.extend(piece)
                 listen(piece)
             status = process.wait()
-        found = _unpack(ends.target)
+        found = unpack(ends.target)
         if found is None:
             message = f"it ended with status {status} before the job did"
             raise qemu.dead(message, ends, bytes(output))
         return Result(status=found[0], output=bytes(output), files=found[1])
 
 
-def _pack(disk: IO[bytes], command: Sequence[str], env: Mapping[str, str]) -> None:
-    """Write a disk with a job and the checkout on it, as tar does."""
+def pack(
+    disk: IO[bytes], command: Sequence[str], env: Mapping[str, str], now: float | None = None
+) -> None:
+    """Write a disk with a job and the checkout on it, as tar does.
+
+    Args:
+        disk: an empty file.
+        command: argv, started in CHECKOUT.
+        env: more variables for it.
+        now: what the machine's clock is to say, in seconds since the epoch, if it is to be set.
+
+    Raises:
+        RvssError: NO_SPACE.
+    """
     variables = " ".join(f"{name}={shlex.quote(text)}" for name, text in env.items())
     script = _SCRIPT.format(
-        now=int(time.time()),
+        clock="" if now is None else f"date -u -s @{int(now)} >/dev/null",
         environment=variables,
         checkout=shlex.quote(CHECKOUT),
         command=shlex.join(command),
@@ -147,7 +159,7 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _unpack(disk: IO[bytes]) -> tuple[int, dict[str, bytes]] | None:
+def unpack(disk: IO[bytes]) -> tuple[int, dict[str, bytes]] | None:
     """Return the job's exit status and its files, or None if it did not come to its end."""
     disk.seek(0)
     files = {}

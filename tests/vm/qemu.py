@@ -69,10 +69,14 @@ class Ends:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """From where a machine starts: its disk, and QEMU's arguments for the rest."""
+    """From where a machine starts: its disk, and QEMU's arguments for the rest.
+
+    ``cache`` is how QEMU treats that disk; the default forgets what it is told to write out.
+    """
 
     disk: str
     arguments: Sequence[str]
+    cache: str = "unsafe"
 
 
 @contextmanager
@@ -219,7 +223,7 @@ def machine(
     source, target, console, pipe = (f"/proc/self/fd/{number}" for number in numbers)
     words = [
         *("setpriv", "--pdeathsig", "KILL", tool("qemu-system-x86_64"), *_HARDWARE.split()),
-        *("-drive", f"{start.disk},if=virtio,cache=unsafe"),
+        *("-drive", f"{start.disk},if=virtio,cache={start.cache}"),
         *("-drive", f"file={source},format=raw,readonly=on,if=virtio,cache=unsafe"),
         *("-drive", f"file={target},format=raw,if=virtio,cache=unsafe"),
         *("-serial", f"file:{console}"),
@@ -259,8 +263,8 @@ def dead(message: str, ends: Ends, output: bytes) -> RvssError:
     """Return an error with the last that was heard of a machine."""
     words = []
     for title, text in (
-        ("QEMU said", _content(ends.said)),
-        ("the end of its console", _content(ends.console)),
+        ("QEMU said", content(ends.said)),
+        ("the end of its console", content(ends.console)),
         ("the end of the job's output", output),
     ):
         lines = text.decode("utf-8", "replace").splitlines()[-_SHOWN_LINES:]
@@ -268,6 +272,7 @@ def dead(message: str, ends: Ends, output: bytes) -> RvssError:
     return RvssError(Problem.TOOL, f"the test machine failed: {message}", "\n".join(words))
 
 
-def _content(file: IO[bytes]) -> bytes:
+def content(file: IO[bytes]) -> bytes:
+    """Return what QEMU has written to a file that it shares with us."""
     # QEMU has opened it once more: our offset is not its.
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
