@@ -502,7 +502,9 @@ class _Planner:
 
     def _judge_set(self, one: SambaSet, paths: list[str]) -> None:
         """Judge a set none of whose copies will be left; a worker must not have it in memory."""
-        expired = bool(paths) and self._leaving.issuperset(paths)
+        expired = bool(paths) and all(
+            path in self._leaving or path.rpartition("/")[2] in self._seen.gone for path in paths
+        )
         workers, quiet = self._seen.workers, self._seen.quiet
         state, reason = f"the set is {one.state.name.lower()}", "no shadow copy of it is left"
 
