@@ -513,7 +513,9 @@ class _Planner:
     def _judge_set(self, one: SambaSet, members: list[SambaCopy]) -> None:
         """Judge a set none of whose copies will be left; a worker must not have it in memory."""
         paths = [copy.path for copy in members if copy.path]
-        expired = bool(paths) and self._leaving.issuperset(paths)
+        expired = bool(paths) and all(
+            path in self._leaving or path.rpartition("/")[2] in self._seen.gone for path in paths
+        )
         workers, quiet = self._seen.workers, self._seen.quiet
         reason = "no shadow copy of it is left"
         since = self._found(f"set {one.id}")

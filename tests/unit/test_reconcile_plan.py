@@ -884,6 +884,16 @@ SETS = [
         forget("no shadow copy of it is left", SetState.COMMITTED),
     ),
     row(
+        "its last copy has gone, and the set could not be removed with it",
+        replace(LEFT, gone=frozenset({A})),
+        forget("no shadow copy of it is left", SetState.COMMITTED),
+    ),
+    row(
+        "its last copy goes, and Samba has not written that yet",
+        replace(LEFT, gone=frozenset({A}), workers=BUSY, quiet=0),
+        Keeps(reason="a client is connected to its worker", target=SET, due=1800),
+    ),
+    row(
         "a copy of it is being removed",
         replace(TAKEN, phase=Phase.DELETING, workers=()),
         delete("its deletion was cut off"),
