@@ -56,6 +56,7 @@ class Observation:
         present: the time since this start of the machine, for all others.
         options: of smb.conf.
         exposed_directory: below which the paths of our exposed shares are.
+        share_paths: paths of our shares.
         copies: what the ledger knows, gone ones excepted.
         gone: ids of those that are gone.
         history: exposed shares, in lower case, that the ledger has ever known.
@@ -81,6 +82,7 @@ class Observation:
     exposed_directory: str
     copies: tuple[ShadowCopy, ...]
     inventory: Inventory
+    share_paths: frozenset[str] = frozenset()
     gone: frozenset[str] = frozenset()
     history: frozenset[str] = frozenset()
     changing: frozenset[str] = frozenset()
@@ -201,6 +203,7 @@ def observe(sources: Sources) -> Observation:
         present=present,
         options=options(config),
         exposed_directory=ours,
+        share_paths=frozenset(share.path for share in config.shares),
         copies=copies,
         gone=frozenset(copy.id for copy in everything if copy.phase is Phase.GONE),
         history=frozenset(c.exposed_share.lower() for c in everything if c.exposed_share),

@@ -457,14 +457,23 @@ class _Planner:
         for copy in self._seen.samba.copies:
             members.setdefault(copy.set_id, []).append(copy)
         for one in self._sets.values():
-            paths = [copy.path for copy in members.get(one.id, [])]
-            ours = [path.startswith(self._seen.exposed_directory) for path in paths]
-            if not paths or not all(ours):
+            copies = members.get(one.id, [])
+            paths = [copy.path for copy in copies]
+            # One that has only been started has no copies yet, and is nobody's but Samba's.
+            unborn = one.state < SetState.CREATING and not copies
+            if not unborn and not (copies and all(self._is_ours(copy) for copy in copies)):
                 if one.state is not SetState.RECOVERED:
                     reason = f"it is {one.state.name.lower()} and not of our shares alone"
                     self._keep(one.id, reason, wrong=True)
             elif alive.isdisjoint(paths) and not self._adopting(paths):
-                self._judge_set(one, expired=self._leaving.issuperset(paths))
+                gone = bool(paths) and self._leaving.issuperset(paths)
+                self._judge_set(one, expired=gone)
+
+    def _is_ours(self, copy: SambaCopy) -> bool:
+        """Return whether a copy is of a share of ours; before Commit it has no path."""
+        if not copy.path:
+            return copy.share_path in self._seen.share_paths
+        return copy.path.startswith(self._seen.exposed_directory)
 
     def _adopting(self, paths: list[str]) -> bool:
         adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
@@ -476,9 +485,11 @@ class _Planner:
         waited = self._seen.present.seconds - self._found(f"set {one.id}").seconds
         # Before Expose it keeps every other set from being created, and those who ask again and
         # again are neither gone nor silent.
-        blocking = one.state not in (SetState.EXPOSED, SetState.RECOVERED)
-        patience = min(self._options.grace, _PATIENCE) if blocking else self._options.grace
-        left = 0.0 if expired or self._seen.starting else patience - waited
+        committed = one.state is SetState.COMMITTED
+        patience = min(self._options.grace, _PATIENCE) if committed else self._options.grace
+        if expired or (self._seen.starting and (committed or not workers)):
+            patience = 0.0
+        left = patience - waited
         reason = "no shadow copy of it is left"
         idle = workers is not None and all(worker.clients == 0 for worker in workers)
         if workers is None:
@@ -490,9 +501,12 @@ class _Planner:
             evidence = f"clients of its worker have been silent for {quiet:.0f} s"
         else:
             reason += ", but a client is connected to its worker"
-            left = patience - waited
             evidence = f"it has kept others from theirs for {waited:.0f} s"
-            if not blocking:
+            if committed:
+                left = patience - waited
+            elif one.state < SetState.COMMITTED:  # its client may be at work
+                left = self._options.recovery_timeout - waited
+            else:
                 left = self._options.recovery_timeout - (quiet or 0.0)
         if left > 0:
             self._keep(one.id, f"{reason}; it has {left:.0f} s left", left)
