@@ -131,6 +131,9 @@ def _closed(made: Lane, undo: ExitStack, client: Remote) -> None:
 
 def _vanished(made: Lane, undo: ExitStack, client: Remote) -> None:
     undo.callback(made.link.mend)
+    # What the server said last has been acknowledged: else it is for the kernel's retransmission
+    # to give up (tcp(7), tcp_retries2: a quarter of an hour), not for keepalive.
+    time.sleep(0.3)
     made.link.cut()
     client.close()
     time.sleep(0.5)
