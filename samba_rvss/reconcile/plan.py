@@ -525,7 +525,8 @@ class _Planner:
         # A committed one is dead without its copies; one before that may only wait for them.
         dead = one.state is SetState.COMMITTED
         patience = min(self._options.grace, _PATIENCE) if dead else self._options.grace
-        grace = 0.0 if expired or self._seen.starting else patience
+        begun = self._seen.starting and (dead or not workers)
+        grace = 0.0 if expired or begun else patience
         if any(self._may_exist(copy.path) for copy in members):
             self._keep(one.id, f"{reason}, {_UNLISTED}", wrong=True)
             return

@@ -868,6 +868,16 @@ SETS = [
     ),
     row("a client is connected, but silent", replace(LEFT, found=LONG, workers=BUSY), forget()),
     row(
+        "a client is connected and may be at work",
+        replace(LEFT, state=SetState.ADDED, found=LONG, workers=BUSY, quiet=1),
+        Keeps(reason="a client is connected to its worker", target=SET, due=1500),
+    ),
+    row(
+        "a client is connected and has been at work for too long",
+        replace(LEFT, state=SetState.ADDED, found={f"set {SET}": 1800}, workers=BUSY, quiet=1),
+        forget("no shadow copy of it is left", SetState.ADDED),
+    ),
+    row(
         "whether a worker has it cannot be told",
         replace(LEFT, found=LONG, workers=None),
         Keeps(reason="whether a worker has it in memory cannot be told", target=SET, wrong=True),
@@ -891,7 +901,7 @@ SETS = [
     row(
         "its last copy goes, and Samba has not written that yet",
         replace(LEFT, gone=frozenset({A}), workers=BUSY, quiet=0),
-        Keeps(reason="a client is connected to its worker", target=SET, due=1800),
+        Keeps(reason="a client is connected to its worker", target=SET, due=5),
     ),
     row(
         "a copy of it is being removed",
@@ -1008,3 +1018,23 @@ def test_one_copy(case: Row) -> None:
 @pytest.mark.parametrize("case", [*NO_COPY, *SETS, *BEGUN], ids=lambda case: case.title)
 def test_what_belongs_to_no_copy(case: Row) -> None:
     _said(plan(case.given.seen()), case, sets=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "copies", "goes"),
+    [
+        (SetState.STARTED, (), True),
+        (SetState.ADDED, ("/srv/vms",), True),
+        (SetState.ADDED, ("/srv/vms", "/srv/other"), False),
+        (SetState.COMMITTED, (), False),
+    ],
+)
+def test_sets_before_commit(state: SetState, copies: tuple[str, ...], goes: bool) -> None:  # noqa: FBT001
+    """They have no copies, or such as have no path; then their shares say whose they are."""
+    seen = replace(LEFT, found=LONG).seen()
+    whole = state_of(state, RECOVERY, *("" for _ in copies))
+    named = [replace(one, share_path=path) for one, path in zip(whole.copies, copies, strict=True)]
+    samba = replace(whole, copies=tuple(named))
+    decided = plan(replace(seen, samba=samba, share_paths=frozenset({"/srv/vms"})))
+    assert [one.kind for one in decided.actions] == [Kind.FORGET_SET] * goes
+    assert [one.wrong for one in decided.kept] == [True] * (not goes)
