@@ -109,7 +109,8 @@ class Zfs:
             try:
                 # One transaction group: nested datasets are of the same instant.
                 zfs("snapshot", "-o", f"{MARK}={encoded}", *snapshots)
-                # The hold waits for a transaction group of its own: beside the clone's.
+                # Whatever it is, zfs(8) waits for a transaction group: the hold does so while the
+                # properties are read and the clone is begun.
                 with ThreadPoolExecutor(1) as beside:
                     hold = beside.submit(zfs, "hold", HOLD, *snapshots)
                     self._clone(volume, mark.id, datasets, encoded)

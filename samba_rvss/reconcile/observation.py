@@ -57,7 +57,7 @@ class Observation:
         present: the time since this start of the machine, for all others.
         options: of smb.conf.
         exposed_directory: below which the paths of our exposed shares are.
-        share_paths: of the shares that smb.conf gives to us.
+        share_paths: the directories of the shares that are ours.
         copies: what the ledger knows, gone ones excepted.
         gone: ids of those that are gone.
         history: exposed shares, in lower case, that the ledger has ever known.
@@ -82,8 +82,7 @@ class Observation:
     options: Options
     exposed_directory: str
     copies: tuple[ShadowCopy, ...]
-    inventory: Inventory
-    share_paths: frozenset[str] = frozenset()
+    inventory: Inventory | None
     gone: frozenset[str] = frozenset()
     history: frozenset[str] = frozenset()
     changing: frozenset[str] = frozenset()
@@ -96,6 +95,7 @@ class Observation:
     workers: tuple[Worker, ...] | None = None
     connected: frozenset[str] | None = None
     quiet: float | None = None
+    share_paths: frozenset[str] = frozenset()
     findings: Mapping[str, Moment] = field(default_factory=dict)
     starting: bool = False
     problems: tuple[str, ...] = ()
@@ -219,7 +219,7 @@ def observe(sources: Sources) -> Observation:
             share.lower() for share in (*(c.exposed_share for c in copies), *gone.values()) if share
         ),
         changing=frozenset(changing) | busy | sources.busy(),
-        inventory=inventory or Inventory(file_systems=frozenset(), images=()),
+        inventory=inventory,
         mounts=mounts,
         directories=directories,
         samba=samba,
