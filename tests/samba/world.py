@@ -340,6 +340,7 @@ class World:
         """Delete a copy as a client."""
         with self.step(f"{actor.name} delete {told.copy_id}") as said:
             self.attempted.add(str(told.copy_id))
+            path = next((c.path for c in self.rig.ledger() if c.copy_id == str(told.copy_id)), "")
             _, good = self.call(
                 actor,
                 said,
@@ -347,6 +348,7 @@ class World:
             )
             if good:
                 self.told.remove(told)
+                assert path not in self.rig.mounts(), f"{path} was deleted, and is mounted"
 
     def anything(self, actor: Actor, other: Actor, number: int, method: int) -> None:
         """Call a method that may not fit, on a set that may be unknown or long gone."""
