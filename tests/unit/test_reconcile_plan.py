@@ -870,7 +870,7 @@ SETS = [
     row(
         "a client is connected and may be at work",
         replace(LEFT, state=SetState.ADDED, found=LONG, workers=BUSY, quiet=1),
-        Keeps(reason="a client is connected to its worker", target=SET, due=1500),
+        Keeps(reason="a client is connected to its worker", target=SET, due=5),
     ),
     row(
         "a client is connected and has been at work for too long",
