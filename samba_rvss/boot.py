@@ -42,7 +42,8 @@ async def reconcile(configfile: str, report: Report) -> tuple[Plan, list[Outcome
         )
         watcher = Watcher(lifecycle)
         runner = Runner(lifecycle, watcher, samba, _only)
-        decided, outcomes = await runner.reconcile(starting=True, report=report)
+        # Nobody waits for us in a Commit: smbd does not run yet.
+        decided, outcomes = await runner.reconcile(starting=True, patient=True, report=report)
         return decided, outcomes, await watcher.settled(config.seal_deadline)
 
 

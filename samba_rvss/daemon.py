@@ -352,5 +352,5 @@ class Daemon:
 def _log_request(verb: str, subject: str, uid: int, seconds: float, status: int, line: str) -> None:
     level = logging.ERROR if status else logging.INFO
     outcome = f"failed ({Problem(status).name}): {line}" if status else "done"
-    shown = subject.encode("utf-8", "backslashreplace").decode("utf-8")[:300]
-    _logger.log(level, "%s %s by uid %d in %.1f ms: %s", verb, shown, uid, seconds * 1000, outcome)
+    what = f"{verb} {subject}".rstrip().encode("utf-8", "backslashreplace").decode("utf-8")[:300]
+    _logger.log(level, "%s by uid %d in %.1f ms: %s", what, uid, seconds * 1000, outcome)

@@ -249,6 +249,14 @@ class Ledger:
         """Return the copies that exist, oldest first; with ``gone`` those that did as well."""
         return self._some("phase != ? OR ? ORDER BY created, id", Phase.GONE.value, int(gone))
 
+    def gone(self) -> dict[str, str]:
+        """Return the ids of the copies that are gone, with the exposed share that each had."""
+        with self._lock, self._reported():
+            rows = self._database.execute(
+                "SELECT id, exposed_share FROM copies WHERE phase = ?", (Phase.GONE.value,)
+            ).fetchall()
+        return dict(rows)
+
     def unfinished(self) -> list[ShadowCopy]:
         """Return the copies that are neither sealed nor gone."""
         return self._some(

@@ -69,7 +69,8 @@ class _Printer:
         self._findings.append(finding)
         if not self._as_json and (self._every or finding.fate is not Fate.KEPT):
             output.print_line(as_line(finding))
-            sys.stdout.flush()
+            if finding.action and not self._every:
+                sys.stdout.flush()  # the next one may take its time
 
     def finish(self) -> int:
         if self._as_json:

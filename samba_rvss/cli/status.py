@@ -109,7 +109,7 @@ def show(seen: "Look", judged: "Standing", shares: int, unsupported: Mapping[str
     }
     output.print_facts(facts)
     if judged.differences:
-        print(f"\n{len(judged.differences)} differences between Samba's view and ours:")
+        print(f"\ndiffering between Samba's view and ours: {len(judged.differences)}")
         _some(judged.differences)
     elif judged.sets is not None:
         print("\nSamba's view and ours are the same.")

@@ -13,17 +13,16 @@ import errno
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Image, Inventory, Mark, Nested, Volume
 from samba_rvss.providers import zfs_busy
 from samba_rvss.providers import zfs_place as place
+from samba_rvss.providers import zfs_tree as tree
 from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.mark import decode, encode
 from samba_rvss.providers.zfs_command import doing, require_healthy, table, zfs
@@ -36,23 +35,13 @@ from samba_rvss.providers.zfs_properties import (
     PART,
     options,
 )
+from samba_rvss.providers.zfs_tree import HOLD, HOME
 from samba_rvss.run import tool
 
 _logger = logging.getLogger(__name__)
 
-HOME = "samba-rvss"
-HOLD = "samba-rvss"
 _AN_ID = "20261231T235959Z-01234567"
-_BUSY_SECONDS = 2.0
 _BESIDE = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Clone:
-    """A clone of ours, or what somebody has put into one."""
-
-    name: str
-    origin: str
 
 
 class Zfs:
@@ -120,7 +109,8 @@ class Zfs:
             try:
                 # One transaction group: nested datasets are of the same instant.
                 zfs("snapshot", "-o", f"{MARK}={encoded}", *snapshots)
-                # The hold waits for a transaction group of its own: beside the clone's.
+                # Whatever it is, zfs(8) waits for a transaction group: the hold does so while the
+                # properties are read and the clone is begun.
                 with ThreadPoolExecutor(1) as beside:
                     hold = beside.submit(zfs, "hold", HOLD, *snapshots)
                     self._clone(volume, mark.id, datasets, encoded)
@@ -136,7 +126,7 @@ class Zfs:
         # The snapshots are there: what these names mean now is what was snapshotted.
         wanted = _origin_properties(list(datasets))
         guid = wanted[volume.name].pop("guid")
-        if guid != (_guid(volume) or guid):
+        if guid != (tree.guid(volume) or guid):
             raise RvssError(
                 Problem.BAD_PATH, f"{volume.name} is not the dataset that was checked", "try again"
             )
@@ -170,7 +160,7 @@ class Zfs:
 
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
-        top = _clone_name(volume, image)
+        top = tree.clone_name(volume, image)
         require_healthy(volume.file_system)
         with doing(f"cannot open the image {image}"), ExitStack() as undo:
             columns = f"name,keystatus,{PART}"
@@ -194,7 +184,7 @@ class Zfs:
                 undo.callback(os.close, mount)
                 parts.append((below, mount))
             undo.pop_all()
-        return parts
+        return sorted(parts)  # parents first; zfs(8) lists 10 before 2
 
     def seal(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`.
@@ -204,10 +194,10 @@ class Zfs:
         written through mappings is written out before: Linux does not do it any more for a file
         system that is read-only (fs/sync.c, sync_filesystem()), and forgets it when it unmounts.
         """
-        top = _clone_name(volume, image)
+        top = tree.clone_name(volume, image)
         require_healthy(volume.file_system)
         with doing(f"cannot seal the image {image}"):
-            for clone in _clones(top):
+            for clone in tree.clones(top):
                 if clone.origin.endswith(f"@rvss-{image}"):
                     _write_out(clone.name)
             failure = None
@@ -227,7 +217,7 @@ class Zfs:
         recovery wrote is on disk.
         """
         with doing(f"cannot examine the image {image}"):
-            self._verify(_clone_name(volume, image))
+            self._verify(tree.clone_name(volume, image))
 
     def _verify(self, top: str) -> None:
         words = ("get", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,value", "readonly", top)
@@ -244,8 +234,8 @@ class Zfs:
         with doing(f"cannot remove the image {image}"):
             require_healthy(volume.file_system)
             # Datasets may have been renamed: their snapshots went with them.
-            clones = _clones(_clone_name(volume, image))
-            origin = clones[0].origin if clones else _snapshot(volume, image)
+            clones = tree.clones(tree.clone_name(volume, image))
+            origin = clones[0].origin if clones else tree.snapshot(volume, image)
             if not origin:
                 return
             mark = self._mark(origin) if origin != "-" else None
@@ -264,7 +254,7 @@ class Zfs:
                 others = [clone.origin for clone in clones]
                 snapshots = [*dict.fromkeys((origin, *others, *self._marked_alike(origin)))]
             try:
-                _destroy(clones, snapshots)
+                tree.destroy(clones, snapshots)
             except RvssError as exc:
                 if exc.problem is not Problem.BUSY:
                     raise
@@ -339,15 +329,6 @@ class Zfs:
             )
 
 
-def _guid(volume: Volume) -> str:
-    """Return the guid of a volume's dataset; nothing if its mark is of the form without one."""
-    return volume.key.rpartition(":")[2]
-
-
-def _clone_name(volume: Volume, image: str) -> str:
-    return f"{volume.file_system}/{HOME}/{image}"
-
-
 def _mount(dataset: str) -> int:
     source = {"source": dataset}
     try:
@@ -395,66 +376,3 @@ def _origin_properties(datasets: Sequence[str]) -> dict[str, dict[str, str]]:
         if value not in ("-", "none"):
             found[name][key] = value
     return found
-
-
-def _clones(top: str) -> list[_Clone]:
-    """Return the clone of an image and what is in it; nothing if it does not exist."""
-    try:
-        words = ("list", "-H", "-r", "-t", "filesystem,volume", "-o", "name,origin")
-        rows = table(*words, top, columns=2)
-    except RvssError as exc:
-        if exc.problem is Problem.NOT_FOUND:
-            return []
-        raise
-    return [_Clone(name=name, origin=origin) for name, origin in rows]
-
-
-def _snapshot(volume: Volume, image: str) -> str:
-    """Return an image's outermost snapshot, whatever its dataset is called now, or nothing."""
-    if _exists(f"{volume.name}@rvss-{image}"):
-        return f"{volume.name}@rvss-{image}"
-    words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", volume.file_system)
-    for name, guid in table(*words, columns=2):
-        if guid == _guid(volume) and _exists(f"{name}@rvss-{image}"):
-            return f"{name}@rvss-{image}"
-    return ""
-
-
-def _exists(snapshot: str) -> bool:
-    try:
-        zfs("list", "-H", "-t", "snapshot", "-o", "name", snapshot)
-    except RvssError as exc:
-        if exc.problem is Problem.NOT_FOUND:
-            return False
-        raise
-    return True
-
-
-def _destroy(clones: Sequence[_Clone], snapshots: Sequence[str]) -> None:
-    """Destroy an image, its outermost snapshot last; what others hold stays as it is."""
-    held = []
-    for name, tag, _ in table("holds", "-H", "-p", *snapshots, columns=3):
-        if tag != HOLD:
-            raise RvssError(
-                Problem.BUSY, f"somebody holds {name} as '{tag}'", f"zfs release '{tag}' it"
-            )
-        held.append(name)
-    if clones:
-        _destroy_busy(clones[0].name)
-    if held:
-        zfs("release", HOLD, *held)
-    for name in reversed(snapshots):
-        zfs("destroy", name)
-
-
-def _destroy_busy(dataset: str) -> None:
-    """Destroy a dataset with all in it, that may have been unmounted just now."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            zfs("destroy", "-r", dataset)
-            return
-        except RvssError as exc:
-            if exc.problem is not Problem.BUSY or time.monotonic() > deadline:
-                raise
-        time.sleep(0.1)  # a lazy unmount lets go a moment later

@@ -41,33 +41,44 @@ def zfs(*words: str) -> str:
     try:
         return run(["zfs", *words], timeout=SECONDS)
     except RvssError as exc:
-        said = exc.message.partition(" and said: ")[2].partition(" usage: ")[0]
+        said = exc.message.partition(" and said: ")[2]
         if exc.problem is not Problem.TOOL or not said:
             raise
-        for pattern, problem, hint in _PHRASES:
-            if re.search(pattern, said, re.IGNORECASE):
-                raise RvssError(problem, said, hint) from exc
-        raise RvssError(Problem.SYSTEM, said) from exc
+        raise problem(said) from exc
+
+
+def problem(said: str) -> RvssError:
+    """Return what zfs(8) said as an error."""
+    said = said.partition(" usage: ")[0]
+    for pattern, code, hint in _PHRASES:
+        if re.search(pattern, said, re.IGNORECASE):
+            return RvssError(code, said, hint)
+    return RvssError(Problem.SYSTEM, said)
 
 
 def table(*words: str, columns: int) -> list[list[str]]:
-    """Run zfs(8) with ``-H`` and return rows of fields.
-
-    The last field may be any text that root wrote, tabs and line breaks included, which zfs(8)
-    prints as they are: a line with too few fields belongs to the row before it.
+    """Run zfs(8) with ``-H`` and return rows of fields; see `rows`.
 
     Raises:
         RvssError: as `zfs`.
     """
-    rows: list[list[str]] = []
-    out = zfs(*words)
+    return rows(zfs(*words), columns)
+
+
+def rows(out: str, columns: int) -> list[list[str]]:
+    """Return a table of zfs(8) as rows of fields.
+
+    The last field may be any text that root wrote, tabs and line breaks included, which zfs(8)
+    prints as they are: a line with too few fields belongs to the row before it.
+    """
+    found: list[list[str]] = []
     for line in out.removesuffix("\n").split("\n") if out else ():
         fields = line.split("\t", columns - 1)
         if len(fields) == columns:
-            rows.append(fields)
-        elif rows:
-            rows[-1][-1] += f"\n{line}"
-    return rows
+            found.append(fields)
+        elif found:
+            found[-1][-1] += f"\n{line}"
+    return found
 
 
 @contextmanager

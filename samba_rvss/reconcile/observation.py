@@ -14,6 +14,7 @@ from typing import TypeVar
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger, moment, now
 from samba_rvss.model import (
+    Context,
     Inventory,
     Moment,
     Phase,
@@ -56,6 +57,7 @@ class Observation:
         present: the time since this start of the machine, for all others.
         options: of smb.conf.
         exposed_directory: below which the paths of our exposed shares are.
+        share_paths: the directories of the shares that are ours.
         copies: what the ledger knows, gone ones excepted.
         gone: ids of those that are gone.
         history: exposed shares, in lower case, that the ledger has ever known.
@@ -80,7 +82,7 @@ class Observation:
     options: Options
     exposed_directory: str
     copies: tuple[ShadowCopy, ...]
-    inventory: Inventory
+    inventory: Inventory | None
     gone: frozenset[str] = frozenset()
     history: frozenset[str] = frozenset()
     changing: frozenset[str] = frozenset()
@@ -93,6 +95,7 @@ class Observation:
     workers: tuple[Worker, ...] | None = None
     connected: frozenset[str] | None = None
     quiet: float | None = None
+    share_paths: frozenset[str] = frozenset()
     findings: Mapping[str, Moment] = field(default_factory=dict)
     starting: bool = False
     problems: tuple[str, ...] = ()
@@ -108,6 +111,7 @@ class Sources:
         quiet: returns for how long no client has been heard of, in seconds, if that is known.
         busy: returns the ids of copies that a request works on.
         starting: whether no request can be under way.
+        patient: whether there is time to read srv_fss.tdb twice even then.
     """
 
     config: Config
@@ -118,6 +122,7 @@ class Sources:
     quiet: Callable[[], float | None] = lambda: None
     busy: Callable[[], frozenset[str]] = frozenset
     starting: bool = False
+    patient: bool = False
 
 
 class _Looker:
@@ -161,7 +166,10 @@ def observe(sources: Sources) -> Observation:
         "the mounts' directories", lambda: frozenset(sources.mounts.directories())
     )
     shares = looker.look(
-        "Samba's registry", lambda: sources.samba.call(registry.exposed_shares, config.file)
+        "Samba's registry",
+        lambda: sources.samba.call(
+            registry.exposed_shares, config.file, config.samba_state_directory
+        ),
     )
     descriptors = looker.look(
         "the shares' security descriptors",
@@ -173,7 +181,11 @@ def observe(sources: Sources) -> Observation:
     paths = {copy.path for copy in before.values() if _needs_samba(copy)}
     paths |= {path for path in (shares or {}).values() if path.startswith(ours)}
     # At a start Samba may be in the middle of a Commit that waits for us: what must wait, does.
-    patient = not sources.starting or any(_is_of_before(copy) for copy in before.values())
+    patient = (
+        sources.patient
+        or not sources.starting
+        or any(_is_of_before(copy) for copy in before.values())
+    )
     samba = looker.look(
         "srv_fss.tdb", lambda: _samba_state(config.fss_state, paths, patient=patient)
     )
@@ -185,11 +197,10 @@ def observe(sources: Sources) -> Observation:
         )
     wall, present = now(), moment()
     connected = None
-    if any(_is_old(copy, config.maximum_age, wall) for copy in before.values()):
+    if any(_may_expire(copy, config.maximum_age, wall) for copy in before.values()):
         connected = looker.look("who is connected", lambda: control.connected_shares(config.file))
     # The ledger last, as well as first: what has changed in between is somebody's present work.
-    everything = sources.ledger.copies(gone=True)
-    copies = tuple(copy for copy in everything if copy.phase is not Phase.GONE)
+    copies, gone = tuple(sources.ledger.copies()), sources.ledger.gone()
     changing = {copy.id for copy in copies if before.get(copy.id) != copy}
     changing |= before.keys() - {copy.id for copy in copies}
     unproven: frozenset[str] = frozenset()
@@ -201,11 +212,14 @@ def observe(sources: Sources) -> Observation:
         present=present,
         options=options(config),
         exposed_directory=ours,
+        share_paths=frozenset(share.path for share in config.shares),
         copies=copies,
-        gone=frozenset(copy.id for copy in everything if copy.phase is Phase.GONE),
-        history=frozenset(c.exposed_share.lower() for c in everything if c.exposed_share),
+        gone=frozenset(gone),
+        history=frozenset(
+            share.lower() for share in (*(c.exposed_share for c in copies), *gone.values()) if share
+        ),
         changing=frozenset(changing) | busy | sources.busy(),
-        inventory=inventory or Inventory(file_systems=frozenset(), images=()),
+        inventory=inventory,
         mounts=mounts,
         directories=directories,
         samba=samba,
@@ -225,8 +239,10 @@ def _needs_samba(copy: ShadowCopy) -> bool:
     return copy.phase not in (Phase.CREATING, Phase.DELETING, Phase.GONE)
 
 
-def _is_old(copy: ShadowCopy, maximum_age: float, wall: datetime) -> bool:
-    return (wall - copy.created).total_seconds() >= maximum_age
+def _may_expire(copy: ShadowCopy, maximum_age: float, wall: datetime) -> bool:
+    """Return whether a copy goes because of its age, unless somebody is connected."""
+    old = (wall - copy.created).total_seconds() >= maximum_age
+    return old and not copy.context & Context.NO_AUTO_RELEASE
 
 
 def _is_of_before(copy: ShadowCopy) -> bool:

@@ -36,6 +36,7 @@ class Kind(Enum):
     FORGET_SET = "remove set"
 
 
+_UNLISTED = "but the images cannot be listed"
 _ORDER = {kind: number for number, kind in enumerate(Kind)}
 
 
@@ -98,11 +99,6 @@ class Plan:
         return min((one.due for one in self.kept if one.due is not None), default=None)
 
 
-def deletion(copy: ShadowCopy, reason: str) -> Action:
-    """Return the action that removes a copy."""
-    return Action(kind=Kind.DELETE, target=copy.id, reason=reason, copy=copy)
-
-
 def plan(seen: Observation) -> Plan:
     """Decide what brings everything back into one state.
 
@@ -118,7 +114,9 @@ class _Planner:
     def __init__(self, seen: Observation) -> None:
         self._seen = seen
         self._options = seen.options
-        self._images = {image.id: image for image in seen.inventory.images}
+        images = seen.inventory.images if seen.inventory else ()
+        self._images = {image.id: image for image in images}
+        self._listed = seen.inventory.file_systems if seen.inventory else frozenset()
         self._sets = {one.id: one for one in seen.samba.sets} if seen.samba else {}
         self._known = {copy.path: copy for copy in seen.samba.copies} if seen.samba else {}
         self._by_path = {path: share for share, path in (seen.shares or {}).items()}
@@ -213,13 +211,15 @@ class _Planner:
     def _judge(self, copy: ShadowCopy) -> None:
         seen = self._seen
         image = self._images.pop(copy.id, None)
-        listed = copy.volume.file_system in seen.inventory.file_systems
+        listed = copy.volume.file_system in self._listed
         if copy.id in seen.changing:
             self._keep(copy.id, "something is being done with it", self._options.grace)
         elif copy.phase is Phase.CREATING:
             self._judge_creating(copy)
         elif copy.phase is Phase.DELETING:
             self._act(Kind.DELETE, copy, "its deletion was cut off")
+        elif seen.inventory is None:
+            self._keep(copy.id, "the images cannot be listed", wrong=True)
         elif image is None and not listed:
             reason = f"its file system is not there ({copy.volume.file_system})"
             self._keep(copy.id, reason, wrong=True)
@@ -247,7 +247,7 @@ class _Planner:
         elif known is None:
             self._judge_unknown(copy)
         elif known.state is SetState.RECOVERED:
-            self._judge_recovered(copy, known, image)
+            self._judge_recovered(copy, known)
         else:
             self._judge_unrecovered(copy, known)
         if any(action.kind is Kind.DELETE for action in self._actions[before:]):
@@ -255,7 +255,7 @@ class _Planner:
         paths = {path for path in (copy.path, copy.previous_path) if path}
         if self._seen.mounts is not None and not paths <= self._seen.mounts:
             self._act(Kind.REMOUNT, copy, "it is not mounted")
-        elif copy.phase is Phase.SEALED and not image.read_only:
+        if copy.phase is Phase.SEALED and not image.read_only:
             self._act(Kind.SEAL, copy, "it was sealed, and its image is writable")
 
     def _judge_unrecovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
@@ -265,7 +265,8 @@ class _Planner:
         if not exposed:
             # MS-FSRVP gives a client 180 s after Commit to expose what it has.
             timer = min(timer, self._options.grace)
-        left = timer - self._elapsed(copy)
+        # Its time counts from when the daemon learned that state: what is news is of just now.
+        left = timer - (self._elapsed(copy) if copy.state is known.state else 0.0)
         state = f"its set {known.set_id} is {known.state.name.lower()}"
         if self._of_before(copy):
             self._expire(copy, "the machine was started before its recovery was", state)
@@ -277,15 +278,14 @@ class _Planner:
         else:
             self._keep(copy.id, f"{state}; its timer has {left:.0f} s left", left)
 
-    def _judge_recovered(self, copy: ShadowCopy, known: SambaCopy, image: Image) -> None:
-        if copy.phase is not Phase.SEALED and self._of_before(copy):
-            # Sealing is what brings everything that recovery wrote to the disk.
+    def _judge_recovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
+        if self._of_before(copy) and not self._is_recovered(copy):
+            # Only sealing brings what recovery wrote to the disk for certain.
             self._expire(copy, "the machine was started before it was sealed")
+        elif copy.phase is Phase.SEALING:
+            self._act(Kind.SEAL, copy, "its sealing was cut off")
         elif copy.phase is not Phase.SEALED:
-            if copy.phase is not Phase.SEALING or image.read_only:
-                self._act(Kind.SEAL, copy, "its recovery is complete")
-            else:
-                self._act(Kind.SEAL, copy, "its sealing was cut off")
+            self._act(Kind.SEAL, copy, "its recovery is complete")
         elif self._share_is_gone(copy):
             self._lose_share(copy)
         else:
@@ -296,7 +296,7 @@ class _Planner:
         registered = copy.path in self._by_path
         if copy.phase is Phase.SEALED and (registered or self._seen.shares is None):
             self._judge_served(copy)
-        elif self._of_before(copy) and copy.phase is not Phase.SEALED:
+        elif self._of_before(copy) and not self._is_recovered(copy):
             self._expire(copy, "the machine was started before its recovery was complete")
         elif copy.phase is Phase.SEALED:
             self._unaccounted(
@@ -305,10 +305,30 @@ class _Planner:
                 "neither srv_fss.tdb nor a share has it",
                 lambda: self._expire(copy, "neither srv_fss.tdb nor a share has it"),
             )
+        elif copy.phase is Phase.SEALING and self._is_released(copy):
+            self._release(copy)
         elif copy.phase is Phase.SEALING:
             self._act(Kind.SEAL, copy, "its sealing was cut off")
         else:
             self._judge_silent(copy)
+
+    def _is_recovered(self, copy: ShadowCopy) -> bool:
+        """Return whether our own record says that a recovery was complete, or adopted it so.
+
+        It does as soon as all of it is on disk (`Lifecycle.write_out`).
+        """
+        if copy.phase is Phase.SEALING:
+            return copy.state is SetState.RECOVERED or not copy.set_id
+        return copy.phase is Phase.SEALED
+
+    def _is_released(self, copy: ShadowCopy) -> bool:
+        """Return whether a copy was not to outlive the start of the machine that it is of."""
+        persistent = bool(copy.context & Context.PERSISTENT)
+        return self._of_before(copy) and bool(copy.set_id) and not persistent
+
+    def _release(self, copy: ShadowCopy) -> None:
+        reason = "the machine was started anew, and its context is not persistent"
+        self._expire(copy, reason, f"context {copy.context:#x}")
 
     def _judge_silent(self, copy: ShadowCopy) -> None:
         """Judge a copy that is taken or open, and that no set has."""
@@ -318,10 +338,11 @@ class _Planner:
         else:
             timer, reason = self._options.grace, "its Commit failed or was cut off"
         elapsed = self._elapsed(copy)
-        quiet = elapsed if self._seen.quiet is None else self._seen.quiet
-        # The first share of a large set waits for the last one, but on a busy server not for ever.
+        # The first share of a large set waits for the last one: while clients do something, or
+        # may, it can still be its turn; but no Commit takes as long as a client may be silent.
+        waited = min(elapsed, self._seen.quiet or 0.0)
         longest = max(timer, self._options.recovery_timeout)
-        left = min(timer - min(elapsed, quiet), longest - elapsed)
+        left = min(timer - waited, longest - elapsed)
         if left <= 0:
             self._expire(copy, reason, f"for {timer:g} s")
         else:
@@ -329,7 +350,6 @@ class _Planner:
 
     def _judge_served(self, copy: ShadowCopy) -> None:
         """Judge a sealed copy whose set Samba has forgotten, but whose share still works."""
-        persistent = bool(copy.context & Context.PERSISTENT)
         if not self._of_before(copy):
             self._judge_age(copy, copy.context, "its share still works")
         elif not copy.set_id:
@@ -337,11 +357,10 @@ class _Planner:
         elif copy.state in (SetState.COMMITTED, SetState.EXPOSED):
             # Sealed at once, because nobody may write to it; but nobody has said that it is good.
             self._expire(copy, "the machine was started before its recovery was complete")
-        elif persistent:
-            self._judge_age(copy, copy.context, "its context is persistent")
+        elif self._is_released(copy):
+            self._release(copy)
         else:
-            reason = "the machine was started anew, and its context is not persistent"
-            self._expire(copy, reason, f"context {copy.context:#x}")
+            self._judge_age(copy, copy.context, "its context is persistent")
 
     def _judge_age(self, copy: ShadowCopy, context: int, why: str) -> None:
         if context & Context.NO_AUTO_RELEASE or not copy.set_id:
@@ -374,6 +393,12 @@ class _Planner:
         )
 
     # what belongs to no shadow copy
+
+    def _may_exist(self, path: str) -> bool:
+        """Return whether a path may be that of an image that cannot be listed now."""
+        known = self._leaving | {copy.path for copy in self._seen.copies}
+        gone = path in known or path.rpartition("/")[2] in self._seen.gone
+        return self._seen.inventory is None and not gone
 
     def _judge_images(self) -> None:
         for image in self._images.values():
@@ -409,7 +434,9 @@ class _Planner:
                 continue
             reason = "no shadow copy belongs to it"
             action = Action(kind=Kind.UNMOUNT, target=path, reason=reason)
-            if seen.starting:
+            if self._may_exist(path):
+                self._keep(path, f"{reason}, {_UNLISTED}", wrong=True)
+            elif seen.starting:
                 self._actions.append(action)
             else:
                 self._unaccounted(f"mount {path}", path, reason, _adder(self._actions, action))
@@ -422,6 +449,9 @@ class _Planner:
             if not path.startswith(self._seen.exposed_directory) or path in paths:
                 continue
             reason = "its shadow copy does not exist"
+            if self._may_exist(path):
+                self._keep(share, f"{reason}, {_UNLISTED}", wrong=True)
+                continue
             action = Action(kind=Kind.UNSHARE, target=share, reason=reason, evidence=(path,))
             self._unaccounted(f"share {share}", share, reason, _adder(self._actions, action))
 
@@ -455,48 +485,64 @@ class _Planner:
         for copy in self._seen.samba.copies:
             members.setdefault(copy.set_id, []).append(copy)
         for one in self._sets.values():
-            paths = [copy.path for copy in members.get(one.id, [])]
-            ours = [path.startswith(self._seen.exposed_directory) for path in paths]
-            if not paths or not all(ours):
+            paths = [copy.path for copy in members.get(one.id, []) if copy.path]
+            if not self._is_ours(one, members.get(one.id, [])):
                 if one.state is not SetState.RECOVERED:
                     reason = f"it is {one.state.name.lower()} and not of our shares alone"
                     self._keep(one.id, reason, wrong=True)
             elif alive.isdisjoint(paths) and not self._adopting(paths):
-                self._judge_set(one, expired=self._leaving.issuperset(paths))
+                self._judge_set(one, paths)
+
+    def _is_ours(self, one: SambaSet, members: list[SambaCopy]) -> bool:
+        """Return whether a set is of our shares alone.
+
+        One that was not committed yet is in the file because another one's step wrote it along.
+        Its copies have no path, or it has no copies: then nothing of anybody is behind it.
+        """
+        if not members:
+            return one.state < SetState.COMMITTED
+        return all(
+            copy.path.startswith(self._seen.exposed_directory)
+            if copy.path
+            else copy.share_path in self._seen.share_paths
+            for copy in members
+        )
 
     def _adopting(self, paths: list[str]) -> bool:
         adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
         return any(path.rpartition("/")[2] in adopted for path in paths)
 
-    def _judge_set(self, one: SambaSet, *, expired: bool) -> None:
+    def _judge_set(self, one: SambaSet, paths: list[str]) -> None:
         """Judge a set none of whose copies will be left; a worker must not have it in memory."""
+        expired = bool(paths) and self._leaving.issuperset(paths)
         workers, quiet = self._seen.workers, self._seen.quiet
-        state = f"the set is {one.state.name.lower()}"
+        state, reason = f"the set is {one.state.name.lower()}", "no shadow copy of it is left"
 
         def forget(evidence: str, *, idle: bool) -> None:
             action = Action(
                 kind=Kind.FORGET_SET,
                 target=one.id,
-                reason="no shadow copy of it is left",
+                reason=reason,
                 evidence=(state, evidence),
                 believes=(one.state,),
                 idle=idle,
             )
-            if expired:
+            if expired or self._seen.starting:
                 self._actions.append(action)
             else:
                 self._unaccounted(
                     f"set {one.id}", one.id, action.reason, _adder(self._actions, action)
                 )
 
-        if workers is None:
+        if any(self._may_exist(path) for path in paths):
+            self._keep(one.id, f"{reason}, {_UNLISTED}", wrong=True)
+        elif workers is None:
             self._keep(one.id, "whether a worker has it in memory cannot be told", wrong=True)
         elif all(worker.clients == 0 for worker in workers):
             forget("nobody is connected to an rpcd_fsrvp", idle=True)
         elif quiet is None or quiet < self._options.recovery_timeout:
             left = self._options.recovery_timeout - (quiet or 0.0)
-            reason = "no shadow copy of it is left, but a client is connected to its worker"
-            self._keep(one.id, reason, left)
+            self._keep(one.id, f"{reason}, but a client is connected to its worker", left)
         else:
             forget(f"clients of its worker have been silent for {quiet:.0f} s", idle=False)
 

@@ -140,12 +140,17 @@ class Runner:
         return min(2.0 ** (self._failures - 1), _LONGEST_PAUSE)
 
     async def reconcile(
-        self, *, starting: bool = False, report: Report = lambda outcome: None
+        self,
+        *,
+        starting: bool = False,
+        patient: bool = False,
+        report: Report = lambda outcome: None,
     ) -> tuple[Plan, list[Outcome]]:
         """Observe, plan and apply, after one that is under way.
 
         Args:
             starting: whether no request can be under way.
+            patient: whether there is time to prove that Samba has forgotten something even then.
             report: called with each outcome as it comes.
 
         Raises:
@@ -153,7 +158,7 @@ class Runner:
         """
         async with self._one:
             self._due = math.inf
-            seen = await in_thread(observe, self._sources(starting=starting))
+            seen = await in_thread(observe, self._sources(starting=starting, patient=patient))
             decided = plan(seen)
             outcomes = []
             for action in decided.actions:
@@ -168,7 +173,7 @@ class Runner:
                 self._watch(worker.pid)
             return decided, outcomes
 
-    def _sources(self, *, starting: bool) -> Sources:
+    def _sources(self, *, starting: bool, patient: bool) -> Sources:
         lifecycle = self._lifecycle
         return Sources(
             config=lifecycle.config,
@@ -179,6 +184,7 @@ class Runner:
             quiet=lambda: self.quiet,
             busy=lambda: self.busy,
             starting=starting,
+            patient=patient,
         )
 
     async def _apply(self, action: Action) -> Outcome:

@@ -12,18 +12,9 @@ from datetime import UTC, datetime
 
 import tdb
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import SambaCopy, SambaSet, SambaState, SetState
-from samba_rvss.samba import control
-
-# sizeof(struct tdb_header): from here on, a lock covers all records
-# (lib/tdb/common/lock.c, tdb_lockall_read(); lib/tdb/common/tdb_private.h, FREELIST_TOP)
-_FREELIST_TOP = 168
-# lib/tdb/common/transaction.c, tdb_needs_recovery(): a transaction was cut off in its commit
-_RECOVERY_START = 44
-_RECORD_MAGIC = 20
-_TDB_RECOVERY_MAGIC = 0xF53BC0E7
+from samba_rvss.samba import control, tdb_file
 
 
 class _Reader:
@@ -113,13 +104,6 @@ def parse(records: dict[bytes, bytes]) -> SambaState | None:
     )
 
 
-def _needs_recovery(fd: int) -> bool:
-    header = os.pread(fd, 4, _RECOVERY_START)
-    start = struct.unpack("=I", header)[0] if len(header) == 4 else 0
-    magic = os.pread(fd, 4, start + _RECORD_MAGIC) if start else b""
-    return len(magic) == 4 and struct.unpack("=I", magic)[0] == _TDB_RECOVERY_MAGIC
-
-
 def read(path: str) -> SambaState | None:
     """Read srv_fss.tdb.
 
@@ -131,26 +115,13 @@ def read(path: str) -> SambaState | None:
         RvssError: SAMBA if the file is there but cannot be read.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        records = tdb_file.read(path)
     except FileNotFoundError:
         return SambaState(sets=(), copies=())
-    except OSError as exc:
-        raise RvssError(Problem.SAMBA, f"cannot open {path}: {exc.strerror}") from exc
-    try:
-        if os.fstat(fd).st_size == 0 or not kernel.try_read_lock(fd, _FREELIST_TOP):
-            return None
-        if _needs_recovery(fd):
-            return None
-        database = tdb.Tdb(f"/proc/self/fd/{fd}", 0, tdb.NOLOCK, os.O_RDONLY)
-        try:
-            records = {bytes(key): bytes(database.get(key)) for key in database}
-        finally:
-            database.close()
-    except (OSError, RuntimeError, TypeError) as exc:
-        raise RvssError(Problem.SAMBA, f"cannot read {path}: {exc}") from exc
-    finally:
-        os.close(fd)
-    return parse(records)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise RvssError(Problem.SAMBA, f"cannot read {path}: {reason}") from exc
+    return None if records is None else parse(records)
 
 
 def forget_sets(path: str, lock_directory: str, wanted: dict[str, SetState]) -> tuple[str, ...]:

@@ -5,18 +5,34 @@ descriptor (source3/rpc_server/fss/srv_fss_agent.c, fss_sc_expose() and sc_smap_
 functions here run in `samba_rvss.samba.process` for the daemon.
 """
 
+import logging
 import os
+import struct
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import tdb
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.samba import tdb_file
 from samba_rvss.samba.conf import EXPOSED, open_context, samba_speaks, smbconf_error
+
+_logger = logging.getLogger(__name__)
 
 # SBC_ERR_NO_SUCH_SERVICE, lib/smbconf/smbconf.h
 _NO_SUCH_SERVICE = 7
 
+
+# source3/lib/sharesec.c, SHARE_SECURITY_DB_KEY
+_DESCRIPTOR = b"SECDESC/"
+# source3/registry/reg_db.h, REG_VALUE_PREFIX; lib/smbconf/smbconf_reg.c, KEY_SMBCONF. Names of
+# keys are in upper case (reg_util_internal.c, normalize_reg_path()).
+_VALUES = b"SAMBA_REGVAL\\HKLM\\SOFTWARE\\SAMBA\\SMBCONF\\"
+_REG_SZ = 1
+_READING_SECONDS = 5.0
+_READING_PAUSE = 0.05
 
 _DROPPED = {"shell_snap", "shadow_copy2"}
 
@@ -91,8 +107,12 @@ def _amend_one(registry: Any, share: str, inherited: Sequence[str], *, closed: b
     return bool(changes)
 
 
-def exposed_shares(configfile: str) -> dict[str, str]:
+def exposed_shares(configfile: str, state_directory: str) -> dict[str, str]:
     """Return the paths of the registry shares that have an exposed shadow copy's name.
+
+    Args:
+        configfile: the instance's smb.conf.
+        state_directory: Samba's, where the registry is.
 
     Raises:
         RvssError: SAMBA if the registry cannot be read.
@@ -103,16 +123,85 @@ def exposed_shares(configfile: str) -> dict[str, str]:
     with samba_speaks():
         try:
             registry = smbconf.init_reg(None)
-            found = {
-                share: {key.lower(): value for key, value in registry.get_share(share)[1]}
-                for share in registry.share_names()
-                if EXPOSED.fullmatch(share)
-            }
+            names = [share for share in registry.share_names() if EXPOSED.fullmatch(share)]
+            paths = _paths(state_directory)
+            # Samba's own way reads the names of all shares for each of them (source3/registry/
+            # reg_api.c, reg_openkey()): three seconds for a thousand, minutes for ten thousand.
+            return {name: paths.get(name.lower()) or _path(registry, name) for name in names}
         except smbconf_error() as exc:
             raise RvssError(
                 Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'"
             ) from exc
-    return {share: parameters.get("path", "") for share, parameters in found.items()}
+
+
+def _path(registry: Any, share: str) -> str:
+    """Return a share's path, or nothing if it has none or is being removed."""
+    try:
+        values = registry.get_share(share)[1]
+    except smbconf_error() as exc:
+        if exc.args[0] == _NO_SUCH_SERVICE:
+            return ""
+        raise
+    return next((value for key, value in values if key.lower() == "path"), "")
+
+
+def _paths(state_directory: str) -> dict[str, str]:
+    """Return the paths of registry shares, by their names in lower case, as the file has them.
+
+    What it does not have in the form that we know is left out. Source: source3/registry/
+    reg_backend_db.c, regdb_store_values_internal() and regdb_pack_values(); reg_parse_prs.h.
+    """
+    try:
+        records = _records(os.path.join(state_directory, "registry.tdb"), _VALUES)
+    except (RvssError, FileNotFoundError) as exc:
+        _logger.warning("reading each share by itself: %s", exc)
+        return {}
+    found = {}
+    for key, value in records.items():
+        with suppress(ValueError, struct.error):
+            if path := _path_value(value):
+                name = key.removeprefix(_VALUES).rstrip(b"\0").decode("utf-8")
+                found[name.lower()] = path
+    return found
+
+
+def _path_value(data: bytes) -> str:
+    """Return the value "path" among the packed values of a share, or nothing.
+
+    Raises:
+        ValueError, struct.error: they are not of the form that we know.
+    """
+    (count,) = struct.unpack_from("<I", data)
+    offset = 4
+    for _ in range(count):
+        end = data.index(b"\0", offset)
+        name, offset = data[offset:end], end + 1
+        kind, size = struct.unpack_from("<II", data, offset)
+        offset += 8
+        if name.lower() == b"path" and kind == _REG_SZ:
+            return data[offset : offset + size].decode("utf-16-le").rstrip("\0")
+        offset += size
+    return ""
+
+
+def _records(path: str, prefix: bytes) -> dict[bytes, bytes]:
+    """Return records of one of Samba's files, waiting for a moment in which nobody writes it.
+
+    Raises:
+        RvssError: SAMBA if the file cannot be read.
+        FileNotFoundError: there is none.
+    """
+    deadline = time.monotonic() + _READING_SECONDS
+    try:
+        while (records := tdb_file.read(path, prefix)) is None:
+            if time.monotonic() > deadline:
+                raise RvssError(Problem.SAMBA, f"{path} is never complete", "is it damaged?")
+            time.sleep(_READING_PAUSE)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as exc:
+        raise RvssError(Problem.SAMBA, f"cannot read {path}: {exc}") from exc
+    return records
 
 
 def exposed_descriptors(state_directory: str) -> tuple[str, ...]:
@@ -121,18 +210,11 @@ def exposed_descriptors(state_directory: str) -> tuple[str, ...]:
     Raises:
         RvssError: SAMBA if the database cannot be read.
     """
-    path = os.path.join(state_directory, "share_info.tdb")
-    if not os.path.exists(path):
-        return ()
     try:
-        database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDONLY)
-        try:
-            keys = [bytes(key).rstrip(b"\0") for key in database]
-        finally:
-            database.close()
-    except (OSError, RuntimeError) as exc:
-        raise RvssError(Problem.SAMBA, f"cannot read {path}: {exc}") from exc
-    names = [os.fsdecode(key.removeprefix(b"SECDESC/")) for key in keys if b"SECDESC/" in key]
+        keys = _records(os.path.join(state_directory, "share_info.tdb"), _DESCRIPTOR)
+    except FileNotFoundError:
+        return ()
+    names = [os.fsdecode(key.removeprefix(_DESCRIPTOR).rstrip(b"\0")) for key in keys]
     return tuple(name for name in names if EXPOSED.fullmatch(name))
 
 
@@ -184,7 +266,7 @@ def remove_security(state_directory: str, shares: Sequence[str]) -> tuple[str, .
             database.transaction_start()
             try:
                 for share in shares:
-                    key = b"SECDESC/" + os.fsencode(share.lower()) + b"\0"
+                    key = _DESCRIPTOR + os.fsencode(share.lower()) + b"\0"
                     if database.get(key) is not None:
                         database.delete(key)
                         removed.append(share)

@@ -1,12 +1,14 @@
 """What each step of a shadow copy on ZFS costs: in time, and in transaction groups waited for.
 
-    tests/vm/machine.py run -- python3 tests/bench/zfs.py [--rounds N] [--iops N]
+    tests/vm/machine.py run -- python3 tests/bench/zfs.py [--rounds N] [--iops N] [--busy]
 
 Needs root and ZFS; everything happens in a pool in a file. The same steps are done by zfs(8), by
 libzfs_core in this process and by a channel program, in turns. On a machine that does nothing else
 a transaction group is short, and what counts is the processes; with ``--iops`` the pool is on a
 device that does no more than so many operations per second (qemu-nbd), and what counts is the
-waits. Medians, with the median absolute deviation (MAD).
+waits. With ``--busy`` somebody writes all the time, so that one transaction group follows the
+other, as on a server at work: steps that begin together then wait together. Medians, with the
+median absolute deviation (MAD).
 """
 
 import argparse
@@ -16,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from samba_rvss import kernel
 from samba_rvss.model import Mark, Nested, Volume
-from samba_rvss.providers.zfs import HOLD, HOME, Zfs
+from samba_rvss.providers.zfs import Zfs
 from samba_rvss.providers.zfs_command import zfs
 from samba_rvss.providers.zfs_properties import COPIED, FIXED, MARK, options
+from samba_rvss.providers.zfs_tree import HOLD, HOME
 from samba_rvss.run import run
 
 POOL = "rvss-bench"
@@ -61,6 +65,12 @@ class Core:
         """Clone a snapshot, with user properties."""
         texts = (ctypes.c_char_p(name.encode()), ctypes.c_char_p(origin.encode()))
         self._check(self._core.lzc_clone(*texts, self._list(dict(properties)), None, 0))
+
+    def sync(self) -> None:
+        """Wait for the next transaction group."""
+        how = self._list({})
+        self._check(self._pairs.nvlist_add_boolean_value(how, b"force", 0))
+        self._call("lzc_sync", ctypes.c_char_p(POOL.encode()), how)
 
     def _list(self, pairs: dict[str, str | None]) -> ctypes.c_void_p:
         made = ctypes.c_void_p()
@@ -111,6 +121,27 @@ def pool(iops: int) -> Iterator[None]:
         zfs("create", SHARE)
         zfs("create", "-o", "mountpoint=none", f"{POOL}/{HOME}")
         yield
+
+
+@contextmanager
+def writer(path: str, core: Core) -> Iterator[None]:
+    """Write all the time, and have transaction groups written out one after the other."""
+    ended = threading.Event()
+
+    def write() -> None:
+        with open(path, "wb", buffering=0) as file:
+            while not ended.is_set():
+                file.seek(0)
+                file.write(os.urandom(1 << 20))
+                core.sync()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Round:
@@ -209,10 +240,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="measure the steps of a shadow copy on ZFS")
     parser.add_argument("--rounds", type=int, default=11, help="samples of each (11)")
     parser.add_argument("--iops", type=int, default=0, help="limit of the pool's device (none)")
+    parser.add_argument("--busy", action="store_true", help="write all the time")
     arguments = parser.parse_args()
     figures: dict[str, list[tuple[float, int]]] = {}
     core, provider = Core(), Zfs("bench")
-    with pool(arguments.iops):
+    with ExitStack() as undo:
+        undo.enter_context(pool(arguments.iops))
         path = zfs("get", "-H", "-o", "value", "mountpoint", SHARE).removesuffix("\n")
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -220,6 +253,8 @@ def main() -> int:
         finally:
             os.close(fd)
         assert volume is not None
+        if arguments.busy:
+            undo.enter_context(writer(f"{path}/busy", core))
         for number in range(arguments.rounds + 1):
             if number == 1:
                 figures.clear()  # the first round warms up

@@ -17,10 +17,11 @@ from samba_rvss.model import Mark
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs import HOME, MARK, Btrfs
-from samba_rvss.providers.zfs import HOLD, Zfs
-from samba_rvss.providers.zfs import HOME as ZFS_HOME
+from samba_rvss.providers.zfs import Zfs
 from samba_rvss.providers.zfs_command import table
 from samba_rvss.providers.zfs_properties import MARK as ZFS_MARK
+from samba_rvss.providers.zfs_tree import HOLD
+from samba_rvss.providers.zfs_tree import HOME as ZFS_HOME
 from samba_rvss.run import run
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.plugin import require

@@ -16,8 +16,8 @@ import pytest
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Mark, Nested
-from samba_rvss.providers.zfs import HOLD, HOME
 from samba_rvss.providers.zfs_properties import COPIED, MARK
+from samba_rvss.providers.zfs_tree import HOLD, HOME
 from samba_rvss.run import run
 from tests.kernel.test_provider import mark_of, probe, seen, take
 
@@ -157,6 +157,19 @@ def test_nested_datasets_are_of_one_instant(rig: "ZfsRig") -> None:
     assert len({value(name, "createtxg") for name in names}) == 1
     with seen(rig.provider, mark) as image:
         assert (image / "tab\tand line\nin it" / "file").read_text() == "content"
+
+
+def test_more_nested_datasets_than_ten(rig: "ZfsRig") -> None:
+    """A clone's number sorts as text, and a parent must be mounted before what is in it."""
+    share = rig.volume("vms")
+    names = ["a", "p", *(f"p-{number}" for number in range(8)), "p/q"]
+    for name in names:
+        (rig.volume(f"vms/{name}") / "file").write_text(name)
+    mark = take(rig.provider, share, Nested.INCLUDE)
+    with seen(rig.provider, mark) as image:
+        assert [(image / name / "file").read_text() for name in names] == names
+    rig.provider.destroy(mark.volume, mark.id)
+    assert rig.names() == []
 
 
 def test_images_are_mounted_and_shared_nowhere(rig: "ZfsRig") -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from samba_rvss import kernel
-from samba_rvss.errors import RvssError
 from samba_rvss.run import run
 from samba_rvss.samba import fss_state
+from samba_rvss.testing.plugin import CAPABILITIES
 
 _SECONDS = 60.0
 # Rigs name their directories and pools so; the pools hold images of ours, which others may too.
@@ -55,10 +55,9 @@ def _loops() -> Iterator[str]:
 
 
 def _zfs() -> Iterator[str]:
-    try:
-        names = run(["zfs", "list", "-H", "-t", "all", "-o", "name"], timeout=_SECONDS).split("\n")
-    except RvssError:
-        return  # there is no ZFS, or it is not loaded
+    if CAPABILITIES["zfs"]():
+        return
+    names = run(["zfs", "list", "-H", "-t", "all", "-o", "name"], timeout=_SECONDS).splitlines()
     kept = [n for n in names if _OURS.search(n) and not _NAMED.match(n)]
     kept += [n for n in names if _concerns_us(n)]
     yield from kept

@@ -200,6 +200,21 @@ def test_boot_puts_things_back_without_a_daemon(served: "Rig") -> None:
     assert served.command("status").returncode == 0
 
 
+def test_boot_puts_back_what_samba_has_forgotten(served: "Rig") -> None:
+    """As in a container that is started anew, on a machine that was not."""
+    _exposed(served)
+    (copy,) = served.ledger()
+    served.daemon.stop()
+    served.samba.end_workers()
+    (served.samba.lock_directory / "srv_fss.tdb").unlink()
+    kernel.umount(copy.path)
+    told = _json(served.command("reconcile", "--boot", "--json"), 0)
+    assert [(one["kind"], one["target"], one["outcome"]) for one in told["actions"]] == [
+        ("mount again", copy.id, "done")
+    ]
+    assert os.path.ismount(copy.path)
+
+
 def test_boot_seals_what_samba_recovered_meanwhile(served: "Rig") -> None:
     with served.client() as client:
         taken = served.expose(client, SHARE)
@@ -293,7 +308,9 @@ def test_events_tell_the_life_of_a_set(served: "Rig") -> None:
     whats = [one["what"] for one in by_copy]
     assert whats[:2] == ["create", "taken"]
     assert whats[-2:] == ["delete", "gone"]
-    assert {"committed", "exposed", "opened", "recovered", "sealed"} <= set(whats)
+    assert {"opened", "recovered", "sealed"} <= set(whats)
+    # Samba may be past Commit when we look.
+    assert {"committed", "exposed"} & set(whats)
     for one in by_copy:
         assert one["copy"] == copy.id
         assert one["set_id"] == str(taken.id)

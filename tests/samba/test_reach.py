@@ -227,8 +227,7 @@ def test_snapshots_of_the_dataset_are_not_in_the_copy(rig: "Rig") -> None:
     (share / "data").write_bytes(b"from the source")
     rig.share("vms", share)
     rig.start()
-    with rig.session("vms") as session:
-        assert session.read(".zfs\\snapshot\\before\\data") == SECRET
+    assert os.listdir(share / ".zfs" / "snapshot") == ["before"]
     with rig.client() as client:
         taken = rig.expose(client, "vms")
         (copy,) = rig.wait_for_phase(Phase.OPEN)

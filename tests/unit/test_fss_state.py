@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context, SambaCopy, SambaSet, SambaState, SetState
-from samba_rvss.samba.fss_state import parse, read
+from samba_rvss.samba.fss_state import forget_sets, parse, read
 
 SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
 COPY = "0f0e0d0c-0b0a-0908-0706-050403020100"
@@ -413,3 +413,141 @@ def test_any_file_is_a_state_or_none_or_refused(
         except RvssError:
             return
         assert state is None or isinstance(state, SambaState)
+
+
+# repairing it
+
+
+OTHER = SET.replace("3", "4")
+LIKE = f"{SET}0"  # begins as the other one does
+_MAP = f"vms@{{{COPY}}}"
+THREE = of_sets(
+    {**of_set(state=4), **of_copy(), **of_map(exposed=1)},
+    {
+        **of_set(OTHER, state=3),
+        **of_copy(of=OTHER, path="/run/2"),
+        _key(f"sc_set/{OTHER}/sc/{COPY}/smap/{_MAP}"): _ndr("vms", _MAP, "", 0),
+    },
+    of_set(LIKE, state=1, copies=0),
+) | {b"something_new\0": b"\xff"}
+
+
+def records_of(file: Path) -> Records:
+    """Return everything in a file."""
+    database = tdb.Tdb(str(file), 0, tdb.DEFAULT, os.O_RDONLY)
+    try:
+        return {bytes(key): bytes(database.get(key)) for key in database}
+    finally:
+        database.close()
+
+
+def _forgotten(file: Path, **wanted: SetState) -> tuple[str, ...]:
+    names = {"first": SET, "other": OTHER, "like": LIKE, "unknown": COPY}
+    return forget_sets(
+        str(file), str(file.parent), {names[name]: state for name, state in wanted.items()}
+    )
+
+
+def test_a_set_is_removed_and_the_others_stay_as_they_are(file: Path) -> None:
+    store(file, THREE)
+    assert _forgotten(file, first=SetState.EXPOSED) == (SET,)
+    left = records_of(file)
+    mine = [key for key in THREE if key.startswith(f"sc_set/{SET}".encode())]
+    expected = {k: v for k, v in THREE.items() if k not in mine or k == _key(f"sc_set/{LIKE}")}
+    assert left == expected | {_key("sc_set_count"): struct.pack("<I", 2)}
+    seen = read(str(file))
+    assert seen is not None
+    assert {one.id for one in seen.sets} == {OTHER, LIKE}
+
+
+def test_several_sets_are_removed_at_once(file: Path) -> None:
+    store(file, THREE)
+    done = _forgotten(file, first=SetState.EXPOSED, like=SetState.ADDED, unknown=SetState.ADDED)
+    assert set(done) == {SET, LIKE}
+    assert _forgotten(file, first=SetState.EXPOSED, like=SetState.ADDED) == ()
+    assert _forgotten(file, other=SetState.COMMITTED) == (OTHER,)
+    assert read(str(file)) == a_state()
+    assert set(records_of(file)) == {_key("db_version"), _key("sc_set_count"), b"something_new\0"}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"unknown": SetState.ADDED},
+        # Its client has gone on since it was looked at.
+        {"first": SetState.COMMITTED},
+        {"first": SetState.RECOVERED, "other": SetState.EXPOSED, "like": SetState.STARTED},
+        {},
+    ],
+)
+def test_what_is_not_as_it_was_seen_stays(file: Path, wanted: dict[str, SetState]) -> None:
+    store(file, THREE)
+    before = file.read_bytes()
+    assert _forgotten(file, **wanted) == ()
+    assert records_of(file) == THREE
+    assert file.read_bytes() == before
+
+
+def test_no_file_to_repair(file: Path) -> None:
+    assert _forgotten(file, first=SetState.EXPOSED) == ()
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("records", TORN.values(), ids=TORN)
+def test_a_torn_file_is_not_repaired(file: Path, records: Records) -> None:
+    """Samba wipes it before it writes: a count of our own would be believed."""
+    store(file, records)
+    with pytest.raises(RvssError) as caught:
+        _forgotten(file, first=SetState.COMMITTED)
+    assert caught.value.problem is Problem.SAMBA
+    assert records_of(file) == records
+
+
+@pytest.mark.parametrize("damage", [_other_bytes, _directory])
+def test_what_is_no_database_is_not_repaired(file: Path, damage: Callable[[Path], None]) -> None:
+    damage(file)
+    before = file.read_bytes() if file.is_file() else b""
+    with pytest.raises(RvssError) as caught:
+        _forgotten(file, first=SetState.EXPOSED)
+    assert caught.value.problem is Problem.SAMBA
+    assert (file.read_bytes() if file.is_file() else b"") == before
+
+
+def test_repaired_beside_a_writer(file: Path) -> None:
+    """One that wipes and writes in Samba's way, at full speed: it is never left by half."""
+    store(file, THREE)
+    program = (
+        "import os, sys, tdb\n"
+        f"records = {THREE!r}\n"
+        "print(flush=True)\n"
+        "while True:\n"
+        "    database = tdb.Tdb(sys.argv[1], 0, tdb.DEFAULT, os.O_RDWR)\n"
+        "    database.clear()\n"
+        "    database.transaction_start()\n"
+        "    for key, value in records.items(): database.store(key, value)\n"
+        "    database.transaction_commit()\n"
+        "    database.close()\n"
+    )
+    outcomes = {"removed": 0, "refused": 0}
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        try:
+            deadline = time.monotonic() + 1.5
+            while time.monotonic() < deadline:
+                try:
+                    assert _forgotten(file, first=SetState.EXPOSED) in ((SET,), ())
+                    outcomes["removed"] += 1
+                except RvssError:
+                    outcomes["refused"] += 1
+                seen = read(str(file))
+                assert seen is None or {OTHER, LIKE} <= {one.id for one in seen.sets}
+        finally:
+            writer.kill()
+    print(outcomes)
+    assert outcomes["removed"]
+    # Killed anywhere, it may have left the file wiped; the next writer makes it whole.
+    store(file, THREE)
+    assert _forgotten(file, first=SetState.EXPOSED) == (SET,)

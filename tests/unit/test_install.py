@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from samba_rvss import __version__
+from samba_rvss.cli import parser
 from samba_rvss.testing.example import HOOK
 
 ROOT = Path(__file__).parents[2]
@@ -58,8 +59,25 @@ def test_units_start_what_is_installed(installed: Path) -> None:
     assert {unit.name for unit in units.iterdir()} == {
         path.name for path in (ROOT / "systemd").iterdir()
     }
-    (program,) = re.findall(r"^ExecStart=(\S+)", (units / "samba-rvss.service").read_text(), re.M)
-    assert (installed / program.lstrip("/")).stat().st_mode & 0o111
+    services = sorted(units.glob("*.service"))
+    assert len(services) == 2
+    for unit in services:
+        ((program, verb),) = re.findall(r"^ExecStart=(\S+) (.+)$", unit.read_text(), re.M)
+        assert (installed / program.lstrip("/")).stat().st_mode & 0o111
+        parser().parse_args(verb.split())
+
+
+def test_enabling_the_service_enables_all(installed: Path) -> None:
+    """Sockets alone would start the daemon after smbd; the timer is of no use without it."""
+    units = installed / "usr/lib/systemd/system"
+    text = (units / "samba-rvss.service").read_text()
+    (wanted,) = re.findall(r"^WantedBy=(.+)$", text, re.M)
+    assert {"multi-user.target", "smbd.service"} <= set(wanted.split())
+    (also,) = re.findall(r"^Also=(.+)$", text, re.M)
+    others = {unit.name for unit in units.iterdir() if "[Install]" in unit.read_text()}
+    assert set(also.split()) == others - {"samba-rvss.service"}
+    (before,) = re.findall(r"^Before=(.+)$", text, re.M)
+    assert "smbd.service" in before.split()
 
 
 def test_manual_pages_are_installed(installed: Path) -> None:

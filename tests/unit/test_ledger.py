@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -160,7 +161,7 @@ def test_a_new_copy_may_say_since_when(ledger: Ledger) -> None:
 )
 def test_phase_and_state_set_its_time(
     ledger: Ledger,
-    values: dict[str, object],
+    values: dict[str, Any],
     news: bool,  # noqa: FBT001
 ) -> None:
     ledger.add(replace(copy_of("a"), since=LONG_AGO), "create")
@@ -250,6 +251,9 @@ def test_copies_are_in_the_order_of_their_making(ledger: Ledger) -> None:
     ledger.change(copy_of("c3"), "sealed", phase=Phase.SEALED)
     assert [copy.id for copy in ledger.copies()] == ["c1", "c3"]
     assert [copy.id for copy in ledger.copies(gone=True)] == ["c1", "c2", "c3"]
+    assert ledger.gone() == {"c2": ""}
+    ledger.change(copy_of("c3"), "gone", phase=Phase.GONE, exposed_share="vms@{3}")
+    assert ledger.gone() == {"c2": "", "c3": "vms@{3}"}
 
 
 def test_find_by_what_an_administrator_has(ledger: Ledger) -> None:

@@ -1,10 +1,14 @@
 """The manual tells of every problem and every option that the code knows, and of no others."""
 
+import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from samba_rvss import cli
+from samba_rvss.cli import reconcile, status
 from samba_rvss.errors import Problem
 from samba_rvss.samba.options import OPTIONS
 
@@ -38,6 +42,38 @@ def test_where_options_belong(manual: str) -> None:
 def test_options_that_the_text_mentions_exist(manual: str) -> None:
     mentioned = {name.strip() for name in re.findall(r"rvss:([a-z ]+)", manual)}
     assert mentioned == set(OPTIONS)
+
+
+def _verbs() -> Mapping[str, argparse.ArgumentParser]:
+    """Return the parsers of the verbs."""
+    top = cli.parser()
+    (action,) = [one for one in top._actions if isinstance(one, argparse._SubParsersAction)]
+    choices: Mapping[str, argparse.ArgumentParser] = action.choices
+    return choices
+
+
+def _commands(manual: str) -> dict[str, set[str]]:
+    """Return the options of each command in the manual's list of them."""
+    section = manual[manual.index("The commands are as follows:") :]
+    section = section[: section.index("\n.El\n")]
+    lines = re.findall(r"^\.It Cm (\S+)(.*)$", section, re.MULTILINE)
+    return {verb: set(re.findall(r"Fl (\S+)", rest)) for verb, rest in lines}
+
+
+def test_commands_and_their_options(manual: str) -> None:
+    known = {}
+    for verb, parser in _verbs().items():
+        words = [word for action in parser._actions for word in action.option_strings]
+        known[verb] = {word.removeprefix("-") for word in words} - {"h", "-help"}
+    told = _commands(manual)
+    told["daemon"] |= {"d", "-debug"}  # for who looks for a defect; --help has them
+    assert told == known
+
+
+def test_exit_statuses_of_single_commands(manual: str) -> None:
+    told = set(re.findall(r"^\.It Cm (\w+) No (\d+)$", manual, re.MULTILINE))
+    statuses = {"status": (0, status.UNHEALTHY), "reconcile": (0, reconcile.FAILED, reconcile.LEFT)}
+    assert told == {(verb, str(one)) for verb, known in statuses.items() for one in known}
 
 
 def test_hook_manual_has_its_verbs_and_option() -> None:

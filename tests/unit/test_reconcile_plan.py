@@ -65,10 +65,11 @@ class Given:
         known: whether set, copy and share are in the ledger.
         learned: the state in the ledger; None is the one that srv_fss.tdb has.
         image: "read-only", "writable", "incomplete" or none.
-        listed: whether its file system is there.
+        listed: whether its file system is there; None if images cannot be listed at all.
         state: of its set in srv_fss.tdb, ABSENT or UNREADABLE.
         served: whether its exposed share exists; None if the registry cannot be read.
         found: the findings of the look before.
+        tdb: all of srv_fss.tdb, if it is not as `state` says.
     """
 
     phase: Phase | None = Phase.SEALED
@@ -78,7 +79,7 @@ class Given:
     learned: SetState | None = None
     context: int = RECOVERY
     image: str = "read-only"
-    listed: bool = True
+    listed: bool | None = True
     state: SetState | str = SetState.RECOVERED
     previous: bool = False
     mounts: frozenset[str] | None = frozenset({PATH})
@@ -92,6 +93,7 @@ class Given:
     workers: tuple[Worker, ...] | None = (Worker(pid=7, clients=1),)
     connected: frozenset[str] | None = frozenset()
     quiet: float | None = 10 * YEAR
+    tdb: SambaState | None = None
     found: Mapping[str, float] = field(default_factory=dict)
     starting: bool = False
 
@@ -117,8 +119,10 @@ class Given:
             copy, set_id=SET, copy_id="c", context=self.context, exposed_share=SHARE, state=state
         )
 
-    def inventory(self) -> Inventory:
+    def inventory(self) -> Inventory | None:
         """Return what is on the file systems."""
+        if self.listed is None:
+            return None
         created = NOW - timedelta(seconds=self.age)
         mark = Mark(id=A, share="VMs", share_path="/srv/vms", volume=VOLUME, created=created)
         image = Image(
@@ -135,6 +139,8 @@ class Given:
 
     def samba(self) -> SambaState | None:
         """Return srv_fss.tdb."""
+        if self.tdb is not None:
+            return self.tdb
         if self.state == UNREADABLE:
             return None
         if not isinstance(self.state, SetState):
@@ -150,6 +156,7 @@ class Given:
             present=PRESENT,
             options=OPTIONS,
             exposed_directory=EXPOSED,
+            share_paths=frozenset({"/srv/vms"}),
             copies=(copy,) if copy else (),
             gone=self.gone,
             history=self.history,
@@ -168,7 +175,9 @@ class Given:
         )
 
 
-def state_of(state: SetState, context: int, *paths: str) -> SambaState:
+def state_of(
+    state: SetState, context: int, *paths: str, share_path: str = "/srv/vms"
+) -> SambaState:
     """Return srv_fss.tdb with one set."""
     return SambaState(
         sets=(SambaSet(id=SET, state=state, context=context),),
@@ -177,7 +186,7 @@ def state_of(state: SetState, context: int, *paths: str) -> SambaState:
                 set_id=SET,
                 copy_id="c",
                 share="VMs",
-                share_path="/srv/vms",
+                share_path=share_path,
                 path=path,
                 exposed_share=SHARE,
                 is_exposed=state >= SetState.EXPOSED,
@@ -300,6 +309,16 @@ ONE_COPY = [
         Given(image="", listed=False),
         Keeps(reason="its file system is not there (fs)", wrong=True),
     ),
+    row(
+        "images cannot be listed",
+        Given(listed=None, mounts=frozenset()),
+        Keeps(reason="the images cannot be listed", wrong=True),
+    ),
+    row(
+        "images cannot be listed, but what was cut off is known",
+        Given(listed=None, phase=Phase.CREATING, starting=True),
+        delete("its creation was cut off"),
+    ),
     row("image is away", Given(image=""), delete("its image does not exist any more")),
     row("image is incomplete", Given(image="incomplete"), delete("its image is not complete")),
     # its mounts
@@ -316,6 +335,13 @@ ONE_COPY = [
         replace(OPEN, mounts=frozenset()),
         REMOUNT,
         Keeps(reason="is exposed; its timer has 1740 s left", due=1740),
+    ),
+    row(
+        "not mounted, and sealed, but writable",
+        Given(mounts=frozenset(), image="writable"),
+        REMOUNT,
+        seal("it was sealed"),
+        HEALTHY,
     ),
     # sealed, but not closed
     row("sealed, but writable", Given(image="writable"), seal("it was sealed"), HEALTHY),
@@ -363,6 +389,16 @@ ONE_COPY = [
         delete("silent for 1800 s before RecoveryComplete", SetState.EXPOSED),
     ),
     row(
+        "its client went on while we did not run: its time begins when that is learned",
+        replace(OPEN, learned=SetState.COMMITTED, since=ago(1800)),
+        Keeps(reason=f"its set {SET} is exposed; its timer has 1800 s left", due=1800),
+    ),
+    row(
+        "committed while we did not run",
+        replace(TAKEN, known=False, since=ago(1800), descriptors=frozenset()),
+        Keeps(reason=f"its set {SET} is committed; its timer has 300 s left", due=300),
+    ),
+    row(
         "exposed before the machine was started, in a lock directory that outlived it",
         replace(OPEN, since=BEFORE),
         delete("started before its recovery was", SetState.EXPOSED),
@@ -404,10 +440,15 @@ ONE_COPY = [
     *(
         row(
             f"recovered, but {phase.value} when the machine was started anew",
-            Given(phase=phase, image="writable", since=BEFORE),
+            Given(phase=phase, image="writable", since=BEFORE, learned=SetState.EXPOSED),
             delete("the machine was started before it was sealed", SetState.RECOVERED),
         )
         for phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
+    ),
+    row(
+        "its sealing was cut off after its image was made read-only",
+        Given(phase=Phase.SEALING),
+        seal("its sealing was cut off"),
     ),
     row(
         "recovered, and somebody removed its share just now",
@@ -537,6 +578,30 @@ ONE_COPY = [
         lives(72 * 3600 - 100, "its context is persistent"),
         REMOUNT,
     ),
+    row(
+        "after a reboot: persistent, recovered, and its sealing was cut off",
+        replace(REBOOTED, phase=Phase.SEALING, learned=SetState.RECOVERED, context=PERSISTENT),
+        seal("its sealing was cut off"),
+        REMOUNT,
+    ),
+    row(
+        "after a reboot: not persistent, recovered, and its sealing was cut off",
+        replace(REBOOTED, phase=Phase.SEALING, learned=SetState.RECOVERED),
+        delete("its context is not persistent", None),
+    ),
+    row(
+        "after a reboot: its record was lost before, and its sealing was cut off",
+        replace(REBOOTED, phase=Phase.SEALING, known=False),
+        seal("its sealing was cut off"),
+        REMOUNT,
+    ),
+    row(
+        "after a reboot: persistent, being sealed from the beginning, and not recovered",
+        replace(
+            REBOOTED, phase=Phase.SEALING, learned=SetState.EXPOSED, context=int(Context.PERSISTENT)
+        ),
+        delete("the machine was started before its recovery was complete", None),
+    ),
     # taken, and no set has it
     row(
         "no set has it, perhaps not yet",
@@ -554,6 +619,21 @@ ONE_COPY = [
         Keeps(reason="it has 290 s left", due=290),
     ),
     # srv_fss.tdb has lost its set; a worker may have it
+    row(
+        "no set has it, and clients are never silent for long: no Commit lasts that long",
+        replace(HALF, since=ago(1800), quiet=10),
+        delete("its Commit failed or was cut off", None),
+    ),
+    row(
+        "no set has it, and whether clients do anything is not known",
+        replace(HALF, since=ago(400), quiet=None),
+        Keeps(reason="its Commit failed or was cut off, perhaps", due=300),
+    ),
+    row(
+        "its set was lost, and other clients are never silent for long",
+        replace(LOST, since=ago(1800), quiet=10),
+        delete("srv_fss.tdb has lost its set", None),
+    ),
     row(
         "its set was lost, but a worker may have it",
         replace(LOST, since=ago(1700)),
@@ -644,7 +724,33 @@ NO_COPY = [
         PLACE,
     ),
     row("nothing of it can be seen", replace(NOBODY, directories=None, mounts=None)),
+    row(
+        "a stray mount, but its image may be there",
+        replace(NOBODY, listed=None, starting=True, found={f"mount {PATH}": 1000}),
+        Keeps(reason="but the images cannot be listed", target=PATH, wrong=True),
+    ),
+    row(
+        "a mount of a copy that was removed; images cannot be listed",
+        replace(NOBODY, listed=None, starting=True, gone=frozenset({A})),
+        PLACE,
+    ),
     # exposed shares
+    row(
+        "a share of nobody, but its image may be there",
+        replace(BARE, served=True, listed=None, found={f"share {SHARE}": 1000}),
+        Keeps(reason="but the images cannot be listed", target=SHARE, wrong=True),
+    ),
+    row(
+        "a share of a copy that was removed; images cannot be listed",
+        replace(
+            BARE,
+            served=True,
+            listed=None,
+            gone=frozenset({A}),
+            found={f"share {SHARE}": 300},
+        ),
+        Does(kind=Kind.UNSHARE, reason="its shadow copy does not exist", target=SHARE),
+    ),
     *(
         row(f"a share of nobody, {when}", given, waits("its shadow copy does not exist", SHARE))
         for when, given in {
@@ -740,6 +846,11 @@ SETS = [
         Keeps(reason="whether a worker has it in memory cannot be told", target=SET, wrong=True),
     ),
     row(
+        "a set of nobody, but an image of it may be there",
+        replace(LEFT, found=LONG, listed=None),
+        Keeps(reason="but the images cannot be listed", target=SET, wrong=True),
+    ),
+    row(
         "its last copy goes now",
         replace(TAKEN, since=ago(300), workers=()),
         delete("silent for 300 s", SetState.COMMITTED),
@@ -750,6 +861,76 @@ SETS = [
         replace(TAKEN, phase=Phase.DELETING, workers=()),
         delete("its deletion was cut off"),
         forget("no shadow copy of it is left", SetState.COMMITTED),
+    ),
+]
+
+
+# A set that was not committed yet when another one's step had the whole file written: its copies
+# have no path. Until it is gone, every worker that starts refuses every other set.
+def written_along(state: SetState, *paths: str, of: str = "/srv/vms") -> Given:
+    """Return such a set; no worker lives."""
+    return replace(BARE, workers=(), tdb=state_of(state, 0, *paths, share_path=of))
+
+
+NOT_OURS = "and not of our shares alone"
+BEGUN = [
+    *(
+        row(f"{title}, since now", given, waits("no shadow copy of it is left", SET))
+        for title, given in {
+            "only started": written_along(SetState.STARTED),
+            "of a share of ours": written_along(SetState.ADDED, ""),
+            "of two shares of ours": written_along(SetState.ADDED, "", ""),
+            "its Commit failed at the second share": written_along(SetState.ADDED, PATH, ""),
+        }.items()
+    ),
+    *(
+        row(f"{title}, for long", replace(given, found=LONG), forget())
+        for title, given in {
+            "only started": written_along(SetState.STARTED),
+            "of a share of ours": written_along(SetState.ADDED, ""),
+            "its Commit failed at the second share": written_along(SetState.ADDED, PATH, ""),
+        }.items()
+    ),
+    row(
+        "only started, at the start",
+        replace(written_along(SetState.STARTED), starting=True),
+        forget(),
+    ),
+    row(
+        "a client is connected: it is perhaps going on with it",
+        replace(written_along(SetState.ADDED, ""), found=LONG, workers=BUSY, quiet=10),
+        Keeps(reason="a client is connected to its worker", target=SET, due=1790),
+    ),
+    *(
+        row(
+            f"of somebody else's share, {state.name.lower()}",
+            replace(written_along(state, path, of="/srv/theirs"), found=LONG),
+            Keeps(reason=f"it is {state.name.lower()} {NOT_OURS}", target=SET, wrong=True),
+        )
+        for state, path in {
+            SetState.ADDED: "",
+            SetState.COMMITTED: "/srv/theirs/.snapshots/1",
+        }.items()
+    ),
+    row(
+        "somebody else's, exposed: it blocks nobody",
+        replace(
+            written_along(SetState.EXPOSED, "/srv/theirs/.snapshots/1", of="/srv/theirs"),
+            found=LONG,
+        ),
+        Keeps(reason=NOT_OURS, target=SET, wrong=True),
+    ),
+    row(
+        "somebody else's, recovered",
+        replace(
+            written_along(SetState.RECOVERED, "/srv/theirs/.snapshots/1", of="/srv/theirs"),
+            found=LONG,
+        ),
+    ),
+    row(
+        "of our share and of somebody else's, which has been copied",
+        replace(written_along(SetState.COMMITTED, PATH, "/srv/theirs/.snapshots/1"), found=LONG),
+        Keeps(reason=NOT_OURS, target=SET, wrong=True),
     ),
 ]
 
@@ -787,6 +968,6 @@ def test_one_copy(case: Row) -> None:
     _said(plan(case.given.seen()), case, sets=False)
 
 
-@pytest.mark.parametrize("case", [*NO_COPY, *SETS], ids=lambda case: case.title)
+@pytest.mark.parametrize("case", [*NO_COPY, *SETS, *BEGUN], ids=lambda case: case.title)
 def test_what_belongs_to_no_copy(case: Row) -> None:
     _said(plan(case.given.seen()), case, sets=True)

@@ -1,29 +1,89 @@
-"""The floor of the test machine: the capability ``vm``, and how to leave it out.
+"""The floor of the test machine: the capability ``vm``, the machines, and how to leave them out.
 
-SAMBA_RVSS_NO_VM=1 in the environment (``tests/run`` without ``--vm``) skips what would start one.
+SAMBA_RVSS_NO_VM=1 in the environment (``tests/run --no-vm``) skips what would start one.
 """
 
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from samba_rvss.testing.plugin import CAPABILITIES
-from tests.vm import durable, image
+from samba_rvss.testing.plugin import CAPABILITIES, REQUIRE
+from tests.vm import background, durable, image, selection
 
 NO_VM = "SAMBA_RVSS_NO_VM"
+# How long a machine's tests may take. Machines at once: each keeps one processor busy.
+_SECONDS = 3600.0
+_MACHINES = min(2, os.cpu_count() or 1)
 
 CAPABILITIES["vm"] = cache(image.missing)
+
+_running = pytest.StashKey[dict[str, background.Background]]()
+_guard = pytest.StashKey[ExitStack]()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what was to be left out; not even SAMBA_RVSS_REQUIRE asks for it then."""
     needs = {name for marker in item.iter_markers("require") for name in marker.args}
     if os.environ.get(NO_VM) and "vm" in needs:
-        pytest.skip(f"left out, because {NO_VM} is set; tests/run --vm runs it")
+        pytest.skip(f"left out, because {NO_VM} is set (tests/run --no-vm)")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the machines, before the first test of any floor, with what of theirs is to run."""
+    if session.config.option.collectonly or os.environ.get(NO_VM) or CAPABILITIES["vm"]():
+        return
+    calls = [getattr(item, "callspec", None) for item in session.items]
+    nodes = [call.params["node"] for call in calls if call and "node" in call.params]
+    for why, count in session.config.stash.get(selection.LEFT_OUT_COUNTS, {}).items():
+        _say(session.config, f"left out of the test machine: {count} tests ({why})")
+    shares = selection.share_out(nodes, _MACHINES)
+    seconds = float(os.environ.get("SAMBA_RVSS_VM_SECONDS", _SECONDS))
+    env = {REQUIRE: _required()}
+    running = session.config.stash[_running] = {}
+    guard = session.config.stash[_guard] = ExitStack()
+    for share in shares:
+        directory = Path(guard.enter_context(tempfile.TemporaryDirectory(prefix="samba-rvss-vm-")))
+        _say(session.config, f"a test machine starts, for {len(share)} tests: {directory}/output")
+        started = background.start(share, directory, seconds=seconds, env=env)
+        guard.callback(started.end)
+        running.update(dict.fromkeys(share, started))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the machines."""
+    if guard := config.stash.get(_guard, None):
+        guard.close()
+
+
+def _required() -> str:
+    """Return what nothing may be skipped for in a machine: it has all that there is."""
+    words = os.environ.get(REQUIRE, "").replace(",", " ").split()
+    return "all zfs" if {"all", "vm"} & set(words) else shlex.join(words)
+
+
+def _say(config: pytest.Config, text: str) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(text)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Let a test take as long as it took in its machine, not as long as it was waited for."""
+    for name, seconds in report.user_properties:
+        if name == background.SECONDS and report.when == "call":
+            report.duration = float(str(seconds))
+
+
+@pytest.fixture
+def machine(node: str, request: pytest.FixtureRequest) -> background.Background:
+    """The machine in which a test runs."""
+    return request.config.stash[_running][node]
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ class Report:
 
     Attributes:
         outcome: ``passed``, ``failed`` or ``skipped``; passed for a failure that was expected.
+        seconds: how long it took, by the emulated machine's clock.
         text: a failure's traceback, a skip's reason.
         sections: what was captured of a failure, as pairs of title and text.
     """
@@ -26,6 +27,7 @@ class Report:
     node: str
     phase: str
     outcome: str
+    seconds: float
     text: str = ""
     sections: list[tuple[str, str]]
 
@@ -49,6 +51,7 @@ def _report(made: pytest.TestReport) -> Report:
         node=made.nodeid,
         phase=str(made.when),
         outcome=outcome,
+        seconds=made.duration,
         text=text,
         sections=made.sections if outcome == "failed" else [],
     )

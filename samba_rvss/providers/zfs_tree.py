@@ -1,0 +1,102 @@
+"""What an image consists of in its pool: clones and snapshots, found and destroyed."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Volume
+from samba_rvss.providers.zfs_command import table, zfs
+
+HOME = "samba-rvss"
+HOLD = "samba-rvss"
+_BUSY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clone:
+    """A clone of ours, or what somebody has put into one."""
+
+    name: str
+    origin: str
+
+
+def guid(volume: Volume) -> str:
+    """Return the guid of a volume's dataset; nothing if its mark is of the form without one."""
+    return volume.key.rpartition(":")[2]
+
+
+def clone_name(volume: Volume, image: str) -> str:
+    """Return the name of an image's outermost clone."""
+    return f"{volume.file_system}/{HOME}/{image}"
+
+
+def clones(top: str) -> list[Clone]:
+    """Return the clone of an image and what is in it; nothing if it does not exist.
+
+    Raises:
+        RvssError: as `zfs_command.zfs`; so do the other functions.
+    """
+    try:
+        words = ("list", "-H", "-r", "-t", "filesystem,volume", "-o", "name,origin")
+        rows = table(*words, top, columns=2)
+    except RvssError as exc:
+        if exc.problem is Problem.NOT_FOUND:
+            return []
+        raise
+    return [Clone(name=name, origin=origin) for name, origin in rows]
+
+
+def snapshot(volume: Volume, image: str) -> str:
+    """Return an image's outermost snapshot, whatever its dataset is called now, or nothing."""
+    if _exists(f"{volume.name}@rvss-{image}"):
+        return f"{volume.name}@rvss-{image}"
+    words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", volume.file_system)
+    for name, found in table(*words, columns=2):
+        if found == guid(volume) and _exists(f"{name}@rvss-{image}"):
+            return f"{name}@rvss-{image}"
+    return ""
+
+
+def _exists(snapshot: str) -> bool:
+    try:
+        zfs("list", "-H", "-t", "snapshot", "-o", "name", snapshot)
+    except RvssError as exc:
+        if exc.problem is Problem.NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+def destroy(clones: Sequence[Clone], snapshots: Sequence[str]) -> None:
+    """Destroy an image, its outermost snapshot last; what others hold stays as it is.
+
+    Raises:
+        RvssError: BUSY if somebody keeps a part of it, and what went before that is gone.
+    """
+    held = []
+    for name, tag, _ in table("holds", "-H", *snapshots, columns=3):
+        if tag != HOLD:
+            raise RvssError(
+                Problem.BUSY, f"somebody holds {name} as '{tag}'", f"zfs release '{tag}' it"
+            )
+        held.append(name)
+    if clones:
+        _destroy_busy(clones[0].name)
+    if held:
+        zfs("release", HOLD, *held)
+    for name in reversed(snapshots):
+        zfs("destroy", name)
+
+
+def _destroy_busy(dataset: str) -> None:
+    """Destroy a dataset with all in it, that may have been unmounted just now."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            zfs("destroy", "-r", dataset)
+            return
+        except RvssError as exc:
+            if exc.problem is not Problem.BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)  # a lazy unmount lets go a moment later

@@ -1,0 +1,18 @@
+"""What concerns the tests of all floors."""
+
+from functools import cache
+
+from samba_rvss.testing.plugin import CAPABILITIES
+
+_zfs = CAPABILITIES["zfs"]
+
+
+@cache
+def _zfs_here() -> str:
+    missing = _zfs()
+    return (
+        f"{missing} (the test machine has ZFS and runs this: tests/run tests/vm)" if missing else ""
+    )
+
+
+CAPABILITIES["zfs"] = _zfs_here

@@ -1,0 +1,47 @@
+"""Sets that a client has begun and left, and that another's request wrote into srv_fss.tdb.
+
+Samba writes all sets that it has in memory whenever it writes one (srv_fss_state.c,
+fss_state_store()): those too that were only started, or have shares but no copies yet. When the
+worker is gone they stay in the file, and Samba refuses every new set because of them.
+"""
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss.model import Context, Phase, SetState
+from samba_rvss.samba import fss_state
+
+if TYPE_CHECKING:
+    from tests.samba.conftest import Rig
+
+
+@pytest.mark.parametrize("state", [SetState.STARTED, SetState.ADDED])
+def test_a_set_that_was_begun_and_left_does_not_block_samba(rig: "Rig", state: SetState) -> None:
+    from samba_rvss.samba.fsrvp import BACKUP
+
+    rig.samba.set_options({"rvss:grace": "2 s", "rvss:recovery timeout": "3 s"})
+    rig.share("vms", rig.volume())
+    rig.start()
+    with rig.client() as client:
+        taken = rig.expose(client, "vms")
+        client.recovery_complete_shadow_copy_set(taken.id)
+        rig.wait_for_phase(Phase.SEALED)
+        client.set_context(BACKUP | Context.AUTO_RECOVERY)
+        begun = client.start_shadow_copy_set()
+        if state is SetState.ADDED:
+            client.add_to_shadow_copy_set(begun, "vms")
+        rig.delete(client, taken, "vms")
+    left = fss_state.read(str(rig.samba.lock_directory / "srv_fss.tdb"))
+    assert left is not None
+    assert [one.state for one in left.sets] == [state]
+    rig.samba.end_workers()
+
+    deadline = time.monotonic() + 20
+    while rig.sets():
+        assert time.monotonic() < deadline, rig.daemon.log()[-1000:]
+        time.sleep(0.1)
+    with rig.client() as client:
+        rig.delete(client, rig.expose(client, "vms"), "vms")
+    rig.assert_nothing_left()

@@ -1,0 +1,308 @@
+"""Random steps of two users, with processes that die at random: no promise is ever broken.
+
+SAMBA_RVSS_STEPS says how many steps are made (500), SAMBA_RVSS_SEED from which number they come
+(a random one, which is printed); the same number makes the same choices again. With
+SAMBA_RVSS_SHRINK=1 hypothesis looks for a shorter way to what failed, which takes long: each
+attempt is made on a real smbd.
+"""
+
+import os
+import secrets
+import sys
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, ClassVar
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from samba_rvss.lifecycle import POINTS
+from samba_rvss.model import Context
+from tests.samba.promises import Promises
+from tests.samba.world import PLAIN, PREVIOUS, SHARES, Actor, Told, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from samba_rvss.testing.users import BackupOperator
+    from tests.samba.conftest import Rig
+
+STEPS = "SAMBA_RVSS_STEPS"
+SEED = "SAMBA_RVSS_SEED"
+SHRINK = "SAMBA_RVSS_SHRINK"
+
+_AT_ONCE = 100
+_SHORT = 10
+_THOROUGH = 10
+_MOST_COPIES = 8
+
+# MS-FSRVP 2.2.2.2: BACKUP and NAS_ROLLBACK, with and without AUTO_RECOVERY
+contexts = st.sampled_from(
+    [
+        Context.AUTO_RECOVERY,
+        Context(0),
+        Context.AUTO_RECOVERY | Context.PERSISTENT | Context.NO_AUTO_RELEASE,
+        Context.PERSISTENT | Context.NO_AUTO_RELEASE | Context.NO_WRITERS,
+    ]
+)
+wishes = st.sampled_from([(PLAIN,), (PREVIOUS,), SHARES, (PREVIOUS, PLAIN)])
+who = st.integers(0, 1)
+which = st.integers(0, 15)
+victims = st.sampled_from(["daemon", "worker", "smbd"])
+
+
+class Steps(RuleBasedStateMachine):
+    """Steps on a world that outlives the machine; a machine leaves it empty."""
+
+    world: ClassVar[World]
+    promises: ClassVar[Promises]
+
+    def _actor(self, number: int) -> Actor:
+        return self.world.actors[number]
+
+    def _told(self, number: int) -> Told:
+        return self.world.told[number % len(self.world.told)]
+
+    def _checked(self, *, thorough: bool = False) -> None:
+        self.promises.check(thorough=thorough or self.world.steps % _THOROUGH == 0)
+
+    @initialize(first=wishes, second=wishes, context=contexts)
+    def begin(self, first: tuple[str, ...], second: tuple[str, ...], context: Context) -> None:
+        """Let both users want a set."""
+        # hypothesis swallows what goes wrong in the end of steps that it has cut short itself.
+        assert not self.world.broken, self.world.broken
+        self._actor(0).begin(context, first)
+        self._actor(1).begin(Context.AUTO_RECOVERY, second)
+        self.world.start_daemon()
+
+    # the way of a client
+
+    def _room(self) -> bool:
+        return len(self.world.told) < _MOST_COPIES
+
+    @precondition(_room)
+    @rule(one=who, context=contexts, shares=wishes)
+    def start(self, one: int, context: Context, shares: tuple[str, ...]) -> None:
+        """Begin a set, whether or not the last one has come to its end."""
+        actor = self._actor(one)
+        actor.begin(context, shares)
+        self.world.forward(actor)
+        self._checked()
+
+    @rule(one=who)
+    def forward(self, one: int) -> None:
+        """Go on."""
+        self._go_on(one, 1)
+
+    @rule(one=who)
+    def forward_again(self, one: int) -> None:
+        """Go on; steps in the right order are the ones that lead somewhere."""
+        self._go_on(one, 1)
+
+    @rule(one=who, count=st.integers(2, 9))
+    def run_on(self, one: int, count: int) -> None:
+        """Go on for some steps."""
+        self._go_on(one, count)
+
+    def _go_on(self, one: int, count: int) -> None:
+        actor = self._actor(one)
+        for _ in range(count):
+            if actor.stage == "start" and not self._room():
+                return
+            self.world.forward(actor)
+            self._checked()
+
+    @precondition(lambda self: self.world.told)
+    @rule(one=who, number=which)
+    def delete(self, one: int, number: int) -> None:
+        """Delete what some client has exposed."""
+        self.world.delete(self._actor(one), self._told(number))
+        self._checked()
+
+    @rule(one=who)
+    def vanish(self, one: int) -> None:
+        """Lose every connection."""
+        with self.world.step(f"{self._actor(one).name} vanishes"):
+            self._actor(one).vanish()
+        self._checked()
+
+    @rule(one=who, number=which, method=st.integers(0, 11), own=st.booleans())
+    def anything(self, one: int, number: int, method: int, own: bool) -> None:  # noqa: FBT001
+        """Call a method of FSRVP on a set that may be anybody's, or long gone."""
+        self.world.anything(self._actor(one), self._actor(one if own else 1 - one), number, method)
+        self._checked()
+
+    # what is written
+
+    @precondition(lambda self: self.world.told)
+    @rule(one=who, number=which)
+    def write(self, one: int, number: int) -> None:
+        """Write through an exposed share."""
+        actor, told = self._actor(one), self._told(number)
+        with self.world.step(f"{actor.name} writes") as said:
+            self.world.write(actor, told, said)
+        self._checked()
+
+    @precondition(lambda self: self.world.told)
+    @rule(one=who, number=which)
+    def hold(self, one: int, number: int) -> None:
+        """Keep a file open for writing."""
+        self.world.hold(self._actor(one), self._told(number))
+        self._checked()
+
+    @precondition(lambda self: any(actor.held for actor in self.world.actors))
+    @rule(one=who)
+    def write_held(self, one: int) -> None:
+        """Write to what was kept open."""
+        self.world.write_held(self._actor(one))
+        self._checked()
+
+    @rule(share=st.sampled_from(SHARES))
+    def change_source(self, share: str) -> None:
+        """Change what the next copy is taken of."""
+        self.world.change_source(share)
+
+    # what dies
+
+    @rule(victim=victims)
+    def kill(self, victim: str) -> None:
+        """SIGKILL a process between two calls."""
+        with self.world.step(f"SIGKILL of {victim}"):
+            self.world.kill(victim)
+        self._checked()
+
+    @rule(one=who, victim=victims, milliseconds=st.integers(0, 40), count=st.integers(1, 4))
+    def kill_meanwhile(self, one: int, victim: str, milliseconds: int, count: int) -> None:
+        """SIGKILL a process in the middle of a call."""
+        actor = self._actor(one)
+        with self.world.killing(victim, milliseconds):
+            self.world.note(f"SIGKILL of {victim} in {milliseconds} ms")
+            for _ in range(count):
+                self.world.forward(actor)
+        self._checked()
+
+    @rule(one=who, point=st.sampled_from(POINTS), count=st.integers(1, 9))
+    def crash(self, one: int, point: str, count: int) -> None:
+        """Let the daemon end itself at one point of its work, and go on."""
+        self.world.stop_daemon(kindly=False)
+        self.world.start_daemon(crash_at=point)
+        for _ in range(count):
+            self.world.forward(self._actor(one))
+        self._checked()
+
+    @rule(kindly=st.booleans())
+    def stop_daemon(self, kindly: bool) -> None:  # noqa: FBT001
+        """End the daemon for a while."""
+        with self.world.step("samba-rvss stops"):
+            self.world.stop_daemon(kindly=kindly)
+        self._checked()
+
+    @precondition(lambda self: not self.world.rig.daemon.running)
+    @rule()
+    def start_daemon(self) -> None:
+        """Start the daemon."""
+        with self.world.step("samba-rvss starts"):
+            self.world.start_daemon()
+        self._checked(thorough=True)
+
+    @rule()
+    def reconcile(self) -> None:
+        """Reconcile as an administrator."""
+        with self.world.step("samba-rvss reconcile") as said:
+            self.world.ask(said, "reconcile")
+        self._checked(thorough=True)
+
+    @rule()
+    def restart_daemon(self) -> None:
+        """Start the daemon anew."""
+        with self.world.step("samba-rvss starts anew"):
+            self.world.restart_daemon()
+        self._checked(thorough=True)
+
+    # an administrator, and time
+
+    @rule(number=which)
+    def administer_delete(self, number: int) -> None:
+        """Delete a copy as an administrator."""
+        if copies := self.world.rig.ledger():
+            with self.world.step("samba-rvss delete") as said:
+                self.world.ask(said, "delete", copies[number % len(copies)])
+            self._checked()
+
+    @rule(number=which, what=st.sampled_from(["share", "mount", "image"]))
+    def damage(self, number: int, what: str) -> None:
+        """Remove a part of a copy by hand."""
+        if copies := self.world.rig.ledger():
+            copy = copies[number % len(copies)]
+            with self.world.step(f"the {what} of {copy.id} is removed by hand"):
+                self.world.damage(copy, what)
+            self._checked()
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0]))
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        with self.world.step(f"{seconds:g} s pass"):
+            time.sleep(seconds)
+        self._checked()
+
+    def teardown(self) -> None:
+        """See that everything goes when nobody wants it any more."""
+        reason = sys.exception()
+        if not isinstance(reason, Exception):
+            try:
+                self.promises.in_the_end()
+            except Exception as exc:
+                self.world.broken = str(exc)
+                self._clear_away(exc)
+                raise
+        elif not self.world.broken:
+            self._clear_away(reason)
+
+    def _clear_away(self, reason: Exception) -> None:
+        """Say what is wrong while it is known, and begin anew: hypothesis tries again first."""
+        self.world.tell(str(reason))
+        self.world.reset()
+        self.promises.forget()
+
+
+def _settings(steps: int) -> settings:
+    phases = [Phase.generate, *([Phase.shrink] if os.environ.get(SHRINK) == "1" else [])]
+    return settings(
+        # hypothesis begins with short ones.
+        max_examples=_SHORT + -(-steps // _AT_ONCE),
+        stateful_step_count=min(steps, _AT_ONCE),
+        deadline=None,
+        database=None,
+        phases=phases,
+        print_blob=True,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def test_random_steps(rig: "Rig", second_operator: "BackupOperator") -> None:
+    """Two users, real daemons, and no broken promise."""
+    wanted = int(os.environ.get(STEPS, "500"))
+    number = int(os.environ.get(SEED) or secrets.randbelow(1 << 32))
+    world = World(rig, (rig.operator, second_operator))
+    with closing(world):
+        world.build()
+
+        class Run(Steps):
+            """The steps on this rig."""
+
+        Run.world, Run.promises = world, Promises(world)
+        while world.steps < wanted:
+            began, left = time.monotonic(), wanted - world.steps
+            print(f"{SEED}={number} {STEPS}={left}", flush=True)
+            run: Callable[..., None] = run_state_machine_as_test
+            run(seed(number)(Run), settings=_settings(left))
+            print(f"{world.steps} steps, {time.monotonic() - began:.0f} s", flush=True)
+            number += 1

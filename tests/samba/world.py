@@ -1,0 +1,579 @@
+"""The world that random steps change: two users, one Samba, one samba-rvss, and what is foreign.
+
+What must hold is in `tests.samba.promises`; the steps are chosen in `tests.samba.test_stateful`.
+A step that Samba or samba-rvss refuses is a step like any other; here it is only seen that a
+refusal names itself.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID, uuid4
+
+from samba_rvss import kernel, wire
+from samba_rvss.cli.common import ask
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Context, Image, Mark, Nested, Phase, ShadowCopy
+from samba_rvss.providers.all import providers
+from samba_rvss.samba import conf
+
+if TYPE_CHECKING:
+    from samba_rvss.providers import Provider
+    from samba_rvss.samba.fsrvp import Client
+    from samba_rvss.testing.smbclient import File, Session
+    from samba_rvss.testing.users import BackupOperator
+    from tests.samba.conftest import Rig
+
+T = TypeVar("T")
+
+PLAIN, PREVIOUS = "vms", "docs"
+SHARES = (PLAIN, PREVIOUS)
+RECOVERY_TIMEOUT = 4.0
+GRACE = 2.0
+SEQUENCE_TIMEOUT = 2 * RECOVERY_TIMEOUT
+FOREIGN_SHARE = "other@{00000000-0000-4000-8000-000000000001}"
+_MOST = 300
+
+
+@dataclass
+class Told:
+    """What a client was told of one shadow copy."""
+
+    set_id: UUID
+    copy_id: UUID
+    share: str
+    exposed: str = ""
+
+
+@dataclass(kw_only=True)
+class Actor:
+    """A user with at most one connection for FSRVP, and the set that it works on."""
+
+    name: str
+    account: "BackupOperator"
+    connection: "Client | None" = None
+    sessions: "dict[str, Session]" = field(default_factory=dict)
+    held: "list[tuple[str, File]]" = field(default_factory=list)
+    stage: str = "start"
+    set_id: UUID = field(default_factory=uuid4)
+    wanted: tuple[str, ...] = ()
+    context: Context = Context.AUTO_RECOVERY
+    copies: list[Told] = field(default_factory=list)
+
+    def begin(self, context: Context, shares: tuple[str, ...]) -> None:
+        """Want a set of some shares next."""
+        self.stage, self.context, self.wanted, self.copies = "start", context, shares, []
+
+    def vanish(self) -> None:
+        """Drop every connection, as when a machine loses its power."""
+        self.held.clear()
+        for session in self.sessions.values():
+            session.close()
+        self.sessions.clear()
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = None
+
+
+class World:
+    """Everything that a step may do.
+
+    Args:
+        rig: a rig in which nothing runs yet.
+        accounts: the users.
+    """
+
+    def __init__(self, rig: "Rig", accounts: "tuple[BackupOperator, BackupOperator]") -> None:
+        self.rig = rig
+        self.actors = tuple(
+            Actor(name=name, account=one) for name, one in zip("AB", accounts, strict=True)
+        )
+        self.told: list[Told] = []
+        self.attempted: set[str] = set()
+        """Ids of copies, Samba's, that a client or an administrator wanted to delete."""
+        self.damaged: set[str] = set()
+        """Ids of copies, ours, of which something was removed by hand."""
+        self.trace: list[str] = []
+        self.steps = 0
+        self.broken = ""
+        self.armed = False
+        """Whether samba-rvss will end itself somewhere."""
+        self._undo = ExitStack()
+        self._foreign: Image | None = None
+
+    # the frame
+
+    def build(self) -> None:
+        """Make the shares and what is foreign, and start everything."""
+        rig = self.rig
+        # samba-rvss's timers, and Samba's own one of a message sequence.
+        rig.samba.set_options(
+            {
+                "rvss:recovery timeout": f"{RECOVERY_TIMEOUT:g} s",
+                "rvss:grace": f"{GRACE:g} s",
+                "fss:sequence timeout": f"{SEQUENCE_TIMEOUT:.0f}",
+            }
+        )
+        volume = rig.volume()
+        docs = volume / PREVIOUS
+        docs.mkdir()
+        docs.chmod(0o777)
+        (docs / "data").write_bytes(b"a document")
+        (docs / "data").chmod(0o666)
+        rig.share(PLAIN, volume)
+        rig.share(PREVIOUS, docs, rig.previous_options(PREVIOUS, docs))
+        self._sources = {PLAIN: volume, PREVIOUS: docs}
+        rig.samba.net("conf", "addshare", FOREIGN_SHARE, "/srv")
+        self._config = conf.load(str(rig.samba.configuration))
+        rig.samba.start()
+        rig.daemon.start()
+        self._make_foreign(volume)
+
+    def _make_foreign(self, volume: Path) -> None:
+        """Take an image as another instance of samba-rvss would."""
+        fd = os.open(volume, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for provider in self.providers("/another/instance"):
+                found = provider.probe(fd, str(volume), Nested.REFUSE, thorough=False)
+                if found is not None:
+                    mark = Mark(
+                        id="20200101T000000Z-00000000",
+                        share=PLAIN,
+                        share_path=str(volume),
+                        volume=found,
+                        created=datetime(2020, 1, 1, tzinfo=UTC),
+                    )
+                    provider.create(mark)
+                    self._undo.callback(provider.destroy, found, mark.id)
+                    (self._foreign,) = provider.inventory().images
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let go of everything that the rig does not know of."""
+        for actor in self.actors:
+            actor.vanish()
+        self._undo.close()
+
+    def forget(self) -> None:
+        """Forget what clients were told."""
+        self.told.clear()
+        self.attempted.clear()
+        self.damaged.clear()
+
+    def tell(self, what: str) -> None:
+        """Print what is wrong, and the steps that led to it."""
+        print(f"BROKEN: {what}", *self.trace, sep="\n", flush=True)
+        self.trace.clear()
+        print("samba-rvss:", self.rig.daemon.log()[-8000:], sep="\n", flush=True)
+
+    def reset(self) -> None:
+        """Clear everything away by force, for steps that begin anew."""
+        rig = self.rig
+        for actor in self.actors:
+            actor.vanish()
+            actor.stage = "start"
+        rig.daemon.kill()
+        with suppress(RvssError):
+            rig.samba.stop()
+        rig.daemon.unmount()
+        for provider in self.providers():
+            for image in provider.inventory().images:
+                provider.destroy(image.mark.volume, image.id)
+        for share in rig.exposed_shares():
+            if share != FOREIGN_SHARE:
+                rig.samba.net("conf", "delshare", share)
+        shutil.rmtree(rig.daemon.state_directory)
+        shutil.rmtree(rig.daemon.run_directory)
+        for path in (
+            rig.samba.lock_directory / "srv_fss.tdb",
+            rig.samba.directory / "state" / "share_info.tdb",
+        ):
+            path.unlink(missing_ok=True)
+        self.forget()
+        rig.samba.start()
+        rig.daemon.start()
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[list[str]]:
+        """Count a step and write it down, with how it went."""
+        self.steps += 1
+        said: list[str] = []
+        started = time.monotonic()
+        try:
+            yield said
+        finally:
+            spent = (time.monotonic() - started) * 1000
+            self.note(f"{self.steps} {what}: {' '.join(said) or 'done'} ({spent:.0f} ms)")
+
+    def note(self, line: str) -> None:
+        """Write something down for whoever wants to know why a promise was broken."""
+        self.trace.append(f"{datetime.now():%H:%M:%S.%f} {line}")  # noqa: DTZ005 - as the logs
+        del self.trace[:-_MOST]
+
+    def providers(self, instance: str = "") -> "tuple[Provider, ...]":
+        """Return the providers as this instance has them, or another one."""
+        return providers(instance or str(self.rig.daemon.run_directory))
+
+    def inventory(self) -> dict[str, Image]:
+        """Return this instance's images, by their ids."""
+        found = [image for one in self.providers() for image in one.inventory().images]
+        return {image.id: image for image in found}
+
+    # clients
+
+    def client(self, actor: Actor) -> "Client":
+        """Return an actor's connection, made anew if there is none."""
+        if actor.connection is None:
+            actor.connection = self.rig.client(actor.account)
+        return actor.connection
+
+    def call(
+        self, actor: Actor, said: list[str], function: "Callable[[Client], T]"
+    ) -> "tuple[T | None, bool]":
+        """Call a method of FSRVP; return what it returned, and whether it did.
+
+        Raises:
+            AssertionError: it was refused without a reason in Samba's log.
+        """
+        from samba_rvss.samba.fsrvp import FsrvpError, HResult
+
+        before = len(self.rig.samba.log())
+        try:
+            result = function(self.client(actor))
+        except FsrvpError as exc:
+            said.append(exc.name)
+            # These two are what a refusal of the hook becomes. What says why is the hook's or
+            # Samba's own; nothing at all would leave the administrator in the dark.
+            if exc.hresult in (HResult.FSRVP_E_NOT_SUPPORTED, HResult.E_FAIL):
+                said.append(self._reason(before, exc.message))
+        except RvssError as exc:
+            said.append(exc.message)
+            actor.connection = None
+        else:
+            return result, True
+        return None, False
+
+    def _reason(self, start: int, what: str) -> str:
+        """Return the last line of Samba's log; without one the administrator is in the dark."""
+        reason = self.rig.samba.log()[start:].strip()
+        assert reason, f"{what}, and no log says why"
+        if "failed with" in reason:
+            assert "samba-rvss hook: " in reason, f"{what}, and the hook does not say why: {reason}"
+            reason = reason.partition("samba-rvss hook: ")[2]
+        return reason.splitlines()[0].strip()[:200]
+
+    def forward(self, actor: Actor) -> None:
+        """Go one step on in an actor's own sequence; give it up if it is refused."""
+        stage = actor.stage
+        with self.step(f"{actor.name} {stage}") as said:
+            good = self._forward(actor, said)
+            if not good:
+                actor.stage = "start" if stage == "start" else "abort"
+
+    def _forward(self, actor: Actor, said: list[str]) -> bool:
+        set_id = actor.set_id
+        match actor.stage:
+            case "start":
+                found, good = self.call(actor, said, lambda one: self._start(one, actor.context))
+                if found is not None:
+                    actor.set_id, actor.stage, actor.copies = found, "add", []
+            case "add":
+                share = actor.wanted[len(actor.copies)]
+                copy, good = self.call(
+                    actor, said, lambda one: one.add_to_shadow_copy_set(set_id, share)
+                )
+                if copy is not None:
+                    actor.copies.append(Told(set_id=set_id, copy_id=copy, share=share))
+                    more = len(actor.copies) < len(actor.wanted)
+                    actor.stage = "add" if more else "commit"
+            case "commit":
+                _, good = self.call(actor, said, lambda one: one.commit_shadow_copy_set(set_id))
+                actor.stage = "expose"
+            case "expose":
+                _, good = self.call(actor, said, lambda one: one.expose_shadow_copy_set(set_id))
+                actor.stage = "map"
+            case "map":
+                good = True
+                for told in actor.copies:
+                    mapping, ok = self.call(
+                        actor,
+                        said,
+                        lambda one, told=told: one.get_share_mapping(  # type: ignore[misc]
+                            set_id, told.copy_id, told.share
+                        ),
+                    )
+                    if mapping is not None:
+                        told.exposed = mapping.exposed_share
+                        self.told.append(told)
+                    good = good and ok
+                actor.stage = "recover"
+            case "recover":
+                good = True
+                for told in actor.copies:
+                    self.write(actor, told, said)
+                actor.stage = "complete"
+            case "complete":
+                _, good = self.call(
+                    actor, said, lambda one: one.recovery_complete_shadow_copy_set(set_id)
+                )
+                actor.stage = "start"
+            case _:
+                self.call(actor, said, lambda one: one.abort_shadow_copy_set(set_id))
+                actor.stage, good = "start", True
+        return good
+
+    @staticmethod
+    def _start(client: "Client", context: Context) -> UUID:
+        client.set_context(context)
+        return client.start_shadow_copy_set()
+
+    def delete(self, actor: Actor, told: Told) -> None:
+        """Delete a copy as a client."""
+        with self.step(f"{actor.name} delete {told.copy_id}") as said:
+            self.attempted.add(str(told.copy_id))
+            _, good = self.call(
+                actor,
+                said,
+                lambda one: one.delete_share_mapping(told.set_id, told.copy_id, told.share),
+            )
+            if good:
+                self.told.remove(told)
+
+    def anything(self, actor: Actor, other: Actor, number: int, method: int) -> None:
+        """Call a method that may not fit, on a set that may be unknown or long gone."""
+        told = self.told[number % len(self.told)] if self.told and number % 2 else None
+        set_id = told.set_id if told else other.set_id
+        copies = [told] if told else other.copies
+        copy = copies[number % len(copies)] if copies else Told(set_id, uuid4(), PLAIN)
+        share = SHARES[number // 2 % 2]
+        calls: tuple[tuple[str, Callable[[Client], object]], ...] = (
+            ("GetSupportedVersion", lambda one: one.get_supported_version()),
+            ("SetContext", lambda one: one.set_context(Context.AUTO_RECOVERY)),
+            ("AddToShadowCopySet", lambda one: one.add_to_shadow_copy_set(set_id, share)),
+            ("CommitShadowCopySet", lambda one: one.commit_shadow_copy_set(set_id)),
+            ("ExposeShadowCopySet", lambda one: one.expose_shadow_copy_set(set_id)),
+            ("RecoveryComplete", lambda one: one.recovery_complete_shadow_copy_set(set_id)),
+            ("AbortShadowCopySet", lambda one: one.abort_shadow_copy_set(set_id)),
+            ("IsPathSupported", lambda one: one.is_path_supported(share)),
+            ("IsPathShadowCopied", lambda one: one.is_path_shadow_copied(share)),
+            ("PrepareShadowCopySet", lambda one: one.prepare_shadow_copy_set(set_id)),
+            (
+                "GetShareMapping",
+                lambda one: one.get_share_mapping(set_id, copy.copy_id, share),
+            ),
+            (
+                "DeleteShareMapping",
+                lambda one: one.delete_share_mapping(set_id, copy.copy_id, share),
+            ),
+        )
+        name, function = calls[method % len(calls)]
+        if name == "DeleteShareMapping":
+            self.attempted.add(str(copy.copy_id))
+        with self.step(f"{actor.name} {name} {set_id}") as said:
+            self.call(actor, said, function)
+
+    # what is written
+
+    def write(self, actor: Actor, told: Told, said: list[str]) -> None:
+        """Write a file through an exposed share, with a connection of its own."""
+        from samba_rvss.testing.smbclient import SmbError
+
+        sealed = self._sealed(told)
+        try:
+            with self.rig.session(told.exposed, actor.account) as session:
+                session.write(f"by-{actor.name}", os.urandom(32))
+        except SmbError as exc:
+            said.append(exc.name)
+        else:
+            said.append(f"written to {told.copy_id}")
+            assert not sealed, f"{actor.name} wrote to {told.copy_id}, which was sealed"
+
+    def hold(self, actor: Actor, told: Told) -> None:
+        """Open a file of an exposed share for writing, and keep it open."""
+        from samba_rvss.testing.smbclient import SmbError
+
+        with self.step(f"{actor.name} opens a file of {told.copy_id}") as said:
+            try:
+                session = self.rig.session(told.exposed, actor.account)
+                file = session.open("held", write=True, create=True)
+            except SmbError as exc:
+                said.append(exc.name)
+                return
+            actor.sessions[f"{told.exposed} {self.steps}"] = session
+            actor.held.append((told.exposed, file))
+
+    def write_held(self, actor: Actor) -> None:
+        """Write through the files that are kept open, and close them."""
+        from samba_rvss.testing.smbclient import SmbError
+
+        with self.step(f"{actor.name} writes to what it holds") as said:
+            for exposed, file in actor.held:
+                sealed = self._exposed_sealed(exposed)
+                try:
+                    file.write(os.urandom(16))
+                except SmbError as exc:
+                    said.append(exc.name)
+                else:
+                    assert not sealed, f"{actor.name} wrote to {exposed}, which was sealed"
+            actor.held.clear()
+            for session in actor.sessions.values():
+                session.close()
+            actor.sessions.clear()
+
+    def _sealed(self, told: Told) -> bool:
+        return any(
+            copy.copy_id == str(told.copy_id) and copy.phase is Phase.SEALED
+            for copy in self.rig.ledger()
+        )
+
+    def _exposed_sealed(self, exposed: str) -> bool:
+        return any(
+            copy.exposed_share == exposed and copy.phase is Phase.SEALED
+            for copy in self.rig.ledger()
+        )
+
+    def change_source(self, share: str) -> None:
+        """Write to the share itself."""
+        with self.step(f"somebody changes {share}"):
+            (self._sources[share] / "data").write_bytes(os.urandom(64))
+
+    # processes
+
+    def start_daemon(self, crash_at: str = "") -> None:
+        """Start samba-rvss, if it does not run; it may end itself while it starts."""
+        if self.rig.daemon.running:
+            return
+        self.rig.daemon.kill()
+        self.note(f"samba-rvss starts {crash_at}")
+        self.armed = bool(crash_at)
+        try:
+            self.rig.daemon.start(crash_at=crash_at)
+        except RvssError:
+            if not crash_at:
+                raise
+
+    def stop_daemon(self, *, kindly: bool) -> None:
+        """End samba-rvss with SIGTERM, or with SIGKILL."""
+        if kindly and self.rig.daemon.running:
+            self.rig.daemon.stop()
+        else:
+            self.rig.daemon.kill()
+
+    def restart_daemon(self) -> None:
+        """Start samba-rvss anew."""
+        self.stop_daemon(kindly=True)
+        self.start_daemon()
+
+    def samba_pids(self, program: str) -> list[int]:
+        """Return the living processes of one of Samba's programs, the oldest first."""
+        found = []
+        for pid in self.rig.samba.processes():
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/exe").readlink().name == program:
+                    found.append(pid)
+        return sorted(found)
+
+    def kill(self, victim: str) -> None:
+        """SIGKILL a process: "daemon", "worker" or "smbd"."""
+        for pid in self._pids(victim):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.bury(victim)
+
+    @contextmanager
+    def killing(self, victim: str, milliseconds: int) -> Iterator[None]:
+        """SIGKILL a process so long after now, whatever happens meanwhile."""
+        pids = " ".join(map(str, self._pids(victim)))
+        script = f"sleep {milliseconds / 1000}; kill -KILL {pids} 2>/dev/null || :"
+        with subprocess.Popen(["sh", "-c", script if pids else ":"]) as killer:
+            try:
+                yield
+            finally:
+                killer.wait()
+        self.bury(victim)
+
+    def _pids(self, victim: str) -> list[int]:
+        if victim == "daemon":
+            return [self.rig.daemon.pid] if self.rig.daemon.running else []
+        return self.samba_pids("rpcd_fsrvp" if victim == "worker" else "smbd")[:1]
+
+    def bury(self, victim: str) -> None:
+        """Clear away what was killed, and start smbd again."""
+        if victim == "daemon":
+            self.rig.daemon.kill()
+        if victim == "smbd":
+            for actor in self.actors:
+                actor.vanish()
+            try:
+                self.rig.samba.stop()
+            except RvssError as exc:
+                if exc.problem is not Problem.SAMBA or "ended by itself" not in exc.message:
+                    raise
+            self.rig.samba.start()
+
+    # by hand
+
+    def ask(self, said: list[str], verb: str, copy: ShadowCopy | None = None) -> None:
+        """Ask the daemon as an administrator's command does; it may not run.
+
+        Raises:
+            AssertionError: it does not know itself why it failed.
+        """
+        if copy is not None:
+            self.attempted |= {copy.copy_id or copy.id, copy.id}
+        try:
+            said.append(
+                ask(self._config, wire.AdminRequest(verb=verb, copy=copy.id if copy else ""))
+            )
+        except RvssError as exc:
+            said.append(exc.line())
+            if exc.problem is Problem.INTERNAL:
+                raise AssertionError(exc.line()) from exc
+
+    def damage(self, copy: ShadowCopy, what: str) -> None:
+        """Remove a part of a copy behind samba-rvss's back: "share", "image" or "mount"."""
+        self.damaged.add(copy.id)
+        if what == "share":
+            if copy.exposed_share in self.rig.exposed_shares():
+                self.rig.samba.net("conf", "delshare", copy.exposed_share)
+        elif what == "mount":
+            with suppress(OSError):
+                kernel.umount(copy.path)
+        else:
+            for provider in self.providers():
+                if provider.name == copy.volume.provider:
+                    provider.destroy(copy.volume, copy.id)
+
+    # what is there
+
+    def foreign_is_there(self) -> list[str]:
+        """Return what of the foreign things has gone or was changed."""
+        wrong = []
+        found = [i for one in self.providers("/another/instance") for i in one.inventory().images]
+        if found != [self._foreign]:
+            wrong.append(f"the image of another instance: {found}")
+        if self.rig.parameters(FOREIGN_SHARE).get("path") != "/srv":
+            wrong.append("a foreign registry share")
+        return wrong
+
+    def left(self) -> dict[str, object]:
+        """Return what is left of shadow copies, anywhere, other than what is foreign."""
+        assert self._foreign is not None
+        foreign = {FOREIGN_SHARE, self._foreign.id}
+        found = {}
+        for name, value in self.rig.left().items():
+            ours = (
+                [one for one in value if one not in foreign] if isinstance(value, list) else value
+            )
+            if ours:
+                found[name] = ours
+        return found

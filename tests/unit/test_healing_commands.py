@@ -1,0 +1,472 @@
+"""``reconcile``, ``status`` and ``events``: what they say and how they end, from values."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from samba_rvss import cli, instance, report
+from samba_rvss.cli import events, look, standing, status
+from samba_rvss.cli.reconcile import as_data, as_line, exit_status, summary
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import (
+    Context,
+    Event,
+    Inventory,
+    Moment,
+    Phase,
+    SambaCopy,
+    SambaSet,
+    SambaState,
+    SetState,
+    ShadowCopy,
+    Volume,
+)
+from samba_rvss.reconcile.observation import Observation, Options
+from samba_rvss.reconcile.plan import Action, Kept, Kind, Plan
+from samba_rvss.samba.conf import Config
+from samba_rvss.wire import Fate, Finding, Presence
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+SET = "11111111-1111-1111-1111-111111111111"
+SHARE = "vms@{22222222-2222-2222-2222-222222222222}"
+EXPOSED = "/run/samba-rvss/exposed/"
+COPY = ShadowCopy(
+    id="20261122T100000Z-0000aaaa",
+    share="vms",
+    share_path="/srv/vms",
+    volume=Volume(
+        provider="btrfs", file_system="f", key="f/256", name="vms", directory="", inode=256
+    ),
+    created=NOW - timedelta(hours=2),
+    phase=Phase.SEALED,
+    path=f"{EXPOSED}vms/20261122T100000Z-0000aaaa",
+    uid=1000,
+    set_id=SET,
+    copy_id="22222222-2222-2222-2222-222222222222",
+    context=Context.AUTO_RECOVERY | Context.FILE_SHARE,
+    exposed_share=SHARE,
+    state=SetState.RECOVERED,
+    since=Moment(boot="b", seconds=1000.0),
+)
+KNOWN = SambaCopy(
+    set_id=SET,
+    copy_id=COPY.copy_id,
+    share="vms",
+    share_path="/srv/vms",
+    path=COPY.path,
+    exposed_share=SHARE,
+    is_exposed=True,
+    state=SetState.RECOVERED,
+    context=COPY.context,
+    created=COPY.created,
+)
+SAMBA = SambaState(
+    sets=(SambaSet(id=SET, state=SetState.RECOVERED, context=COPY.context),), copies=(KNOWN,)
+)
+PRESENCE = Presence(quiet=1.0, reconciled=NOW.isoformat(), done=(), failed=())
+CONFIG = Config(
+    file="/etc/samba/smb.conf",
+    run_directory="/run/samba-rvss",
+    state_directory="/var/lib/samba-rvss",
+    commit_deadline=50.0,
+    seal_deadline=30.0,
+    recovery_timeout=1800.0,
+    maximum_age=259200.0,
+    grace=300.0,
+    samba_lock_directory="/run/samba",
+    samba_state_directory="/var/lib/samba",
+    sections=(),
+)
+
+
+def seen(copy: ShadowCopy | None = COPY, samba: SambaState | None = SAMBA) -> Observation:
+    return Observation(
+        wall=NOW,
+        present=Moment(boot="b", seconds=1100.0),
+        options=Options(
+            recovery_timeout=1800.0, maximum_age=259200.0, grace=300.0, commit_deadline=50.0
+        ),
+        exposed_directory=EXPOSED,
+        copies=(copy,) if copy else (),
+        inventory=Inventory(file_systems=frozenset("f"), images=()),
+        samba=samba,
+        shares={SHARE: COPY.path} if copy else {},
+    )
+
+
+EMPTY = Plan(actions=(), kept=(), findings={})
+
+
+def looked(
+    observation: Observation | None = None,
+    plan: Plan = EMPTY,
+    presence: Presence | None = PRESENCE,
+    config: Config = CONFIG,
+) -> look.Look:
+    return look.Look(
+        time=NOW,
+        config=config,
+        presence=presence,
+        silence="" if presence else "the daemon does not run",
+        seen=observation or seen(),
+        plan=plan,
+        change=None,
+    )
+
+
+def with_state(copy: SambaCopy, state: SetState) -> SambaState:
+    return SambaState(
+        sets=(SambaSet(id=SET, state=state, context=copy.context),),
+        copies=(replace(copy, state=state),),
+    )
+
+
+# status: what is wrong
+
+
+def test_healthy() -> None:
+    judged = standing.standing(looked(), {})
+    assert judged.healthy
+    assert judged.wrong == judged.differences == ()
+    assert judged.oldest is COPY
+    assert judged.unsealed == {}
+    assert judged.sets == judged.samba_copies == {SetState.RECOVERED: 1}
+
+
+def test_nothing_at_all_is_healthy() -> None:
+    judged = standing.standing(looked(seen(None, SambaState(sets=(), copies=()))), {})
+    assert judged.healthy
+    assert judged.oldest is None
+
+
+WRONG = {
+    "the daemon does not run": looked(presence=None),
+    "the last reconciling failed: seal x": looked(presence=replace(PRESENCE, failed=("seal x",))),
+    "its file system is not there": looked(
+        plan=replace(
+            EMPTY, kept=(Kept(target="x", reason="its file system is not there", wrong=True),)
+        )
+    ),
+    "cannot see the images: why": looked(
+        plan=replace(EMPTY, problems=("cannot see the images: why",))
+    ),
+    "is not sealed 100 s after its recovery": looked(seen(replace(COPY, phase=Phase.SEALING))),
+    "it is not mounted: run samba-rvss reconcile": looked(
+        plan=replace(
+            EMPTY,
+            actions=(Action(kind=Kind.REMOUNT, target="x", reason="it is not mounted"),),
+        )
+    ),
+    "'registry shares' is off": looked(
+        config=replace(CONFIG, warnings=("'registry shares' is off",))
+    ),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong(text: str) -> None:
+    judged = standing.standing(WRONG[text], {})
+    assert not judged.healthy
+    (line,) = judged.wrong
+    assert text in line
+
+
+def test_share_without_support_is_wrong() -> None:
+    judged = standing.standing(looked(), {"tmp": "tmpfs is neither btrfs nor ZFS"})
+    assert judged.wrong == ("[tmp]: tmpfs is neither btrfs nor ZFS",)
+
+
+def test_work_that_the_daemon_will_do_is_not_wrong() -> None:
+    action = Action(kind=Kind.DELETE, target=COPY.id, reason="it is too old", copy=COPY)
+    kept = Kept(target="x", reason="it has 10 s left", due=10.0)
+    judged = standing.standing(looked(plan=replace(EMPTY, actions=(action,), kept=(kept,))), {})
+    assert judged.healthy
+
+
+def test_sealing_within_its_time_is_shown_and_not_wrong() -> None:
+    since = Moment(boot="b", seconds=1099.0)
+    judged = standing.standing(looked(seen(replace(COPY, phase=Phase.SEALING, since=since))), {})
+    assert judged.healthy
+    assert judged.unsealed == {COPY.id: 1.0}
+
+
+def test_age_of_what_was_sealing_before_this_start() -> None:
+    since = Moment(boot="another", seconds=9000.0)
+    judged = standing.standing(looked(seen(replace(COPY, phase=Phase.SEALING, since=since))), {})
+    assert judged.unsealed == {COPY.id: 1100.0}
+    assert not judged.healthy
+
+
+def test_open_copy_of_a_recovered_set_is_unsealed() -> None:
+    copy = replace(COPY, phase=Phase.OPEN, state=SetState.EXPOSED)
+    assert COPY.id in standing.standing(looked(seen(copy)), {}).unsealed
+
+
+# status: Samba's view beside ours
+
+
+@pytest.mark.parametrize(
+    ("observation", "said"),
+    [
+        (seen(samba=SambaState(sets=(), copies=())), "is sealed, and in no set of Samba's"),
+        (seen(samba=with_state(KNOWN, SetState.EXPOSED)), "is sealed, and its set exposed"),
+        (seen(replace(COPY, phase=Phase.OPEN, state=SetState.EXPOSED)), "is open, and its set rec"),
+        (replace(seen(), shares={}), f"has lost its share {SHARE}"),
+        (seen(None), f"Samba has {COPY.copy_id} of [vms] at {COPY.path}, which we have not"),
+        (seen(samba=replace(SAMBA, copies=())), f"Samba's set {SET} is recovered and empty"),
+        (
+            replace(seen(), shares={SHARE: COPY.path, "other": f"{EXPOSED}vms/x"}),
+            f"the share other leads to {EXPOSED}vms/x, which we have not",
+        ),
+    ],
+)
+def test_difference(observation: Observation, said: str) -> None:
+    found = standing.standing(looked(observation), {}).differences
+    assert any(said in line for line in found), found
+
+
+def test_what_somebody_is_at_work_on_is_no_difference() -> None:
+    busy = replace(seen(replace(COPY, phase=Phase.OPEN)), changing=frozenset({COPY.id}))
+    assert standing.standing(looked(busy), {}).differences == ()
+    leaving = seen(replace(COPY, phase=Phase.DELETING), SambaState(sets=(), copies=()))
+    assert standing.standing(looked(leaving), {}).differences == ()
+
+
+def test_srv_fss_that_cannot_be_read() -> None:
+    judged = standing.standing(looked(seen(samba=None)), {})
+    assert judged.sets is None
+    data = status.as_data(looked(seen(samba=None)), judged, 1, {})
+    assert data["samba"] is None
+
+
+# status: what is printed
+
+
+def test_status_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    """However much is wrong, differs, and is to be done."""
+    lines = tuple(f"line {number}" for number in range(1000))
+    actions = tuple(Action(kind=Kind.DELETE, target=line, reason="why") for line in lines)
+    there = looked(
+        plan=replace(EMPTY, actions=actions, problems=lines),
+        presence=replace(PRESENCE, done=lines),
+    )
+    judged = replace(standing.standing(there, {}), differences=lines)
+    status.show(there, judged, 3, {})
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "NOT HEALTHY: 1000 wrong"
+    assert len(shown) < 50
+    assert "  and 992 more" in shown
+    assert max(map(len, shown)) < 400
+
+
+def test_status_shows_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    there = looked(plan=replace(EMPTY, problems=("cannot see \x1b[2J\udcff",)))
+    status.show(there, standing.standing(there, {}), 1, {})
+    assert "cannot see \\x1b[2J\\udcff" in capsys.readouterr().out
+
+
+def test_status_as_json() -> None:
+    there = looked()
+    data = status.as_data(there, standing.standing(there, {}), 2, {})
+    assert json.loads(json.dumps(data)) == data
+    assert data["healthy"] is True
+    assert data["copies"]["by_phase"] == {"sealed": 1}
+    assert data["copies"]["oldest"]["id"] == COPY.id
+    assert data["reconcile"]["last"] == NOW.isoformat()
+
+
+# reconcile
+
+ACTION = Action(kind=Kind.DELETE, target="x", reason="it is too old", evidence=("a", "b"))
+
+
+def finding(fate: Fate) -> Finding:
+    return Finding(fate=fate, reason="why")
+
+
+@pytest.mark.parametrize(
+    ("fates", "expected"),
+    [
+        ([], 0),
+        ([Fate.KEPT], 0),
+        ([Fate.DONE, Fate.KEPT, Fate.STALE], 0),
+        ([Fate.TO_DO], 3),
+        ([Fate.DONE, Fate.WRONG], 3),
+        ([Fate.FAILED, Fate.WRONG, Fate.DONE], 1),
+        ([Fate.UNSEEN, Fate.TO_DO], 1),
+    ],
+)
+def test_exit_status(fates: list[Fate], expected: int) -> None:
+    assert exit_status(map(finding, fates)) == expected
+
+
+def test_summary() -> None:
+    assert summary([]) == "nothing to do"
+    assert summary([finding(Fate.KEPT)] * 2) == "nothing to do, 2 kept"
+    mixed = [finding(fate) for fate in (Fate.KEPT, Fate.DONE, Fate.FAILED, Fate.DONE)]
+    assert summary(mixed) == "2 done, 1 failed, 1 kept"
+
+
+def test_lines() -> None:
+    assert as_line(report.of_action(ACTION)) == "to do: delete x: it is too old (a; b)"
+    failed = report.of_action(ACTION, Fate.FAILED, "no room")
+    assert as_line(failed) == "failed: delete x: it is too old (a; b): no room"
+    assert as_line(Finding(fate=Fate.UNSEEN, reason="cannot see x")) == "not seen: cannot see x"
+
+
+def test_plan_as_json() -> None:
+    decided = Plan(
+        actions=(ACTION,),
+        kept=(Kept(target="y", reason="young", due=5.0), Kept(target="z", reason="?", wrong=True)),
+        findings={},
+        problems=("cannot see",),
+    )
+    findings = list(report.of_plan(decided))
+    assert as_data(findings) == {
+        "actions": [
+            {
+                "kind": "delete",
+                "target": "x",
+                "reason": "it is too old",
+                "evidence": ["a", "b"],
+                "outcome": "to do",
+                "error": "",
+            }
+        ],
+        "kept": [
+            {"target": "y", "reason": "young", "due": 5.0, "wrong": False},
+            {"target": "z", "reason": "?", "due": None, "wrong": True},
+        ],
+        "problems": ["cannot see"],
+    }
+    assert exit_status(findings) == 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["reconcile", "--dry-run", "--boot"],
+        ["reconcile", "x"],
+        ["status", "x"],
+        ["events", "--limit", "0"],
+        ["events", "--limit", "-1"],
+        ["events", "--limit", "many"],
+    ],
+)
+def test_wrong_usage(argv: list[str]) -> None:
+    with pytest.raises(RvssError) as caught:
+        cli.parser().parse_args(argv)
+    assert caught.value.problem is Problem.USAGE
+
+
+def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("reconcile", "status", "events"):
+        with pytest.raises(SystemExit) as ended:
+            cli.parser().parse_args([verb, "--help"])
+        assert ended.value.code == 0
+    assert "3 something is left" in " ".join(capsys.readouterr().out.split())
+    assert isinstance(cli.parser().parse_args(["events", "--limit", "5", "x"]), argparse.Namespace)
+
+
+# events
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Iterator[Ledger]:
+    """A set of two copies, one of which is gone; a copy of no set; and a set of no copy."""
+    ledger = Ledger(str(tmp_path / "ledger.db"))
+    bare = replace(COPY, set_id="", copy_id="", phase=Phase.CREATING)
+    ledger.add(bare, "create")
+    ledger.change(bare, "taken", uid=1000, duration=0.5, phase=Phase.TAKEN)
+    ledger.change(bare, "committed", set_id=SET, copy_id=COPY.copy_id)
+    second = replace(bare, id="20261122T100001Z-0000bbbb", path=f"{EXPOSED}vms/b")
+    ledger.add(second, "create")
+    ledger.change(second, "committed", set_id=SET, copy_id="3")
+    ledger.change(second, "gone", phase=Phase.GONE)
+    lonely = replace(bare, id="20261122T100002Z-0000cccc", path=f"{EXPOSED}vms/c")
+    ledger.add(lonely, "create")
+    ledger.note_set(SET, "removed from srv_fss.tdb")
+    ledger.note_set("another", "worker ended")
+    ledger.note_set("", "reconciled", detail="all")
+    yield ledger
+    ledger.close()
+
+
+def whats(found: list[Event]) -> list[str]:
+    return [event.what for event in found]
+
+
+def test_events_of_everything(record: Ledger) -> None:
+    found = events.select(record, [], 1000)
+    assert len(found) == 10
+    assert whats(found)[-1] == "reconciled"
+    assert whats(events.select(record, [], 2)) == ["worker ended", "reconciled"]
+
+
+def test_events_of_a_copy_by_each_of_its_names(record: Ledger) -> None:
+    expected = ["create", "taken", "committed"]
+    for word in (COPY.id, "0000aaaa", COPY.copy_id, COPY.path):
+        assert whats(events.select(record, [word], 1000)) == expected, word
+    assert whats(events.select(record, ["0000bbbb"], 1000)) == ["create", "committed", "gone"]
+
+
+def test_events_of_a_set_begin_with_its_copies(record: Ledger) -> None:
+    found = events.select(record, [SET], 1000)
+    assert whats(found) == [
+        *("create", "taken", "committed"),
+        *("create", "committed", "gone"),
+        "removed from srv_fss.tdb",
+    ]
+    assert found == events.select(record, [SET, COPY.id, SET], 1000)
+    assert whats(events.select(record, [SET], 2)) == ["gone", "removed from srv_fss.tdb"]
+
+
+def test_events_of_a_set_without_copies(record: Ledger) -> None:
+    assert whats(events.select(record, ["another"], 1000)) == ["worker ended"]
+
+
+def test_events_of_nothing_known(record: Ledger) -> None:
+    with pytest.raises(RvssError) as caught:
+        events.select(record, [COPY.id, "nonsense"], 1000)
+    assert caught.value.problem is Problem.NOT_FOUND
+
+
+def test_event_has_both_ids_that_came_later(record: Ledger) -> None:
+    first, second, third = events.select(record, [COPY.id], 1000)
+    copy = record.get(COPY.id)
+    assert first.set_id == ""
+    data = events.as_data(first, copy)
+    assert (data["copy"], data["set_id"], data["copy_id"]) == (COPY.id, SET, COPY.copy_id)
+    assert (data["uid"], data["duration"]) == (1000, None)
+    nobody = events.as_data(third, copy)
+    assert (nobody["uid"], nobody["user"]) == (None, "")
+    root = events.as_data(replace(second, uid=0), copy)
+    assert (root["uid"], root["user"], root["duration"]) == (0, "root", 0.5)
+
+
+def test_last_event(record: Ledger) -> None:
+    found = record.last_event("reconciled")
+    assert found is not None
+    assert found.detail == "all"
+    assert record.last_event("never") is None
+
+
+# who is the one writer
+
+
+def test_taken_is_seen_without_disturbing(tmp_path: Path) -> None:
+    import fcntl
+
+    config = replace(CONFIG, state_directory=str(tmp_path))
+    assert not instance.is_taken(config)
+    with open(tmp_path / "lock", "w", encoding="ascii") as lock:
+        assert not instance.is_taken(config)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert instance.is_taken(config)
+    assert not instance.is_taken(config)

@@ -1,0 +1,572 @@
+"""What holds of every plan, in a world of values that actions change as the verbs would."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from samba_rvss.lifecycle import Step, steps
+from samba_rvss.model import (
+    Context,
+    Image,
+    Inventory,
+    Mark,
+    Moment,
+    Phase,
+    SambaCopy,
+    SambaSet,
+    SambaState,
+    SetState,
+    ShadowCopy,
+    Volume,
+    Worker,
+)
+from samba_rvss.reconcile.observation import Observation, Options
+from samba_rvss.reconcile.plan import Action, Kind, Plan, plan
+
+T = TypeVar("T")
+
+NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
+OPTIONS = Options(recovery_timeout=1800, maximum_age=72 * 3600, grace=300, commit_deadline=50)
+EXPOSED = "/run/samba-rvss/exposed/"
+OURS = frozenset({"/srv/vms"})
+LONGEST = 73 * 3600.0
+VOLUME = Volume(
+    provider="btrfs", file_system="fs", key="btrfs:fs:256", name="vms", directory="", inode=256
+)
+
+
+def path_of(name: str) -> str:
+    """Return where a copy is mounted."""
+    return f"{EXPOSED}vms/{name}"
+
+
+def share_of(name: str) -> str:
+    """Return a copy's exposed share."""
+    return f"VMs@{{{name}}}"
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that there is; what is done to it makes another one."""
+
+    seconds: float
+    wall: datetime
+    copies: dict[str, ShadowCopy]
+    images: dict[str, Image]
+    mounts: frozenset[str]
+    shares: dict[str, str]
+    descriptors: frozenset[str]
+    sets: dict[str, SambaSet]
+    members: dict[str, tuple[SambaCopy, ...]]
+    workers: tuple[Worker, ...]
+    gone: frozenset[str] = frozenset()
+    findings: dict[str, Moment] = field(default_factory=dict)
+    connected: frozenset[str] = frozenset()
+    quiet: float = 0.0
+
+    def present(self) -> Moment:
+        """Return the time."""
+        return Moment(boot="this", seconds=self.seconds)
+
+    def samba(self) -> SambaState:
+        """Return srv_fss.tdb."""
+        copies = tuple(copy for name in self.sets for copy in self.members[name])
+        return SambaState(sets=tuple(self.sets.values()), copies=copies)
+
+    def known(self) -> dict[str, SambaCopy]:
+        """Return what srv_fss.tdb says, by path."""
+        return {copy.path: copy for copy in self.samba().copies if copy.path}
+
+    def observe(self, *, starting: bool = False) -> Observation:
+        """Look at everything."""
+        return Observation(
+            wall=self.wall,
+            present=self.present(),
+            options=OPTIONS,
+            exposed_directory=EXPOSED,
+            share_paths=OURS,
+            copies=tuple(self.copies.values()),
+            gone=self.gone,
+            history=frozenset(c.exposed_share.lower() for c in self.copies.values())
+            | {share_of(name).lower() for name in self.gone},
+            inventory=Inventory(file_systems=frozenset({"fs"}), images=tuple(self.images.values())),
+            mounts=self.mounts,
+            directories=self.mounts,
+            samba=self.samba(),
+            shares=dict(self.shares),
+            descriptors=self.descriptors,
+            workers=self.workers,
+            connected=self.connected,
+            quiet=self.quiet,
+            findings=dict(self.findings),
+            starting=starting,
+        )
+
+    def later(self, seconds: float) -> "World":
+        """Let time pass in which nobody does anything."""
+        return replace(
+            self,
+            seconds=self.seconds + seconds,
+            wall=self.wall + timedelta(seconds=seconds),
+            quiet=self.quiet + seconds,
+        )
+
+    # what the verbs do
+
+    def changed(self, copy: ShadowCopy, **values: object) -> "World":
+        """Change a row of the ledger."""
+        new = replace(copy, since=self.present(), **values)  # type: ignore[arg-type]
+        return replace(self, copies={**self.copies, copy.id: new})
+
+    def without_share(self, share: str) -> "World":
+        """Remove a share and its descriptor."""
+        return replace(
+            self,
+            shares={name: path for name, path in self.shares.items() if name != share},
+            descriptors=self.descriptors - {share.lower()},
+        )
+
+    def without_image(self, name: str) -> "World":
+        """Destroy an image."""
+        return replace(self, images={k: v for k, v in self.images.items() if k != name})
+
+    def apply(self, action: Action) -> "World":
+        """Do one thing, unless it is not called for any more (`reconcile.apply`)."""
+        if action.copy is not None and self.copies.get(action.copy.id) != action.copy:
+            return self
+        if action.copy is not None and action.believes:
+            known = self.known().get(action.copy.path)
+            if (known.state if known else None) not in action.believes:
+                return self
+        if action.image is not None and action.image.id in self.copies:
+            return self
+        match action:
+            case Action(kind=Kind.DELETE, copy=ShadowCopy() as copy):
+                world = self.without_image(copy.id).without_share(copy.exposed_share)
+                return replace(
+                    world,
+                    copies={k: v for k, v in self.copies.items() if k != copy.id},
+                    gone=self.gone | {copy.id},
+                    mounts=self.mounts - {copy.path},
+                )
+            case Action(kind=Kind.REMOUNT, copy=ShadowCopy() as copy):
+                world = replace(self, mounts=self.mounts | {copy.path})
+                if copy.phase is Phase.OPEN:
+                    return world.changed(copy, phase=Phase.TAKEN)
+                return world
+            case Action(kind=Kind.SEAL, copy=ShadowCopy() as copy):
+                return self.changed(copy, phase=Phase.SEALING)
+            case Action(kind=Kind.DESTROY, image=Image() as image):
+                return self.without_image(image.id)
+            case Action(kind=Kind.ADOPT, image=Image() as image):
+                phase = Phase.SEALING if image.read_only else Phase.TAKEN
+                copy = _copy(image.id, phase, image.mark.created, self.present())
+                world = replace(self, mounts=self.mounts | {copy.path})
+                return replace(world, copies={**self.copies, copy.id: copy})
+            case Action(kind=Kind.UNMOUNT):
+                return replace(self, mounts=self.mounts - {action.target})
+            case Action(kind=Kind.UNSHARE):
+                return self.without_share(action.target)
+            case Action(kind=Kind.FORGET_SECURITY):
+                return replace(self, descriptors=self.descriptors - {action.target})
+            case Action(kind=Kind.FORGET_SET):
+                if action.idle and any(worker.clients != 0 for worker in self.workers):
+                    return self
+                left = {k: v for k, v in self.sets.items() if k != action.target}
+                return replace(self, sets=left, workers=())
+        raise AssertionError(action)
+
+    def settle(self) -> "World":
+        """Let the watcher follow srv_fss.tdb, and seal what is to be sealed."""
+        world = self
+        for name, seen in self.known().items():
+            copy = next((one for one in world.copies.values() if one.path == name), None)
+            if copy is None:
+                continue
+            due = steps(copy, seen)
+            if Step.LEARN in due:
+                world = world.changed(
+                    copy,
+                    set_id=seen.set_id,
+                    copy_id=seen.copy_id,
+                    context=seen.context,
+                    exposed_share=seen.exposed_share,
+                    state=seen.state,
+                )
+                copy = world.copies[copy.id]
+            if Step.OPEN in due and copy.path in world.mounts:
+                world = world.changed(copy, phase=Phase.OPEN)
+            if Step.SEAL in due:
+                world = world.changed(copy, phase=Phase.SEALING, state=seen.state)
+        for copy in world.copies.values():
+            if copy.phase is Phase.SEALING and copy.id in world.images:
+                image = replace(world.images[copy.id], read_only=True)
+                world = replace(world, images={**world.images, copy.id: image})
+                world = world.changed(copy, phase=Phase.SEALED)
+        return world
+
+    def reconcile(self, *, starting: bool = False) -> tuple["World", Plan]:
+        """Observe, plan, apply, and let the watcher do its part."""
+        decided = plan(self.observe(starting=starting))
+        world = self
+        for action in decided.actions:
+            world = world.apply(action)
+        return replace(world, findings=decided.findings).settle(), decided
+
+    def at_rest(self) -> "World":
+        """Reconcile, in no time, until there is nothing to do."""
+        world = self
+        for _ in range(5):
+            world, decided = world.reconcile()
+            if not decided.actions:
+                return world
+        raise AssertionError(decided)
+
+
+def _copy(name: str, phase: Phase, created: datetime, since: Moment) -> ShadowCopy:
+    return ShadowCopy(
+        id=name,
+        share="VMs",
+        share_path="/srv/vms",
+        volume=VOLUME,
+        created=created,
+        phase=phase,
+        path=path_of(name),
+        since=since,
+    )
+
+
+def _image(name: str, created: datetime, *, complete: bool, read_only: bool) -> Image:
+    mark = Mark(id=name, share="VMs", share_path="/srv/vms", volume=VOLUME, created=created)
+    return Image(id=name, provider="btrfs", mark=mark, complete=complete, read_only=read_only)
+
+
+NAMES = ("a", "b", "c")
+FOREIGN = "/srv/theirs/.snapshots/1"
+_boots = st.sampled_from(["this", "before"])
+_contexts = st.sampled_from(
+    [
+        0,
+        int(Context.AUTO_RECOVERY),
+        int(Context.PERSISTENT),
+        int(Context.AUTO_RECOVERY | Context.PERSISTENT | Context.NO_AUTO_RELEASE),
+    ]
+)
+_ages = st.sampled_from([1.0, 100.0, 299.0, 301.0, 1799.0, 1801.0, LONGEST, 10 * LONGEST])
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """Draw a world in which anything may be there or not."""
+    seconds = 1e7
+    sets = {
+        name: SambaSet(id=name, state=draw(st.sampled_from(SetState)), context=draw(_contexts))
+        for name in ("s", "t")
+        if draw(st.booleans())
+    }
+    members: dict[str, list[SambaCopy]] = {name: [] for name in sets}
+    copies: dict[str, ShadowCopy] = {}
+    images: dict[str, Image] = {}
+    mounts, shares, descriptors, gone = set(), {}, set(), set()
+
+    def belongs(name: str, path: str, share_path: str) -> str:
+        of = draw(st.sampled_from([*sets, ""]))
+        if of:
+            members[of].append(
+                SambaCopy(
+                    set_id=of,
+                    copy_id=name,
+                    share="VMs",
+                    share_path=share_path,
+                    path=path,
+                    exposed_share=share_of(name),
+                    is_exposed=sets[of].state >= SetState.EXPOSED,
+                    state=sets[of].state,
+                    context=sets[of].context,
+                    created=NOW,
+                )
+            )
+        return of
+
+    for name in NAMES:
+        created = NOW - timedelta(seconds=draw(_ages))
+        since = Moment(boot=draw(_boots), seconds=seconds - draw(_ages))
+        of = belongs(name, path_of(name), "/srv/vms")
+        row = draw(st.sampled_from(["none", "gone", *["row"] * 4]))
+        if row == "row":
+            phase = draw(st.sampled_from([p for p in Phase if p is not Phase.GONE]))
+            copy = _copy(name, phase, created, since)
+            if draw(st.booleans()):
+                copy = replace(
+                    copy,
+                    set_id=of or "lost",
+                    copy_id=name,
+                    context=sets[of].context if of else draw(_contexts),
+                    exposed_share=share_of(name),
+                    state=draw(st.none() | st.sampled_from(SetState)),
+                )
+            copies[name] = copy
+        elif row == "gone":
+            gone.add(name)
+        if draw(st.sampled_from([True, True, False])):
+            complete = draw(st.sampled_from([True, True, True, False]))
+            images[name] = _image(name, created, complete=complete, read_only=draw(st.booleans()))
+        if draw(st.booleans()):
+            mounts.add(path_of(name))
+        if draw(st.booleans()):
+            shares[share_of(name)] = path_of(name)
+        if draw(st.booleans()):
+            descriptors.add(share_of(name).lower())
+    # Somebody else's.
+    if draw(st.booleans()):
+        belongs("x", draw(st.sampled_from(["", FOREIGN])), "/srv/theirs")
+        shares[share_of("x")] = FOREIGN
+        descriptors.add(share_of("x").lower())
+    found = [f"copy {n}" for n in NAMES] + [f"image {n}" for n in NAMES] + ["set s", "set t"]
+    found += [f"mount {path_of(n)}" for n in NAMES] + [f"share {share_of(n)}" for n in NAMES]
+    found += [f"security {share_of(n).lower()}" for n in NAMES]
+    return World(
+        seconds=seconds,
+        wall=NOW,
+        copies=copies,
+        images=images,
+        mounts=frozenset(mounts),
+        shares=shares,
+        descriptors=frozenset(descriptors),
+        sets=sets,
+        members={name: tuple(some) for name, some in members.items()},
+        workers=draw(
+            st.sampled_from(
+                [(), (Worker(pid=1, clients=0),), (Worker(pid=1, clients=1),)],
+            )
+        ),
+        gone=frozenset(gone),
+        findings={
+            name: Moment(boot=draw(_boots), seconds=seconds - draw(_ages))
+            for name in draw(st.lists(st.sampled_from(found), max_size=4, unique=True))
+        },
+        connected=frozenset({share_of("a")} if draw(st.booleans()) else ()),
+        quiet=draw(_ages),
+    )
+
+
+_property = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def told(actions: Iterable[Action]) -> set[tuple[Kind, str]]:
+    """Return what is done to what."""
+    return {(action.kind, action.target) for action in actions}
+
+
+def proper(world: World, copy: ShadowCopy) -> bool:
+    """Return whether Samba can reach a copy, in the state in which it should be."""
+    known, image = world.known().get(copy.path), world.images.get(copy.id)
+    if known is None or image is None or not image.complete or copy.since.boot != "this":
+        return False
+    served = world.shares.get(share_of(copy.id)) == copy.path and copy.path in world.mounts
+    elapsed = world.seconds - copy.since.seconds
+    if known.state is SetState.RECOVERED:
+        young = min(elapsed, (world.wall - copy.created).total_seconds()) < OPTIONS.maximum_age
+        in_use = bool(known.context & Context.NO_AUTO_RELEASE) or young
+        return served and copy.phase is Phase.SEALED and image.read_only and in_use
+    if known.state is SetState.EXPOSED:
+        automatic = bool(known.context & Context.AUTO_RECOVERY)
+        phase = Phase.OPEN if automatic else Phase.SEALED
+        closed = automatic or image.read_only
+        return served and copy.phase is phase and closed and elapsed < OPTIONS.recovery_timeout
+    return False
+
+
+# properties
+
+
+@_property
+@given(worlds(), st.booleans())
+def test_what_does_not_bear_our_mark_is_left(world: World, starting: bool) -> None:  # noqa: FBT001
+    for action in plan(world.observe(starting=starting)).actions:
+        assert action.target not in (share_of("x"), share_of("x").lower(), FOREIGN)
+        if action.kind is Kind.FORGET_SET:
+            for copy in world.members[action.target]:
+                assert copy.path.startswith(EXPOSED) or copy.share_path in OURS
+        elif action.kind is Kind.UNSHARE:
+            assert world.shares[action.target].startswith(EXPOSED)
+        elif action.kind is Kind.UNMOUNT:
+            assert action.target.startswith(EXPOSED)
+        elif action.kind is Kind.FORGET_SECURITY:
+            assert action.target in world.observe().history
+        else:
+            assert action.target in NAMES
+
+
+@_property
+@given(worlds(), st.booleans())
+def test_what_samba_serves_as_it_should_be_is_left(world: World, starting: bool) -> None:  # noqa: FBT001
+    touched = {target for _, target in told(plan(world.observe(starting=starting)).actions)}
+    for copy in world.copies.values():
+        if proper(world, copy):
+            known = world.known()[copy.path]
+            assert touched.isdisjoint(
+                {copy.id, copy.path, share_of(copy.id), share_of(copy.id).lower(), known.set_id}
+            )
+
+
+@_property
+@given(worlds(), st.booleans())
+def test_once_applied_nothing_is_left_to_do(world: World, starting: bool) -> None:  # noqa: FBT001
+    after, _ = world.reconcile(starting=starting)
+    assert told(plan(after.observe()).actions) == set()
+
+
+@_property
+@given(worlds(), st.randoms(use_true_random=False))
+def test_the_order_does_not_matter(world: World, random: Random) -> None:
+    seen = world.observe()
+    decided = plan(seen)
+
+    def shuffled(values: tuple[T, ...]) -> tuple[T, ...]:
+        some = list(values)
+        random.shuffle(some)
+        return tuple(some)
+
+    assert seen.samba is not None
+    assert seen.inventory is not None
+    another = plan(
+        replace(
+            seen,
+            copies=shuffled(seen.copies),
+            samba=SambaState(
+                sets=shuffled(seen.samba.sets),
+                copies=shuffled(seen.samba.copies),
+            ),
+            inventory=replace(seen.inventory, images=shuffled(seen.inventory.images)),
+            shares=dict(shuffled(tuple((seen.shares or {}).items()))),
+        )
+    )
+    assert set(another.actions) == set(decided.actions)
+    assert set(another.kept) == set(decided.kept)
+    assert another.findings == decided.findings
+    one = other = world
+    for action in decided.actions:
+        one = one.apply(action)
+    for action in shuffled(decided.actions):
+        other = other.apply(action)
+    # What the others made stale is done in the next round.
+    assert one.settle().at_rest() == other.settle().at_rest()
+
+
+@_property
+@given(worlds(), st.randoms(use_true_random=False), st.booleans())
+def test_what_was_cut_off_converges(
+    world: World,
+    random: Random,
+    restarted: bool,  # noqa: FBT001
+) -> None:
+    """Some actions, then a crash before anything was noted: in the end nothing is left over."""
+    for action in plan(world.observe()).actions:
+        if random.random() < 0.5:
+            world = world.apply(action)
+    # Nobody comes back; whoever is connected goes, and workers with them.
+    world = replace(world.settle(), workers=(), connected=frozenset())
+    starting = restarted
+    for _ in range(40):
+        world, decided = world.reconcile(starting=starting)
+        starting = False
+        if not decided.actions:
+            if decided.due is None:
+                break
+            world = world.later(decided.due + 1)
+    else:
+        pytest.fail(f"never at rest: {decided}")
+    for copy in world.copies.values():
+        assert copy.phase is Phase.SEALED
+        assert copy.path in world.mounts
+        image = world.images[copy.id]
+        assert image.complete
+        assert image.read_only
+        # What lives for ever is meant to.
+        context = world.known()[copy.path].context if copy.path in world.known() else copy.context
+        assert context & Context.NO_AUTO_RELEASE or not copy.set_id
+    paths = {copy.path for copy in world.copies.values()}
+    assert world.images.keys() == world.copies.keys()
+    assert world.mounts == paths
+    assert {path for path in world.shares.values() if path != FOREIGN} <= paths
+    assert world.gone.isdisjoint(world.images)
+    for name, one in world.sets.items():
+        some = world.members[name]
+        theirs = any(c.path not in paths and not c.path.startswith(EXPOSED) for c in some)
+        alive = any(c.path in paths for c in some)
+        assert theirs or alive or (not some and one.state >= SetState.COMMITTED)
+
+
+_SOURCES = ("inventory", "mounts", "directories", "samba", "shares", "descriptors", "workers")
+_RESTS_ON = {
+    "inventory": {Kind.DESTROY, Kind.ADOPT, Kind.REMOUNT, Kind.SEAL},
+    "mounts": {Kind.REMOUNT},
+    "samba": {Kind.FORGET_SET},
+    "shares": {Kind.UNSHARE, Kind.FORGET_SECURITY},
+    "descriptors": {Kind.FORGET_SECURITY},
+    "workers": {Kind.FORGET_SET},
+}
+
+
+@_property
+@given(worlds(), st.booleans(), st.sets(st.sampled_from([*_SOURCES, "connected", "quiet"])))
+def test_what_cannot_be_seen_makes_it_cautious(
+    world: World,
+    starting: bool,  # noqa: FBT001
+    blind: set[str],
+) -> None:
+    """What is missing never brings a removal that would not have been called for with it."""
+    seen = world.observe(starting=starting)
+    missing = dict.fromkeys(blind)
+    assert blind <= {one.name for one in fields(Observation)}
+    decided = plan(replace(seen, **missing))  # type: ignore[arg-type]
+    harmless = {Kind.REMOUNT, Kind.SEAL}  # of what would have been removed, had all been seen
+    removals = [action for action in decided.actions if action.kind not in harmless]
+    assert told(removals) <= told(plan(seen).actions)
+    for name in blind:
+        assert not any(action.kind in _RESTS_ON.get(name, ()) for action in decided.actions)
+    if "samba" in blind:
+        for action in decided.actions:
+            assert not action.believes
+    if "connected" in blind:
+        assert not any("older than" in action.reason for action in decided.actions)
+
+
+@_property
+@given(worlds(), st.sampled_from([-1, 1]))
+def test_a_clock_that_jumps_removes_nothing_of_this_start(world: World, direction: int) -> None:
+    jumped = replace(world, wall=world.wall + direction * timedelta(days=3652))
+    before = told(plan(world.observe()).actions)
+    known = world.known()
+    for kind, target in told(plan(jumped.observe()).actions) - before:
+        assert kind in (Kind.DELETE, Kind.FORGET_SET)
+        if kind is Kind.DELETE:
+            copy = world.copies[target]
+            assert copy.phase is Phase.SEALED
+            assert copy.path not in known or known[copy.path].state is SetState.RECOVERED
+            elapsed = world.seconds - copy.since.seconds
+            assert copy.since.boot != "this" or elapsed >= OPTIONS.maximum_age
+
+
+@_property
+@given(worlds())
+def test_who_writes_is_never_cut_off_early(world: World) -> None:
+    """Before its time is up, an unrecovered copy goes only if its image or share has gone."""
+    known = world.known()
+    for action in plan(world.observe()).actions:
+        copy = world.copies.get(action.target) if action.kind is Kind.DELETE else None
+        if copy is None or copy.phase is not Phase.OPEN or copy.path not in known:
+            continue
+        image = world.images.get(copy.id)
+        assume(image is not None and image.complete and copy.since.boot == "this")
+        if "share was removed" not in action.reason:
+            assert world.seconds - copy.since.seconds >= OPTIONS.grace
+        if known[copy.path].state is SetState.EXPOSED and share_of(copy.id) in world.shares:
+            assert world.seconds - copy.since.seconds >= OPTIONS.recovery_timeout

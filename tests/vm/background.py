@@ -1,0 +1,112 @@
+"""Test machines that work while the host's tests run.
+
+Place: above `machine`, `inside` and `selection`; for tests/vm/conftest.py. Contract: a machine is
+a process of its own that ends when we do, however we end, and it runs at a lower priority, so that
+the host's tests keep their time. `start` returns when it runs: a test sees none of its processes,
+files and mounts come.
+"""
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samba_rvss.run import tool
+from tests.vm import inside, machine
+
+SECONDS = "seconds in the test machine"  # a property of a test's report
+_LAST_SECONDS = 120.0  # of a machine's life, for its start and for the results
+_NICENESS = "10"
+_SHOWN_LINES = 60
+
+
+@dataclass(kw_only=True)
+class Background:
+    """Tests in a test machine, and what becomes of them.
+
+    Attributes:
+        nodes: what was to run.
+        directory: for what comes out of the machine.
+        process: the machine.
+    """
+
+    nodes: Sequence[str]
+    directory: Path
+    process: "subprocess.Popen[bytes]"
+    _reports: dict[str, list[inside.Report]] | None = None
+    _told: bool = False
+
+    @property
+    def log(self) -> Path:
+        """Where the machine's output is, while it runs too."""
+        return self.directory / "output"
+
+    def reports(self, node: str) -> list[inside.Report]:
+        """Return what a test came to, all phases of it or none; wait for it."""
+        if self._reports is None:
+            self.process.wait()
+            try:
+                content = (self.directory / "results" / inside.FILE).read_bytes()
+            except FileNotFoundError:
+                content = b""
+            self._reports = inside.read(content)
+        found = self._reports.get(node, [])
+        return found if "teardown" in {report.phase for report in found} else []
+
+    def explain(self) -> str:
+        """Return why a test has no result: at length once, since there may be hundreds."""
+        if self._told:
+            return "it did not run, see the first such test"
+        self._told = True
+        lines = self.log.read_text("utf-8", "replace").splitlines()[-_SHOWN_LINES:]
+        status = self.process.returncode
+        said = f"the machine's pytest ended with status {status} before this test did; the end of"
+        return "\n".join([f"{said} what was heard:", *lines])
+
+    def end(self) -> None:
+        """Kill the machine, if it still runs."""
+        self.process.kill()
+        self.process.wait()
+
+
+def start(
+    nodes: Sequence[str], directory: Path, *, seconds: float, env: Mapping[str, str]
+) -> Background:
+    """Start tests in a machine of their own and return as soon as they have begun.
+
+    Args:
+        nodes: node ids.
+        directory: an empty one, for the results.
+        seconds: how long the tests may take; pytest's last words are then where it was.
+        env: variables for them.
+    """
+    words = [
+        *("nice", "-n", _NICENESS, "setpriv", "--pdeathsig", "KILL", sys.executable),
+        *(machine.__file__, "run", "--seconds", f"{seconds + _LAST_SECONDS:g}"),
+        *("--results", str(directory / "results")),
+        *(word for name, text in env.items() for word in ("--env", f"{name}={text}")),
+        *("--", "sh", "-c", f"echo begun; exec {shlex.join(_command(nodes, seconds))}"),
+    ]
+    with (directory / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [tool(words[0]), *words[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    started = Background(nodes=nodes, directory=directory, process=process)
+    while process.poll() is None and not started.log.stat().st_size:
+        time.sleep(0.2)  # an image is built first where there is none, within its own limit
+    return started
+
+
+def _command(nodes: Sequence[str], seconds: float) -> list[str]:
+    return [
+        *("timeout", "--foreground", "--signal=ABRT", "--kill-after=10", f"{seconds:g}"),
+        *("python3", "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", inside.__name__),
+        *nodes,
+    ]
