@@ -269,7 +269,8 @@ class Lifecycle:
     def begin_seal(self, copy: ShadowCopy) -> ShadowCopy | None:
         """Make the image read-only; None if the copy is sealed, or being removed, already.
 
-        New opens for writing fail from here on. Old ones are `finish_seal`'s.
+        New opens for writing fail from here on. Old ones are `finish_seal`'s. That recovery is
+        complete is not recorded yet: a loss of power would take what it wrote.
 
         Raises:
             RvssError: NOT_FOUND, STATE or SYSTEM.
@@ -279,14 +280,30 @@ class Lifecycle:
             _sealing_event(copy),
             unless=(Phase.SEALED, Phase.DELETING, Phase.GONE),
             phase=Phase.SEALING,
-            state=copy.state,
         )
         if sealing is None:
             return None
         self._reached("seal.intent")
         self._provider(sealing).seal(sealing.volume, sealing.id)
         self._reached("seal.read-only")
-        return sealing
+        # What a client may write to is sealed at RecoveryComplete and never before.
+        return replace(sealing, state=SetState.RECOVERED if copy.auto_recovery else copy.state)
+
+    def write_out(self, copy: ShadowCopy) -> None:
+        """Bring to the disk what recovery wrote, and record that it is complete.
+
+        For a copy that a writer keeps from being sealed: from here on it outlives the machine's
+        next start.
+
+        Args:
+            copy: what `begin_seal` returned.
+
+        Raises:
+            RvssError: NOT_SEALED, NOT_FOUND, STATE or SYSTEM.
+        """
+        self._provider(copy).settle(copy.volume, copy.id)
+        past = (Phase.SEALED, Phase.DELETING, Phase.GONE)
+        self.ledger.change(copy, "written out", unless=past, state=copy.state)
 
     def finish_seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
         """Close the recovery mount for good, verify, and record it.
@@ -314,6 +331,7 @@ class Lifecycle:
             "sealed",
             unless=(Phase.DELETING, Phase.GONE),
             phase=Phase.SEALED,
+            state=copy.state,
             duration=time.monotonic() - started,
         )
         self._reached("seal.sealed")

@@ -28,6 +28,8 @@ R = TypeVar("R")
 
 _AMEND_SECONDS = 1.0
 _FIRST_PAUSE = 0.005
+# After which it is worth while to bring a copy to the disk that somebody keeps from being sealed.
+_WRITE_OUT_SECONDS = 1.0
 _LONGEST_PAUSE = 5.0
 _REPORT_SECONDS = 60.0
 
@@ -261,13 +263,16 @@ class Watcher:
         sealing = await _whole(self._lifecycle.begin_seal, copy)
         if sealing is None:
             return None
-        pause, reported = _FIRST_PAUSE, 0.0
+        pause, reported, written = _FIRST_PAUSE, 0.0, False
         while True:
             sealed = await _whole(self._lifecycle.finish_seal, sealing, started)
             if sealed is not None:
                 return sealed if sealed.phase is Phase.SEALED else None
             await _whole(self._lifecycle.drop_writers, sealing)
             waited = time.monotonic() - started
+            if waited > _WRITE_OUT_SECONDS and not written:
+                await _whole(self._lifecycle.write_out, sealing)
+                written = True
             late = waited > self._lifecycle.config.seal_deadline
             if late and (not reported or waited - reported > _REPORT_SECONDS):
                 reported = waited

@@ -294,8 +294,8 @@ class _Planner:
             self._keep(copy.id, f"{state}; its timer has {left:.0f} s left", left)
 
     def _judge_recovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
-        if copy.phase is not Phase.SEALED and self._of_before(copy):
-            # Sealing is what brings everything that recovery wrote to the disk.
+        if self._of_before(copy) and not self._is_recovered(copy):
+            # Only sealing brings what recovery wrote to the disk for certain.
             self._expire(copy, "the machine was started before it was sealed")
         elif copy.phase is Phase.SEALING:
             self._act(Kind.SEAL, copy, "its sealing was cut off")
@@ -309,11 +309,9 @@ class _Planner:
     def _judge_unknown(self, copy: ShadowCopy) -> None:
         """Judge a copy that srv_fss.tdb does not have: after a reboot, or for no good reason."""
         registered = copy.path in self._by_path
-        adopted = copy.phase is Phase.SEALING and not copy.set_id
         if copy.phase is Phase.SEALED and (registered or self._seen.shares is None):
             self._judge_served(copy)
-        elif self._of_before(copy) and copy.phase is not Phase.SEALED and not adopted:
-            # Sealing is what brings everything that recovery wrote to the disk.
+        elif self._of_before(copy) and not self._is_recovered(copy):
             self._expire(copy, "the machine was started before its recovery was complete")
         elif copy.phase is Phase.SEALED:
             self._unaccounted(
@@ -322,10 +320,30 @@ class _Planner:
                 "neither srv_fss.tdb nor a share has it",
                 lambda: self._expire(copy, "neither srv_fss.tdb nor a share has it"),
             )
+        elif copy.phase is Phase.SEALING and self._is_released(copy):
+            self._release(copy)
         elif copy.phase is Phase.SEALING:
             self._act(Kind.SEAL, copy, "its sealing was cut off")
         else:
             self._judge_silent(copy)
+
+    def _is_recovered(self, copy: ShadowCopy) -> bool:
+        """Return whether our own record says that a recovery was complete, or adopted it so.
+
+        It does as soon as all of it is on disk (`Lifecycle.write_out`).
+        """
+        if copy.phase is Phase.SEALING:
+            return copy.state is SetState.RECOVERED or not copy.set_id
+        return copy.phase is Phase.SEALED
+
+    def _is_released(self, copy: ShadowCopy) -> bool:
+        """Return whether a copy was not to outlive the start of the machine that it is of."""
+        persistent = bool(copy.context & Context.PERSISTENT)
+        return self._of_before(copy) and bool(copy.set_id) and not persistent
+
+    def _release(self, copy: ShadowCopy) -> None:
+        reason = "the machine was started anew, and its context is not persistent"
+        self._expire(copy, reason, f"context {copy.context:#x}")
 
     def _judge_silent(self, copy: ShadowCopy) -> None:
         """Judge a copy that is taken or open, and that no set has."""
@@ -354,9 +372,8 @@ class _Planner:
         elif copy.state in (SetState.COMMITTED, SetState.EXPOSED):
             # Sealed at once, because nobody may write to it; but nobody has said that it is good.
             self._expire(copy, "the machine was started before its recovery was complete")
-        elif not copy.context & Context.PERSISTENT:
-            reason = "the machine was started anew, and its context is not persistent"
-            self._expire(copy, reason, f"context {copy.context:#x}")
+        elif self._is_released(copy):
+            self._release(copy)
         else:
             self._judge_age(copy, copy.context, "its context is persistent")
 

@@ -443,7 +443,7 @@ ONE_COPY = [
     *(
         row(
             f"recovered, but {phase.value} when the machine was started anew",
-            Given(phase=phase, image="writable", since=BEFORE),
+            Given(phase=phase, image="writable", since=BEFORE, learned=SetState.EXPOSED),
             delete("the machine was started before it was sealed", SetState.RECOVERED),
         )
         for phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
@@ -584,12 +584,13 @@ ONE_COPY = [
     row(
         "after a reboot: persistent, recovered, and its sealing was cut off",
         replace(REBOOTED, phase=Phase.SEALING, learned=SetState.RECOVERED, context=PERSISTENT),
-        delete("the machine was started before its recovery was complete", None),
+        seal("its sealing was cut off"),
+        REMOUNT,
     ),
     row(
         "after a reboot: not persistent, recovered, and its sealing was cut off",
         replace(REBOOTED, phase=Phase.SEALING, learned=SetState.RECOVERED),
-        delete("the machine was started before its recovery was complete", None),
+        delete("its context is not persistent", None),
     ),
     row(
         "after a reboot: its record was lost before, and its sealing was cut off",
