@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 from samba_rvss import kernel
 from samba_rvss.errors import RvssError
 from samba_rvss.lifecycle import Lifecycle, Step, steps
-from samba_rvss.model import Phase, SambaCopy, SambaState, ShadowCopy
+from samba_rvss.model import Phase, SambaCopy, SambaState, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
 
 _logger = logging.getLogger(__name__)
@@ -199,8 +199,8 @@ class Watcher:
         self._amended.update((copy.id, closed) for copy, closed in exposed)
         for copy in seals:
             self._start_seal(copy)
-        for copy, _ in exposed:
-            self._drop_if_done(self._pending.get(copy.path))
+        for copy, _ in list(self._seen(state)):
+            self._drop_if_done(copy)
 
     def _record(
         self, copy: ShadowCopy, seen: SambaCopy, due: tuple[Step, ...]
@@ -224,7 +224,8 @@ class Watcher:
 
     def _drop_if_done(self, copy: ShadowCopy | None) -> None:
         """Stop following a copy that Samba will not change any more."""
-        if copy and copy.phase is Phase.SEALED and self._amended.get(copy.id):
+        done = copy and copy.phase is Phase.SEALED and copy.state is SetState.RECOVERED
+        if copy and done and self._amended.get(copy.id):
             self._forget(copy)
 
     def _start_seal(self, copy: ShadowCopy) -> None:

@@ -247,9 +247,11 @@ def remove_shares(configfile: str, shares: Sequence[str]) -> tuple[str, ...]:
 
 
 def remove_security(state_directory: str, shares: Sequence[str]) -> tuple[str, ...]:
-    """Remove the security descriptors of shares; return those that had one.
+    """Remove the security descriptors of shares, all or none; return those that had one.
 
-    Source: source3/lib/sharesec.c, share_info.tdb, keys ``SECDESC/<name in lower case>``.
+    Source: source3/lib/sharesec.c, share_info.tdb, keys ``SECDESC/<name in lower case>``. As
+    there, it takes a transaction: other shares' descriptors are in the same file, which nothing
+    else protects from a power loss.
 
     Raises:
         RvssError: SAMBA if the database cannot be changed.
@@ -261,11 +263,17 @@ def remove_security(state_directory: str, shares: Sequence[str]) -> tuple[str, .
     try:
         database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDWR)
         try:
-            for share in shares:
-                key = _DESCRIPTOR + os.fsencode(share.lower()) + b"\0"
-                if database.get(key) is not None:
-                    database.delete(key)
-                    removed.append(share)
+            database.transaction_start()
+            try:
+                for share in shares:
+                    key = _DESCRIPTOR + os.fsencode(share.lower()) + b"\0"
+                    if database.get(key) is not None:
+                        database.delete(key)
+                        removed.append(share)
+            except BaseException:
+                database.transaction_cancel()
+                raise
+            database.transaction_commit()
         finally:
             database.close()
     except (OSError, RuntimeError) as exc:

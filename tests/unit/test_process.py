@@ -1,5 +1,6 @@
 """python-samba in a process of its own: whatever happens there, the owner goes on."""
 
+import fcntl
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import tdb
 
 import samba_rvss
 from samba_rvss.errors import Problem, RvssError
@@ -50,6 +52,34 @@ def test_known_errors_keep_their_problem(samba: SambaProcess, tmp_path: Path) ->
     with pytest.raises(RvssError, match=r"cannot change .*share_info\.tdb") as caught:
         samba.call(registry.remove_security, str(tmp_path), ("vms",))
     assert caught.value.problem is Problem.SAMBA
+
+
+def test_security_is_removed_in_a_transaction(samba: SambaProcess, tmp_path: Path) -> None:
+    """The file has every share's descriptor: a power loss must find it as it was, or as it is.
+
+    Who holds a tdb's transaction lock (lib/tdb/common/tdb_private.h, TRANSACTION_LOCK) keeps
+    others from transactions, and from nothing else.
+    """
+    path = tmp_path / "share_info.tdb"
+    names = {f"vms@{{0f0e0d0c-0b0a-0908-0706-05040302010{n}}}" for n in range(2)}
+    with closing(tdb.Tdb(str(path), 0, tdb.DEFAULT, os.O_RDWR | os.O_CREAT)) as database:
+        for name in names:
+            database.store(b"SECDESC/" + name.encode() + b"\0", b"descriptor")
+    gone, left = sorted(names)
+    removed: list[object] = []
+    # The child's end of it is a thread's, because it waits.
+    call = threading.Thread(
+        target=lambda: removed.extend(samba.call(registry.remove_security, str(tmp_path), (gone,)))
+    )
+    with path.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, 8)
+        call.start()
+        call.join(1.0)
+        assert call.is_alive()
+        assert removed == []
+    call.join(30.0)
+    assert removed == [gone]
+    assert registry.exposed_descriptors(str(tmp_path)) == (left,)
 
 
 def test_known_errors_keep_their_hint(samba: SambaProcess) -> None:

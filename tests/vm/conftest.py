@@ -6,6 +6,7 @@ SAMBA_RVSS_NO_VM=1 in the environment (``tests/run --no-vm``) skips what would s
 import os
 import shlex
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from samba_rvss.testing.plugin import CAPABILITIES, REQUIRE
-from tests.vm import background, image, selection
+from tests.vm import background, durable, image, selection
 
 NO_VM = "SAMBA_RVSS_NO_VM"
 # How long a machine's tests may take. Machines at once: each keeps one processor busy.
@@ -83,3 +84,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def machine(node: str, request: pytest.FixtureRequest) -> background.Background:
     """The machine in which a test runs."""
     return request.config.stash[_running][node]
+
+
+@pytest.fixture(scope="session")
+def furnished() -> Iterator[durable.Disks]:
+    """Provide the disks of a machine on which everything is set up; others begin as they are."""
+    with tempfile.TemporaryDirectory(prefix="rvss-vm-") as directory:
+        yield durable.furnished(Path(directory))

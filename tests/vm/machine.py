@@ -5,8 +5,7 @@ Place: above `qemu` and `image`; for tests that need a kernel or a Samba which t
 not, and a tool: `tests/vm/machine.py run -- COMMAND...`. Contract: a job gets this checkout at
 CHECKOUT, runs as root with all of systemd around it, and gives back its exit status, its output
 and the files that it put into $JOB_RESULTS. The machine is gone when the call ends, however it
-ends; its files never had a name. What a job writes is forgotten, but for what it writes to a disk
-of its own (`own_disk`).
+ends; its files never had a name. What a job writes is forgotten.
 
 The checkout goes in on a second disk, files come out on a third one, and the output through a
 virtual port of its own, where no kernel message can mix with it.
@@ -19,8 +18,7 @@ import shlex
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -39,13 +37,12 @@ _FAILED = 125  # as env(1) and timeout(1) when they themselves fail
 # What the job's service runs. A shell's redirection, because the port is no terminal.
 _SCRIPT = """\
 exec </dev/null >/dev/virtio-ports/job 2>&1
-date -u -s @{now} >/dev/null
+{clock}
 export HOME=/root PYTHONUNBUFFERED=1 LC_ALL=C.UTF-8 JOB_RESULTS=/run/job/results {environment}
 mkdir -p "$JOB_RESULTS" && cd {checkout}
 {command}
 echo $? >/run/job/status
 tar -c -C /run/job status results | dd of=/dev/vdc bs=1M conv=fsync status=none
-sync
 """
 
 
@@ -58,17 +55,6 @@ class Result:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@contextmanager
-def own_disk() -> Iterator[str]:
-    """Make a disk that keeps what jobs write, from one boot of the machine to the next.
-
-    Returns:
-        what `run_job` takes as its ``disk``, for one job at a time.
-    """
-    with qemu.own_disk(image.image()) as path:
-        yield path
-
-
 def run_job(
     command: Sequence[str],
     *,
@@ -76,7 +62,6 @@ def run_job(
     env: Mapping[str, str] | None = None,
     listen: Callable[[bytes], object] = lambda _: None,
     fresh: bool = False,
-    disk: str | None = None,
 ) -> Result:
     """Start the machine, run one command in it and switch it off.
 
@@ -84,19 +69,17 @@ def run_job(
         command: argv, started in CHECKOUT as root.
         seconds: the machine's life.
         env: more variables for the command.
-        listen: is called with each piece of output as it comes. What it raises ends the call,
-            and the machine as a power failure would.
+        listen: is called with each piece of output as it comes.
         fresh: boot for this job; else it starts from a machine that has booted before.
-        disk: boot this one, of `own_disk`; what an earlier job wrote to it is there.
 
     Raises:
         RvssError: there is no such machine, or it hung or crashed; the error holds the end of
             what its console said.
     """
     built = image.image()
-    start = qemu.cold(built, disk) if fresh or disk else qemu.booted(built)
+    start = qemu.cold(built) if fresh else qemu.booted(built)
     with qemu.new_ends() as ends:
-        _pack(ends.source, command, env or {})
+        pack(ends.source, command, env or {}, now=time.time())
         output = bytearray()
         deadline = time.monotonic() + seconds
         with qemu.machine(start, ends) as (process, port):
@@ -107,18 +90,30 @@ def run_job(
                 output.extend(piece)
                 listen(piece)
             status = process.wait()
-        found = _unpack(ends.target)
+        found = unpack(ends.target)
         if found is None:
             message = f"it ended with status {status} before the job did"
             raise qemu.dead(message, ends, bytes(output))
         return Result(status=found[0], output=bytes(output), files=found[1])
 
 
-def _pack(disk: IO[bytes], command: Sequence[str], env: Mapping[str, str]) -> None:
-    """Write a disk with a job and the checkout on it, as tar does."""
+def pack(
+    disk: IO[bytes], command: Sequence[str], env: Mapping[str, str], now: float | None = None
+) -> None:
+    """Write a disk with a job and the checkout on it, as tar does.
+
+    Args:
+        disk: an empty file.
+        command: argv, started in CHECKOUT.
+        env: more variables for it.
+        now: what the machine's clock is to say, in seconds since the epoch, if it is to be set.
+
+    Raises:
+        RvssError: NO_SPACE.
+    """
     variables = " ".join(f"{name}={shlex.quote(text)}" for name, text in env.items())
     script = _SCRIPT.format(
-        now=int(time.time()),
+        clock="" if now is None else f"date -u -s @{int(now)} >/dev/null",
         environment=variables,
         checkout=shlex.quote(CHECKOUT),
         command=shlex.join(command),
@@ -147,7 +142,7 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _unpack(disk: IO[bytes]) -> tuple[int, dict[str, bytes]] | None:
+def unpack(disk: IO[bytes]) -> tuple[int, dict[str, bytes]] | None:
     """Return the job's exit status and its files, or None if it did not come to its end."""
     disk.seek(0)
     files = {}

@@ -69,10 +69,14 @@ class Ends:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """From where a machine starts: its disk, and QEMU's arguments for the rest."""
+    """From where a machine starts: its disk, and QEMU's arguments for the rest.
+
+    ``cache`` is how QEMU treats that disk; the default forgets what it is told to write out.
+    """
 
     disk: str
     arguments: Sequence[str]
+    cache: str = "unsafe"
 
 
 @contextmanager
@@ -87,30 +91,11 @@ def new_ends() -> Iterator[Ends]:
         yield Ends(source=source, target=target, console=console, said=said)
 
 
-@contextmanager
-def own_disk(built: image.Image) -> Iterator[str]:
-    """Make a disk from an image that keeps what is written to it, and survives a power failure.
-
-    Returns:
-        the path of a file without a name; it lives as long as the ``with`` block.
-    """
-    with tempfile.TemporaryFile(dir=built.root.parent) as file:
-        path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
-        run(["cp", "--sparse=always", str(built.root), path], timeout=300)
-        run(["tune2fs", "-O", "has_journal", path], timeout=60)
-        yield path
-
-
-def cold(built: image.Image, disk: str | None = None) -> Start:
-    """Return the start from nothing.
-
-    Args:
-        built: the image; what is written to it is forgotten.
-        disk: what to boot in its place, of `own_disk`; what is written to it stays.
-    """
+def cold(built: image.Image) -> Start:
+    """Return the start from nothing; what is written to the image is forgotten."""
     boot = ["-kernel", str(built.kernel), "-initrd", str(built.initrd)]
     return Start(
-        disk=f"file={disk or built.root},format=raw,snapshot={'off' if disk else 'on'}",
+        disk=f"file={built.root},format=raw,snapshot=on",
         arguments=[*boot, "-append", _KERNEL_ARGUMENTS],
     )
 
@@ -219,7 +204,7 @@ def machine(
     source, target, console, pipe = (f"/proc/self/fd/{number}" for number in numbers)
     words = [
         *("setpriv", "--pdeathsig", "KILL", tool("qemu-system-x86_64"), *_HARDWARE.split()),
-        *("-drive", f"{start.disk},if=virtio,cache=unsafe"),
+        *("-drive", f"{start.disk},if=virtio,cache={start.cache}"),
         *("-drive", f"file={source},format=raw,readonly=on,if=virtio,cache=unsafe"),
         *("-drive", f"file={target},format=raw,if=virtio,cache=unsafe"),
         *("-serial", f"file:{console}"),
@@ -259,8 +244,8 @@ def dead(message: str, ends: Ends, output: bytes) -> RvssError:
     """Return an error with the last that was heard of a machine."""
     words = []
     for title, text in (
-        ("QEMU said", _content(ends.said)),
-        ("the end of its console", _content(ends.console)),
+        ("QEMU said", content(ends.said)),
+        ("the end of its console", content(ends.console)),
         ("the end of the job's output", output),
     ):
         lines = text.decode("utf-8", "replace").splitlines()[-_SHOWN_LINES:]
@@ -268,6 +253,7 @@ def dead(message: str, ends: Ends, output: bytes) -> RvssError:
     return RvssError(Problem.TOOL, f"the test machine failed: {message}", "\n".join(words))
 
 
-def _content(file: IO[bytes]) -> bytes:
+def content(file: IO[bytes]) -> bytes:
+    """Return what QEMU has written to a file that it shares with us."""
     # QEMU has opened it once more: our offset is not its.
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)

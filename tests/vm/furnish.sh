@@ -1,0 +1,107 @@
+#!/bin/sh
+# Set the test machine up as an administrator would: file systems, samba-rvss, Samba. For `durable`.
+set -eux
+
+# A root file system that survives a power loss, from the next mount on.
+tune2fs -O has_journal /dev/vda
+
+# The share's file systems, mounted by the machine itself at each start.
+mkfs.btrfs -q /dev/vdd
+mkdir -p /srv/btrfs
+echo '/dev/vdd /srv/btrfs btrfs defaults 0 0' >>/etc/fstab
+systemctl daemon-reload
+mount /srv/btrfs
+btrfs subvolume create /srv/btrfs/volume
+zpool create -m /srv/zfs -O acltype=posixacl -O xattr=sa tank /dev/vde
+zfs create tank/volume
+
+packaging/install
+systemctl unmask smbd.service
+useradd --no-create-home requestor
+for system in btrfs zfs; do
+    mkdir "/srv/$system/volume/share"
+    chown requestor "/srv/$system/volume/share"
+done
+cat >/etc/samba/smb.conf <<'END'
+[global]
+    server role = standalone server
+    interfaces = 127.0.0.1/8
+    bind interfaces only = yes
+    disable netbios = yes
+    load printers = no
+    # What is unaccounted for goes soon: a test waits for it. A Commit and its Expose take less.
+    rvss:grace = 15 s
+    registry shares = yes
+    include = registry
+    rpcd_fsrvp:num_workers = 1
+END
+for system in btrfs zfs; do
+    cat >>/etc/samba/smb.conf <<END
+
+[$system]
+    path = /srv/$system/volume/share
+    read only = no
+    vfs objects = shell_snap
+    shell_snap:check path command = /usr/libexec/samba-rvss/hook check
+    shell_snap:create command = /usr/libexec/samba-rvss/hook create
+    shell_snap:delete command = /usr/libexec/samba-rvss/hook delete
+END
+done
+printf 'secret\nsecret\n' | smbpasswd -s -a requestor
+net groupmap add sid=S-1-5-32-551 'ntgroup=Backup Operators' unixgroup=root type=builtin
+net sam addmem 'BUILTIN\Backup Operators' requestor
+samba-rvss shares
+systemctl enable samba-rvss.service smbd.service
+
+# From here on it is the test's: a boot of an emulated processor takes minutes, most of them for
+# devices and mounts that nobody here needs, and its job ends with a reboot, not with a power-off.
+units=/etc/systemd/system
+drop_in() {
+    mkdir -p "$units/$1.d"
+    cat >"$units/$1.d/test.conf"
+}
+drop_in job.service <<'END'
+[Unit]
+SuccessAction=reboot
+FailureAction=reboot
+END
+drop_in systemd-udev-settle.service <<'END'
+[Service]
+ExecStart=
+ExecStart=/bin/true
+END
+drop_in systemd-udev-trigger.service <<'END'
+[Service]
+ExecStart=
+ExecStart=udevadm trigger --action=add --subsystem-match=block --subsystem-match=virtio-ports
+END
+for unit in systemd-logind.service systemd-hostnamed.socket systemd-binfmt.service \
+    systemd-random-seed.service systemd-udev-load-credentials.service modprobe@.service \
+    dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount \
+    proc-sys-fs-binfmt_misc.automount systemd-pstore.service ifupdown-pre.service \
+    zfs-volume-wait.service zfs-zed.service zfs-share.service; do
+    ln -sf /dev/null "$units/$unit"
+done
+# They tell the other side of the port when samba-rvss begins to start and when it has.
+cat >"$units/begun.service" <<'END'
+[Unit]
+DefaultDependencies=no
+After=local-fs.target zfs-mount.service
+Before=samba-rvss.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo doing reconcile both >/dev/virtio-ports/job'
+END
+cat >"$units/done.service" <<'END'
+[Unit]
+DefaultDependencies=no
+After=samba-rvss.service
+Before=smbd.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo done reconcile both >/dev/virtio-ports/job'
+END
+mkdir -p "$units/samba-rvss.service.wants"
+ln -s ../begun.service ../done.service "$units/samba-rvss.service.wants/"
+systemctl daemon-reload
+sync

@@ -1,0 +1,438 @@
+"""What runs inside a `durable` machine: it makes shadow copies, keeps a record, and looks.
+
+Its record is its own and each entry is on disk before it goes on, so that after a power loss it
+still tells what was promised. What it does it says on standard output, for whoever wants to take
+the power away in the middle of it: ``doing VERB FILE-SYSTEM``, ``done VERB FILE-SYSTEM``.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from samba_rvss import kernel
+from samba_rvss.cli.listing import as_data
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Context, Phase, ShadowCopy
+from samba_rvss.mounts import Mounts
+from samba_rvss.providers.all import providers
+from samba_rvss.samba import fss_state, registry
+from samba_rvss.samba.fsrvp import (
+    APP_ROLLBACK,
+    BACKUP,
+    FILE_SHARE_BACKUP,
+    NAS_ROLLBACK,
+    Client,
+    CopySet,
+    shadow_copy_set,
+)
+from samba_rvss.testing.smbclient import Session, SmbError
+from tests.vm import whole
+
+SYSTEMS = ("btrfs", "zfs")
+HOST = "127.0.0.1"
+USER, PASSWORD = "requestor", "secret"
+RUN = "/run/samba-rvss"
+LEDGER = "/var/lib/samba-rvss/ledger.db"
+FSS = "/run/samba/srv_fss.tdb"
+RECORD = Path("/var/lib/driver/record")
+UNITS = ("samba-rvss.service", "smbd.service")
+# Nothing that is under way takes longer on a busy emulated processor.
+SETTLE_SECONDS = 120.0
+_NAME, _DATA, _RECOVERED = "name", "data", "recovered"
+
+
+def say(*words: object) -> None:
+    """Tell the other side, at once."""
+    print(*words, flush=True)
+
+
+@contextmanager
+def doing(verb: str, system: str) -> Iterator[None]:
+    """Tell that a verb begins, and that it is over."""
+    say("doing", verb, system)
+    yield
+    say("done", verb, system)
+
+
+def output(*argv: str) -> str:
+    """Return what a program prints, whatever its exit status."""
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
+
+
+# the record
+
+
+def read_record() -> list[dict[str, Any]]:
+    """Return the record; a last line that was not finished is passed over."""
+    if not RECORD.exists():
+        return []
+    text = RECORD.read_text("utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def note(what: str, name: str, **values: object) -> None:
+    """Write an entry; it is on disk when this returns."""
+    RECORD.parent.mkdir(exist_ok=True)
+    fd = os.open(RECORD, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            os.ftruncate(fd, os.pread(fd, size, 0).rfind(b"\n") + 1)
+        os.write(fd, f"{json.dumps({'what': what, 'name': name, **values})}\n".encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    parent = os.open(RECORD.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(parent)
+    os.close(parent)
+
+
+# shadow copies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """An exposed set with one copy, and the name of the content that it shows."""
+
+    name: str
+    system: str
+    made: CopySet
+
+
+def digest(content: bytes) -> str:
+    """Return a short name for what a file holds."""
+    return hashlib.sha256(content).hexdigest()[:24]
+
+
+def fill(system: str) -> tuple[str, str]:
+    """Give a share a content of its own, on disk; return its name and the data's digest."""
+    share = Path(f"/srv/{system}/volume/share")
+    name, data = f"{system}-{secrets.token_hex(6)}", secrets.token_bytes(200_000)
+    for file, content in ((_NAME, name.encode()), (_DATA, data)):
+        with (share / file).open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    return name, digest(data)
+
+
+def connect() -> Client:
+    """Return a connection to the server."""
+    return Client(HOST, USER, PASSWORD)
+
+
+def take(client: Client, system: str, context: Context) -> Taken:
+    """Take and expose a shadow copy of a share that has a new content."""
+    name, data = fill(system)
+    persistent = bool(context & Context.PERSISTENT)
+    files = {_NAME: digest(name.encode()), _DATA: data}
+    note("creating", name, system=system, persistent=persistent, files=files)
+    made = shadow_copy_set(client, [system], context)
+    share = made.mappings[0].exposed_share
+    note("exposed", name, set=str(made.id), copy=str(made.mappings[0].copy_id), share=share)
+    return Taken(name=name, system=system, made=made)
+
+
+def recover(client: Client, taken: Taken) -> None:
+    """Write to a copy, complete its recovery, and wait until it is sealed."""
+    share = taken.made.mappings[0].exposed_share
+    content = secrets.token_bytes(50_000)
+    wait_for(taken, Phase.OPEN)
+    with Session(HOST, share, USER, PASSWORD) as session:
+        session.write(_RECOVERED, content)
+    before = whole.promised(read_record())[taken.name]["files"]
+    note("completing", taken.name, files={**before, _RECOVERED: digest(content)})
+    client.recovery_complete_shadow_copy_set(taken.made.id)
+    wait_for(taken, Phase.SEALED)
+    note("sealed", taken.name)
+
+
+def copy_of(taken: Taken) -> ShadowCopy:
+    """Return what the ledger says of a copy."""
+    (copy,) = (one for one in ledger() if one.copy_id == str(taken.made.mappings[0].copy_id))
+    return copy
+
+
+def ledger() -> list[ShadowCopy]:
+    """Return the ledger's copies."""
+    record = Ledger(LEDGER, read_only=True)
+    try:
+        return record.copies()
+    finally:
+        record.close()
+
+
+def wait_for(taken: Taken, phase: Phase) -> None:
+    """Wait until a copy has come to a phase."""
+    wait(lambda: copy_of(taken).phase is phase, f"{taken.name} is not {phase.value}")
+
+
+def wait(condition: Callable[[], bool], complaint: str, seconds: float = SETTLE_SECONDS) -> None:
+    """Wait for something, or fail."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{complaint} after {seconds:g} s")
+        time.sleep(0.2)
+
+
+# looking
+
+
+def look() -> dict[str, Any]:
+    """Return all that `whole` judges, as JSON has it."""
+    copies = ledger()
+    mounts = Mounts(RUN)
+    images = [image for one in providers(RUN) for image in one.inventory().images]
+    samba = fss_state.read(FSS)
+    datasets = output("zfs", "list", "-H", "-t", "all", "-o", "name", "-r", "tank").split()
+    ours = [name for name in datasets if "@rvss-" in name or name.startswith("tank/samba-rvss/")]
+    snapshots = [name for name in datasets if "@" in name]
+    holds = output("zfs", "holds", "-H", *snapshots) if snapshots else ""
+    stats = output("btrfs", "device", "stats", "/srv/btrfs").splitlines()
+    messages = output("dmesg", "--level=emerg,alert,crit,err").splitlines()
+    return {
+        "boot": kernel.boot_id(),
+        "copies": [as_data(copy) for copy in copies],
+        "images": [{"id": image.id, "read_only": image.read_only} for image in images],
+        "mounts": {path: _content(path) for path in mounts.listing()},
+        "directories": mounts.directories(),
+        "shares": registry.exposed_shares("/etc/samba/smb.conf", "/var/lib/samba"),
+        "descriptors": registry.exposed_descriptors("/var/lib/samba"),
+        "sets": [str(one.id) for one in samba.sets] if samba else None,
+        "lock": output("stat", "-f", "-c", "%T", "/run/samba").strip(),
+        "served": {copy.exposed_share: _served(copy.exposed_share) for copy in copies},
+        "zfs": ours,
+        "holds": [" ".join(line.split("\t")[:2]) for line in holds.splitlines()],
+        "btrfs": _btrfs(),
+        "units": {unit: _unit(unit) for unit in UNITS},
+        "status": json.loads(output("samba-rvss", "status", "--json")),
+        "pools": output("zpool", "status", "-x").strip(),
+        "devices": [line for line in stats if not line.endswith(" 0")],
+        "kernel": [line for line in messages if "BTRFS" in line or "EXT4" in line or "ZFS" in line],
+    }
+
+
+def _content(path: str) -> dict[str, Any]:
+    name = Path(path, _NAME)
+    return {
+        "read_only": bool(os.statvfs(path).f_flag & os.ST_RDONLY),
+        "name": name.read_text("utf-8") if name.exists() else "",
+        "files": {file.name: digest(file.read_bytes()) for file in sorted(Path(path).iterdir())},
+    }
+
+
+def _served(share: str) -> dict[str, Any]:
+    """Return what a client gets of a share, and what its write comes to."""
+    if not share:
+        return {}
+    try:
+        with Session(HOST, share, USER, PASSWORD) as session:
+            files = {file: digest(session.read(file)) for file in session.list()}
+            try:
+                session.write(_DATA, b"not the data")
+            except SmbError as exc:
+                return {"files": files, "write": exc.name}
+            return {"files": files, "write": "success"}
+    except SmbError as exc:
+        return {"error": str(exc)}
+
+
+def _btrfs() -> list[str]:
+    """Return what is in our directory of the file system, our mark or no mark."""
+    output("mkdir", "-p", "/run/top")
+    subprocess.run(["mount", "-o", "subvolid=5", "/dev/vdd", "/run/top"], check=True)
+    try:
+        home = Path("/run/top/.samba-rvss")
+        return sorted(os.listdir(home)) if home.exists() else []
+    finally:
+        subprocess.run(["umount", "/run/top"], check=True)
+
+
+def _unit(unit: str) -> dict[str, str]:
+    names = "ActiveState,NRestarts,ActiveEnterTimestampMonotonic,ExecMainStartTimestampMonotonic"
+    lines = output("systemctl", "show", "-p", names, unit).splitlines()
+    return dict(line.partition("=")[::2] for line in lines)
+
+
+def settled() -> tuple[dict[str, Any], list[str]]:
+    """Look until nothing is wrong, or for SETTLE_SECONDS; return what was seen, and is wrong."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while True:
+        seen = look()
+        problems = whole.wrong(seen, read_record())
+        if not problems or time.monotonic() > deadline:
+            return seen, problems
+        time.sleep(2)
+
+
+# what it is told to do
+
+
+def take_all() -> None:
+    """Take copies in every context, and leave them in every state that a reboot can meet."""
+    recovery = Context.AUTO_RECOVERY
+    # In all four contexts that Samba supports (srv_fss_agent.c, _fss_SetContext()).
+    plans = (
+        ("kept", APP_ROLLBACK | recovery, "recovered"),
+        ("kept alike", NAS_ROLLBACK | recovery, "recovered"),
+        ("backup", BACKUP | recovery, "recovered"),
+        ("unrecovered", APP_ROLLBACK | recovery, "exposed"),
+        ("plain", FILE_SHARE_BACKUP | recovery, "exposed"),
+        ("unwritten", APP_ROLLBACK, "exposed"),
+        ("committed", APP_ROLLBACK | recovery, "committed"),
+    )
+    found = []
+    with connect() as client:
+        for label, context, end in plans:
+            for system in SYSTEMS if end != "committed" else SYSTEMS[:1]:
+                say("taking", label, system)
+                if end == "committed":
+                    found.append({"label": label, "system": system, **_commit(client, context)})
+                    continue
+                taken = take(client, system, context)
+                if end == "recovered":
+                    recover(client, taken)
+                else:
+                    wait_for(taken, Phase.OPEN if context & recovery else Phase.SEALED)
+                found.append(_told(label, taken))
+    _result("taken", {"copies": found, "seen": look()})
+
+
+def _commit(client: Client, context: Context) -> dict[str, Any]:
+    """Commit a set of both shares, and expose nothing."""
+    client.set_context(context)
+    set_id = client.start_shadow_copy_set()
+    copies = {system: str(client.add_to_shadow_copy_set(set_id, system)) for system in SYSTEMS}
+    client.prepare_shadow_copy_set(set_id)
+    client.commit_shadow_copy_set(set_id)
+    learned = set(copies.values())
+    wait(
+        lambda: learned == {one.copy_id for one in ledger() if one.set_id == str(set_id)},
+        "the committed set is not learned",
+    )
+    return {"set": str(set_id), "copies": copies}
+
+
+def _told(label: str, taken: Taken) -> dict[str, Any]:
+    copy = copy_of(taken)
+    return {
+        "label": label,
+        "system": taken.system,
+        "name": taken.name,
+        "id": copy.id,
+        "path": copy.path,
+        "share": copy.exposed_share,
+        "content": _content(copy.path),
+    }
+
+
+def look_again() -> None:
+    """Look after a reboot, at once and when everything has settled; then take a fresh set."""
+    first = look()
+    sealing, _ = settled()
+    fresh = []
+    with connect() as client:
+        for system in SYSTEMS:
+            taken = take(client, system, APP_ROLLBACK | Context.AUTO_RECOVERY)
+            recover(client, taken)
+            fresh.append(_told("fresh", taken))
+            delete(client, taken)
+    _result(
+        "found",
+        {
+            "first": first,
+            "settled": sealing,
+            "fresh": fresh,
+            "after": look(),
+            "journal": output("journalctl", "-b", "-o", "short-monotonic", "-u", UNITS[0]),
+        },
+    )
+
+
+def delete(client: Client, taken: Taken) -> None:
+    """Delete a copy as its client does."""
+    note("deleting", taken.name)
+    mapping = taken.made.mappings[0]
+    client.delete_share_mapping(taken.made.id, mapping.copy_id, taken.system)
+    note("deleted", taken.name)
+
+
+def work(system: str) -> None:
+    """Look whether all is well, and then make and delete shadow copies until the power goes.
+
+    Args:
+        system: the file system to begin with.
+    """
+    seen, problems = settled()
+    say("seen", json.dumps({"seen": seen, "record": read_record(), "wrong": problems}))
+    if problems:
+        say(
+            "journal",
+            json.dumps(output("journalctl", "-b", "-o", "short-monotonic", "-u", UNITS[0])),
+        )
+        return
+    old = {
+        name: copy
+        for name, copy in whole.promised(read_record()).items()
+        if copy["what"] in ("completing", "sealed", "deleting")
+        and any(name == mount["name"] for mount in seen["mounts"].values())
+    }
+    for one in SYSTEMS:
+        with doing("prepare", one), connect() as client:
+            take(client, one, BACKUP | Context.AUTO_RECOVERY)  # for the next start to release
+    say("ready")
+    order = (system, *(one for one in SYSTEMS if one != system))
+    kept: list[Taken] = []
+    while True:
+        for one in order:
+            with connect() as client:
+                with doing("create", one):
+                    taken = take(client, one, APP_ROLLBACK | Context.AUTO_RECOVERY)
+                with doing("seal", one):
+                    recover(client, taken)
+                for name in [name for name, copy in old.items() if copy["system"] == one]:
+                    with doing("delete", one):
+                        _delete_old(name, old.pop(name))
+                for other in [other for other in kept if other.system == one]:
+                    with doing("delete", one):
+                        delete(client, other)
+                    kept.remove(other)
+                kept.append(taken)
+
+
+def _delete_old(name: str, copy: Mapping[str, Any]) -> None:
+    """Delete a copy of an earlier start, which Samba does not know any more."""
+    note("deleting", name)
+    subprocess.run(["samba-rvss", "delete", copy["copy"]], check=True)
+    note("deleted", name)
+
+
+def _result(name: str, value: object) -> None:
+    Path(os.environ["JOB_RESULTS"], name).write_text(json.dumps(value), "utf-8")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what the first word says."""
+    verb, *words = argv
+    verbs: dict[str, Callable[..., None]] = {"take": take_all, "look": look_again, "work": work}
+    verbs[verb](*words)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
