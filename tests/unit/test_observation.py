@@ -313,7 +313,7 @@ def test_at_the_start_nobody_waits_and_absence_proves_nothing(site: Site) -> Non
     started = time.monotonic()
     seen = site.observe(starting=True)
     assert time.monotonic() - started < observation.TWICE_SECONDS
-    assert seen.changing == frozenset({"a"})
+    assert (seen.unproven, seen.changing) == (frozenset({"a"}), frozenset())
     assert not {action.kind for action in plan(seen).actions} & REMOVALS
 
 
