@@ -33,12 +33,14 @@ _SHOWN_LINES = 60  # the trace of a kernel panic has 40
 
 # `-cx16`: QEMU 7.2 ends in a double fault in kernel 6.12's cmpxchg16b. What else is taken away
 # costs an emulated processor more than it gives: wide vectors, checks on every access, a fifth
-# level of page tables, and a second processor, whose locks become calls. Hardware acceleration is
-# not tried: nested in another virtual machine it may hang instead of failing.
+# level of page tables, and a second processor, whose locks become calls. `-icount`: its clock goes
+# on with what it does, so that time limits of tests hold however busy the host is. Hardware
+# acceleration is not tried: nested in another virtual machine it may hang instead of failing.
 _HARDWARE = (
     "-nodefaults -no-user-config -display none -nic none -no-reboot"
-    " -accel tcg,thread=multi,tb-size=1024 -smp 1 -m 3G"
+    " -accel tcg,thread=single,tb-size=1024 -smp 1 -m 3G"
     " -cpu max,-cx16,-avx,-avx2,-smap,-smep,-pku,-umip,-la57"
+    " -icount shift=1,sleep=on -rtc clock=vm"
     " -device virtio-rng-pci -device virtio-serial-pci"
     " -device virtserialport,chardev=output,name=job"
 )
