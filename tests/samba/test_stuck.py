@@ -102,10 +102,11 @@ def test_stock_samba_forgets_its_timer_when_another_asks(
     """A set was started, and its client is gone; it is in the worker's memory alone."""
     _, connect = stock
     for asking, expected in ((False, ""), (True, "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS")):
-        with connect() as client:
-            client.call("set_context", 0)
-            client.call("start_shadow_copy_set")
         with connect() as other:
+            other.call("get_supported_version")
+            with connect() as client:
+                client.call("set_context", 0)
+                client.call("start_shadow_copy_set")
             if asking:
                 assert _start(other) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
             time.sleep(SEQUENCE + 2)
