@@ -368,6 +368,19 @@ def process(pid: int) -> Process:
     )
 
 
+def started(pid: int) -> float:
+    """Return when a process was started, in seconds of this start of the machine (proc(5), stat).
+
+    One that has ended was started at its beginning.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            ticks = stat.read().rpartition(b")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
 def writers(mounts: Collection[int]) -> Iterator[tuple[int, str]]:
     """Yield process id and path of each file open or mapped for writing through some mounts.
 

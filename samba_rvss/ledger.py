@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import quote
 
 from samba_rvss import kernel
@@ -382,20 +383,28 @@ def _plain(value: object) -> object:
     return _NO_STATE if value is None else value
 
 
+@lru_cache
+def _volume(
+    provider: str, file_system: str, key: str, name: str, directory: str, inode: str
+) -> Volume:
+    """Return a volume; of many copies there are few."""
+    return Volume(
+        provider=provider,
+        file_system=file_system,
+        key=key,
+        name=name,
+        directory=directory,
+        inode=int(inode),
+    )
+
+
 def _copy(row: tuple[object, ...]) -> ShadowCopy:
     text = [str(value) for value in row]
     return ShadowCopy(
         id=text[0],
         share=text[1],
         share_path=text[2],
-        volume=Volume(
-            provider=text[3],
-            file_system=text[4],
-            key=text[5],
-            name=text[6],
-            directory=text[7],
-            inode=int(text[8]),
-        ),
+        volume=_volume(*text[3:9]),
         created=datetime.fromisoformat(text[9]),
         phase=Phase(text[10]),
         path=text[11],

@@ -217,8 +217,11 @@ class SambaState:
 class Worker:
     """A living rpcd_fsrvp of this Samba.
 
-    ``clients`` is how many connections it serves, or None if Samba did not say.
+    Attributes:
+        clients: how many connections it serves, or None if Samba did not say.
+        started: when it was started, in seconds of this start of the machine.
     """
 
     pid: int
     clients: int | None
+    started: float = 0.0

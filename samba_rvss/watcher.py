@@ -16,9 +16,9 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from samba_rvss import kernel
-from samba_rvss.errors import RvssError
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.lifecycle import Lifecycle, Step, steps
-from samba_rvss.model import Phase, SambaCopy, SambaState, ShadowCopy
+from samba_rvss.model import Phase, SambaCopy, SambaState, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
 
 _logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class Watcher:
         self._pending: dict[str, ShadowCopy] = {}
         self._amended: dict[str, bool] = {}
         self._sealing: dict[str, asyncio.Task[None]] = {}
+        self._lost: set[str] = set()  # of these, those whose image or mount is not there
         self._state: SambaState | None = None
         self._changed = asyncio.Event()
         self._retry: asyncio.TimerHandle | None = None
@@ -79,8 +80,8 @@ class Watcher:
             self._start_seal(copy)
 
     def sealing(self) -> frozenset[str]:
-        """Return the ids of the copies that are being sealed."""
-        return frozenset(self._sealing)
+        """Return the ids of the copies that are being sealed, and of which nothing is missing."""
+        return frozenset(self._sealing) - self._lost
 
     async def settled(self, seconds: float) -> bool:
         """Wait until nothing is being sealed any more; return whether that is so in time."""
@@ -91,6 +92,7 @@ class Watcher:
     async def release(self, copy: ShadowCopy) -> None:
         """Stop following a copy: it is to be removed. No step of ours touches it on return."""
         self._forget(copy)
+        self._lost.discard(copy.id)
         task = self._sealing.pop(copy.id, None)
         if task is not None:
             task.cancel()
@@ -201,8 +203,8 @@ class Watcher:
         self._amended.update((copy.id, closed) for copy, closed in exposed)
         for copy in seals:
             self._start_seal(copy)
-        for copy, _ in exposed:
-            self._drop_if_done(self._pending.get(copy.path))
+        for copy, _ in list(self._seen(state)):
+            self._drop_if_done(copy)
 
     def _record(
         self, copy: ShadowCopy, seen: SambaCopy, due: tuple[Step, ...]
@@ -226,7 +228,8 @@ class Watcher:
 
     def _drop_if_done(self, copy: ShadowCopy | None) -> None:
         """Stop following a copy that Samba will not change any more."""
-        if copy and copy.phase is Phase.SEALED and self._amended.get(copy.id):
+        done = copy and copy.phase is Phase.SEALED and copy.state is SetState.RECOVERED
+        if copy and done and self._amended.get(copy.id):
             self._forget(copy)
 
     def _start_seal(self, copy: ShadowCopy) -> None:
@@ -244,11 +247,14 @@ class Watcher:
                 break
             except RvssError as exc:
                 _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, exc)
+                if exc.problem is Problem.NOT_FOUND:
+                    self._lost.add(copy.id)
             except Exception:
                 _logger.exception("[%s] %s is not sealed", copy.share, copy.id)
             pause = min(pause * 10, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
         self._sealing.pop(copy.id, None)
+        self._lost.discard(copy.id)
         if sealed is None:
             return
         spent = (time.monotonic() - started) * 1000

@@ -246,14 +246,7 @@ class Btrfs:
                 mark = decode(os.getxattr(container, MARK), self._instance, self.name)
                 if mark is None:
                     return None
-                complete = read_only = False
-                if _IMAGE in os.listdir(container):
-                    complete = True
-                    with _opened(os.open(_IMAGE, _READ, dir_fd=container)) as root:
-                        read_only = btrfs_ioctl.is_read_only(root)
-                        for path in _nested(root, ""):
-                            with _opened(kernel.openat2(root, path, _READ, _BENEATH)) as part:
-                                read_only = read_only and btrfs_ioctl.is_read_only(part)
+                read_only = _is_read_only(container)
         except OSError as exc:
             if exc.errno in (errno.ENODATA, errno.ENOTDIR, errno.ENOENT, errno.ELOOP):
                 return None
@@ -262,8 +255,8 @@ class Btrfs:
             id=name,
             provider=self.name,
             mark=mark,
-            complete=complete,
-            read_only=read_only,
+            complete=read_only is not None,
+            read_only=bool(read_only),
         )
 
     @contextmanager
@@ -340,6 +333,20 @@ def _is_read_only_super(fd: int) -> bool:
     return any("ro" in mount.super_options for mount in kernel.mountinfo() if mount.id == number)
 
 
+def _is_read_only(container: int) -> bool | None:
+    """Return whether the image in a directory is read-only throughout; None if it has none."""
+    try:
+        root = os.open(_IMAGE, _READ, dir_fd=container)
+    except FileNotFoundError:
+        return None
+    with _opened(root):
+        read_only = btrfs_ioctl.is_read_only(root)
+        for path in _nested(root, ""):
+            with _opened(kernel.openat2(root, path, _READ, _BENEATH)) as part:
+                read_only = read_only and btrfs_ioctl.is_read_only(part)
+    return read_only
+
+
 def _home(top: int, *, create: bool) -> int:
     """Open ``/.samba-rvss``, made if wanted; refuse one that others could have made."""
     try:
@@ -383,9 +390,12 @@ def _nested(fd: int, directory: str) -> Iterator[str]:
     Parents come before what is inside them. Paths are relative to the subvolume; our own
     images are left out. Beyond the first, the descriptor must be the subvolume's root.
     """
+    inside = btrfs_ioctl.children(fd)
+    if not inside:
+        return
     tree, _ = btrfs_ioctl.lookup(fd)
     prefix = f"{directory}/" if directory else ""
-    for child, holder in btrfs_ioctl.children(fd):
+    for child, holder in inside:
         _, parent = btrfs_ioctl.lookup(fd, holder)
         leaf = btrfsutil.subvolume_path(fd, child).rpartition("/")[2]
         path = f"{parent}/{leaf}" if parent else leaf

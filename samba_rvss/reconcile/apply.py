@@ -6,7 +6,7 @@ in which it is made.
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.lifecycle import Lifecycle
-from samba_rvss.model import Image, Phase, ShadowCopy
+from samba_rvss.model import Image, Phase, SambaState, ShadowCopy
 from samba_rvss.reconcile.plan import Action, Kind
 from samba_rvss.samba import control, fss_state
 
@@ -20,16 +20,29 @@ def is_current(lifecycle: Lifecycle, action: Action) -> bool:
     copy = action.copy
     if copy is not None and lifecycle.ledger.get(copy.id) != copy:
         return False
+    if action.kind is Kind.FORGET_SET:
+        paths = [one.path for one in _samba(lifecycle).copies if one.set_id == action.target]
+        return not any(_is_left(lifecycle, path) for path in paths if path)
     if copy is not None and action.believes:
-        state = fss_state.read(lifecycle.config.fss_state)
-        if state is None:
-            raise RvssError(Problem.SAMBA, "srv_fss.tdb is being written just now")
-        known = [one.state for one in state.copies if one.path == copy.path]
+        known = [one.state for one in _samba(lifecycle).copies if one.path == copy.path]
         return (known[0] if known else None) in action.believes
     if action.image is not None:
         record = lifecycle.ledger.get(action.image.id)
         return record is None or record.phase is Phase.GONE
     return True
+
+
+def _samba(lifecycle: Lifecycle) -> SambaState:
+    state = fss_state.read(lifecycle.config.fss_state)
+    if state is None:
+        raise RvssError(Problem.SAMBA, "srv_fss.tdb is being written just now")
+    return state
+
+
+def _is_left(lifecycle: Lifecycle, path: str) -> bool:
+    """Return whether there is a copy that nobody has begun to remove."""
+    copy = lifecycle.ledger.by_path(path)
+    return copy is not None and copy.phase not in (Phase.DELETING, Phase.GONE)
 
 
 def perform(lifecycle: Lifecycle, action: Action) -> None:

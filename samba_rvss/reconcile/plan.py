@@ -18,6 +18,7 @@ from samba_rvss.model import (
     SambaSet,
     SetState,
     ShadowCopy,
+    Worker,
 )
 from samba_rvss.reconcile.observation import Observation
 
@@ -37,6 +38,15 @@ class Kind(Enum):
 
 
 _UNLISTED = "but the images cannot be listed"
+_PATIENCE = 30.0
+"""How long a set that is in the way of others is left to who is connected, in seconds."""
+
+_LOOK_AGAIN = 5.0
+"""When to see again whether a client that is in the way has gone, in seconds."""
+
+_COMMIT = 60.0
+"""How long after its creation a copy's set may have been stored, in seconds."""
+
 _ORDER = {kind: number for number, kind in enumerate(Kind)}
 
 
@@ -186,15 +196,20 @@ class _Planner:
             act: what to do then.
             due: seconds until something else is to be done about it.
         """
-        since = self._seen.findings.get(name)
-        if since is None or since.boot != self._seen.present.boot:
-            since = self._seen.present
-        self._findings[name] = since
+        since = self._found(name)
         left = self._options.grace - (self._seen.present.seconds - since.seconds)
         if left <= 0:
             act()
         else:
             self._keep(target, f"{reason}; it has {left:.0f} s left", min(left, due))
+
+    def _found(self, name: str) -> Moment:
+        """Note that something is unaccounted for, and return since when it has been."""
+        since = self._seen.findings.get(name)
+        if since is None or since.boot != self._seen.present.boot:
+            since = self._seen.present
+        self._findings[name] = since
+        return since
 
     def _elapsed(self, copy: ShadowCopy) -> float:
         """Return for how long a copy has been as it is, in seconds of this start."""
@@ -491,7 +506,7 @@ class _Planner:
                     reason = f"it is {one.state.name.lower()} and not of our shares alone"
                     self._keep(one.id, reason, wrong=True)
             elif alive.isdisjoint(paths) and not self._adopting(paths):
-                self._judge_set(one, paths)
+                self._judge_set(one, members.get(one.id, []))
 
     def _is_ours(self, one: SambaSet, members: list[SambaCopy]) -> bool:
         """Return whether a set is of our shares alone.
@@ -512,39 +527,67 @@ class _Planner:
         adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
         return any(path.rpartition("/")[2] in adopted for path in paths)
 
-    def _judge_set(self, one: SambaSet, paths: list[str]) -> None:
+    def _judge_set(self, one: SambaSet, members: list[SambaCopy]) -> None:
         """Judge a set none of whose copies will be left; a worker must not have it in memory."""
-        expired = bool(paths) and self._leaving.issuperset(paths)
+        paths = [copy.path for copy in members if copy.path]
+        expired = bool(paths) and all(
+            path in self._leaving or path.rpartition("/")[2] in self._seen.gone for path in paths
+        )
         workers, quiet = self._seen.workers, self._seen.quiet
-        state, reason = f"the set is {one.state.name.lower()}", "no shadow copy of it is left"
-
-        def forget(evidence: str, *, idle: bool) -> None:
-            action = Action(
+        reason = "no shadow copy of it is left"
+        since = self._found(f"set {one.id}")
+        waited = self._seen.present.seconds - since.seconds
+        # Before Expose it keeps every other set from being begun.
+        blocking = one.state not in (SetState.EXPOSED, SetState.RECOVERED)
+        # A committed one is dead without its copies; one before that may only wait for them.
+        dead = one.state is SetState.COMMITTED
+        patience = min(self._options.grace, _PATIENCE) if dead else self._options.grace
+        begun = self._seen.starting and (dead or not workers)
+        grace = 0.0 if expired or begun else patience
+        if any(self._may_exist(copy.path) for copy in members):
+            self._keep(one.id, f"{reason}, {_UNLISTED}", wrong=True)
+            return
+        if workers is None:
+            self._keep(one.id, "whether a worker has it in memory cannot be told", wrong=True)
+            return
+        busy = [worker for worker in workers if worker.clients != 0]
+        timeout = self._options.recovery_timeout
+        if not busy:
+            left, evidence = grace - waited, "nobody is connected to an rpcd_fsrvp"
+        elif quiet is not None and quiet >= timeout:
+            left = grace - waited
+            evidence = f"clients of its worker have been silent for {quiet:.0f} s"
+        else:
+            reason = f"{reason}, but a client is connected to its worker"
+            left, evidence = timeout - (quiet or 0.0), "nobody got past it"
+            if blocking:
+                # Those who ask again and again are neither gone nor silent. A worker that read
+                # it from the file has it in memory: no other set can be in progress there.
+                read = all(self._has_read(worker, since, members) for worker in busy)
+                left = (patience if read else timeout) - waited
+        if left > 0:
+            due = min(left, _LOOK_AGAIN) if busy and blocking else left
+            self._keep(one.id, f"{reason}; it has {left:.0f} s left", due)
+            return
+        self._actions.append(
+            Action(
                 kind=Kind.FORGET_SET,
                 target=one.id,
-                reason=reason,
-                evidence=(state, evidence),
+                reason="no shadow copy of it is left",
+                evidence=(f"the set is {one.state.name.lower()}", evidence),
                 believes=(one.state,),
-                idle=idle,
+                idle=not busy,
             )
-            if expired or self._seen.starting:
-                self._actions.append(action)
-            else:
-                self._unaccounted(
-                    f"set {one.id}", one.id, action.reason, _adder(self._actions, action)
-                )
+        )
 
-        if any(self._may_exist(path) for path in paths):
-            self._keep(one.id, f"{reason}, {_UNLISTED}", wrong=True)
-        elif workers is None:
-            self._keep(one.id, "whether a worker has it in memory cannot be told", wrong=True)
-        elif all(worker.clients == 0 for worker in workers):
-            forget("nobody is connected to an rpcd_fsrvp", idle=True)
-        elif quiet is None or quiet < self._options.recovery_timeout:
-            left = self._options.recovery_timeout - (quiet or 0.0)
-            self._keep(one.id, f"{reason}, but a client is connected to its worker", left)
-        else:
-            forget(f"clients of its worker have been silent for {quiet:.0f} s", idle=False)
+    def _has_read(self, worker: Worker, since: Moment, members: list[SambaCopy]) -> bool:
+        """Return whether a worker was started when a set was in the file already."""
+        if worker.started > since.seconds:
+            return True
+        wall = self._seen.wall
+        ages = [(wall - copy.created).total_seconds() for copy in members if copy.path]
+        # Samba keeps whole seconds, and it stores the set after the time that it notes.
+        return bool(ages) and worker.started > self._seen.present.seconds - min(ages) + _COMMIT
 
 
 def _adder(actions: list[Action], action: Action) -> Callable[[], None]:

@@ -93,7 +93,11 @@ def workers(configfile: str, lock_directory: str) -> tuple[Worker, ...]:
     lines = section[1] if section else ""
     counts = dict(re.findall(r"pid=(\d+), num_clients=(\d+)", lines))
     return tuple(
-        Worker(pid=pid, clients=int(counts[str(pid)]) if str(pid) in counts else None)
+        Worker(
+            pid=pid,
+            clients=int(counts[str(pid)]) if str(pid) in counts else None,
+            started=kernel.started(pid),
+        )
         for pid in pids
     )
 

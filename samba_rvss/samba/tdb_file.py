@@ -7,11 +7,13 @@ themselves hold every record once. Format and locks: Samba, lib/tdb/common/tdb_p
 
 import os
 import struct
+from collections.abc import Iterator
 
 from samba_rvss import kernel
 
 _MAGIC = b"TDB file\n"
 _VERSION = 0x26011967 + 6
+_VERSION_AT = 32
 # sizeof(struct tdb_header): from here on, a lock covers all records
 # (lock.c, tdb_lockall_read(); tdb_private.h, FREELIST_TOP)
 _FREELIST_TOP = 168
@@ -41,39 +43,42 @@ def read(path: str, prefix: bytes = b"") -> dict[bytes, bytes] | None:
     try:
         if os.fstat(fd).st_size == 0 or not kernel.try_read_lock(fd, _FREELIST_TOP):
             return None
-        with open(fd, "rb", buffering=0, closefd=False) as file:
-            data = file.readall()
-    finally:
-        os.close(fd)
-    try:
-        return None if _needs_recovery(data) else _walk(data, prefix)
+        return None if _needs_recovery(fd) else dict(_walk(fd, prefix))
     except struct.error as exc:
         raise ValueError("it is shorter than its records say") from exc
+    finally:
+        os.close(fd)
 
 
-def _needs_recovery(data: bytes) -> bool:
-    (start,) = struct.unpack_from("=I", data, _RECOVERY_START)
-    return bool(start) and _RECORD.unpack_from(data, start)[5] == _TDB_RECOVERY_MAGIC
+def _needs_recovery(fd: int) -> bool:
+    (start,) = struct.unpack("=I", os.pread(fd, 4, _RECOVERY_START))
+    return bool(start) and _record(fd, start)[5] == _TDB_RECOVERY_MAGIC
 
 
-def _walk(data: bytes, prefix: bytes) -> dict[bytes, bytes]:
-    version, buckets = struct.unpack_from("=II", data, len(_MAGIC.ljust(32)))
-    if not data.startswith(_MAGIC) or version != _VERSION:
+def _record(fd: int, offset: int) -> tuple[int, ...]:
+    return _RECORD.unpack(os.pread(fd, _RECORD.size, offset))
+
+
+def _walk(fd: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the records, piece by piece: a file may be much larger than what is wanted of it."""
+    magic = os.pread(fd, len(_MAGIC), 0)
+    version, buckets = struct.unpack("=II", os.pread(fd, 8, _VERSION_AT))
+    if magic != _MAGIC or version != _VERSION:
         raise ValueError("it is not a tdb file of this machine")
-    heads = struct.unpack_from(f"={buckets}I", data, _FREELIST_TOP + 4)
-    found = {}
-    left = len(data) // _RECORD.size
+    heads = struct.unpack(f"={buckets}I", os.pread(fd, 4 * buckets, _FREELIST_TOP + 4))
+    size = os.fstat(fd).st_size
+    left = size // _RECORD.size
+    head_size = _RECORD.size + len(prefix)
     for head in heads:
         offset = head
         while offset:
-            following, _, key_length, data_length, _, magic = _RECORD.unpack_from(data, offset)
-            left -= 1
+            data = os.pread(fd, head_size, offset)
+            following, _, key_length, length, _, magic_number = _RECORD.unpack_from(data)
             key = offset + _RECORD.size
-            value = key + key_length
-            end = value + data_length
-            if left < 0 or end > len(data):
+            left -= 1
+            if left < 0 or key + key_length + length > size:
                 raise ValueError("its records have no end")
-            if magic == _TDB_MAGIC and data.startswith(prefix, key, value):
-                found[data[key:value]] = data[value:end]
+            if magic_number == _TDB_MAGIC and key_length >= len(prefix) and data.endswith(prefix):
+                pair = os.pread(fd, key_length + length, key)
+                yield pair[:key_length], pair[key_length:]
             offset = following
-    return found

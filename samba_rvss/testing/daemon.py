@@ -25,7 +25,7 @@ from samba_rvss.run import environment
 from samba_rvss.testing.example import share_section
 from samba_rvss.testing.smbd import PrivateSmbd
 
-_SECONDS = 30.0
+_SECONDS = 120.0  # an emulated machine may need as long
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 # The daemon as it is, but for what it does where a test wants it to end (lifecycle.POINTS).
@@ -122,7 +122,7 @@ class RvssDaemon:
                 when it gets there for the second time. It logs "reached" and the point.
 
         Raises:
-            RvssError: NO_DAEMON, with the end of its log, if it does not serve within 30 s.
+            RvssError: NO_DAEMON, with the end of its log, if it does not serve in time.
         """
         root = str(_PACKAGE.parent)
         if crash_at:
@@ -186,7 +186,7 @@ class RvssDaemon:
         """Wait for a daemon that kills itself.
 
         Raises:
-            subprocess.TimeoutExpired: if it does not within 30 s.
+            subprocess.TimeoutExpired: if it does not in time.
         """
         if self._process is not None:
             self._process.wait(_SECONDS)

@@ -35,7 +35,7 @@ from samba_rvss.run import environment, run, tool
 from samba_rvss.testing.example import GLOBAL_EXAMPLE, share_section
 
 WORKGROUP = "RVSSTEST"
-_SECONDS = 30.0
+_SECONDS = 120.0  # an emulated machine may need as long
 _DIRECTORIES = {
     "lock directory": "lock",
     "state directory": "state",
@@ -317,7 +317,7 @@ class PrivateSmbd:
         """Start smbd, and return when it answers SMB.
 
         Raises:
-            RvssError: SAMBA, with the end of its log, if it did not within 30 s.
+            RvssError: SAMBA, with the end of its log, if it did not in time.
         """
         if self.running:
             raise RvssError(Problem.USAGE, f"the smbd at {self.address} already runs")

@@ -47,11 +47,16 @@ class Stage(Enum):
 
 @dataclass(kw_only=True)
 class Lane:
-    """A rig with some shares of one volume, and a client here or behind a link."""
+    """A rig with some shares of one volume, and a client here or behind a link.
+
+    Attributes:
+        before: what is there of others, as `Rig.left` returns it.
+    """
 
     rig: Rig
     link: Link
     path: Path
+    before: dict[str, object] = field(default_factory=dict)
 
     def near(self, undo: ExitStack) -> Remote:
         """Return a client on this machine."""
@@ -67,6 +72,17 @@ class Lane:
         """Put the shares into smb.conf."""
         for name in SHARES:
             self.rig.share(name, self.path / name)
+
+    def wait_until_nothing_is_left(self, deadline: float) -> None:
+        """Wait until nothing is there that was not there before, or fail the test.
+
+        Args:
+            deadline: by `time.monotonic`.
+        """
+        while (left := self.rig.left()) != self.before:
+            if time.monotonic() > deadline:
+                pytest.fail(f"left: {left}, with {self.before} from before")
+            time.sleep(0.3)
 
     def destroy(self, copy: ShadowCopy) -> None:
         """Destroy an image as an administrator might, who does not know what it is for."""

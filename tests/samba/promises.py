@@ -67,6 +67,8 @@ class Promises:
         late += self._look_at_the_unrecorded(writable, known)
         for path, copy in copies.items():
             late += _steps_due(copy, known.get(path))
+            if copy.phase is Phase.OPEN and path not in writable and _awaits(known.get(path)):
+                late += [f"{path} is open, and not writable"] * (copy.id not in world.damaged)
         self._look_at_the_sealed(copies, known)
         return late if running else []
 
@@ -224,6 +226,10 @@ def content(path: str) -> str:
 
 def _done(known: SambaCopy | None) -> bool:
     return known is not None and known.state is SetState.RECOVERED
+
+
+def _awaits(known: SambaCopy | None) -> bool:
+    return known is not None and known.state in (SetState.COMMITTED, SetState.EXPOSED)
 
 
 def _steps_due(copy: ShadowCopy, known: SambaCopy | None) -> list[str]:

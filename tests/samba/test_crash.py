@@ -171,7 +171,7 @@ def _to_the_end(rig: "Rig", sequence: Sequence) -> None:
 
 def _wait_until_sealed(rig: "Rig", others: set[str]) -> None:
     """Wait until the copies that are not among others are sealed."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         phases = [copy.phase for copy in rig.ledger() if copy.id not in others]
         if phases and all(phase is Phase.SEALED for phase in phases):

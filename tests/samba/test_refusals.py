@@ -31,7 +31,7 @@ def _assert_said(rig: "Rig", sentence: str, daemon: int = 0, samba: int = 0) -> 
     """Fail unless a sentence is in Samba's log and in the daemon's, from where they stood."""
     said = rig.samba.log()[samba:]
     assert f"samba-rvss hook: {sentence}" in said, said
-    rig.wait_for_log(sentence, 5, daemon)
+    rig.wait_for_log(sentence, start=daemon)
 
 
 def _refused(rig: "Rig", sentence: str, name: str, call: Callable[..., Any], *words: Any) -> None:

@@ -103,7 +103,7 @@ def test_daemon_is_down(rig: "Rig") -> None:
         with pytest.raises(FsrvpError) as caught:
             client.commit_shadow_copy_set(set_id)
         spent = time.monotonic() - started
-        assert spent < 2
+        assert spent < 10
         assert caught.value.name == "E_FAIL"
         with pytest.raises(FsrvpError) as caught:
             client.is_path_supported("vms")
@@ -261,7 +261,7 @@ def test_delete_while_in_use(rig: "Rig", how: str) -> None:
                 with pytest.raises(SmbError):
                     attempt()
             # smbd lets go although both clients are still connected
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while held := _held_by_samba(rig, device):
                 assert time.monotonic() < deadline, held
                 time.sleep(0.1)

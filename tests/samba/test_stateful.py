@@ -40,6 +40,7 @@ SHRINK = "SAMBA_RVSS_SHRINK"
 
 _AT_ONCE = 100
 _SHORT = 10
+_ENOUGH = 300
 _THOROUGH = 10
 _MOST_COPIES = 8
 
@@ -54,6 +55,8 @@ contexts = st.sampled_from(
 )
 wishes = st.sampled_from([(PLAIN,), (PREVIOUS,), SHARES, (PREVIOUS, PLAIN)])
 who = st.integers(0, 1)
+most = st.integers(0, 7)
+distances = st.integers(1, 9)
 which = st.integers(0, 15)
 victims = st.sampled_from(["daemon", "worker", "smbd"])
 
@@ -88,31 +91,40 @@ class Steps(RuleBasedStateMachine):
         return len(self.world.told) < _MOST_COPIES
 
     @precondition(_room)
-    @rule(one=who, context=contexts, shares=wishes)
-    def start(self, one: int, context: Context, shares: tuple[str, ...]) -> None:
-        """Begin a set, whether or not the last one has come to its end."""
+    @rule(one=who, context=contexts, shares=wishes, patience=most, served=most, count=distances)
+    def start(
+        self,
+        one: int,
+        context: Context,
+        shares: tuple[str, ...],
+        patience: int,
+        served: int,
+        count: int,
+    ) -> None:
+        """Begin a set; seldom without giving up the one before, which then blocks Samba."""
         actor = self._actor(one)
+        if patience and actor.stage != "start":
+            actor.stage = "abort"
+            self.world.forward(actor)
         actor.begin(context, shares)
-        self.world.forward(actor)
-        self._checked()
+        self._go_on(one, count, served)
 
-    @rule(one=who)
-    def forward(self, one: int) -> None:
-        """Go on."""
-        self._go_on(one, 1)
+    @rule(one=who, count=distances, served=most)
+    def forward(self, one: int, count: int, served: int) -> None:
+        """Go on for some steps, in the order that leads somewhere."""
+        self._go_on(one, count, served)
 
-    @rule(one=who)
-    def forward_again(self, one: int) -> None:
-        """Go on; steps in the right order are the ones that lead somewhere."""
-        self._go_on(one, 1)
+    @rule(one=who, other_count=distances, count=distances, served=most)
+    def in_turns(self, one: int, count: int, other_count: int, served: int) -> None:
+        """Go on with both."""
+        self._go_on(one, count, served)
+        self._go_on(1 - one, other_count, served)
 
-    @rule(one=who, count=st.integers(2, 9))
-    def run_on(self, one: int, count: int) -> None:
-        """Go on for some steps."""
-        self._go_on(one, count)
-
-    def _go_on(self, one: int, count: int) -> None:
+    def _go_on(self, one: int, count: int, served: int) -> None:
+        """Go on; seldom without the daemon."""
         actor = self._actor(one)
+        if served:
+            self.world.start_daemon()
         for _ in range(count):
             if actor.stage == "start" and not self._room():
                 return
@@ -306,3 +318,7 @@ def test_random_steps(rig: "Rig", second_operator: "BackupOperator") -> None:
             run(seed(number)(Run), settings=_settings(left))
             print(f"{world.steps} steps, {time.monotonic() - began:.0f} s", flush=True)
             number += 1
+        for what, count in sorted(world.tally.items()):
+            print(f"{count:6} {what}")
+        # What never happens cannot go wrong.
+        assert wanted < _ENOUGH or world.tally["complete done"], world.tally

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ SHARES = (PLAIN, PREVIOUS)
 RECOVERY_TIMEOUT = 4.0
 GRACE = 2.0
 SEQUENCE_TIMEOUT = 2 * RECOVERY_TIMEOUT
+IN_PROGRESS = "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
 FOREIGN_SHARE = "other@{00000000-0000-4000-8000-000000000001}"
 _MOST = 300
 
@@ -101,11 +103,14 @@ class World:
         """Ids of copies, Samba's, that a client or an administrator wanted to delete."""
         self.damaged: set[str] = set()
         """Ids of copies, ours, of which something was removed by hand."""
+        self.tally: Counter[str] = Counter()
+        """How often each method was called and granted, or refused, and why."""
         self.trace: list[str] = []
         self.steps = 0
         self.broken = ""
         self.armed = False
         """Whether samba-rvss will end itself somewhere."""
+        self._begun = UUID(int=0)
         self._undo = ExitStack()
         self._foreign: Image | None = None
 
@@ -141,7 +146,7 @@ class World:
         """Take an image as another instance of samba-rvss would."""
         fd = os.open(volume, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            for provider in self.providers("/another/instance"):
+            for provider in self._others():
                 found = provider.probe(fd, str(volume), Nested.REFUSE, thorough=False)
                 if found is not None:
                     mark = Mark(
@@ -219,9 +224,13 @@ class World:
         self.trace.append(f"{datetime.now():%H:%M:%S.%f} {line}")  # noqa: DTZ005 - as the logs
         del self.trace[:-_MOST]
 
-    def providers(self, instance: str = "") -> "tuple[Provider, ...]":
-        """Return the providers as this instance has them, or another one."""
-        return providers(instance or str(self.rig.daemon.run_directory))
+    def providers(self) -> "tuple[Provider, ...]":
+        """Return the providers as this instance has them."""
+        return providers(str(self.rig.daemon.run_directory))
+
+    def _others(self) -> "tuple[Provider, ...]":
+        """Return the providers as another instance has them."""
+        return providers(f"{self.rig.daemon.run_directory}/another")
 
     def inventory(self) -> dict[str, Image]:
         """Return this instance's images, by their ids."""
@@ -251,14 +260,17 @@ class World:
             result = function(self.client(actor))
         except FsrvpError as exc:
             said.append(exc.name)
+            self.tally[f"{exc.method} {exc.name}"] += 1
             # These two are what a refusal of the hook becomes. What says why is the hook's or
             # Samba's own; nothing at all would leave the administrator in the dark.
             if exc.hresult in (HResult.FSRVP_E_NOT_SUPPORTED, HResult.E_FAIL):
                 said.append(self._reason(before, exc.message))
         except RvssError as exc:
             said.append(exc.message)
+            self.tally["no connection"] += 1
             actor.connection = None
         else:
+            self.tally["granted"] += 1
             return result, True
         return None, False
 
@@ -276,6 +288,7 @@ class World:
         stage = actor.stage
         with self.step(f"{actor.name} {stage}") as said:
             good = self._forward(actor, said)
+            self.tally[f"{stage} done"] += good
             if not good:
                 actor.stage = "start" if stage == "start" else "abort"
 
@@ -286,6 +299,21 @@ class World:
                 found, good = self.call(actor, said, lambda one: self._start(one, actor.context))
                 if found is not None:
                     actor.set_id, actor.stage, actor.copies = found, "add", []
+                    self._begun = found
+                elif IN_PROGRESS in said:
+                    actor.stage, good = "unblock", True
+            case "unblock":
+                # Somebody has begun a set and left it. Its client would end it like this; what
+                # happens to one that nobody ever ends is seen in the end.
+                for give_up in (False, True):
+                    self.call(
+                        actor,
+                        said,
+                        lambda one, give_up=give_up: _end(  # type: ignore[misc]
+                            one, self._begun, give_up=give_up
+                        ),
+                    )
+                actor.stage, good = "start", True
             case "add":
                 share = actor.wanted[len(actor.copies)]
                 copy, good = self.call(
@@ -340,6 +368,7 @@ class World:
         """Delete a copy as a client."""
         with self.step(f"{actor.name} delete {told.copy_id}") as said:
             self.attempted.add(str(told.copy_id))
+            path = next((c.path for c in self.rig.ledger() if c.copy_id == str(told.copy_id)), "")
             _, good = self.call(
                 actor,
                 said,
@@ -347,6 +376,7 @@ class World:
             )
             if good:
                 self.told.remove(told)
+                assert path not in self.rig.mounts(), f"{path} was deleted, and is mounted"
 
     def anything(self, actor: Actor, other: Actor, number: int, method: int) -> None:
         """Call a method that may not fit, on a set that may be unknown or long gone."""
@@ -558,7 +588,7 @@ class World:
     def foreign_is_there(self) -> list[str]:
         """Return what of the foreign things has gone or was changed."""
         wrong = []
-        found = [i for one in self.providers("/another/instance") for i in one.inventory().images]
+        found = [image for one in self._others() for image in one.inventory().images]
         if found != [self._foreign]:
             wrong.append(f"the image of another instance: {found}")
         if self.rig.parameters(FOREIGN_SHARE).get("path") != "/srv":
@@ -577,3 +607,12 @@ class World:
             if ours:
                 found[name] = ours
         return found
+
+
+def _end(client: "Client", set_id: UUID, *, give_up: bool) -> None:
+    """Bring a set out of the way: to its end if it is committed, else away."""
+    if give_up:
+        client.abort_shadow_copy_set(set_id)
+    else:
+        client.expose_shadow_copy_set(set_id)
+        client.recovery_complete_shadow_copy_set(set_id)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,11 +18,12 @@ import tdb
 from samba_rvss import run
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger, now
+from samba_rvss.lifecycle import Lifecycle
 from samba_rvss.model import Image, Inventory, Mark, Phase, SetState, ShadowCopy, Volume
 from samba_rvss.mounts import Mounts
-from samba_rvss.reconcile import observation
+from samba_rvss.reconcile import apply, observation
 from samba_rvss.reconcile.observation import Observation, Sources, observe
-from samba_rvss.reconcile.plan import Kind, plan
+from samba_rvss.reconcile.plan import Action, Kind, plan
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
 
@@ -311,7 +313,7 @@ def test_at_the_start_nobody_waits_and_absence_proves_nothing(site: Site) -> Non
     started = time.monotonic()
     seen = site.observe(starting=True)
     assert time.monotonic() - started < observation.TWICE_SECONDS
-    assert seen.changing == frozenset({"a"})
+    assert (seen.unproven, seen.changing) == (frozenset({"a"}), frozenset())
     assert not {action.kind for action in plan(seen).actions} & REMOVALS
 
 
@@ -332,3 +334,28 @@ def test_what_changes_meanwhile_is_somebodys_work(site: Site) -> None:
     )
     assert seen.changing == frozenset({"a"})
     assert "a" not in {action.target for action in plan(seen).actions}
+
+
+# a plan ages
+
+
+def _forgetting() -> Action:
+    return Action(
+        kind=Kind.FORGET_SET,
+        target=SET,
+        reason="no shadow copy of it is left",
+        believes=(SetState.RECOVERED,),
+    )
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_set_goes_only_after_its_copies(site: Site, phase: Phase) -> None:
+    """Their removal may have failed, or was not called for any more."""
+    lifecycle = Lifecycle(
+        site.config, site.ledger, (), Mounts(site.config.run_directory), site.samba
+    )
+    site.ledger.change(site.copy, "changed", phase=phase)
+    left = phase not in (Phase.DELETING, Phase.GONE)
+    assert apply.is_current(lifecycle, _forgetting()) == (not left)
+    other = replace(_forgetting(), target="another")
+    assert apply.is_current(lifecycle, other)

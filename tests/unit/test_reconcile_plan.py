@@ -4,6 +4,7 @@ A row begins with a copy that is as it should be (sealed, recovered, served) and
 different; `does` and `keeps` are everything that the plan says of it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -264,6 +265,8 @@ HEALTHY = lives(72 * 3600 - 60)
 NOT_SERVED = "its exposed share was removed"
 UNKNOWN_REASON = "neither srv_fss.tdb nor a share has it"
 BUSY = (Worker(pid=7, clients=0), Worker(pid=8, clients=1))
+# It read what it knows from the file.
+NEWER = (Worker(pid=8, clients=1, started=math.inf),)
 IDLE = (Worker(pid=7, clients=0), Worker(pid=8, clients=0))
 SILENT_WORKER = (Worker(pid=7, clients=None),)
 TAKEN = Given(phase=Phase.TAKEN, image="writable", served=False, state=SetState.COMMITTED)
@@ -811,8 +814,13 @@ LONG = {f"set {SET}": 300.0}
 SETS = [
     row(
         "a set of nobody, perhaps being written",
-        LEFT,
+        replace(LEFT, state=SetState.RECOVERED),
         waits("no shadow copy of it is left", SET),
+    ),
+    row(
+        "a set of nobody, perhaps being written, in the way of others",
+        LEFT,
+        Keeps(reason="no shadow copy of it is left; it has 30 s left", target=SET, due=30),
     ),
     *(
         row(
@@ -826,20 +834,50 @@ SETS = [
     row("workers are idle", replace(LEFT, starting=True, workers=IDLE), forget()),
     row(
         "a client is connected to one",
-        replace(LEFT, found=LONG, workers=BUSY, quiet=10),
+        replace(LEFT, state=SetState.EXPOSED, found=LONG, workers=BUSY, quiet=10),
         Keeps(reason="a client is connected to its worker", target=SET, due=1790),
     ),
     row(
         "a client may be connected",
-        replace(LEFT, found=LONG, workers=SILENT_WORKER, quiet=10),
+        replace(LEFT, state=SetState.EXPOSED, found=LONG, workers=SILENT_WORKER, quiet=10),
         Keeps(reason="a client is connected to its worker", target=SET, due=1790),
     ),
     row(
         "a client is connected, and for how long it has been silent is not known",
-        replace(LEFT, found=LONG, workers=BUSY, quiet=None),
+        replace(LEFT, state=SetState.EXPOSED, found=LONG, workers=BUSY, quiet=None),
         Keeps(reason="a client is connected to its worker", target=SET, due=1800),
     ),
+    row(
+        "a client is connected, and the set is in the way of others",
+        replace(LEFT, found={f"set {SET}": 10.0}, workers=NEWER, quiet=1),
+        Keeps(reason="to its worker; it has 20 s left", target=SET, due=5),
+    ),
+    row(
+        "a client asks again and again, and the set is in its way",
+        replace(LEFT, found={f"set {SET}": 30.0}, workers=NEWER, quiet=1),
+        forget("no shadow copy of it is left", SetState.COMMITTED),
+    ),
+    row(
+        "the same, but its worker is so old that it may have another set in progress",
+        replace(LEFT, found={f"set {SET}": 30.0}, workers=BUSY, quiet=1),
+        Keeps(reason="to its worker; it has 1770 s left", target=SET, due=5),
+    ),
+    row(
+        "the same, and nobody has got past it for as long as a client may be silent",
+        replace(LEFT, found={f"set {SET}": 1800.0}, workers=BUSY, quiet=1),
+        forget("no shadow copy of it is left", SetState.COMMITTED),
+    ),
     row("a client is connected, but silent", replace(LEFT, found=LONG, workers=BUSY), forget()),
+    row(
+        "a client is connected and may be at work",
+        replace(LEFT, state=SetState.ADDED, found=LONG, workers=BUSY, quiet=1),
+        Keeps(reason="a client is connected to its worker", target=SET, due=5),
+    ),
+    row(
+        "a client is connected and has been at work for too long",
+        replace(LEFT, state=SetState.ADDED, found={f"set {SET}": 1800}, workers=BUSY, quiet=1),
+        forget("no shadow copy of it is left", SetState.ADDED),
+    ),
     row(
         "whether a worker has it cannot be told",
         replace(LEFT, found=LONG, workers=None),
@@ -855,6 +893,16 @@ SETS = [
         replace(TAKEN, since=ago(300), workers=()),
         delete("silent for 300 s", SetState.COMMITTED),
         forget("no shadow copy of it is left", SetState.COMMITTED),
+    ),
+    row(
+        "its last copy has gone, and the set could not be removed with it",
+        replace(LEFT, gone=frozenset({A})),
+        forget("no shadow copy of it is left", SetState.COMMITTED),
+    ),
+    row(
+        "its last copy goes, and Samba has not written that yet",
+        replace(LEFT, gone=frozenset({A}), workers=BUSY, quiet=0),
+        Keeps(reason="a client is connected to its worker", target=SET, due=5),
     ),
     row(
         "a copy of it is being removed",
@@ -899,7 +947,7 @@ BEGUN = [
     row(
         "a client is connected: it is perhaps going on with it",
         replace(written_along(SetState.ADDED, ""), found=LONG, workers=BUSY, quiet=10),
-        Keeps(reason="a client is connected to its worker", target=SET, due=1790),
+        Keeps(reason="a client is connected to its worker", target=SET, due=5),
     ),
     *(
         row(
@@ -971,3 +1019,23 @@ def test_one_copy(case: Row) -> None:
 @pytest.mark.parametrize("case", [*NO_COPY, *SETS, *BEGUN], ids=lambda case: case.title)
 def test_what_belongs_to_no_copy(case: Row) -> None:
     _said(plan(case.given.seen()), case, sets=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "copies", "goes"),
+    [
+        (SetState.STARTED, (), True),
+        (SetState.ADDED, ("/srv/vms",), True),
+        (SetState.ADDED, ("/srv/vms", "/srv/other"), False),
+        (SetState.COMMITTED, (), False),
+    ],
+)
+def test_sets_before_commit(state: SetState, copies: tuple[str, ...], goes: bool) -> None:  # noqa: FBT001
+    """They have no copies, or such as have no path; then their shares say whose they are."""
+    seen = replace(LEFT, found=LONG).seen()
+    whole = state_of(state, RECOVERY, *("" for _ in copies))
+    named = [replace(one, share_path=path) for one, path in zip(whole.copies, copies, strict=True)]
+    samba = replace(whole, copies=tuple(named))
+    decided = plan(replace(seen, samba=samba, share_paths=frozenset({"/srv/vms"})))
+    assert [one.kind for one in decided.actions] == [Kind.FORGET_SET] * goes
+    assert [one.wrong for one in decided.kept] == [True] * (not goes)

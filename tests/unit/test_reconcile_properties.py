@@ -178,6 +178,9 @@ class World:
             case Action(kind=Kind.FORGET_SET):
                 if action.idle and any(worker.clients != 0 for worker in self.workers):
                     return self
+                paths = {copy.path for copy in self.members.get(action.target, ())}
+                if any(copy.path in paths for copy in self.copies.values()):
+                    return self
                 left = {k: v for k, v in self.sets.items() if k != action.target}
                 return replace(self, sets=left, workers=())
         raise AssertionError(action)
@@ -420,6 +423,8 @@ def test_what_samba_serves_as_it_should_be_is_left(world: World, starting: bool)
 @given(worlds(), st.booleans())
 def test_once_applied_nothing_is_left_to_do(world: World, starting: bool) -> None:  # noqa: FBT001
     after, _ = world.reconcile(starting=starting)
+    if after.workers != world.workers:
+        after, _ = after.reconcile()  # with a worker goes what it alone may have known
     assert told(plan(after.observe()).actions) == set()
 
 

@@ -140,7 +140,7 @@ def missing() -> str:
         return "the test machine is an x86-64 one, and so must this be"
     if os.geteuid() != 0:
         return "it has to run as root"
-    for name in ("qemu-system-x86_64", "mmdebstrap", "mke2fs", "tune2fs", "unshare", "setpriv"):
+    for name in ("qemu-system-x86_64", "mmdebstrap", "mke2fs", "unshare", "setpriv"):
         try:
             tool(name)
         except RvssError as exc:

@@ -5,8 +5,7 @@ Place: above `qemu` and `image`; for tests that need a kernel or a Samba which t
 not, and a tool: `tests/vm/machine.py run -- COMMAND...`. Contract: a job gets this checkout at
 CHECKOUT, runs as root with all of systemd around it, and gives back its exit status, its output
 and the files that it put into $JOB_RESULTS. The machine is gone when the call ends, however it
-ends; its files never had a name. What a job writes is forgotten, but for what it writes to a disk
-of its own (`own_disk`).
+ends; its files never had a name. What a job writes is forgotten.
 
 The checkout goes in on a second disk, files come out on a third one, and the output through a
 virtual port of its own, where no kernel message can mix with it.
@@ -19,8 +18,7 @@ import shlex
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -45,7 +43,6 @@ mkdir -p "$JOB_RESULTS" && cd {checkout}
 {command}
 echo $? >/run/job/status
 tar -c -C /run/job status results | dd of=/dev/vdc bs=1M conv=fsync status=none
-sync
 """
 
 
@@ -58,17 +55,6 @@ class Result:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@contextmanager
-def own_disk() -> Iterator[str]:
-    """Make a disk that keeps what jobs write, from one boot of the machine to the next.
-
-    Returns:
-        what `run_job` takes as its ``disk``, for one job at a time.
-    """
-    with qemu.own_disk(image.image()) as path:
-        yield path
-
-
 def run_job(
     command: Sequence[str],
     *,
@@ -76,7 +62,6 @@ def run_job(
     env: Mapping[str, str] | None = None,
     listen: Callable[[bytes], object] = lambda _: None,
     fresh: bool = False,
-    disk: str | None = None,
 ) -> Result:
     """Start the machine, run one command in it and switch it off.
 
@@ -84,17 +69,15 @@ def run_job(
         command: argv, started in CHECKOUT as root.
         seconds: the machine's life.
         env: more variables for the command.
-        listen: is called with each piece of output as it comes. What it raises ends the call,
-            and the machine as a power failure would.
+        listen: is called with each piece of output as it comes.
         fresh: boot for this job; else it starts from a machine that has booted before.
-        disk: boot this one, of `own_disk`; what an earlier job wrote to it is there.
 
     Raises:
         RvssError: there is no such machine, or it hung or crashed; the error holds the end of
             what its console said.
     """
     built = image.image()
-    start = qemu.cold(built, disk) if fresh or disk else qemu.booted(built)
+    start = qemu.cold(built) if fresh else qemu.booted(built)
     with qemu.new_ends() as ends:
         pack(ends.source, command, env or {}, now=time.time())
         output = bytearray()

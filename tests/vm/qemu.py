@@ -91,30 +91,11 @@ def new_ends() -> Iterator[Ends]:
         yield Ends(source=source, target=target, console=console, said=said)
 
 
-@contextmanager
-def own_disk(built: image.Image) -> Iterator[str]:
-    """Make a disk from an image that keeps what is written to it, and survives a power failure.
-
-    Returns:
-        the path of a file without a name; it lives as long as the ``with`` block.
-    """
-    with tempfile.TemporaryFile(dir=built.root.parent) as file:
-        path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
-        run(["cp", "--sparse=always", str(built.root), path], timeout=300)
-        run(["tune2fs", "-O", "has_journal", path], timeout=60)
-        yield path
-
-
-def cold(built: image.Image, disk: str | None = None) -> Start:
-    """Return the start from nothing.
-
-    Args:
-        built: the image; what is written to it is forgotten.
-        disk: what to boot in its place, of `own_disk`; what is written to it stays.
-    """
+def cold(built: image.Image) -> Start:
+    """Return the start from nothing; what is written to the image is forgotten."""
     boot = ["-kernel", str(built.kernel), "-initrd", str(built.initrd)]
     return Start(
-        disk=f"file={disk or built.root},format=raw,snapshot={'off' if disk else 'on'}",
+        disk=f"file={built.root},format=raw,snapshot=on",
         arguments=[*boot, "-append", _KERNEL_ARGUMENTS],
     )
 

@@ -64,33 +64,6 @@ def test_a_machine_that_hangs_is_killed_in_time() -> None:
     assert time.monotonic() - started < 30
 
 
-class PowerFailureError(Exception):
-    """What a listener raises to end a machine."""
-
-
-def test_a_disk_of_its_own_outlives_a_power_failure() -> None:
-    heard = bytearray()
-
-    def cut(piece: bytes) -> None:
-        heard.extend(piece)
-        if b"written\n" in heard:
-            raise PowerFailureError
-
-    boot = "cat /proc/sys/kernel/random/boot_id"
-    write = f"{boot}; echo important >/root/kept; sync; echo written; sleep 600"
-    with machine.own_disk() as disk:
-        with pytest.raises(PowerFailureError):
-            machine.run_job(["sh", "-c", write], disk=disk, seconds=600, listen=cut)
-        again = machine.run_job(
-            ["sh", "-c", f"{boot}; cat /root/kept; echo more >>/root/kept"], disk=disk, seconds=600
-        )
-        last = machine.run_job(["cat", "/root/kept"], disk=disk, seconds=600)
-    boots = [heard.split()[0].decode(), again.output.decode().split()[0]]
-    assert again.output.decode().split()[1:] == ["important"]
-    assert boots[0] != boots[1]
-    assert last.output.decode().split() == ["important", "more"]
-
-
 def test_nothing_is_left_of_a_machine_whose_owner_was_killed(tmp_path: Path) -> None:
     """Neither a process nor a file."""
     owner = subprocess.Popen(

@@ -1,0 +1,53 @@
+"""What becomes of a copy of which somebody has removed a part by hand while it was open."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss import kernel
+from samba_rvss.model import Phase
+
+if TYPE_CHECKING:
+    from samba_rvss.model import ShadowCopy
+    from samba_rvss.samba.fsrvp import Client, CopySet
+    from tests.samba.conftest import Rig
+
+
+@pytest.fixture
+def opened(rig: "Rig") -> "tuple[Client, CopySet, ShadowCopy]":
+    """A copy that is open for its recovery."""
+    rig.samba.set_options({"rvss:grace": "2 s"})
+    rig.share("vms", rig.volume())
+    rig.start()
+    client = rig.client()
+    taken = rig.expose(client, "vms")
+    (copy,) = rig.wait_for_phase(Phase.OPEN)
+    return client, taken, copy
+
+
+def test_an_image_that_is_lost_before_it_is_sealed(
+    rig: "Rig", opened: "tuple[Client, CopySet, ShadowCopy]"
+) -> None:
+    """It cannot be sealed any more, so what is left of the copy goes."""
+    client, taken, copy = opened
+    rig.fs.provider(str(rig.daemon.run_directory)).destroy(copy.volume, copy.id)
+    with client:
+        client.recovery_complete_shadow_copy_set(taken.id)
+        rig.wait_for_log("is not sealed")
+    rig.assert_nothing_left(30)
+
+
+def test_a_mount_that_is_lost_before_it_is_sealed(
+    rig: "Rig", opened: "tuple[Client, CopySet, ShadowCopy]"
+) -> None:
+    """It is mounted again, and sealed."""
+    client, taken, copy = opened
+    kernel.umount(copy.path)
+    with client:
+        client.recovery_complete_shadow_copy_set(taken.id)
+        rig.wait_for_log("is not sealed")
+        rig.wait_for_phase(Phase.SEALED, seconds=30)
+        with rig.session(taken.mappings[0].exposed_share) as session:
+            assert session.read("data").startswith(b"from the source")
+        rig.delete(client, taken, "vms")
+    rig.assert_nothing_left()

@@ -1,0 +1,233 @@
+"""A server that refuses every new set: stock Samba for ever, ours cured with nobody's help.
+
+Samba lets one set at a time be created, and a set whose client has gone before Expose is in its
+way: in srv_fss.tdb once it is committed, else in the memory of rpcd_fsrvp. Samba's own timer would
+end it, but the next client's SetContext replaces that timer by one that ends nothing
+(source3/rpc_server/fss/srv_fss_agent.c, _fss_SetContext() and fss_seq_tout_handler()).
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss.errors import RvssError
+from samba_rvss.samba import fss_state
+from samba_rvss.testing.remote import Remote
+from samba_rvss.testing.smbd import PrivateSmbd, script_share
+from tests.samba.lanes import SHARES, Lane, Walk, lane, take_a_set, wait_until
+
+if TYPE_CHECKING:
+    from samba_rvss.testing.users import BackupOperator
+
+SEQUENCE = 3
+"""Samba's own timer here, in seconds; it is 180 to 1800 s without the option."""
+RECOVERY, GRACE = 4, 3
+WITHIN = 60.0
+
+_SCRIPT = """\
+#!/bin/sh
+[ "$1" = create ] && echo "$2"
+exit 0
+"""
+
+
+def _start(client: Remote) -> str:
+    """Begin a set as a backup program does; return "" or the name of the refusal."""
+    from samba_rvss.samba.fsrvp import FsrvpError
+
+    try:
+        client.call("is_path_supported", "vms")
+        client.call("set_context", 0)
+        set_id = client.call("start_shadow_copy_set")
+        client.call("abort_shadow_copy_set", set_id)
+    except FsrvpError as exc:
+        if exc.hresult != 0x80042316:
+            raise
+        return exc.name
+    return ""
+
+
+@pytest.fixture
+def stock(
+    samba_rig: Callable[..., PrivateSmbd],
+    backup_operator: Callable[[PrivateSmbd], "BackupOperator"],
+    rig_directory: Path,
+) -> tuple[PrivateSmbd, Callable[[], Remote]]:
+    """A Samba whose callouts do nothing, and a way to connect to it."""
+    samba = samba_rig(options={"fss:sequence timeout": str(SEQUENCE)})
+    operator = backup_operator(samba)
+    script = rig_directory / "callout"
+    script.write_text(_SCRIPT)
+    script.chmod(0o755)
+    path = rig_directory / "vms"
+    path.mkdir()
+    path.chmod(0o777)
+    samba.set_share("vms", script_share("vms", path, script))
+    samba.start()
+    return samba, lambda: Remote(samba.address, operator.name, operator.password)
+
+
+def test_stock_samba_is_stuck_for_ever(
+    stock: tuple[PrivateSmbd, Callable[[], Remote]],
+) -> None:
+    """A set was committed, and client and worker are gone: the next worker reads it again."""
+    samba, connect = stock
+    with connect() as client:
+        client.call("set_context", 0)
+        set_id = client.call("start_shadow_copy_set")
+        client.call("add_to_shadow_copy_set", set_id, "vms")
+        client.call("commit_shadow_copy_set", set_id)
+    samba.end_workers()
+    with connect() as client:
+        assert _start(client) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
+        client.call("abort_shadow_copy_set", set_id)
+        assert _start(client) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
+        time.sleep(SEQUENCE + 2)
+        assert _start(client) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
+    samba.end_workers()
+    with connect() as client:
+        assert _start(client) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
+    state = fss_state.read(str(samba.lock_directory / "srv_fss.tdb"))
+    assert state is not None
+    assert [one.id for one in state.sets] == [str(set_id)]
+
+
+def test_stock_samba_forgets_its_timer_when_another_asks(
+    stock: tuple[PrivateSmbd, Callable[[], Remote]],
+) -> None:
+    """A set was started, and its client is gone; it is in the worker's memory alone."""
+    _, connect = stock
+    for asking, expected in ((False, ""), (True, "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS")):
+        with connect() as client:
+            client.call("set_context", 0)
+            client.call("start_shadow_copy_set")
+        with connect() as other:
+            if asking:
+                assert _start(other) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
+            time.sleep(SEQUENCE + 2)
+            assert _start(other) == expected
+
+
+def _attempt(client: Remote) -> str:
+    """Return why a set cannot be started, or nothing."""
+    try:
+        return _start(client)
+    except RvssError as exc:
+        return str(exc)
+
+
+def _gone(made: Lane, undo: ExitStack, client: Remote) -> None:
+    client.close()
+    made.rig.samba.end_workers()
+
+
+def _closed(made: Lane, undo: ExitStack, client: Remote) -> None:
+    client.close()
+
+
+def _vanished(made: Lane, undo: ExitStack, client: Remote) -> None:
+    undo.callback(made.link.mend)
+    # What the server said last has been acknowledged: else it is for the kernel's retransmission
+    # to give up (tcp(7), tcp_retries2: a quarter of an hour), not for keepalive.
+    time.sleep(0.3)
+    made.link.cut()
+    client.close()
+    time.sleep(0.5)
+    assert made.link.established()
+
+
+@pytest.mark.parametrize("how", [_gone, _closed, _vanished], ids=lambda how: how.__name__[1:])
+@pytest.mark.parametrize("kind", ["btrfs", "zfs"])
+def test_is_cured_while_another_client_asks_again_and_again(
+    kind: str,
+    how: Callable[[Lane, ExitStack, Remote], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The other client tries every second, on a connection that it keeps."""
+    options = {"recovery timeout": f"{RECOVERY} s", "grace": f"{GRACE} s"}
+    with ExitStack() as undo:
+        made = undo.enter_context(lane(kind, options, {"fss:sequence timeout": str(SEQUENCE)}))
+        client = made.far(undo) if how is _vanished else made.near(undo)
+        walk = Walk(lane=made, client=client)
+        walk.start()
+        walk.add()
+        walk.commit()
+        due = time.monotonic() + GRACE  # the shorter one counts before Expose
+        how(made, undo, client)
+        other, tried = made.near(undo), 1
+        while refused := _attempt(other):
+            if time.monotonic() > due + WITHIN:
+                pytest.fail(f"{WITHIN:g} s past the timer: {refused}\n{made.rig.daemon.log()}")
+            if "did not answer" in refused:  # its worker has been ended
+                other.close()
+                other = made.near(undo)
+            time.sleep(1)
+            tried += 1
+        cured = time.monotonic() - due
+        made.rig.assert_nothing_left(10)
+    with capsys.disabled():
+        print(f"\n{kind}, client {how.__name__[1:]}: {tried} tries, {cured:.1f} s past the timer")
+
+
+@pytest.mark.parametrize("how", [_gone, _closed, _vanished], ids=lambda how: how.__name__[1:])
+@pytest.mark.parametrize("added", [False, True], ids=["started", "added"])
+def test_what_only_a_worker_knows_goes_with_it(
+    how: Callable[[Lane, ExitStack, Remote], None],
+    added: bool,  # noqa: FBT001
+) -> None:
+    """Before Commit a set is nowhere but in a worker, which leaves when it has no connection.
+
+    How soon a connection to a client that has vanished ends is for "socket options" to say.
+    """
+    samba_options = {
+        "rpcd_fsrvp:idle_seconds": "2",  # 60 without the option
+        "socket options": "TCP_NODELAY TCP_KEEPIDLE=2 TCP_KEEPINTVL=1 TCP_KEEPCNT=2",
+    }
+    with ExitStack() as undo:
+        made = undo.enter_context(lane("btrfs", {}, samba_options))
+        walk = Walk(lane=made, client=made.far(undo) if how is _vanished else made.near(undo))
+        walk.start()
+        if added:
+            walk.add()
+        how(made, undo, walk.client)
+        wait_until("no worker", lambda: not made.rig.samba.worker_pids(), WITHIN)
+        take_a_set(made)
+        made.rig.assert_nothing_left()
+
+
+def test_a_started_set_that_came_into_the_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Samba writes all sets whenever it writes one: the next worker reads what was begun.
+
+    It has no shadow copies yet, or such as have no path.
+    """
+    options = {"recovery timeout": f"{RECOVERY} s", "grace": f"{GRACE} s"}
+    for added in (False, True):
+        with ExitStack() as undo:
+            made = undo.enter_context(lane("btrfs", options))
+            walk = Walk(lane=made, client=made.near(undo))
+            walk.start()
+            walk.add()
+            walk.commit()
+            walk.expose()
+            other = Walk(lane=made, client=made.near(undo), shares=SHARES[1:])
+            other.start()
+            if added:
+                other.add()
+            walk.recover()
+            walk.delete()
+            other.client.close()
+            walk.client.close()
+            made.rig.samba.end_workers()
+            assert made.rig.sets() == 1
+            due = time.monotonic() + GRACE
+            wait_until("Samba's file is clean", lambda: made.rig.sets() == 0, WITHIN)  # noqa: B023
+            with capsys.disabled():
+                print(f"\n{'added' if added else 'started'}: {time.monotonic() - due:.1f} s")
+            take_a_set(made)
+            made.rig.assert_nothing_left()
