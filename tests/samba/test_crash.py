@@ -14,7 +14,7 @@ import pytest
 
 from samba_rvss.errors import RvssError
 from samba_rvss.lifecycle import POINTS
-from samba_rvss.model import Context, Phase
+from samba_rvss.model import Context, Phase, SetState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -264,6 +264,25 @@ def test_crash_after_recovery(rig: "Rig", client: "Client", point: str) -> None:
     sequence.recovery_complete()
     rig.daemon.wait_until_dead()
     assert_reached(rig, point)
+    _finish(rig, sequence, exposed)
+
+
+@pytest.mark.usefixtures("share")
+@only_previous
+@pytest.mark.parametrize("point", ["seal.read-only", "seal.settled", "seal.sealed"])
+def test_recovery_is_recorded_when_it_is_on_disk(rig: "Rig", client: "Client", point: str) -> None:
+    """Not before it is sealed: a power loss may have taken it, and the next start must know."""
+    rig.daemon.start(crash_at=point)
+    sequence = Sequence(client)
+    sequence.commit()
+    exposed = sequence.expose()
+    rig.wait_for_phase(Phase.OPEN)
+    recover(rig, exposed)
+    sequence.recovery_complete()
+    rig.daemon.wait_until_dead()
+    (copy,) = rig.ledger()
+    sealed = copy.phase is Phase.SEALED
+    assert (copy.state is SetState.RECOVERED) is sealed is (point == "seal.sealed")
     _finish(rig, sequence, exposed)
 
 

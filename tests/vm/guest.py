@@ -45,6 +45,7 @@ USER, PASSWORD = "requestor", "secret"
 RUN = "/run/samba-rvss"
 LEDGER = "/var/lib/samba-rvss/ledger.db"
 FSS = "/run/samba/srv_fss.tdb"
+SAMBA_STATE = "/var/lib/samba"
 RECORD = Path("/var/lib/driver/record")
 UNITS = ("samba-rvss.service", "smbd.service")
 # Nothing that is under way takes longer on a busy emulated processor.
@@ -211,8 +212,8 @@ def look() -> dict[str, Any]:
         "images": [{"id": image.id, "read_only": image.read_only} for image in images],
         "mounts": {path: _content(path) for path in mounts.listing()},
         "directories": mounts.directories(),
-        "shares": registry.exposed_shares("/etc/samba/smb.conf", "/var/lib/samba"),
-        "descriptors": registry.exposed_descriptors("/var/lib/samba"),
+        "shares": registry.exposed_shares("/etc/samba/smb.conf", SAMBA_STATE),
+        "descriptors": registry.exposed_descriptors(SAMBA_STATE),
         "sets": [str(one.id) for one in samba.sets] if samba else None,
         "lock": output("stat", "-f", "-c", "%T", "/run/samba").strip(),
         "served": {copy.exposed_share: _served(copy.exposed_share) for copy in copies},

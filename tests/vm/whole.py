@@ -8,15 +8,16 @@ each entry was on disk before the driver went on.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-STEPS = ("creating", "exposed", "completing", "sealed", "deleting", "deleted")
-"""What the record says of one copy, in this order; ``completing`` precedes RecoveryComplete."""
-
 Seen = Mapping[str, Any]
 Entry = Mapping[str, Any]
 
 
 def promised(record: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-    """Return what the record says of each copy, by its name: the last step, and all values."""
+    """Return what the record says of each copy, by its name: the last step, and all values.
+
+    The steps are ``creating``, ``exposed``, ``completing`` (before RecoveryComplete), ``sealed``,
+    ``deleting`` and ``deleted``.
+    """
     found: dict[str, dict[str, Any]] = {}
     for entry in record:
         found.setdefault(entry["name"], {}).update(entry)
