@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -36,6 +37,8 @@ Serve: TypeAlias = Callable[[socket.socket, Peer], Coroutine[Any, Any, None]]
 _REQUEST_SECONDS = 5.0
 _STOP_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
+# How long a deletion may keep Samba's only worker from other clients, once nobody can reach it.
+_DESTROY_SECONDS = 1.0
 _HISTORY = timedelta(days=90)
 _DAY_SECONDS = 86400.0
 _THREADS = 64
@@ -251,7 +254,7 @@ class Daemon:
                 await self._refresh()
                 copy = await in_thread(self._lifecycle.find, request.words)
                 subject = f"[{copy.share}] {copy.id}"
-                await self._delete(copy, peer.uid)
+                await self._delete_for_samba(copy, peer.uid)
         except RvssError as exc:
             status, line = int(exc.problem), exc.line()
         except Exception:
@@ -281,12 +284,41 @@ class Daemon:
                 self._runner.wake(_RETRY_SECONDS)
                 raise
 
-    async def _delete(self, copy: ShadowCopy, uid: int) -> None:
+    async def _delete_for_samba(self, copy: ShadowCopy, uid: int) -> None:
+        """Delete a copy without letting Samba wait for the file system.
+
+        One rpcd_fsrvp serves all clients, a request at a time: while it waits for us, no other
+        client can commit. As soon as a copy is recorded as being deleted and nobody can reach it,
+        it is gone for Samba; an image that somebody keeps busy is destroyed when it is let go.
+        """
+        loop, hidden = asyncio.get_running_loop(), asyncio.Event()
+        deletion = asyncio.ensure_future(
+            self._delete(copy, uid, lambda: loop.call_soon_threadsafe(hidden.set))
+        )
+        self._requests.add(deletion)
+        deletion.add_done_callback(self._requests.discard)
+        seen = asyncio.ensure_future(hidden.wait())
+        await asyncio.wait({deletion, seen}, return_when=asyncio.FIRST_COMPLETED)
+        seen.cancel()
+        await asyncio.wait({deletion}, timeout=_DESTROY_SECONDS)
+        if not deletion.done():
+            deletion.add_done_callback(partial(_log_late, copy))
+            return
+        try:
+            deletion.result()
+        except RvssError as exc:
+            if exc.problem is not Problem.BUSY or not hidden.is_set():
+                raise
+            _log_late(copy, deletion)
+
+    async def _delete(
+        self, copy: ShadowCopy, uid: int, hidden: Callable[[], object] = lambda: None
+    ) -> None:
         """Delete a copy; if that fails, the client is told so and it is tried again later."""
         await self._watcher.release(copy)
         async with self._only(copy.volume.key):
             try:
-                await in_thread(self._lifecycle.delete, copy, uid)
+                await in_thread(self._lifecycle.delete, copy, uid, hidden)
             except RvssError:
                 self._runner.wake(_RETRY_SECONDS)
                 raise
@@ -347,6 +379,15 @@ class Daemon:
         connection.close()
         if verb != "status" or status:
             _log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
+
+
+def _log_late(copy: ShadowCopy, deletion: "asyncio.Task[None]") -> None:
+    """Log why an image is still there of a copy that is gone for Samba; it is tried again."""
+    exc = None if deletion.cancelled() else deletion.exception()
+    if isinstance(exc, RvssError):
+        _logger.warning("[%s] %s: its image is still there: %s", copy.share, copy.id, exc)
+    elif exc is not None:
+        _logger.error("[%s] %s: its image is still there", copy.share, copy.id, exc_info=exc)
 
 
 def _log_request(verb: str, subject: str, uid: int, seconds: float, status: int, line: str) -> None:

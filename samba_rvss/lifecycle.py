@@ -381,8 +381,16 @@ class Lifecycle:
             )
         return copy
 
-    def delete(self, copy: ShadowCopy, uid: int = -1) -> None:
+    def delete(
+        self, copy: ShadowCopy, uid: int = -1, hidden: Callable[[], object] = lambda: None
+    ) -> None:
         """Remove a copy: mounts, image, and what Samba leaves behind. Gone already is success.
+
+        Args:
+            copy: which one.
+            uid: who wants it.
+            hidden: called once nobody can reach the copy any more, for certain: what is left is
+                to destroy its image.
 
         Raises:
             RvssError: BUSY, READ_ONLY, STATE, SAMBA or SYSTEM; what could be removed is, and the
@@ -398,10 +406,12 @@ class Lifecycle:
         # Later callbacks run first, and one that fails does not keep the others from running.
         with ExitStack() as remaining:
             remaining.callback(self._destroy, copy)
-            for path in _paths(copy):
-                remaining.callback(self.mounts.detach, path)
-            # smbd lets go of its connections before the ground under them is taken away.
-            remaining.callback(self._forget_share, copy)
+            with ExitStack() as hiding:
+                for path in _paths(copy):
+                    hiding.callback(self.mounts.detach, path)
+                # smbd lets go of its connections before the ground under them is taken away.
+                hiding.callback(self._forget_share, copy)
+            hidden()
         self.ledger.change(
             copy, "gone", uid=uid, phase=Phase.GONE, duration=time.monotonic() - started
         )

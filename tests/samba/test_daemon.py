@@ -247,7 +247,8 @@ def test_a_deletion_that_fails_is_tried_again(instance: Instance) -> None:
     (copy,) = instance.listing()
     with instance.file_system.keep(str(copy["id"])):
         done = instance.hook("delete", str(top / "vms"), path)
-        assert done.returncode in (Problem.READ_ONLY, Problem.BUSY), done.stderr
+        # What is only busy is gone for Samba, which must not wait for it.
+        assert done.returncode in (Problem.READ_ONLY, 0), done.stderr
         assert [copy["phase"] for copy in instance.listing()] == ["deleting"]
     deadline = time.monotonic() + 60
     while instance.listing() and time.monotonic() < deadline:

@@ -117,11 +117,11 @@ def _figures(seconds: list[float]) -> str:
 
 
 @only("zfs")
-def test_samba_waits_for_a_deletion_that_it_asked_for(rig: "Rig") -> None:
-    """One worker serves all clients, one request at a time: our own haste does not help there.
+def test_samba_does_not_wait_for_a_destruction(rig: "Rig") -> None:
+    """One worker serves all clients, one request at a time.
 
-    A client that deletes a copy in use holds up the others for as long as we try; that has to
-    stay far below the minute that Windows gives a Commit.
+    A client that deletes a copy whose image is in use must not hold up the others: for Samba it
+    is gone as soon as nobody can reach it.
     """
     rig.share("quick", rig.volume("quick"))
     rig.share("slow", rig.volume("slow"))
@@ -146,13 +146,12 @@ def test_samba_waits_for_a_deletion_that_it_asked_for(rig: "Rig") -> None:
             rig.wait_for_unmounted(copy.path)
             spent = _commit(rig, client)
             said = deletion.communicate(timeout=60)[0]
+            assert _phase(rig, copy) is Phase.DELETING
         print(f"Commit beside another client's deletion of what is in use: {1000 * spent:.0f} ms")
         print(f"that deletion: {said}")
-        assert deletion.returncode != 0
-        assert spent < 50
+        assert deletion.returncode == 0
         deadline = time.monotonic() + 60
         while _phase(rig, copy) is not Phase.GONE:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        rig.delete(client, taken, "slow")
     rig.assert_nothing_left()
