@@ -293,6 +293,12 @@ def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
         )
 
 
+def mount_targets(raw: bytes | None = None) -> Iterator[str]:
+    """Yield where the mounts of our mount namespace are; cheaper than `mountinfo`."""
+    for line in (read_mountinfo() if raw is None else raw).rstrip(b"\n").split(b"\n"):
+        yield _unescape(line.split(b" ", 5)[4])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
     """The process at the other end of a Unix socket when it connected."""

@@ -185,7 +185,7 @@ class Mounts:
         """Return the paths of this instance's recovery mounts."""
         depth = f"{self._run}/exposed/share/copy".count("/")
         prefixes = (f"{self._run}/exposed/", f"{self._run}/previous/")
-        targets = [m.target for m in kernel.mountinfo() if m.target.startswith(prefixes)]
+        targets = [target for target in kernel.mount_targets() if target.startswith(prefixes)]
         return [target for target in targets if target.count("/") == depth]
 
     def directories(self) -> list[str]:

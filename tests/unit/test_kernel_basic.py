@@ -53,6 +53,7 @@ def test_mountinfo_round_trip(root: bytes, target: bytes) -> None:
     assert first.options == {"rw", "noatime"}
     assert first.super_options == {"rw", "subvol=/x"}
     assert (second.id, second.target) == (40, "/proc")
+    assert list(kernel.mount_targets(line + after)) == [first.target, "/proc"]
 
 
 def test_mountinfo_without_optional_fields_or_source() -> None:
@@ -65,6 +66,7 @@ def test_mountinfo_of_this_machine_knows_its_root() -> None:
     with _opened("/proc", os.O_PATH) as fd:
         found = next(mount for mount in mounts if mount.id == kernel.mount_id(fd))
     assert (found.target, found.kind) == ("/proc", "proc")
+    assert list(kernel.mount_targets()) == [mount.target for mount in mounts]
 
 
 def test_file_system_type() -> None:
