@@ -169,6 +169,7 @@ class Ledger:
         uid: int = -1,
         duration: float | None = None,
         detail: str = "",
+        since: Moment | None = None,
         **values: object,
     ) -> ShadowCopy | None:
         """Change columns of a shadow copy and record why, in one transaction.
@@ -180,6 +181,7 @@ class Ledger:
             uid: who wanted it, -1 if nobody did.
             duration: seconds that it took.
             detail: a sentence.
+            since: since when it is as these values say, the present moment if not given.
             values: new values of phase, path, previous_path, set_id, copy_id, context,
                 exposed_share or state.
 
@@ -191,7 +193,7 @@ class Ledger:
             raise TypeError(f"no such columns: {', '.join(unknown)}")
         excluded = [phase.value for phase in unless]
         if {"phase", "state"} & values.keys():
-            since = moment()
+            since = since or moment()
             values |= {"boot": since.boot, "since": since.seconds}
         columns = ", ".join(f"{name} = ?" for name in values) or "id = id"
         new = [_plain(value) for value in values.values()]

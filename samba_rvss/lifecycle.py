@@ -303,7 +303,7 @@ class Lifecycle:
         """
         self._provider(copy).settle(copy.volume, copy.id)
         past = (Phase.SEALED, Phase.DELETING, Phase.GONE)
-        self.ledger.change(copy, "written out", unless=past, state=copy.state)
+        self.ledger.change(copy, "written out", unless=past, since=copy.since, state=copy.state)
 
     def finish_seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
         """Close the recovery mount for good, verify, and record it.
