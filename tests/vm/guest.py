@@ -5,7 +5,6 @@ still tells what was promised. What it does it says on standard output, for whoe
 the power away in the middle of it: ``doing VERB FILE-SYSTEM``, ``done VERB FILE-SYSTEM``.
 """
 
-import hashlib
 import json
 import os
 import secrets
@@ -20,13 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from samba_rvss import kernel
-from samba_rvss.cli.listing import as_data
-from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase, ShadowCopy
-from samba_rvss.mounts import Mounts
-from samba_rvss.providers.all import providers
-from samba_rvss.samba import fss_state, registry
 from samba_rvss.samba.fsrvp import (
     APP_ROLLBACK,
     BACKUP,
@@ -36,21 +29,27 @@ from samba_rvss.samba.fsrvp import (
     CopySet,
     shadow_copy_set,
 )
-from samba_rvss.testing.smbclient import Session, SmbError
+from samba_rvss.testing.smbclient import Session
 from tests.vm import whole
+from tests.vm.sight import (
+    DATA,
+    HOST,
+    NAME,
+    PASSWORD,
+    UNITS,
+    USER,
+    digest,
+    ledger,
+    look,
+    output,
+    shown,
+)
 
 SYSTEMS = ("btrfs", "zfs")
-HOST = "127.0.0.1"
-USER, PASSWORD = "requestor", "secret"
-RUN = "/run/samba-rvss"
-LEDGER = "/var/lib/samba-rvss/ledger.db"
-FSS = "/run/samba/srv_fss.tdb"
-SAMBA_STATE = "/var/lib/samba"
 RECORD = Path("/var/lib/driver/record")
-UNITS = ("samba-rvss.service", "smbd.service")
 # Nothing that is under way takes longer on a busy emulated processor.
 SETTLE_SECONDS = 120.0
-_NAME, _DATA, _RECOVERED = "name", "data", "recovered"
+_RECOVERED = "recovered"
 
 
 def say(*words: object) -> None:
@@ -64,14 +63,6 @@ def doing(verb: str, system: str) -> Iterator[None]:
     say("doing", verb, system)
     yield
     say("done", verb, system)
-
-
-def output(*argv: str) -> str:
-    """Return what a program prints, whatever its exit status."""
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    return done.stdout + done.stderr
 
 
 # the record
@@ -114,16 +105,11 @@ class Taken:
     made: CopySet
 
 
-def digest(content: bytes) -> str:
-    """Return a short name for what a file holds."""
-    return hashlib.sha256(content).hexdigest()[:24]
-
-
 def fill(system: str) -> tuple[str, str]:
     """Give a share a content of its own, on disk; return its name and the data's digest."""
     share = Path(f"/srv/{system}/volume/share")
     name, data = f"{system}-{secrets.token_hex(6)}", secrets.token_bytes(200_000)
-    for file, content in ((_NAME, name.encode()), (_DATA, data)):
+    for file, content in ((NAME, name.encode()), (DATA, data)):
         with (share / file).open("wb") as stream:
             stream.write(content)
             stream.flush()
@@ -140,7 +126,7 @@ def take(client: Client, system: str, context: Context) -> Taken:
     """Take and expose a shadow copy of a share that has a new content."""
     name, data = fill(system)
     persistent = bool(context & Context.PERSISTENT)
-    files = {_NAME: digest(name.encode()), _DATA: data}
+    files = {NAME: digest(name.encode()), DATA: data}
     note("creating", name, system=system, persistent=persistent, files=files)
     made = shadow_copy_set(client, [system], context)
     share = made.mappings[0].exposed_share
@@ -168,15 +154,6 @@ def copy_of(taken: Taken) -> ShadowCopy:
     return copy
 
 
-def ledger() -> list[ShadowCopy]:
-    """Return the ledger's copies."""
-    record = Ledger(LEDGER, read_only=True)
-    try:
-        return record.copies()
-    finally:
-        record.close()
-
-
 def wait_for(taken: Taken, phase: Phase) -> None:
     """Wait until a copy has come to a phase."""
     wait(lambda: copy_of(taken).phase is phase, f"{taken.name} is not {phase.value}")
@@ -189,85 +166,6 @@ def wait(condition: Callable[[], bool], complaint: str, seconds: float = SETTLE_
         if time.monotonic() > deadline:
             raise AssertionError(f"{complaint} after {seconds:g} s")
         time.sleep(0.2)
-
-
-# looking
-
-
-def look() -> dict[str, Any]:
-    """Return all that `whole` judges, as JSON has it."""
-    copies = ledger()
-    mounts = Mounts(RUN)
-    images = [image for one in providers(RUN) for image in one.inventory().images]
-    samba = fss_state.read(FSS)
-    datasets = output("zfs", "list", "-H", "-t", "all", "-o", "name", "-r", "tank").split()
-    ours = [name for name in datasets if "@rvss-" in name or name.startswith("tank/samba-rvss/")]
-    snapshots = [name for name in datasets if "@" in name]
-    holds = output("zfs", "holds", "-H", *snapshots) if snapshots else ""
-    stats = output("btrfs", "device", "stats", "/srv/btrfs").splitlines()
-    messages = output("dmesg", "--level=emerg,alert,crit,err").splitlines()
-    return {
-        "boot": kernel.boot_id(),
-        "copies": [as_data(copy) for copy in copies],
-        "images": [{"id": image.id, "read_only": image.read_only} for image in images],
-        "mounts": {path: _content(path) for path in mounts.listing()},
-        "directories": mounts.directories(),
-        "shares": registry.exposed_shares("/etc/samba/smb.conf", SAMBA_STATE),
-        "descriptors": registry.exposed_descriptors(SAMBA_STATE),
-        "sets": [str(one.id) for one in samba.sets] if samba else None,
-        "lock": output("stat", "-f", "-c", "%T", "/run/samba").strip(),
-        "served": {copy.exposed_share: _served(copy.exposed_share) for copy in copies},
-        "zfs": ours,
-        "holds": [" ".join(line.split("\t")[:2]) for line in holds.splitlines()],
-        "btrfs": _btrfs(),
-        "units": {unit: _unit(unit) for unit in UNITS},
-        "status": json.loads(output("samba-rvss", "status", "--json")),
-        "pools": output("zpool", "status", "-x").strip(),
-        "devices": [line for line in stats if not line.endswith(" 0")],
-        "kernel": [line for line in messages if "BTRFS" in line or "EXT4" in line or "ZFS" in line],
-    }
-
-
-def _content(path: str) -> dict[str, Any]:
-    name = Path(path, _NAME)
-    return {
-        "read_only": bool(os.statvfs(path).f_flag & os.ST_RDONLY),
-        "name": name.read_text("utf-8") if name.exists() else "",
-        "files": {file.name: digest(file.read_bytes()) for file in sorted(Path(path).iterdir())},
-    }
-
-
-def _served(share: str) -> dict[str, Any]:
-    """Return what a client gets of a share, and what its write comes to."""
-    if not share:
-        return {}
-    try:
-        with Session(HOST, share, USER, PASSWORD) as session:
-            files = {file: digest(session.read(file)) for file in session.list()}
-            try:
-                session.write(_DATA, b"not the data")
-            except SmbError as exc:
-                return {"files": files, "write": exc.name}
-            return {"files": files, "write": "success"}
-    except SmbError as exc:
-        return {"error": str(exc)}
-
-
-def _btrfs() -> list[str]:
-    """Return what is in our directory of the file system, our mark or no mark."""
-    output("mkdir", "-p", "/run/top")
-    subprocess.run(["mount", "-o", "subvolid=5", "/dev/vdd", "/run/top"], check=True)
-    try:
-        home = Path("/run/top/.samba-rvss")
-        return sorted(os.listdir(home)) if home.exists() else []
-    finally:
-        subprocess.run(["umount", "/run/top"], check=True)
-
-
-def _unit(unit: str) -> dict[str, str]:
-    names = "ActiveState,NRestarts,ActiveEnterTimestampMonotonic,ExecMainStartTimestampMonotonic"
-    lines = output("systemctl", "show", "-p", names, unit).splitlines()
-    return dict(line.partition("=")[::2] for line in lines)
 
 
 def settled() -> tuple[dict[str, Any], list[str]]:
@@ -338,7 +236,7 @@ def _told(label: str, taken: Taken) -> dict[str, Any]:
         "id": copy.id,
         "path": copy.path,
         "share": copy.exposed_share,
-        "content": _content(copy.path),
+        "content": shown(copy.path),
     }
 
 
