@@ -142,10 +142,11 @@ def recover(client: Client, taken: Taken) -> None:
     with Session(HOST, share, USER, PASSWORD) as session:
         session.write(_RECOVERED, content)
     before = whole.promised(read_record())[taken.name]["files"]
-    note("completing", taken.name, files={**before, _RECOVERED: digest(content)})
-    client.recovery_complete_shadow_copy_set(taken.made.id)
-    wait_for(taken, Phase.SEALED)
-    note("sealed", taken.name)
+    with doing("seal", taken.system):
+        note("completing", taken.name, files={**before, _RECOVERED: digest(content)})
+        client.recovery_complete_shadow_copy_set(taken.made.id)
+        wait_for(taken, Phase.SEALED)
+        note("sealed", taken.name)
 
 
 def copy_of(taken: Taken) -> ShadowCopy:
@@ -302,8 +303,7 @@ def work(system: str) -> None:
             with connect() as client:
                 with doing("create", one):
                     taken = take(client, one, APP_ROLLBACK | Context.AUTO_RECOVERY)
-                with doing("seal", one):
-                    recover(client, taken)
+                recover(client, taken)
                 for name in [name for name, copy in old.items() if copy["system"] == one]:
                     with doing("delete", one):
                         _delete_old(name, old.pop(name))

@@ -33,7 +33,7 @@ SYSTEMS = ("btrfs", "zfs")
 ROUNDS = int(os.environ.get("SAMBA_RVSS_POWER_ROUNDS", str(len(VERBS))))
 SEED = os.environ.get("SAMBA_RVSS_POWER_SEED") or str(random.SystemRandom().randrange(10**9))
 # Until they have been measured, in seconds.
-_EXPECTED = {"create": 2.0, "seal": 2.0, "delete": 2.0, "reconcile": 8.0}
+_EXPECTED = {"create": 2.0, "seal": 1.0, "delete": 2.0, "reconcile": 8.0}
 
 
 def _turn(number: int) -> tuple[str, str]:
