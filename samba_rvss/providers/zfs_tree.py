@@ -10,7 +10,7 @@ from samba_rvss.providers.zfs_command import table, zfs
 
 HOME = "samba-rvss"
 HOLD = "samba-rvss"
-_BUSY_SECONDS = 0.5
+_BUSY_SECONDS = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

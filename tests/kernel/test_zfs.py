@@ -460,7 +460,7 @@ def test_who_keeps_a_file_open_is_named(rig: "ZfsRig", rig_directory: Path) -> N
 def test_destroy_waits_a_little_for_who_lets_go(rig: "ZfsRig") -> None:
     mark = take(rig.provider, rig.volume("vms"))
     ((_, part),) = rig.provider.open(mark.volume, mark.id)
-    timer = threading.Timer(1.0, os.close, (part,))
+    timer = threading.Timer(0.5, os.close, (part,))
     timer.start()
     try:
         rig.provider.destroy(mark.volume, mark.id)
