@@ -48,6 +48,12 @@ class Cell:
     fault: Fault
     stage: Stage
 
+    @property
+    def uncommitted(self) -> bool:
+        """Whether the set is nowhere but in the memory of Samba's worker in the end."""
+        half = self.fault is Fault.HALF and self.stage is Stage.COMMITTED
+        return half or self.stage in (Stage.STARTED, Stage.ADDED)
+
     def __str__(self) -> str:
         return f"{self.fault.name.lower()}-{self.stage.value}"
 
@@ -61,11 +67,11 @@ class Timers:
     recovery: int
     age: int
 
-    def of(self, stage: Stage) -> float:
-        """Return the one after which a set must be gone if it stays in a stage."""
-        match stage:
-            case Stage.STARTED | Stage.ADDED:
-                return self.sequence
+    def of(self, cell: Cell) -> float:
+        """Return the one after which a cell's set must be gone."""
+        if cell.uncommitted:
+            return self.sequence
+        match cell.stage:
             case Stage.RECOVERED:
                 return self.age
             case _:
@@ -98,13 +104,12 @@ def run(made: Lane, cell: Cell) -> float:
         shares = SHARES if fault is Fault.HALF else SHARES[:1]
         walk = Walk(lane=made, client=client, shares=shares)
         _go(walk, cell, holding)
-        due = time.monotonic() + TIMERS.of(cell.stage)
+        due = time.monotonic() + TIMERS.of(cell)
         _happen(walk, cell, undo, holding)
         holding.close()
         if fault is not Fault.SILENT:
             client.close()
-        if cell.stage in (Stage.STARTED, Stage.ADDED):
-            # Nothing of it is anywhere but in the memory of Samba's worker, until then.
+        if cell.uncommitted:  # only Samba's own timer ends it
             time.sleep(max(0.0, due + 1 - time.monotonic()))
         made.wait_until_nothing_is_left(due + SECONDS)
         healed = time.monotonic() - due
