@@ -3,7 +3,8 @@
 Timers are shortened by option. Cells run in lanes side by side, from one cell to the next; after a
 failure a lane is made anew.
 
-SAMBA_RVSS_MATRIX="committed exposed" chooses stages, for machines on which everything takes long.
+SAMBA_RVSS_MATRIX="committed exposed" chooses stages, and SAMBA_RVSS_SLOW=12 makes all times so many
+times as long, for machines on which everything takes long.
 """
 
 import os
@@ -19,11 +20,10 @@ from threading import Lock
 import pytest
 
 from samba_rvss.testing.plugin import require
-from tests.samba.cells import TIMERS, Cell, Fault, run
+from tests.samba.cells import SLOW, TIMERS, Cell, Fault, run
 from tests.samba.lanes import Stage, lane
 
-# ZFS is tested in an emulated machine.
-LANES = {"btrfs": 4, "zfs": 2}
+LANES = 4 if SLOW == 1 else 1
 _STARTING = Lock()
 
 
@@ -48,7 +48,7 @@ def _stages() -> list[Stage]:
 CELLS = [Cell(fault=fault, stage=stage) for fault in Fault for stage in _stages()]
 
 
-@pytest.fixture(scope="module", params=sorted(TIMERS))
+@pytest.fixture(scope="module", params=["btrfs", "zfs"])
 def results(request: pytest.FixtureRequest) -> Mapping[Cell, Result]:
     """Run all cells that were asked for, side by side, and return what came of each."""
     kind: str = request.param
@@ -63,8 +63,8 @@ def results(request: pytest.FixtureRequest) -> Mapping[Cell, Result]:
                 waiting.put(cell)
     found: dict[Cell, Result] = {}
     started = time.monotonic()
-    with ThreadPoolExecutor(LANES[kind]) as pool:
-        lanes = [pool.submit(_run_lane, kind, waiting, found) for _ in range(LANES[kind])]
+    with ThreadPoolExecutor(LANES) as pool:
+        lanes = [pool.submit(_run_lane, kind, waiting, found) for _ in range(LANES)]
         for running in lanes:
             running.result()
     table = _table(kind, found, time.monotonic() - started)
@@ -75,11 +75,10 @@ def results(request: pytest.FixtureRequest) -> Mapping[Cell, Result]:
 
 def _run_lane(kind: str, waiting: "SimpleQueue[Cell]", found: dict[Cell, Result]) -> None:
     """Run cells, one after the other, until none is waiting."""
-    timers = TIMERS[kind]
     while not waiting.empty():
         with ExitStack() as undo:
             with _STARTING:  # one after the other, as each is given a limited time
-                made = undo.enter_context(lane(kind, timers.rvss(), timers.samba()))
+                made = undo.enter_context(lane(kind, TIMERS.rvss(), TIMERS.samba()))
             good = True
             while good:
                 try:
@@ -87,7 +86,7 @@ def _run_lane(kind: str, waiting: "SimpleQueue[Cell]", found: dict[Cell, Result]
                 except Empty:
                     return
                 try:
-                    found[cell] = Result(healed=run(made, cell, timers))
+                    found[cell] = Result(healed=run(made, cell))
                 except (Exception, pytest.fail.Exception):  # noqa: BLE001 - its test reports it
                     logs = made.rig.daemon.log()[-8000:], made.rig.samba.log()[-2000:]
                     said = "\n".join((traceback.format_exc(), *logs))

@@ -40,11 +40,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     calls = [getattr(item, "callspec", None) for item in session.items]
     nodes = [call.params["node"] for call in calls if call and "node" in call.params]
-    for why, count in session.config.stash.get(selection.LEFT_OUT_COUNTS, {}).items():
-        _say(session.config, f"left out of the test machine: {count} tests ({why})")
+    left_out = session.config.stash.get(selection.LEFT_OUT, 0)
+    if left_out:
+        _say(
+            session.config,
+            f"left out of the test machine: {left_out} tests that run here or take it too long"
+            " (SAMBA_RVSS_VM_TESTS=tests/samba runs others)",
+        )
     shares = selection.share_out(nodes, _MACHINES)
     seconds = float(os.environ.get("SAMBA_RVSS_VM_SECONDS", _SECONDS))
-    env = {REQUIRE: _required()}
+    env = {REQUIRE: _required(), **selection.ENVIRONMENT}
     running = session.config.stash[_running] = {}
     guard = session.config.stash[_guard] = ExitStack()
     for share in shares:

@@ -22,8 +22,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 def _collect(config: pytest.Config) -> list[str]:
     """Return the node ids of the tests that are to run in the machine; note what is left out."""
-    chosen = os.environ.get("SAMBA_RVSS_VM_TESTS")
-    words = list(selection.WHOLE) if chosen is None else shlex.split(chosen)
+    wanted = os.environ.get("SAMBA_RVSS_VM_TESTS")
+    words = list(selection.WHOLE) if wanted is None else shlex.split(wanted)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", *words],
         cwd=_ROOT,
@@ -35,9 +35,9 @@ def _collect(config: pytest.Config) -> list[str]:
     if done.returncode:
         pytest.fail(f"pytest {shlex.join(words)}:\n{done.stdout}{done.stderr}", pytrace=False)
     nodes = [line for line in done.stdout.splitlines() if re.match(r"\S+\.py::", line)]
-    if chosen is not None:
+    if wanted is not None:
         return nodes
-    kept, config.stash[selection.LEFT_OUT_COUNTS] = selection.without_left_out(nodes)
+    kept, config.stash[selection.LEFT_OUT] = selection.chosen(nodes)
     return kept
 
 
