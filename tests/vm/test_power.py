@@ -178,3 +178,4 @@ def test_power_loss(machine: Machine, number: int) -> None:
         machine.forget()
         raise
     machine.rows[-1] += f" whole, {len(seen['copies'])} copies"
+    print(f"\n{machine.rows[-1]}")
