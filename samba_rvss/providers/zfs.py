@@ -351,6 +351,8 @@ def _write_out(dataset: str) -> None:
     except PermissionError:
         return  # its key is not loaded, so it is not mounted, and nothing is in memory
     except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            return  # mounted after it was sealed, read-only, as `_mount` says: nothing was written
         raise RvssError(Problem.SYSTEM, f"cannot mount {dataset}: {exc.strerror}") from exc
     try:
         kernel.syncfs(mount)

@@ -523,6 +523,15 @@ def test_a_sealed_image_can_be_mounted_again(rig: "Rig") -> None:
         assert (first / "file").read_text() == (second / "file").read_text() == "content"
 
 
+def test_a_sealed_image_that_was_mounted_anew_can_be_sealed_again(rig: "Rig") -> None:
+    """As when sealing was cut off and the mount was lost: it goes on after it is mounted."""
+    mark = take(rig.provider, rig.volume("vms"))
+    rig.provider.seal(mark.volume, mark.id)
+    with seen(rig.provider, mark):
+        rig.provider.seal(mark.volume, mark.id)
+        rig.provider.settle(mark.volume, mark.id)
+
+
 def test_settle_makes_durable_what_recovery_wrote(rig: "Rig", rig_directory: Path) -> None:
     share = rig.volume("vms")
     (share / "disk").write_bytes(bytes(1 << 20))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def opened(rig: "Rig") -> "tuple[Client, CopySet, ShadowCopy]":
     """A copy that is open for its recovery."""
-    rig.samba.set_options({"rvss:grace": "2 s"})
+    rig.samba.set_options({"rvss:grace": "2 s", "rvss:recovery timeout": "60 s"})
     rig.share("vms", rig.volume())
     rig.start()
     client = rig.client()
@@ -34,7 +34,7 @@ def test_an_image_that_is_lost_before_it_is_sealed(
     with client:
         client.recovery_complete_shadow_copy_set(taken.id)
         rig.wait_for_log("is not sealed")
-    rig.assert_nothing_left(30)
+    rig.assert_nothing_left(90)
 
 
 def test_a_mount_that_is_lost_before_it_is_sealed(
@@ -46,7 +46,7 @@ def test_a_mount_that_is_lost_before_it_is_sealed(
     with client:
         client.recovery_complete_shadow_copy_set(taken.id)
         rig.wait_for_log("is not sealed")
-        rig.wait_for_phase(Phase.SEALED, seconds=30)
+        rig.wait_for_phase(Phase.SEALED, seconds=60)
         with rig.session(taken.mappings[0].exposed_share) as session:
             assert session.read("data").startswith(b"from the source")
         rig.delete(client, taken, "vms")

@@ -581,7 +581,8 @@ class World:
         else:
             for provider in self.providers():
                 if provider.name == copy.volume.provider:
-                    provider.destroy(copy.volume, copy.id)
+                    with suppress(RvssError):  # some file systems keep it while it is mounted
+                        provider.destroy(copy.volume, copy.id)
 
     # what is there
 
