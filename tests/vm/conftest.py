@@ -17,6 +17,7 @@ from samba_rvss.testing.plugin import CAPABILITIES, REQUIRE
 from tests.vm import background, durable, image, selection
 
 NO_VM = "SAMBA_RVSS_NO_VM"
+LONG = "SAMBA_RVSS_LONG"
 # How long a machine's tests may take. Machines at once: each keeps one processor busy.
 _SECONDS = 3600.0
 _MACHINES = min(2, os.cpu_count() or 1)
@@ -25,6 +26,7 @@ CAPABILITIES["vm"] = cache(image.missing)
 
 _running = pytest.StashKey[dict[str, background.Background]]()
 _guard = pytest.StashKey[ExitStack]()
+_long = pytest.StashKey[int]()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -34,8 +36,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"left out, because {NO_VM} is set (tests/run --no-vm)")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what boots machines again and again, unless it is asked for."""
+    if os.environ.get(LONG):
+        return
+    long = [item for item in items if item.path.name in ("test_reboot.py", "test_power.py")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+        config.stash[_long] = len(long)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the machines, before the first test of any floor, with what of theirs is to run."""
+    if long := session.config.stash.get(_long, 0):
+        text = f"left out: {long} tests of reboots and power losses ({LONG}=1 runs them)"
+        _say(session.config, text)
     if session.config.option.collectonly or os.environ.get(NO_VM) or CAPABILITIES["vm"]():
         return
     calls = [getattr(item, "callspec", None) for item in session.items]
