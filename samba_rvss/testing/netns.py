@@ -19,11 +19,14 @@ from typing import Self, TypeVar
 from pyroute2 import IPRoute, NetlinkError, netns
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.run import run
 
 T = TypeVar("T")
 
 LENGTH = 30
 """Prefix length of the addresses: a network of two."""
+
+_SECONDS = 30.0
 
 # linux/tcp.h, TCP_ESTABLISHED
 _ESTABLISHED = "01"
@@ -48,7 +51,8 @@ class Link:
     def __enter__(self) -> Self:
         with ExitStack() as guard:
             guard.push(self._undo)
-            netns.create(self.namespace)
+            # pyroute2's own way forks, which a process with threads must not.
+            run(["ip", "netns", "add", self.namespace], timeout=_SECONDS)
             self._undo.callback(netns.remove, self.namespace)
             with IPRoute() as route:
                 peer = {"ifname": self._theirs, "net_ns_fd": self.namespace}
