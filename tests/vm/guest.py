@@ -156,7 +156,7 @@ def copy_of(taken: Taken) -> ShadowCopy:
 
 
 def wait_for(taken: Taken, phase: Phase) -> None:
-    """Wait until a copy has come to a phase; the ledger learns its id after Samba has written it."""
+    """Wait until a copy has come to a phase; the ledger learns of it after Samba answers."""
     copy_id = str(taken.made.mappings[0].copy_id)
     wait(
         lambda: phase in (one.phase for one in ledger() if one.copy_id == copy_id),
