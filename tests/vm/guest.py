@@ -156,8 +156,12 @@ def copy_of(taken: Taken) -> ShadowCopy:
 
 
 def wait_for(taken: Taken, phase: Phase) -> None:
-    """Wait until a copy has come to a phase."""
-    wait(lambda: copy_of(taken).phase is phase, f"{taken.name} is not {phase.value}")
+    """Wait until a copy has come to a phase; the ledger learns of it after Samba answers."""
+    copy_id = str(taken.made.mappings[0].copy_id)
+    wait(
+        lambda: phase in (one.phase for one in ledger() if one.copy_id == copy_id),
+        f"{taken.name} is not {phase.value}",
+    )
 
 
 def wait(condition: Callable[[], bool], complaint: str, seconds: float = SETTLE_SECONDS) -> None:
