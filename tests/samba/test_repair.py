@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import time
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,7 +76,10 @@ def test_workers_and_who_is_connected(rig: "Rig", second_operator: "BackupOperat
     with rig.client() as client:
         (pid,) = control.worker_pids(locks)
         assert [pid] == rig.samba.worker_pids()
-        assert _workers(rig) == (Worker(pid=pid, clients=1),)
+        (worker,) = _workers(rig)
+        assert worker == Worker(pid=pid, clients=1, started=worker.started)
+        present = time.clock_gettime(time.CLOCK_BOOTTIME)
+        assert present - 60 < worker.started <= present
         with rig.client(second_operator):
             _wait_for_clients(rig, 2)
         _wait_for_clients(rig, 1)
@@ -89,7 +93,7 @@ def test_workers_and_who_is_connected(rig: "Rig", second_operator: "BackupOperat
         # Another Samba's workers are not this one's.
         assert control.worker_pids("/run/another") == []
         rig.delete(client, taken, "vms")
-    assert _wait_for_clients(rig, 0) == (Worker(pid=pid, clients=0),)
+    assert _wait_for_clients(rig, 0) == (replace(worker, clients=0),)
     assert control.end_worker(pid, locks)
     assert control.worker_pids(locks) == []
     assert control.end_worker(pid, locks)  # ended already is success
