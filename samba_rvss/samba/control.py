@@ -88,18 +88,26 @@ def workers(configfile: str, lock_directory: str) -> tuple[Worker, ...]:
     if not pids:
         return ()
     # source3/rpc_server/rpc_host.c, rpc_host_dump_status()
-    said = _smbcontrol(configfile, "samba-dcerpcd", "rpc-dump-status") or ""
-    section = re.search(rf"/{WORKER}: .*\n((?: .*\n)*)", said)
-    lines = section[1] if section else ""
-    counts = dict(re.findall(r"pid=(\d+), num_clients=(\d+)", lines))
+    counts = connections(_smbcontrol(configfile, "samba-dcerpcd", "rpc-dump-status") or "")
     return tuple(
         Worker(
             pid=pid,
-            clients=int(counts[str(pid)]) if str(pid) in counts else None,
+            clients=counts.get(pid),
             started=kernel.started(pid),
         )
         for pid in pids
     )
+
+
+def connections(said: str) -> dict[int, int]:
+    """Read of samba-dcerpcd's status how many connections each rpcd_fsrvp serves, by its pid.
+
+    Samba 4.17 calls them clients; later ones count associations as well.
+    """
+    section = re.search(rf"/{WORKER}: .*\n((?: .*\n?)*)", said)
+    lines = section[1] if section else ""
+    found = re.findall(r"pid=(\d+),.* num_(?:clients|connections)=(\d+)", lines)
+    return {int(pid): int(count) for pid, count in found}
 
 
 def end_worker(pid: int, lock_directory: str) -> bool:
