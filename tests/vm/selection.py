@@ -25,8 +25,7 @@ CHOSEN = (
     (r"tests/kernel/test_mounts\.py", 1.5),
     # The Samba floor: smbtorture, sealing, authorisation, crash points.
     (r"test_torture\.py::test_rpc_fsrvp\[(zfs-whole|zfs-inside|btrfs-inside)-operator\]", 80.0),
-    (r"test_sealing\.py::test_(recovered_copy|local_writer|without_recovery).*(zfs)", 45.0),
-    (r"test_sealing\.py::test_(recovered_copy|local_writer).*\[btrfs", 20.0),
+    (r"test_sealing\.py::test_(recovered_copy.*zfs|local_writer.*zfs-open)", 45.0),
     (r"test_access\.py::test_user_.*(zfs|btrfs)", 45.0),
     (r"test_crash\.py::test_crash_during_commit\[plain-.*-create\.image\]", 45.0),
     (r"test_crash\.py::test_crash_between.*\[plain-.*-open\.opened\]", 45.0),
