@@ -36,8 +36,7 @@ CHOSEN = (
     (r"test_exact\.py::test_names_in_any_case\[insensitive-zfs\]", 30.0),
     (r"test_nested\.py::test_nested_volumes_go_with_the_share\[zfs-previous\]", 60.0),
     (r"test_reach\.py::test_the_root_of_the_mount_is_the_share", 40.0),
-    (r"test_reach\.py::test_no_path_leads_out_of_the_copy\[zfs-default\]", 40.0),
-    (r"test_side_by_side\.py.*(zfs)", 60.0),
+    (r"test_side_by_side\.py::test_samba_does_not_wait.*(zfs)", 60.0),
     # Healing.
     (r"test_repair\.py::test_the_daemon_.*(zfs)", 40.0),
 )
