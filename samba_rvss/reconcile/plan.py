@@ -5,7 +5,7 @@ for is given time. `Plan.due` says when another look is worth while.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -134,6 +134,7 @@ class _Planner:
         self._kept: list[Kept] = []
         self._findings: dict[str, Moment] = {}
         self._leaving: set[str] = set()
+        self._adopted: set[str] = set()
 
     def plan(self) -> Plan:
         for copy in self._seen.copies:
@@ -153,25 +154,32 @@ class _Planner:
 
     # what comes of it
 
-    def _act(self, kind: Kind, copy: ShadowCopy, reason: str, *evidence: str) -> None:
-        action = Action(kind=kind, target=copy.id, reason=reason, evidence=evidence, copy=copy)
-        self._actions.append(action)
+    def _act(
+        self,
+        kind: Kind,
+        copy: ShadowCopy,
+        reason: str,
+        *evidence: str,
+        believes: tuple[SetState | None, ...] = (),
+    ) -> None:
+        self._actions.append(
+            Action(
+                kind=kind,
+                target=copy.id,
+                reason=reason,
+                evidence=evidence,
+                copy=copy,
+                believes=believes,
+            )
+        )
         if kind is Kind.DELETE:
             self._leaving.add(copy.path)
 
     def _expire(self, copy: ShadowCopy, reason: str, *evidence: str) -> None:
         """Remove a whole copy, because of what srv_fss.tdb says of it or does not say."""
         known = self._known.get(copy.path)
-        action = Action(
-            kind=Kind.DELETE,
-            target=copy.id,
-            reason=reason,
-            evidence=evidence,
-            copy=copy,
-            believes=(known.state if known else None,),
-        )
-        self._actions.append(action)
-        self._leaving.add(copy.path)
+        state = known.state if known else None
+        self._act(Kind.DELETE, copy, reason, *evidence, believes=(state,))
 
     def _keep(
         self, target: str, reason: str, due: float | None = None, *, wrong: bool = False
@@ -253,7 +261,6 @@ class _Planner:
             self._keep(copy.id, "it is being created", left)
 
     def _judge_whole(self, copy: ShadowCopy, image: Image) -> None:
-        before = len(self._actions)
         known = self._known.get(copy.path)
         if self._seen.samba is None:
             self._keep(copy.id, "srv_fss.tdb cannot be read", wrong=True)
@@ -265,7 +272,7 @@ class _Planner:
             self._judge_recovered(copy, known)
         else:
             self._judge_unrecovered(copy, known)
-        if any(action.kind is Kind.DELETE for action in self._actions[before:]):
+        if copy.path in self._leaving:
             return
         paths = {path for path in (copy.path, copy.previous_path) if path}
         if self._seen.mounts is not None and not paths <= self._seen.mounts:
@@ -411,9 +418,10 @@ class _Planner:
 
     def _may_exist(self, path: str) -> bool:
         """Return whether a path may be that of an image that cannot be listed now."""
-        known = self._leaving | {copy.path for copy in self._seen.copies}
-        gone = path in known or path.rpartition("/")[2] in self._seen.gone
-        return self._seen.inventory is None and not gone
+        if self._seen.inventory is not None:
+            return False
+        known = any(path == copy.path for copy in self._seen.copies)
+        return not known and _image_of(path) not in self._seen.gone
 
     def _judge_images(self) -> None:
         for image in self._images.values():
@@ -433,6 +441,7 @@ class _Planner:
             self._actions.append(
                 Action(kind=Kind.ADOPT, target=image.id, reason=reason, image=image)
             )
+            self._adopted.add(image.id)
         elif self._seen.starting:
             destroy("its creation was cut off")
         else:
@@ -443,9 +452,8 @@ class _Planner:
         """Judge mounts and directories. One is named after its image: an adopted one keeps its."""
         seen = self._seen
         accounted = {path for copy in seen.copies for path in (copy.path, copy.previous_path)}
-        adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
         for path in sorted((seen.mounts or frozenset()) | (seen.directories or frozenset())):
-            if path in accounted or path.rpartition("/")[2] in adopted:
+            if path in accounted or _image_of(path) in self._adopted:
                 continue
             reason = "no shadow copy belongs to it"
             action = Action(kind=Kind.UNMOUNT, target=path, reason=reason)
@@ -457,11 +465,10 @@ class _Planner:
                 self._unaccounted(f"mount {path}", path, reason, _adder(self._actions, action))
 
     def _judge_shares(self) -> None:
-        paths = {copy.path for copy in self._seen.copies} | {
-            f"{self._seen.exposed_directory}{name}" for name in self._adopted_names()
-        }
+        paths = {copy.path for copy in self._seen.copies}
         for share, path in sorted((self._seen.shares or {}).items()):
-            if not path.startswith(self._seen.exposed_directory) or path in paths:
+            ours = path.startswith(self._seen.exposed_directory)
+            if not ours or path in paths or _image_of(path) in self._adopted:
                 continue
             reason = "its shadow copy does not exist"
             if self._may_exist(path):
@@ -469,13 +476,6 @@ class _Planner:
                 continue
             action = Action(kind=Kind.UNSHARE, target=share, reason=reason, evidence=(path,))
             self._unaccounted(f"share {share}", share, reason, _adder(self._actions, action))
-
-    def _adopted_names(self) -> Iterator[str]:
-        """Yield the last two parts of the paths of what is to be adopted."""
-        adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
-        for path in self._by_path:
-            if path.rpartition("/")[2] in adopted:
-                yield path.removeprefix(self._seen.exposed_directory)
 
     def _judge_descriptors(self) -> None:
         """Judge security descriptors; only a share that the ledger had makes one ours."""
@@ -500,13 +500,14 @@ class _Planner:
         for copy in self._seen.samba.copies:
             members.setdefault(copy.set_id, []).append(copy)
         for one in self._sets.values():
-            paths = [copy.path for copy in members.get(one.id, []) if copy.path]
-            if not self._is_ours(one, members.get(one.id, [])):
+            copies = members.get(one.id, [])
+            paths = [copy.path for copy in copies if copy.path]
+            if not self._is_ours(one, copies):
                 if one.state is not SetState.RECOVERED:
                     reason = f"it is {one.state.name.lower()} and not of our shares alone"
                     self._keep(one.id, reason, wrong=True)
-            elif alive.isdisjoint(paths) and not self._adopting(paths):
-                self._judge_set(one, members.get(one.id, []))
+            elif alive.isdisjoint(paths) and self._adopted.isdisjoint(map(_image_of, paths)):
+                self._judge_set(one, copies)
 
     def _is_ours(self, one: SambaSet, members: list[SambaCopy]) -> bool:
         """Return whether a set is of our shares alone.
@@ -523,15 +524,11 @@ class _Planner:
             for copy in members
         )
 
-    def _adopting(self, paths: list[str]) -> bool:
-        adopted = {action.target for action in self._actions if action.kind is Kind.ADOPT}
-        return any(path.rpartition("/")[2] in adopted for path in paths)
-
     def _judge_set(self, one: SambaSet, members: list[SambaCopy]) -> None:
         """Judge a set none of whose copies will be left; a worker must not have it in memory."""
         paths = [copy.path for copy in members if copy.path]
         expired = bool(paths) and all(
-            path in self._leaving or path.rpartition("/")[2] in self._seen.gone for path in paths
+            path in self._leaving or _image_of(path) in self._seen.gone for path in paths
         )
         workers, quiet = self._seen.workers, self._seen.quiet
         reason = "no shadow copy of it is left"
@@ -588,6 +585,11 @@ class _Planner:
         ages = [(wall - copy.created).total_seconds() for copy in members if copy.path]
         # Samba keeps whole seconds, and it stores the set after the time that it notes.
         return bool(ages) and worker.started > self._seen.present.seconds - min(ages) + _COMMIT
+
+
+def _image_of(path: str) -> str:
+    """Return the id of the image that a recovery mount is of: it is named after it."""
+    return path.rpartition("/")[2]
 
 
 def _adder(actions: list[Action], action: Action) -> Callable[[], None]:
