@@ -1,15 +1,17 @@
 """The ledger: every shadow copy, its phase and its events, in SQLite.
 
 A change is on disk when its method returns. The daemon alone writes; commands read the file while
-it does, or while it does not run. Losing the file loses nothing: images bear their marks.
+it does, or while it does not run. Losing the file loses nothing: images bear their marks, and a
+daemon that still has the lost file open writes it anew.
 """
 
+import logging
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
@@ -18,6 +20,8 @@ from urllib.parse import quote
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Event, Moment, Phase, SetState, ShadowCopy, Volume
+
+_logger = logging.getLogger(__name__)
 
 _VERSION = 2
 _VERSION_1 = """
@@ -83,25 +87,16 @@ class Ledger:
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._file: os.stat_result | None = None
         if read_only and not os.path.exists(path):
             raise RvssError(
                 Problem.NOT_FOUND, f"there is no ledger at {path}", "has the daemon ever run?"
             )
-        mode = "ro" if read_only else "rwc"
         with self._reported(), ExitStack() as undo:
-            self._database = sqlite3.connect(
-                f"file:{quote(os.fsencode(path))}?mode={mode}",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=10.0,
-            )
+            self._database = _connect(path, "ro" if read_only else "rwc")
             undo.callback(self._database.close)
             if not read_only:
-                os.chmod(path, 0o600)
-                self._database.execute("PRAGMA journal_mode = WAL")
-                # FULL: a commit is on disk when it returns, in WAL mode as well
-                self._database.execute("PRAGMA synchronous = FULL")
+                self._claim()
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             if version < _VERSION and not read_only:
                 steps = " ".join(_MIGRATIONS[version:])
@@ -123,6 +118,37 @@ class Ledger:
                     hint,
                 )
             undo.pop_all()
+
+    def _claim(self) -> None:
+        """Make the file fit for being written, and remember which one it is."""
+        os.chmod(self._path, 0o600)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        # FULL: a commit is on disk when it returns, in WAL mode as well
+        self._database.execute("PRAGMA synchronous = FULL")
+        self._file = os.stat(self._path)
+
+    def _restore(self) -> None:
+        """Write the file anew from what is open, if it was removed or replaced meanwhile."""
+        if self._file is None:
+            return
+        try:
+            if os.path.samestat(os.stat(self._path), self._file):
+                return
+        except FileNotFoundError:
+            pass
+        _logger.error("the ledger %s was removed or replaced and is written anew", self._path)
+        new = f"{self._path}.new"
+        _remove(new)
+        with closing(_connect(new, "rwc")) as copy:
+            self._database.backup(copy)
+            # One file alone, complete, can take the other's place.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        # The log of a file that was put in the place of ours must not be applied to ours.
+        _remove(self._path)
+        self._database.close()
+        os.rename(new, self._path)
+        self._database = _connect(self._path, "rw")
+        self._claim()
 
     def close(self) -> None:
         """Close the file."""
@@ -352,6 +378,7 @@ class Ledger:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._reported():
+            self._restore()
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -376,6 +403,23 @@ class Ledger:
                 f"the ledger {self._path} fails: {exc}",
                 "see whether its file system is full or read-only",
             ) from exc
+
+
+def _connect(path: str, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=10.0,
+    )
+
+
+def _remove(path: str) -> None:
+    """Remove a database, with its log."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        with suppress(FileNotFoundError):
+            os.unlink(path + suffix)
 
 
 def _plain(value: object) -> object:

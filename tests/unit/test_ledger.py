@@ -1,6 +1,7 @@
 """The ledger: what a method has returned for is on disk, whatever happens next."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -620,6 +621,58 @@ def test_full_file_system(rig_directory: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
 
 
+# a file that goes while it is in use
+
+
+def _remove(path: str) -> None:
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        os.unlink(name)
+
+
+def _put_back(path: str) -> None:
+    """Put an old backup in its place, with a log that is not that of ours."""
+    for name in Path(path).parent.glob("*.old*"):
+        name.unlink()
+    with closing(Ledger(f"{path}.old")) as old:
+        old.add(copy_of("old"), "create")
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}.old{suffix}", f"{path}.copy{suffix}")
+    for suffix in ("-wal", ""):
+        os.rename(f"{path}.copy{suffix}", path + suffix)
+
+
+@pytest.mark.parametrize("lose", [os.unlink, _remove, _put_back])
+def test_a_lost_file_is_written_anew(path: str, lose: Callable[[str], None]) -> None:
+    with closing(Ledger(path)) as ledger:
+        ledger.add(copy_of("a"), "create")
+        lose(path)
+        ledger.add(copy_of("b"), "create")
+        ledger.change(copy_of("a"), "taken", phase=Phase.TAKEN)
+        with closing(Ledger(path, read_only=True)) as reader:
+            assert [copy.id for copy in reader.copies()] == ["a", "b"]
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        lose(path)
+        ledger.note(copy_of("a"), "noted")
+    with closing(Ledger(path)) as ledger:
+        assert [copy.id for copy in ledger.copies()] == ["a", "b"]
+        assert [event.what for event in ledger.events()] == ["create", "create", "taken", "noted"]
+    assert not list(Path(path).parent.glob("*.new*"))
+
+
+def test_a_lost_directory_is_said_and_can_come_back(path: str) -> None:
+    directory = Path(path).parent
+    with closing(Ledger(path)) as ledger:
+        ledger.add(copy_of("a"), "create")
+        shutil.rmtree(directory)
+        with pytest.raises(RvssError) as caught:
+            ledger.add(copy_of("b"), "create")
+        assert caught.value.problem is Problem.STATE
+        directory.mkdir()
+        ledger.add(copy_of("b"), "create")
+    with closing(Ledger(path)) as ledger:
+        assert [copy.id for copy in ledger.copies()] == ["a", "b"]
+
+
 # others
 
 
@@ -654,12 +707,15 @@ def test_a_reader_sees_whole_changes_while_another_writes(path: str) -> None:
     assert last > 0
 
 
-_WRITER = """
+_WRITER = r"""
+import os
 import sys
 sys.path.insert(0, sys.argv[2])
 from datetime import UTC, datetime
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase, ShadowCopy, Volume
+def say(line):
+    os.write(1, f"{line}\n".encode())  # in one piece, whenever the end comes
 ledger = Ledger(sys.argv[1])
 first = int(sys.argv[3])
 volume = Volume(provider="p", file_system="f", key="k", name="n", directory="", inode=1)
@@ -667,9 +723,9 @@ for number in range(first, first + 100000):
     copy = ShadowCopy(id=f"c{number:06}", share="s", share_path="/s", volume=volume,
         created=datetime(2024, 1, 1, tzinfo=UTC), phase=Phase.CREATING, path=f"/{number}")
     ledger.add(copy, "create")
-    print("a", number, flush=True)
+    say(f"a {number}")
     ledger.change(copy, "taken", phase=Phase.TAKEN, set_id="set", context=number)
-    print("t", number, flush=True)
+    say(f"t {number}")
 """
 
 
