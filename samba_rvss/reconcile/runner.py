@@ -193,17 +193,18 @@ class Runner:
         volume = copy.volume if copy else image.mark.volume if image else None
         try:
             async with self._only(volume.key if volume else ""):
-                if not await in_thread(apply.is_current, self._lifecycle, action):
-                    _logger.info("reconcile: no longer called for: %s", action.describe())
-                    return Outcome(action=action, stale=True)
-                if copy is not None and action.kind is Kind.DELETE:
-                    await self._watcher.release(copy)
-                await in_thread(apply.perform, self._lifecycle, action)
+                try:
+                    if not await in_thread(apply.is_current, self._lifecycle, action):
+                        _logger.info("reconcile: no longer called for: %s", action.describe())
+                        return Outcome(action=action, stale=True)
+                    if copy is not None and action.kind is Kind.DELETE:
+                        await self._watcher.release(copy)
+                    await in_thread(apply.perform, self._lifecycle, action)
+                finally:
+                    self._follow(action.target)
         except RvssError as exc:
             _logger.error("reconcile: cannot %s: %s", action.describe(), exc)
             return Outcome(action=action, error=exc)
-        finally:
-            self._follow(action.target)
         _logger.warning("reconcile: %s", action.describe())
         return Outcome(action=action)
 
