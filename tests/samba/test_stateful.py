@@ -3,7 +3,7 @@
 SAMBA_RVSS_STEPS says how many steps are made (500), SAMBA_RVSS_SEED from which number they come
 (a random one, which is printed); the same number makes the same choices again. With
 SAMBA_RVSS_SHRINK=1 hypothesis looks for a shorter way to what failed, which takes long: each
-attempt is made on a real smbd. It runs only with SAMBA_RVSS_LONG=1.
+attempt is made on a real smbd.
 """
 
 import os
@@ -13,7 +13,6 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, ClassVar
 
-import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from tests.samba.conftest import Rig
 
 STEPS = "SAMBA_RVSS_STEPS"
-LONG = "SAMBA_RVSS_LONG"
 SEED = "SAMBA_RVSS_SEED"
 SHRINK = "SAMBA_RVSS_SHRINK"
 
@@ -301,7 +299,6 @@ def _settings(steps: int) -> settings:
     )
 
 
-@pytest.mark.skipif(not os.environ.get(LONG), reason=f"it takes long: {LONG}=1 runs it")
 def test_random_steps(rig: "Rig", second_operator: "BackupOperator") -> None:
     """Two users, real daemons, and no broken promise."""
     wanted = int(os.environ.get(STEPS, "500"))

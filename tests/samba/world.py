@@ -43,6 +43,8 @@ SEQUENCE_TIMEOUT = 2 * RECOVERY_TIMEOUT
 IN_PROGRESS = "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
 FOREIGN_SHARE = "other@{00000000-0000-4000-8000-000000000001}"
 _MOST = 300
+# Samba refuses this to everybody, and asks no hook (source3/rpc_server/fss/srv_fss_agent.c).
+_NEVER_SUPPORTED = "IsPathShadowCopied"
 
 
 @dataclass
@@ -263,7 +265,8 @@ class World:
             self.tally[f"{exc.method} {exc.name}"] += 1
             # These two are what a refusal of the hook becomes. What says why is the hook's or
             # Samba's own; nothing at all would leave the administrator in the dark.
-            if exc.hresult in (HResult.FSRVP_E_NOT_SUPPORTED, HResult.E_FAIL):
+            hooked = exc.hresult in (HResult.FSRVP_E_NOT_SUPPORTED, HResult.E_FAIL)
+            if hooked and exc.method != _NEVER_SUPPORTED:
                 said.append(self._reason(before, exc.message))
         except RvssError as exc:
             said.append(exc.message)
