@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 
 from samba_rvss import instance
-from samba_rvss.reconcile.plan import Plan
+from samba_rvss.reconcile.decision import Plan
 from samba_rvss.reconcile.runner import Outcome, Report, Runner
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess

@@ -41,6 +41,11 @@ def escape(share: str) -> str:
     return text
 
 
+def image_of(path: str) -> str:
+    """Return the id of the image that an exposed path is of: it is named after it."""
+    return path.rpartition("/")[2]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
     """A process that has a file open for writing on a recovery mount."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from samba_rvss.reconcile.plan import Action, Kept, Plan
+from samba_rvss.reconcile.decision import Action, Kept, Plan
 from samba_rvss.wire import Fate, Finding
 
 

@@ -14,8 +14,9 @@ from samba_rvss.ledger import now
 from samba_rvss.model import Event, Inventory
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
+from samba_rvss.reconcile.decision import Plan
 from samba_rvss.reconcile.observation import Observation, Sources, observe
-from samba_rvss.reconcile.plan import Plan, plan
+from samba_rvss.reconcile.plan import plan
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.process import Here
 

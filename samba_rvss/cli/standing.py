@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from samba_rvss.cli.look import Look
 from samba_rvss.lifecycle import Step, steps
 from samba_rvss.model import Phase, SambaCopy, SambaState, SetState, ShadowCopy
+from samba_rvss.reconcile.decision import Kind
 from samba_rvss.reconcile.observation import Observation
-from samba_rvss.reconcile.plan import Kind
 
 _UNSEALED = (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
 _IN_WORK = (Phase.CREATING, Phase.DELETING)

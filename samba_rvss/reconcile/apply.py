@@ -7,7 +7,7 @@ in which it is made.
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.lifecycle import Lifecycle
 from samba_rvss.model import Image, Phase, SambaState, ShadowCopy
-from samba_rvss.reconcile.plan import Action, Kind
+from samba_rvss.reconcile.decision import Action, Kind
 from samba_rvss.samba import control, fss_state
 
 

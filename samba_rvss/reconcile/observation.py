@@ -22,7 +22,7 @@ from samba_rvss.model import (
     ShadowCopy,
     Worker,
 )
-from samba_rvss.mounts import Mounts
+from samba_rvss.mounts import Mounts, image_of
 from samba_rvss.samba import control, fss_state, registry
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.process import Caller
@@ -99,6 +99,13 @@ class Observation:
     findings: Mapping[str, Moment] = field(default_factory=dict)
     starting: bool = False
     problems: tuple[str, ...] = ()
+
+    def may_have_image(self, path: str) -> bool:
+        """Return whether a path may be that of an image that cannot be listed now."""
+        if self.inventory is not None:
+            return False
+        known = any(path == copy.path for copy in self.copies)
+        return not known and image_of(path) not in self.gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

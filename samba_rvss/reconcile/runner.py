@@ -19,8 +19,9 @@ from samba_rvss.ledger import now
 from samba_rvss.lifecycle import Lifecycle
 from samba_rvss.model import Phase
 from samba_rvss.reconcile import apply
+from samba_rvss.reconcile.decision import Action, Kind, Plan
 from samba_rvss.reconcile.observation import Sources, observe
-from samba_rvss.reconcile.plan import Action, Kind, Plan, plan
+from samba_rvss.reconcile.plan import plan
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.watcher import Watcher, in_thread
 

@@ -27,8 +27,8 @@ from samba_rvss.model import (
     ShadowCopy,
     Volume,
 )
+from samba_rvss.reconcile.decision import Action, Kept, Kind, Plan
 from samba_rvss.reconcile.observation import Observation, Options
-from samba_rvss.reconcile.plan import Action, Kept, Kind, Plan
 from samba_rvss.samba.conf import Config
 from samba_rvss.wire import Fate, Finding, Presence
 

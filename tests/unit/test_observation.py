@@ -22,8 +22,9 @@ from samba_rvss.lifecycle import Lifecycle
 from samba_rvss.model import Image, Inventory, Mark, Phase, SetState, ShadowCopy, Volume
 from samba_rvss.mounts import Mounts
 from samba_rvss.reconcile import apply, observation
+from samba_rvss.reconcile.decision import Action, Kind
 from samba_rvss.reconcile.observation import Observation, Sources, observe
-from samba_rvss.reconcile.plan import Action, Kind, plan
+from samba_rvss.reconcile.plan import plan
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
 

@@ -26,8 +26,9 @@ from samba_rvss.model import (
     Volume,
     Worker,
 )
+from samba_rvss.reconcile.decision import Action, Kept, Kind, Plan
 from samba_rvss.reconcile.observation import Observation, Options
-from samba_rvss.reconcile.plan import Action, Kept, Kind, Plan, plan
+from samba_rvss.reconcile.plan import plan
 
 NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
 PRESENT = Moment(boot="this start", seconds=1_000_000.0)

@@ -26,8 +26,9 @@ from samba_rvss.model import (
     Volume,
     Worker,
 )
+from samba_rvss.reconcile.decision import Action, Kind, Plan
 from samba_rvss.reconcile.observation import Observation, Options
-from samba_rvss.reconcile.plan import Action, Kind, Plan, plan
+from samba_rvss.reconcile.plan import plan
 
 T = TypeVar("T")
 

@@ -1,0 +1,253 @@
+"""Judging shadow copies: which are deleted, mounted again or sealed, and which live for how long.
+
+A copy that was taken is judged only where its image and srv_fss.tdb can be seen. What the file says
+of its set goes before our own record; where it says nothing, as after a start of the machine, the
+record and the share in Samba's registry stand for it.
+"""
+
+import math
+
+from samba_rvss.model import Context, Image, Phase, SambaCopy, SetState, ShadowCopy
+from samba_rvss.reconcile.decision import Action, Kind
+from samba_rvss.reconcile.draft import Draft
+from samba_rvss.reconcile.observation import Observation
+
+
+def judge(seen: Observation, draft: Draft) -> None:
+    """Judge all that the ledger knows."""
+    judging = _Judging(seen, draft)
+    for copy in seen.copies:
+        judging.judge(copy)
+
+
+class _Judging:
+    """One look through the copies: the observation, arranged for finding what belongs to one."""
+
+    def __init__(self, seen: Observation, draft: Draft) -> None:
+        self._seen = seen
+        self._draft = draft
+        self._options = seen.options
+        images = seen.inventory.images if seen.inventory else ()
+        self._images = {image.id: image for image in images}
+        self._listed = seen.inventory.file_systems if seen.inventory else frozenset()
+        self._known = {copy.path: copy for copy in seen.samba.copies} if seen.samba else {}
+        self._registered = frozenset((seen.shares or {}).values())
+
+    def judge(self, copy: ShadowCopy) -> None:
+        seen = self._seen
+        image = self._images.get(copy.id)
+        listed = copy.volume.file_system in self._listed
+        if copy.id in seen.changing:
+            self._draft.keep(copy.id, "something is being done with it", self._options.grace)
+        elif copy.phase is Phase.CREATING:
+            self._judge_creating(copy)
+        elif copy.phase is Phase.DELETING:
+            self._act(Kind.DELETE, copy, "its deletion was cut off")
+        elif seen.inventory is None:
+            self._draft.keep(copy.id, "the images cannot be listed", wrong=True)
+        elif image is None and not listed:
+            reason = f"its file system is not there ({copy.volume.file_system})"
+            self._draft.keep(copy.id, reason, wrong=True)
+        elif image is None:
+            self._act(Kind.DELETE, copy, "its image does not exist any more")
+        elif not image.complete:
+            self._act(Kind.DELETE, copy, "its image is not complete")
+        else:
+            self._judge_whole(copy, image)
+
+    def _judge_creating(self, copy: ShadowCopy) -> None:
+        left = self._options.commit_deadline - self._elapsed(copy)
+        if self._seen.starting or left <= 0 or self._of_before(copy):
+            self._act(Kind.DELETE, copy, "its creation was cut off")
+        else:
+            self._draft.keep(copy.id, "it is being created", left)
+
+    def _judge_whole(self, copy: ShadowCopy, image: Image) -> None:
+        known = self._known.get(copy.path)
+        if self._seen.samba is None:
+            self._draft.keep(copy.id, "srv_fss.tdb cannot be read", wrong=True)
+        elif known is None and copy.id in self._seen.unproven:
+            reason = "srv_fss.tdb is to be read once more"
+            self._draft.keep(copy.id, reason, self._options.grace)
+        elif known is None:
+            self._judge_unknown(copy)
+        elif known.state is SetState.RECOVERED:
+            self._judge_recovered(copy, known)
+        else:
+            self._judge_unrecovered(copy, known)
+        if copy.path in self._draft.leaving:
+            return
+        paths = {path for path in (copy.path, copy.previous_path) if path}
+        if self._seen.mounts is not None and not paths <= self._seen.mounts:
+            self._act(Kind.REMOUNT, copy, "it is not mounted")
+        if copy.phase is Phase.SEALED and not image.read_only:
+            self._act(Kind.SEAL, copy, "it was sealed, and its image is writable")
+
+    # in a set
+
+    def _judge_unrecovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
+        """Judge a copy whose set srv_fss.tdb shows committed or exposed, or before."""
+        exposed = known.state is SetState.EXPOSED
+        timer = self._options.recovery_timeout
+        if not exposed:
+            # MS-FSRVP gives a client 180 s after Commit to expose what it has.
+            timer = min(timer, self._options.grace)
+        # Its time counts from when the daemon learned that state: what is news is of just now.
+        left = timer - (self._elapsed(copy) if copy.state is known.state else 0.0)
+        state = f"its set {known.set_id} is {known.state.name.lower()}"
+        if self._of_before(copy):
+            self._expire(copy, "the machine was started before its recovery was", state)
+        elif left <= 0:
+            reason = f"its client has been silent for {timer:g} s before RecoveryComplete"
+            self._expire(copy, reason, state)
+        elif exposed and self._share_is_gone(copy):
+            self._lose_share(copy, left)
+        else:
+            self._draft.keep(copy.id, f"{state}; its timer has {left:.0f} s left", left)
+
+    def _judge_recovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
+        if self._of_before(copy) and not self._is_recovered(copy):
+            # Only sealing brings what recovery wrote to the disk for certain.
+            self._expire(copy, "the machine was started before it was sealed")
+        elif copy.phase is Phase.SEALING:
+            self._act(Kind.SEAL, copy, "its sealing was cut off")
+        elif copy.phase is not Phase.SEALED:
+            self._act(Kind.SEAL, copy, "its recovery is complete")
+        elif self._share_is_gone(copy):
+            self._lose_share(copy)
+        else:
+            self._judge_age(copy, known.context, f"its set {known.set_id} is recovered")
+
+    # in no set
+
+    def _judge_unknown(self, copy: ShadowCopy) -> None:
+        """Judge a copy that srv_fss.tdb does not have: after a reboot, or for no good reason."""
+        registered = copy.path in self._registered
+        if copy.phase is Phase.SEALED and (registered or self._seen.shares is None):
+            self._judge_served(copy)
+        elif self._of_before(copy) and not self._is_recovered(copy):
+            self._expire(copy, "the machine was started before its recovery was complete")
+        elif copy.phase is Phase.SEALED:
+            self._expire_in_time(copy, "neither srv_fss.tdb nor a share has it")
+        elif copy.phase is Phase.SEALING and self._is_released(copy):
+            self._release(copy)
+        elif copy.phase is Phase.SEALING:
+            self._act(Kind.SEAL, copy, "its sealing was cut off")
+        else:
+            self._judge_silent(copy)
+
+    def _judge_silent(self, copy: ShadowCopy) -> None:
+        """Judge a copy that is taken or open, and that no set has."""
+        if copy.copy_id and self._seen.workers != ():
+            # A worker may have its set in memory, erased from the file by another one.
+            timer, reason = self._options.recovery_timeout, "srv_fss.tdb has lost its set"
+        else:
+            timer, reason = self._options.grace, "its Commit failed or was cut off"
+        elapsed = self._elapsed(copy)
+        # The first share of a large set waits for the last one: while clients do something, or
+        # may, it can still be its turn; but no Commit takes as long as a client may be silent.
+        waited = min(elapsed, self._seen.quiet or 0.0)
+        longest = max(timer, self._options.recovery_timeout)
+        left = min(timer - waited, longest - elapsed)
+        if left <= 0:
+            self._expire(copy, reason, f"for {timer:g} s")
+        else:
+            self._draft.keep(copy.id, f"{reason}, perhaps; it has {left:.0f} s left", left)
+
+    def _judge_served(self, copy: ShadowCopy) -> None:
+        """Judge a sealed copy whose set Samba has forgotten, but whose share still works."""
+        if not self._of_before(copy):
+            self._judge_age(copy, copy.context, "its share still works")
+        elif not copy.set_id:
+            self._draft.keep(copy.id, "its context is not known any more", wrong=True)
+        elif copy.state in (SetState.COMMITTED, SetState.EXPOSED):
+            # Sealed at once, because nobody may write to it; but nobody has said that it is good.
+            self._expire(copy, "the machine was started before its recovery was complete")
+        elif self._is_released(copy):
+            self._release(copy)
+        else:
+            self._judge_age(copy, copy.context, "its context is persistent")
+
+    def _release(self, copy: ShadowCopy) -> None:
+        reason = "the machine was started anew, and its context is not persistent"
+        self._expire(copy, reason, f"context {copy.context:#x}")
+
+    # whose recovery is behind it
+
+    def _judge_age(self, copy: ShadowCopy, context: int, why: str) -> None:
+        if context & Context.NO_AUTO_RELEASE or not copy.set_id:
+            self._draft.keep(copy.id, f"{why}, and lives until it is deleted")
+            return
+        age = (self._seen.wall - copy.created).total_seconds()
+        if not self._of_before(copy):
+            age = min(age, self._elapsed(copy))  # the clock may have been set
+        left = self._options.maximum_age - age
+        connected = self._seen.connected
+        if left > 0:
+            self._draft.keep(copy.id, f"{why}; it has {left:.0f} s left", left)
+        elif connected is None:
+            reason = f"{why}; it is too old, but who is connected cannot be told"
+            self._draft.keep(copy.id, reason, self._options.grace, wrong=True)
+        elif copy.exposed_share.lower() in {share.lower() for share in connected}:
+            reason = f"{why}; it is too old, but somebody is connected"
+            self._draft.keep(copy.id, reason, self._options.grace)
+        else:
+            reason = f"it is older than {self._options.maximum_age:g} s"
+            self._expire(copy, reason, why, "nobody is connected to its share")
+
+    # what comes of it
+
+    def _act(self, kind: Kind, copy: ShadowCopy, reason: str) -> None:
+        """Do something, because of what our own record or the image says."""
+        self._draft.act(Action(kind=kind, target=copy.id, reason=reason, copy=copy))
+
+    def _expire(self, copy: ShadowCopy, reason: str, *evidence: str) -> None:
+        """Remove a whole copy, because of what srv_fss.tdb says of it or does not say."""
+        self._draft.act(self._expiry(copy, reason, *evidence))
+
+    def _expire_in_time(self, copy: ShadowCopy, reason: str, due: float = math.inf) -> None:
+        """Remove a whole copy, unless what it lacks comes back."""
+        self._draft.give_time(f"copy {copy.id}", self._expiry(copy, reason), due)
+
+    def _expiry(self, copy: ShadowCopy, reason: str, *evidence: str) -> Action:
+        known = self._known.get(copy.path)
+        return Action(
+            kind=Kind.DELETE,
+            target=copy.id,
+            reason=reason,
+            evidence=evidence,
+            copy=copy,
+            believes=(known.state if known else None,),
+        )
+
+    def _lose_share(self, copy: ShadowCopy, due: float = math.inf) -> None:
+        self._expire_in_time(copy, "its exposed share was removed", due)
+
+    # what it rests on
+
+    def _share_is_gone(self, copy: ShadowCopy) -> bool:
+        return self._seen.shares is not None and copy.path not in self._registered
+
+    def _is_recovered(self, copy: ShadowCopy) -> bool:
+        """Return whether our own record says that a recovery was complete, or adopted it so.
+
+        It does as soon as all of it is on disk (`Lifecycle.write_out`).
+        """
+        if copy.phase is Phase.SEALING:
+            return copy.state is SetState.RECOVERED or not copy.set_id
+        return copy.phase is Phase.SEALED
+
+    def _is_released(self, copy: ShadowCopy) -> bool:
+        """Return whether a copy was not to outlive the start of the machine that it is of."""
+        persistent = bool(copy.context & Context.PERSISTENT)
+        return self._of_before(copy) and bool(copy.set_id) and not persistent
+
+    def _elapsed(self, copy: ShadowCopy) -> float:
+        """Return for how long a copy has been as it is, in seconds of this start."""
+        present = self._seen.present
+        start = copy.since.seconds if copy.since.boot == present.boot else 0.0
+        return present.seconds - start
+
+    def _of_before(self, copy: ShadowCopy) -> bool:
+        """Return whether a copy came to be as it is before the machine was started."""
+        return copy.since.boot not in ("", self._seen.present.boot)

@@ -1,0 +1,117 @@
+"""Judging Samba's shadow copy sets: one none of whose copies will be left is removed.
+
+It must be of our shares alone, and no worker may have it in memory and write it back: so it waits
+for those who are connected, but not for ever where it keeps every other set from being begun.
+"""
+
+from samba_rvss.model import Moment, SambaCopy, SambaSet, SetState, Worker
+from samba_rvss.mounts import image_of
+from samba_rvss.reconcile.decision import Action, Kind
+from samba_rvss.reconcile.draft import Draft
+from samba_rvss.reconcile.observation import Observation
+
+_PATIENCE = 30.0
+"""How long a set that is in the way of others is left to who is connected, in seconds."""
+
+_LOOK_AGAIN = 5.0
+"""When to see again whether a client that is in the way has gone, in seconds."""
+
+_COMMIT = 60.0
+"""How long after its creation a copy's set may have been stored, in seconds."""
+
+
+def judge(seen: Observation, draft: Draft) -> None:
+    """Judge all sets in srv_fss.tdb, once the draft says which copies leave or are adopted."""
+    if seen.samba is None:
+        return
+    alive = {copy.path for copy in seen.copies} - draft.leaving
+    members: dict[str, list[SambaCopy]] = {}
+    for copy in seen.samba.copies:
+        members.setdefault(copy.set_id, []).append(copy)
+    for one in seen.samba.sets:
+        copies = members.get(one.id, [])
+        paths = [copy.path for copy in copies if copy.path]
+        if not _is_ours(seen, one, copies):
+            if one.state is not SetState.RECOVERED:
+                reason = f"it is {one.state.name.lower()} and not of our shares alone"
+                draft.keep(one.id, reason, wrong=True)
+        elif alive.isdisjoint(paths) and draft.adopted.isdisjoint(map(image_of, paths)):
+            _judge_set(seen, draft, one, copies)
+
+
+def _is_ours(seen: Observation, one: SambaSet, members: list[SambaCopy]) -> bool:
+    """Return whether a set is of our shares alone.
+
+    One that was not committed yet is in the file because another one's step wrote it along.
+    Its copies have no path, or it has no copies: then nothing of anybody is behind it.
+    """
+    if not members:
+        return one.state < SetState.COMMITTED
+    return all(
+        copy.path.startswith(seen.exposed_directory)
+        if copy.path
+        else copy.share_path in seen.share_paths
+        for copy in members
+    )
+
+
+def _judge_set(seen: Observation, draft: Draft, one: SambaSet, members: list[SambaCopy]) -> None:
+    """Judge a set none of whose copies will be left; a worker must not have it in memory."""
+    reason = "no shadow copy of it is left"
+    since = draft.found(f"set {one.id}")
+    if any(seen.may_have_image(copy.path) for copy in members):
+        draft.keep_unlisted(one.id, reason)
+        return
+    if seen.workers is None:
+        draft.keep(one.id, "whether a worker has it in memory cannot be told", wrong=True)
+        return
+    paths = [copy.path for copy in members if copy.path]
+    expired = bool(paths) and all(
+        path in draft.leaving or image_of(path) in seen.gone for path in paths
+    )
+    # Before Expose it keeps every other set from being begun.
+    blocking = one.state not in (SetState.EXPOSED, SetState.RECOVERED)
+    # A committed one is dead without its copies; one before that may only wait for them.
+    dead = one.state is SetState.COMMITTED
+    patience = min(seen.options.grace, _PATIENCE) if dead else seen.options.grace
+    begun = seen.starting and (dead or not seen.workers)
+    grace = 0.0 if expired or begun else patience
+    waited = seen.present.seconds - since.seconds
+    busy = [worker for worker in seen.workers if worker.clients != 0]
+    quiet, timeout = seen.quiet, seen.options.recovery_timeout
+    if not busy:
+        left, evidence = grace - waited, "nobody is connected to an rpcd_fsrvp"
+    elif quiet is not None and quiet >= timeout:
+        left = grace - waited
+        evidence = f"clients of its worker have been silent for {quiet:.0f} s"
+    else:
+        reason = f"{reason}, but a client is connected to its worker"
+        left, evidence = timeout - (quiet or 0.0), "nobody got past it"
+        if blocking:
+            # Those who ask again and again are neither gone nor silent. A worker that read
+            # it from the file has it in memory: no other set can be in progress there.
+            read = all(_has_read(seen, worker, since, members) for worker in busy)
+            left = (patience if read else timeout) - waited
+    if left > 0:
+        due = min(left, _LOOK_AGAIN) if busy and blocking else left
+        draft.keep(one.id, f"{reason}; it has {left:.0f} s left", due)
+        return
+    draft.act(
+        Action(
+            kind=Kind.FORGET_SET,
+            target=one.id,
+            reason="no shadow copy of it is left",
+            evidence=(f"the set is {one.state.name.lower()}", evidence),
+            believes=(one.state,),
+            idle=not busy,
+        )
+    )
+
+
+def _has_read(seen: Observation, worker: Worker, since: Moment, members: list[SambaCopy]) -> bool:
+    """Return whether a worker was started when a set was in the file already."""
+    if worker.started > since.seconds:
+        return True
+    ages = [(seen.wall - copy.created).total_seconds() for copy in members if copy.path]
+    # Samba keeps whole seconds, and it stores the set after the time that it notes.
+    return bool(ages) and worker.started > seen.present.seconds - min(ages) + _COMMIT

@@ -1,0 +1,86 @@
+"""Judging what belongs to no shadow copy: images, mounts, exposed shares and their descriptors.
+
+An image that is whole is taken in again, and keeps what is named after it; the rest goes once it
+has had its time, or at once where no request can be under way that is about to account for it.
+"""
+
+from samba_rvss.model import Image
+from samba_rvss.mounts import image_of
+from samba_rvss.reconcile.decision import Action, Kind
+from samba_rvss.reconcile.draft import Draft
+from samba_rvss.reconcile.observation import Observation
+
+
+def judge(seen: Observation, draft: Draft) -> None:
+    """Judge everything that bears our mark or lies where only we put something.
+
+    Images come first: which of them are adopted must be known for the rest.
+    """
+    _judge_images(seen, draft)
+    _judge_mounts(seen, draft)
+    _judge_shares(seen, draft)
+    _judge_descriptors(seen, draft)
+
+
+def _judge_images(seen: Observation, draft: Draft) -> None:
+    accounted = {copy.id for copy in seen.copies} | seen.changing
+    images = seen.inventory.images if seen.inventory else ()
+    for image in {one.id: one for one in images if one.id not in accounted}.values():
+        _judge_image(seen, draft, image)
+
+
+def _judge_image(seen: Observation, draft: Draft, image: Image) -> None:
+    def action(kind: Kind, reason: str) -> Action:
+        return Action(kind=kind, target=image.id, reason=reason, image=image)
+
+    if image.id in seen.gone:
+        draft.act(action(Kind.DESTROY, "it was deleted and came back with a crash of the machine"))
+    elif image.complete:
+        draft.act(action(Kind.ADOPT, "the ledger does not know it"))
+    elif seen.starting:
+        draft.act(action(Kind.DESTROY, "its creation was cut off"))
+    else:
+        draft.give_time(f"image {image.id}", action(Kind.DESTROY, "its creation was cut off"))
+
+
+def _judge_mounts(seen: Observation, draft: Draft) -> None:
+    """Judge mounts and directories. One is named after its image: an adopted one keeps its."""
+    accounted = {path for copy in seen.copies for path in (copy.path, copy.previous_path)}
+    for path in sorted((seen.mounts or frozenset()) | (seen.directories or frozenset())):
+        if path in accounted or image_of(path) in draft.adopted:
+            continue
+        reason = "no shadow copy belongs to it"
+        action = Action(kind=Kind.UNMOUNT, target=path, reason=reason)
+        if seen.may_have_image(path):
+            draft.keep_unlisted(path, reason)
+        elif seen.starting:
+            draft.act(action)
+        else:
+            draft.give_time(f"mount {path}", action)
+
+
+def _judge_shares(seen: Observation, draft: Draft) -> None:
+    paths = {copy.path for copy in seen.copies}
+    for share, path in sorted((seen.shares or {}).items()):
+        ours = path.startswith(seen.exposed_directory)
+        if not ours or path in paths or image_of(path) in draft.adopted:
+            continue
+        reason = "its shadow copy does not exist"
+        if seen.may_have_image(path):
+            draft.keep_unlisted(share, reason)
+        else:
+            action = Action(kind=Kind.UNSHARE, target=share, reason=reason, evidence=(path,))
+            draft.give_time(f"share {share}", action)
+
+
+def _judge_descriptors(seen: Observation, draft: Draft) -> None:
+    """Judge security descriptors; only a share that the ledger had makes one ours."""
+    if seen.shares is None:
+        return
+    present = {share.lower() for share in seen.shares}
+    present |= {copy.exposed_share.lower() for copy in seen.copies}
+    for share in sorted((seen.descriptors or frozenset()) - present):
+        if share in seen.history:
+            reason = "its share does not exist"
+            action = Action(kind=Kind.FORGET_SECURITY, target=share, reason=reason)
+            draft.give_time(f"security {share}", action)
