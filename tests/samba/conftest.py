@@ -21,7 +21,7 @@ import tdb
 
 from samba_rvss import kernel
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Context, Phase, ShadowCopy
+from samba_rvss.model import Context, Phase, SetState, ShadowCopy
 from samba_rvss.run import environment
 from samba_rvss.samba import fss_state
 from samba_rvss.samba.conf import EXPOSED
@@ -151,13 +151,26 @@ class Rig:
             return ledger.copies()
 
     def wait_for_phase(
-        self, phase: Phase, count: int = 1, seconds: float = _SECONDS
+        self,
+        phase: Phase,
+        count: int = 1,
+        seconds: float = _SECONDS,
+        *,
+        state: SetState | None = None,
     ) -> list[ShadowCopy]:
-        """Wait until so many copies, and no others, exist and all are in one phase."""
+        """Wait until so many copies, and no others, exist and all are in one phase.
+
+        Args:
+            phase: which phase.
+            count: how many.
+            seconds: for how long.
+            state: what the ledger is to know of their set, if that matters.
+        """
         deadline = time.monotonic() + seconds
         while True:
             copies = self.ledger()
-            if len(copies) == count and all(copy.phase is phase for copy in copies):
+            ready = [copy for copy in copies if copy.phase is phase and state in (None, copy.state)]
+            if len(copies) == len(ready) == count:
                 return copies
             if time.monotonic() > deadline:
                 found = [(copy.id, copy.phase.value) for copy in copies]

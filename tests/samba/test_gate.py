@@ -17,7 +17,7 @@ from samba_rvss.run import environment
 if TYPE_CHECKING:
     from tests.samba.conftest import Rig
 
-SETS = int(os.environ.get("SAMBA_RVSS_SETS", "1000"))
+SETS = int(os.environ.get("SAMBA_RVSS_SETS", "250"))
 """How many sets are made; each takes about a third of a second."""
 
 

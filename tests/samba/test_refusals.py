@@ -10,7 +10,7 @@ import pytest
 
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Context, Phase
+from samba_rvss.model import Context, Phase, SetState
 from samba_rvss.run import run
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def test_delete_of_what_is_not_ours(rig: "Rig") -> None:
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, "first")
-        (copy,) = rig.wait_for_phase(Phase.OPEN)
+        (copy,) = rig.wait_for_phase(Phase.OPEN, state=SetState.EXPOSED)
         places = [str(path) for path in (first, *rig.fs.hidden(copy.id))]
         for foreign in ("/etc", *places, f"{copy.path}/", "/"):
             done = rig.hook("delete", str(first), foreign)
