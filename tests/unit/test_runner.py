@@ -9,7 +9,7 @@ import pytest
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.reconcile import apply, runner
-from samba_rvss.reconcile.plan import Action, Kind, Plan
+from samba_rvss.reconcile.decision import Action, Kind, Plan
 from samba_rvss.reconcile.runner import Runner
 
 if TYPE_CHECKING:
