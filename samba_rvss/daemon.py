@@ -368,6 +368,7 @@ class Daemon:
                 if copy is None:
                     raise RvssError(Problem.NOT_FOUND, f"there is no shadow copy {request.copy}")
                 await self._delete(copy, peer.uid)
+                self._runner.wake(_RETRY_SECONDS)  # Samba still has its set
                 line = f"{copy.id} is deleted"
             status = 0
         except RvssError as exc:

@@ -170,6 +170,20 @@ def test_the_daemon_removes_a_set_whose_client_vanished(rig: "Rig") -> None:
     rig.assert_nothing_left()
 
 
+def test_the_daemon_removes_the_set_of_a_copy_that_an_administrator_deletes(rig: "Rig") -> None:
+    rig.share("vms", rig.volume())
+    _grace(rig, 1)
+    rig.start()
+    with rig.client() as client:
+        taken = rig.expose(client, "vms")
+        client.recovery_complete_shadow_copy_set(taken.id)
+        (copy,) = rig.wait_for_phase(Phase.SEALED)
+    time.sleep(5)  # nothing is due any more
+    assert rig.command("delete", copy.id).returncode == 0
+    rig.assert_nothing_left(20)
+    _a_whole_set(rig)
+
+
 def test_the_daemon_removes_a_set_that_was_only_begun(
     rig: "Rig", second_operator: "BackupOperator"
 ) -> None:
