@@ -28,6 +28,8 @@ def is_current(lifecycle: Lifecycle, action: Action) -> bool:
         return (known[0] if known else None) in action.believes
     if action.image is not None:
         record = lifecycle.ledger.get(action.image.id)
+        if action.kind is Kind.ADOPT:
+            return record is None
         return record is None or record.phase is Phase.GONE
     return True
 

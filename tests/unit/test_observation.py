@@ -349,6 +349,24 @@ def _forgetting() -> Action:
     )
 
 
+@pytest.mark.parametrize(("kind", "of_gone"), [(Kind.ADOPT, False), (Kind.DESTROY, True)])
+def test_an_image_is_judged_by_its_record(site: Site, kind: Kind, of_gone: bool) -> None:  # noqa: FBT001
+    """What was deleted meanwhile is not taken in again."""
+    lifecycle = Lifecycle(
+        site.config, site.ledger, (), Mounts(site.config.run_directory), site.samba
+    )
+    mark = Mark(
+        id="a", share="vms", share_path="/srv", volume=site.copy.volume, created=site.copy.created
+    )
+    image = Image(id="a", provider="btrfs", mark=mark, complete=True, read_only=True)
+    action = Action(kind=kind, target="a", reason="a test", image=image)
+    assert not apply.is_current(lifecycle, action)
+    site.ledger.change(site.copy, "gone", phase=Phase.GONE)
+    assert apply.is_current(lifecycle, action) == of_gone
+    other = Action(kind=kind, target="b", reason="a test", image=replace(image, id="b"))
+    assert apply.is_current(lifecycle, other)
+
+
 @pytest.mark.parametrize("phase", Phase)
 def test_a_set_goes_only_after_its_copies(site: Site, phase: Phase) -> None:
     """Their removal may have failed, or was not called for any more."""
