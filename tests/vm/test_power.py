@@ -15,13 +15,15 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from samba_rvss.errors import RvssError
 from tests.vm import whole
 from tests.vm.durable import Disks, Running
 from tests.vm.machine import CHECKOUT
@@ -31,7 +33,8 @@ pytestmark = pytest.mark.require("vm")
 VERBS = ("create", "seal", "delete", "reconcile")
 SYSTEMS = ("btrfs", "zfs")
 ROUNDS = int(os.environ.get("SAMBA_RVSS_POWER_ROUNDS", str(len(VERBS))))
-SEED = os.environ.get("SAMBA_RVSS_POWER_SEED") or str(random.SystemRandom().randrange(10**9))
+SEED_NAME = "SAMBA_RVSS_POWER_SEED"
+SEED = os.environ.get(SEED_NAME) or str(random.SystemRandom().randrange(10**9))
 # Until they have been measured, in seconds.
 _EXPECTED = {"create": 2.0, "seal": 1.0, "delete": 2.0, "reconcile": 8.0}
 
@@ -144,38 +147,60 @@ def _explained(machine: Machine, told: Any, problems: list[str]) -> str:
     return "\n".join([*problems, "what was seen:", json.dumps(told, indent=1), "journal:", said])
 
 
-@pytest.fixture(scope="module")
-def machine(furnished: Disks) -> Iterator[Machine]:
-    """Provide a machine that stays what the tests before have made of it."""
-    with ExitStack() as stack:
-        one = Machine(furnished, stack)
-        print(f"\nSAMBA_RVSS_POWER_SEED={SEED}")
-        yield one
-        print("\n".join(["", f"power losses, seed {SEED}:", *one.rows]))
+def _round(machine: Machine, number: int) -> None:
+    """Take the power away once, and see that everything holds after the next start.
 
-
-@pytest.mark.parametrize("number", range(ROUNDS), ids=lambda n: f"{n}-{'-'.join(_turn(n))}")
-def test_power_loss(machine: Machine, number: int) -> None:
-    """Whatever was going on when the power went, everything holds after the next start."""
+    Raises:
+        AssertionError: it does not.
+        RvssError: the machine failed.
+    """
     verb, system = _turn(number)
     moments = random.Random(f"{SEED} {number}")  # noqa: S311 - moments are no secret
     first = system if system in SYSTEMS else SYSTEMS[0]
-    try:
-        if not machine.is_running():
-            machine.start(first)
-            machine.whole()
-        moment = moments.uniform(0, 1.1)
-        if verb == "reconcile":
-            machine.cut("create", SYSTEMS[number % 2], moments.uniform(0, 1.1))
-            machine.start(first)
-        really = machine.cut(verb, system, moment)
-        machine.rows.append(f"{number:3} {verb:10} {system:6} {moment:.2f} {' '.join(really):18}")
-        following = _turn(number + 1)[1]
-        machine.start(following if following in SYSTEMS else first)
-        seen = machine.whole()
-    except BaseException:
-        machine.rows.append(f"{number:3} {verb:10} {system:6} FAILED")
-        machine.forget()
-        raise
-    machine.rows[-1] += f" whole, {len(seen['copies'])} copies"
-    print(f"\n{machine.rows[-1]}")
+    if not machine.is_running():
+        machine.start(first)
+        machine.whole()
+    moment = moments.uniform(0, 1.1)
+    if verb == "reconcile":
+        machine.cut("create", SYSTEMS[number % 2], moments.uniform(0, 1.1))
+        machine.start(first)
+    really = machine.cut(verb, system, moment)
+    machine.rows.append(f"{number:3} {verb:10} {system:6} {moment:.2f} {' '.join(really):18}")
+    following = _turn(number + 1)[1]
+    machine.start(following if following in SYSTEMS else first)
+    machine.rows[-1] += f" whole, {len(machine.whole()['copies'])} copies"
+
+
+@pytest.fixture(scope="module")
+def outcomes(furnished: Disks, request: pytest.FixtureRequest) -> Mapping[int, str]:
+    """Run the rounds that were asked for; return why each failed, or nothing."""
+    found: dict[int, str] = {}
+    numbers: list[int] = []
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and item.module is request.module:
+            number = item.callspec.params["number"]
+            assert isinstance(number, int)
+            numbers.append(number)
+    with ExitStack() as stack:
+        stack.enter_context(
+            request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled()
+        )
+        print(f"\npower losses, {SEED_NAME}={SEED}:")
+        machine = Machine(furnished, stack)
+        for number in numbers:
+            found[number] = ""
+            try:
+                _round(machine, number)
+            except (AssertionError, RvssError):
+                found[number] = traceback.format_exc()
+                machine.rows.append(f"{number:3} {' '.join(_turn(number))} FAILED")
+                machine.forget()
+            print(machine.rows[-1], flush=True)
+    return found
+
+
+@pytest.mark.parametrize("number", range(ROUNDS), ids=lambda n: f"{n}-{'-'.join(_turn(n))}")
+def test_power_loss(outcomes: Mapping[int, str], number: int) -> None:
+    """Whatever was going on when the power went, everything holds after the next start."""
+    if outcomes[number]:
+        pytest.fail(outcomes[number], pytrace=False)
