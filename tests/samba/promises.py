@@ -7,9 +7,10 @@ from pathlib import Path
 
 from samba_rvss.model import Context, Phase, SambaCopy, SambaState, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
+from tests.samba.cells import SLOW
 from tests.samba.world import GRACE, RECOVERY_TIMEOUT, SHARES, Actor, World
 
-SETTLE = 30.0
+SETTLE = 30.0 * SLOW
 """Seconds in which samba-rvss does what is due at once; far more than an idle machine needs."""
 
 _UNRECORDED = RECOVERY_TIMEOUT + GRACE + SETTLE

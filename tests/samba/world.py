@@ -25,6 +25,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context, Image, Mark, Nested, Phase, ShadowCopy
 from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
+from tests.samba.cells import SLOW
 
 if TYPE_CHECKING:
     from samba_rvss.providers import Provider
@@ -37,8 +38,8 @@ T = TypeVar("T")
 
 PLAIN, PREVIOUS = "vms", "docs"
 SHARES = (PLAIN, PREVIOUS)
-RECOVERY_TIMEOUT = 4.0
-GRACE = 2.0
+RECOVERY_TIMEOUT = 4.0 * SLOW
+GRACE = 2.0 * SLOW
 SEQUENCE_TIMEOUT = 2 * RECOVERY_TIMEOUT
 IN_PROGRESS = "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
 FOREIGN_SHARE = "other@{00000000-0000-4000-8000-000000000001}"
