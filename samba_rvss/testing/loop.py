@@ -14,12 +14,11 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import run
+from samba_rvss.testing.undoing import Undoing
 
 _SECONDS = 60.0
 MINIMUM = 114 << 20  # bytes; mkfs.btrfs refuses less
@@ -43,7 +42,7 @@ def _remove_directory(path: Path) -> None:
         path.rmdir()
 
 
-class LoopBtrfs:
+class LoopBtrfs(Undoing):
     """A context manager: a btrfs file system on a loop device, mounted at `path`.
 
     Args:
@@ -66,31 +65,19 @@ class LoopBtrfs:
         self.device = ""
         self._size = size
         self._options = tuple(options)
-        self._undo = ExitStack()
+        super().__init__()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as guard:
-            guard.push(self._undo)
-            self.image.touch(mode=0o600, exist_ok=False)
-            self._undo.callback(self.image.unlink)
-            os.truncate(self.image, self._size)
-            run(["mkfs.btrfs", "-q", "-M", str(self.image)], timeout=_SECONDS)
-            self.device = run(
-                ["losetup", "--find", "--show", "--nooverlap", str(self.image)], timeout=_SECONDS
-            ).strip()
-            self._undo.callback(self._detach)
-            self.mount(self.path, options=self._options)
-            self.path.chmod(0o755)
-            guard.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._undo.close()
+    def _set_up(self) -> None:
+        self.image.touch(mode=0o600, exist_ok=False)
+        self._undo.callback(self.image.unlink)
+        os.truncate(self.image, self._size)
+        run(["mkfs.btrfs", "-q", "-M", str(self.image)], timeout=_SECONDS)
+        self.device = run(
+            ["losetup", "--find", "--show", "--nooverlap", str(self.image)], timeout=_SECONDS
+        ).strip()
+        self._undo.callback(self._detach)
+        self.mount(self.path, options=self._options)
+        self.path.chmod(0o755)
 
     def mount(self, target: Path, *, subvol: str = "", options: Sequence[str] = ()) -> Path:
         """Mount a subvolume, or the whole file system, at one more place.

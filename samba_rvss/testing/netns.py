@@ -11,15 +11,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from pyroute2 import IPRoute, NetlinkError, netns
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import run
+from samba_rvss.testing.undoing import Undoing
 
 T = TypeVar("T")
 
@@ -32,7 +31,7 @@ _SECONDS = 30.0
 _ESTABLISHED = "01"
 
 
-class Link:
+class Link(Undoing):
     """A context manager: a network namespace and the link to it.
 
     Attributes:
@@ -42,34 +41,22 @@ class Link:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.namespace = f"rvss-{secrets.token_hex(4)}"
         self.address = self.inside = ""
         self._ours = f"rv{secrets.token_hex(4)}"
         self._theirs = f"{self._ours}x"
-        self._undo = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as guard:
-            guard.push(self._undo)
-            # pyroute2's own way forks, which a process with threads must not.
-            run(["ip", "netns", "add", self.namespace], timeout=_SECONDS)
-            self._undo.callback(netns.remove, self.namespace)
-            with IPRoute() as route:
-                peer = {"ifname": self._theirs, "net_ns_fd": self.namespace}
-                route.link("add", ifname=self._ours, kind="veth", peer=peer)
-                self._undo.callback(self._remove)
-                self._number(route)
-            _within(self.namespace, lambda: _bring_up(self._theirs, self.inside))
-            guard.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._undo.close()
+    def _set_up(self) -> None:
+        # pyroute2's own way forks, which a process with threads must not.
+        run(["ip", "netns", "add", self.namespace], timeout=_SECONDS)
+        self._undo.callback(netns.remove, self.namespace)
+        with IPRoute() as route:
+            peer = {"ifname": self._theirs, "net_ns_fd": self.namespace}
+            route.link("add", ifname=self._ours, kind="veth", peer=peer)
+            self._undo.callback(self._remove)
+            self._number(route)
+        _within(self.namespace, lambda: _bring_up(self._theirs, self.inside))
 
     def _number(self, route: IPRoute) -> None:
         """Give both ends addresses out of a network that is not in use here.

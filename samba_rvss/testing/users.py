@@ -8,12 +8,10 @@ whatever else failed. The private Samba's own databases vanish with its director
 import grp
 import pwd
 import secrets
-from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
 from samba_rvss.run import run
 from samba_rvss.testing.smbd import PrivateSmbd
+from samba_rvss.testing.undoing import Undoing
 
 _SECONDS = 120.0  # an emulated machine may need as long
 BACKUP_OPERATORS = "S-1-5-32-551"
@@ -34,7 +32,7 @@ def set_password(samba: PrivateSmbd, name: str, password: str) -> None:
     )
 
 
-class User:
+class User(Undoing):
     """A context manager: a Unix user that is known to a private Samba and has no privilege.
 
     Attributes:
@@ -44,35 +42,23 @@ class User:
     """
 
     def __init__(self, samba: PrivateSmbd, prefix: str = "rvssusr") -> None:
+        super().__init__()
         self.name = prefix + secrets.token_hex(4)
         self.password = secrets.token_hex(8)
         self.uid = -1
         self._samba = samba
-        self._undo = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as guard:
-            guard.push(self._undo)
-            self._undo.callback(_remove_group, self.name)
-            run(["groupadd", self.name], timeout=_SECONDS)
-            self._undo.callback(_remove_user, self.name)
-            run(
-                ["useradd", "-M", "-s", "/usr/sbin/nologin", "-g", self.name, self.name],
-                timeout=_SECONDS,
-            )
-            self.uid = pwd.getpwnam(self.name).pw_uid
-            set_password(self._samba, self.name, self.password)
-            self.grant()
-            guard.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._undo.close()
+    def _set_up(self) -> None:
+        self._undo.callback(_remove_group, self.name)
+        run(["groupadd", self.name], timeout=_SECONDS)
+        self._undo.callback(_remove_user, self.name)
+        run(
+            ["useradd", "-M", "-s", "/usr/sbin/nologin", "-g", self.name, self.name],
+            timeout=_SECONDS,
+        )
+        self.uid = pwd.getpwnam(self.name).pw_uid
+        set_password(self._samba, self.name, self.password)
+        self.grant()
 
     def grant(self) -> None:
         """Give the user what it is to have in Samba: nothing."""

@@ -15,12 +15,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from samba_rvss import kernel
 from samba_rvss.errors import RvssError
 from samba_rvss.run import run
+from samba_rvss.testing.undoing import Undoing
 
 _SECONDS = 60.0
 _BUSY_SECONDS = 10.0
@@ -60,7 +59,7 @@ def unmount_all(datasets: set[str]) -> None:
             rest.callback(kernel.umount, target)
 
 
-class Pool:
+class Pool(Undoing):
     """A context manager: a pool in a sparse file, mounted nowhere.
 
     Args:
@@ -72,30 +71,18 @@ class Pool:
     """
 
     def __init__(self, directory: Path, *, size: int = 1 << 30) -> None:
+        super().__init__()
         self.name = f"rvss-{os.getpid()}-{secrets.token_hex(4)}"
         self.image = directory / f"{self.name}.img"
         self._size = size
-        self._undo = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as guard:
-            guard.push(self._undo)
-            self.image.touch(mode=0o600, exist_ok=False)
-            self._undo.callback(self.image.unlink)
-            os.truncate(self.image, self._size)
-            options = [word for option in PROPERTIES for word in ("-O", option)]
-            zpool("create", "-o", "cachefile=none", *options, self.name, str(self.image))
-            self._undo.callback(self._destroy)
-            guard.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._undo.close()
+    def _set_up(self) -> None:
+        self.image.touch(mode=0o600, exist_ok=False)
+        self._undo.callback(self.image.unlink)
+        os.truncate(self.image, self._size)
+        options = [word for option in PROPERTIES for word in ("-O", option)]
+        zpool("create", "-o", "cachefile=none", *options, self.name, str(self.image))
+        self._undo.callback(self._destroy)
 
     def names(self) -> list[str]:
         """Return the names of all filesystems and snapshots, parents first."""
@@ -117,7 +104,7 @@ class Pool:
         zpool("destroy", "-f", self.name)
 
 
-class LoopZfs:
+class LoopZfs(Undoing):
     """A context manager: a dataset of a pool, mounted at `path`.
 
     Args:
@@ -130,29 +117,17 @@ class LoopZfs:
     """
 
     def __init__(self, directory: Path, pool: Pool) -> None:
+        super().__init__()
         tag = secrets.token_hex(4)
         self.path = directory / f"zfs-{tag}"
         self.dataset = f"{pool.name}/{tag}"
         self.pool = pool
         self._directories: list[Path] = []
-        self._undo = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as guard:
-            guard.push(self._undo)
-            zfs("create", "-o", f"mountpoint={self.path}", self.dataset)
-            self._undo.callback(self._destroy)
-            self.path.chmod(0o755)
-            guard.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._undo.close()
+    def _set_up(self) -> None:
+        zfs("create", "-o", f"mountpoint={self.path}", self.dataset)
+        self._undo.callback(self._destroy)
+        self.path.chmod(0o755)
 
     def create(self, name: str, *properties: str, mode: int = 0o777) -> Path:
         """Create a dataset by its path below ours, mounted there; return its directory.
