@@ -102,8 +102,9 @@ def assert_recovered(rig: "Rig", exposed: str) -> None:
             session.write("data", b"")
 
 
-def assert_reached(rig: "Rig", point: str, count: int = 1) -> None:
-    """Fail unless the daemon ended itself at a point, so often."""
+def wait_for_crash(rig: "Rig", point: str, count: int = 1) -> None:
+    """Wait until the daemon has ended itself, at a point that it has reached so often."""
+    rig.daemon.wait_until_dead()
     assert rig.daemon.log().splitlines().count(f"reached {point}") == count
 
 
@@ -112,8 +113,7 @@ def crash(rig: "Rig", point: str) -> None:
     before = rig.daemon.log().splitlines().count(f"reached {point}")
     with suppress(RvssError):  # it may end itself before it serves
         rig.daemon.start(crash_at=point)
-    rig.daemon.wait_until_dead()
-    assert_reached(rig, point, before + 1)
+    wait_for_crash(rig, point, before + 1)
 
 
 def assert_whole_or_gone(rig: "Rig") -> None:
@@ -180,6 +180,25 @@ def _wait_until_sealed(rig: "Rig", others: set[str]) -> None:
         time.sleep(0.01)
 
 
+def recovered(rig: "Rig", sequence: Sequence) -> str:
+    """Bring a sequence to where the client would say that recovery is complete."""
+    sequence.commit()
+    exposed = sequence.expose()
+    rig.wait_for_phase(Phase.OPEN)
+    recover(rig, exposed)
+    return exposed
+
+
+def end_well(rig: "Rig", sequence: Sequence, exposed: str) -> None:
+    """See that a copy is sealed, whole and recovered, and goes when its client deletes it."""
+    rig.wait_for_phase(Phase.SEALED)
+    assert_whole_or_gone(rig)
+    assert_recovered(rig, exposed)
+    sequence.delete()
+    rig.assert_nothing_left()
+    assert_a_fresh_set_succeeds(rig)
+
+
 @pytest.fixture
 def client(rig: "Rig", share: Path) -> "Iterator[Client]":
     """The client that goes through a crash; its connection is to Samba, which lives on."""
@@ -222,8 +241,7 @@ def _commit_in_vain(rig: "Rig", client: "Client", point: str) -> None:
     sequence = Sequence(client)
     with pytest.raises(FsrvpError):
         sequence.commit()
-    rig.daemon.wait_until_dead()
-    assert_reached(rig, point)
+    wait_for_crash(rig, point)
     sequence.abort()
 
 
@@ -234,8 +252,7 @@ def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: 
     rig.daemon.start(crash_at=point)
     sequence = Sequence(client)
     sequence.commit()
-    rig.daemon.wait_until_dead()
-    assert_reached(rig, point)
+    wait_for_crash(rig, point)
 
     rig.daemon.start()
     rig.wait_for_phase(Phase.OPEN)
@@ -243,12 +260,7 @@ def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: 
     exposed = sequence.expose()
     recover(rig, exposed)
     sequence.recovery_complete()
-    rig.wait_for_phase(Phase.SEALED)
-    assert_whole_or_gone(rig)
-    assert_recovered(rig, exposed)
-    sequence.delete()
-    rig.assert_nothing_left()
-    assert_a_fresh_set_succeeds(rig)
+    end_well(rig, sequence, exposed)
 
 
 @pytest.mark.usefixtures("share")
@@ -257,14 +269,11 @@ def test_crash_after_recovery(rig: "Rig", client: "Client", point: str) -> None:
     """Sealing is resumed and completed; the recovery is in the copy, and nothing else ever is."""
     rig.daemon.start(crash_at=point)
     sequence = Sequence(client)
-    sequence.commit()
-    exposed = sequence.expose()
-    rig.wait_for_phase(Phase.OPEN)
-    recover(rig, exposed)
+    exposed = recovered(rig, sequence)
     sequence.recovery_complete()
-    rig.daemon.wait_until_dead()
-    assert_reached(rig, point)
-    _finish(rig, sequence, exposed)
+    wait_for_crash(rig, point)
+    rig.daemon.start()
+    end_well(rig, sequence, exposed)
 
 
 @pytest.mark.usefixtures("share")
@@ -274,26 +283,14 @@ def test_recovery_is_recorded_when_it_is_on_disk(rig: "Rig", client: "Client", p
     """Not before it is sealed: a power loss may have taken it, and the next start must know."""
     rig.daemon.start(crash_at=point)
     sequence = Sequence(client)
-    sequence.commit()
-    exposed = sequence.expose()
-    rig.wait_for_phase(Phase.OPEN)
-    recover(rig, exposed)
+    exposed = recovered(rig, sequence)
     sequence.recovery_complete()
     rig.daemon.wait_until_dead()
     (copy,) = rig.ledger()
     sealed = copy.phase is Phase.SEALED
     assert (copy.state is SetState.RECOVERED) is sealed is (point == "seal.sealed")
-    _finish(rig, sequence, exposed)
-
-
-def _finish(rig: "Rig", sequence: Sequence, exposed: str) -> None:
     rig.daemon.start()
-    rig.wait_for_phase(Phase.SEALED)
-    assert_whole_or_gone(rig)
-    assert_recovered(rig, exposed)
-    sequence.delete()
-    rig.assert_nothing_left()
-    assert_a_fresh_set_succeeds(rig)
+    end_well(rig, sequence, exposed)
 
 
 @pytest.mark.usefixtures("share")
@@ -304,8 +301,7 @@ def test_crash_while_a_copy_without_recovery_is_sealed(
     rig.daemon.start(crash_at=point)
     sequence = Sequence(client, recovery=False)
     sequence.commit()
-    rig.daemon.wait_until_dead()
-    assert_reached(rig, point)
+    wait_for_crash(rig, point)
 
     rig.daemon.start()
     rig.wait_for_phase(Phase.SEALED)
@@ -333,8 +329,7 @@ def test_crash_during_deletion(rig: "Rig", client: "Client", point: str) -> None
     rig.wait_for_phase(Phase.SEALED)
     with pytest.raises(FsrvpError):
         sequence.delete()
-    rig.daemon.wait_until_dead()
-    assert_reached(rig, point)
+    wait_for_crash(rig, point)
 
     rig.daemon.start()
     rig.assert_nothing_left(sets=False)
@@ -373,8 +368,7 @@ def test_crash_while_a_crash_is_undone(
         sequence.recovery_complete()
         rig.wait_for_phase(Phase.SEALED)
         sequence.delete()
-    rig.daemon.wait_until_dead()
-    assert_reached(rig, first)
+    wait_for_crash(rig, first)
     crash(rig, second)
 
     rig.daemon.start()
@@ -394,15 +388,12 @@ def test_crash_while_sealing_is_resumed(
 ) -> None:
     rig.daemon.start(crash_at=first)
     sequence = Sequence(client)
-    sequence.commit()
-    exposed = sequence.expose()
-    rig.wait_for_phase(Phase.OPEN)
-    recover(rig, exposed)
+    exposed = recovered(rig, sequence)
     sequence.recovery_complete()
-    rig.daemon.wait_until_dead()
-    assert_reached(rig, first)
+    wait_for_crash(rig, first)
     crash(rig, second)
-    _finish(rig, sequence, exposed)
+    rig.daemon.start()
+    end_well(rig, sequence, exposed)
 
 
 @pytest.mark.usefixtures("share")
@@ -411,10 +402,7 @@ def test_crash_while_mounts_are_made_anew(rig: "Rig", client: "Client", sealed: 
     """As after a reboot: the mounts are gone, images and record are there."""
     rig.daemon.start()
     sequence = Sequence(client)
-    sequence.commit()
-    exposed = sequence.expose()
-    rig.wait_for_phase(Phase.OPEN)
-    recover(rig, exposed)
+    exposed = recovered(rig, sequence)
     if sealed:
         sequence.recovery_complete()
         rig.wait_for_phase(Phase.SEALED)
@@ -426,11 +414,7 @@ def test_crash_while_mounts_are_made_anew(rig: "Rig", client: "Client", sealed: 
         rig.wait_for_phase(Phase.OPEN)
         assert_whole_or_gone(rig)
         sequence.recovery_complete()
-    rig.wait_for_phase(Phase.SEALED)
-    assert_whole_or_gone(rig)
-    assert_recovered(rig, exposed)
-    sequence.delete()
-    rig.assert_nothing_left()
+    end_well(rig, sequence, exposed)
 
 
 @pytest.mark.usefixtures("share")
@@ -457,11 +441,7 @@ def test_the_ledger_is_lost_with_the_crash(rig: "Rig", client: "Client") -> None
     for name in rig.daemon.state_directory.glob("ledger.db*"):
         name.unlink()
     rig.daemon.start()
-    rig.wait_for_phase(Phase.SEALED)
-    assert_whole_or_gone(rig)
-    assert_recovered(rig, exposed)
-    sequence.delete()
-    rig.assert_nothing_left()
+    end_well(rig, sequence, exposed)
 
 
 def test_every_point_is_crashed_at() -> None:
