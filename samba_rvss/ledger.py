@@ -136,7 +136,6 @@ class Ledger:
                 return
         except FileNotFoundError:
             pass
-        _logger.error("the ledger %s was removed or replaced and is written anew", self._path)
         new = f"{self._path}.new"
         _remove(new)
         with closing(_connect(new, "rwc")) as copy:
@@ -149,6 +148,7 @@ class Ledger:
         os.rename(new, self._path)
         self._database = _connect(self._path, "rw")
         self._claim()
+        _logger.error("the ledger %s was removed or replaced and is written anew", self._path)
 
     def close(self) -> None:
         """Close the file."""

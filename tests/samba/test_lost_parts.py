@@ -51,3 +51,19 @@ def test_a_mount_that_is_lost_before_it_is_sealed(
             assert session.read("data").startswith(b"from the source")
         rig.delete(client, taken, "vms")
     rig.assert_nothing_left()
+
+
+def test_a_ledger_that_is_lost_before_the_copy_is_sealed(
+    rig: "Rig", opened: "tuple[Client, CopySet, ShadowCopy]"
+) -> None:
+    """The daemon writes it anew, and nothing is forgotten."""
+    client, taken, copy = opened
+    for file in rig.daemon.state_directory.glob("ledger.db*"):
+        file.unlink()
+    with client:
+        client.recovery_complete_shadow_copy_set(taken.id)
+        rig.wait_for_log("was removed or replaced and is written anew")
+        (sealed,) = rig.wait_for_phase(Phase.SEALED)
+        assert (sealed.id, sealed.set_id, sealed.context) == (copy.id, copy.set_id, copy.context)
+        rig.delete(client, taken, "vms")
+    rig.assert_nothing_left()
