@@ -6,7 +6,7 @@ in which it is made.
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.lifecycle import Lifecycle
-from samba_rvss.model import Image, Phase, SambaState, ShadowCopy
+from samba_rvss.model import Image, Phase, SambaCopy, ShadowCopy
 from samba_rvss.reconcile.decision import Action, Kind
 from samba_rvss.samba import control, fss_state
 
@@ -21,10 +21,10 @@ def is_current(lifecycle: Lifecycle, action: Action) -> bool:
     if copy is not None and lifecycle.ledger.get(copy.id) != copy:
         return False
     if action.kind is Kind.FORGET_SET:
-        paths = [one.path for one in _samba(lifecycle).copies if one.set_id == action.target]
+        paths = [one.path for one in _samba(lifecycle) if one.set_id == action.target]
         return not any(_is_left(lifecycle, path) for path in paths if path)
     if copy is not None and action.believes:
-        known = [one.state for one in _samba(lifecycle).copies if one.path == copy.path]
+        known = [one.state for one in _samba(lifecycle) if one.path == copy.path]
         return (known[0] if known else None) in action.believes
     if action.image is not None:
         record = lifecycle.ledger.get(action.image.id)
@@ -34,11 +34,8 @@ def is_current(lifecycle: Lifecycle, action: Action) -> bool:
     return True
 
 
-def _samba(lifecycle: Lifecycle) -> SambaState:
-    state = fss_state.read(lifecycle.config.fss_state)
-    if state is None:
-        raise RvssError(Problem.SAMBA, "srv_fss.tdb is being written just now")
-    return state
+def _samba(lifecycle: Lifecycle) -> tuple[SambaCopy, ...]:
+    return fss_state.settled(lifecycle.config.fss_state).copies
 
 
 def _is_left(lifecycle: Lifecycle, path: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
-from samba_rvss.errors import Problem, RvssError
+from samba_rvss.errors import RvssError
 from samba_rvss.ledger import Ledger, moment, now
 from samba_rvss.model import (
     Context,
@@ -33,9 +33,6 @@ T = TypeVar("T")
 
 TWICE_SECONDS = 2.0
 """Between two readings of srv_fss.tdb that are to prove that something is absent, in seconds."""
-
-_READING_SECONDS = 5.0
-_READING_PAUSE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,21 +267,11 @@ def _samba_state(path: str, expected: set[str], *, patient: bool) -> SambaState:
     Raises:
         RvssError: SAMBA if it cannot be read.
     """
-    first = _read(path)
+    first = fss_state.settled(path)
     if not patient or expected <= {copy.path for copy in first.copies}:
         return first
     time.sleep(TWICE_SECONDS)
-    second = _read(path)
+    second = fss_state.settled(path)
     sets = {one.id: one for one in (*first.sets, *second.sets)}
     copies = {(one.set_id, one.copy_id): one for one in (*first.copies, *second.copies)}
     return SambaState(sets=tuple(sets.values()), copies=tuple(copies.values()))
-
-
-def _read(path: str) -> SambaState:
-    """Read srv_fss.tdb, waiting for a moment in which Samba is not writing it."""
-    deadline = time.monotonic() + _READING_SECONDS
-    while (state := fss_state.read(path)) is None:
-        if time.monotonic() > deadline:
-            raise RvssError(Problem.SAMBA, f"{path} is never complete", "is it damaged?")
-        time.sleep(_READING_PAUSE)
-    return state

@@ -6,8 +6,10 @@ Each write there first wipes the file and then stores everything in one transact
 counts agree; otherwise the answer is "cannot tell now".
 """
 
+import logging
 import os
 import struct
+import time
 from datetime import UTC, datetime
 
 import tdb
@@ -15,6 +17,12 @@ import tdb
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import SambaCopy, SambaSet, SambaState, SetState
 from samba_rvss.samba import control, tdb_file
+
+_logger = logging.getLogger(__name__)
+
+# Samba writes for milliseconds.
+_SETTLE_SECONDS = 5.0
+_SETTLE_PAUSE = 0.05
 
 
 class _Reader:
@@ -122,6 +130,45 @@ def read(path: str) -> SambaState | None:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise RvssError(Problem.SAMBA, f"cannot read {path}: {reason}") from exc
     return None if records is None else parse(records)
+
+
+def settled(path: str, seconds: float = _SETTLE_SECONDS) -> SambaState:
+    """Read srv_fss.tdb, waiting for a moment in which Samba is not writing it.
+
+    A worker that is killed while it writes leaves a file that was wiped, or whose transaction was
+    cut off. Samba's next worker begins with no sets then (source3/rpc_server/fss/srv_fss_agent.c,
+    srv_fssa_start()), and its next write makes the file whole. So there are none, if the file stays
+    like that all the while, with nobody's lock on it. A file that disagrees with itself in any
+    other way is not believed.
+
+    Args:
+        path: the file.
+        seconds: for how long to wait.
+
+    Raises:
+        RvssError: SAMBA if the file cannot be read, or is never complete.
+    """
+    deadline = time.monotonic() + seconds
+    versions = set()
+    while (state := read(path)) is None:
+        wiped = _is_wiped(path)
+        versions.add(tdb_file.version(path) if wiped else None)
+        if time.monotonic() > deadline:
+            if None in versions or len(versions) > 1:
+                raise RvssError(Problem.SAMBA, f"{path} is never complete", "is it damaged?")
+            _logger.warning("%s was left incomplete by a worker that was killed", path)
+            return SambaState(sets=(), copies=())
+        time.sleep(_SETTLE_PAUSE)
+    return state
+
+
+def _is_wiped(path: str) -> bool:
+    """Return whether a file that is not complete holds no set, or is in a transaction's commit."""
+    try:
+        records = tdb_file.read(path)
+    except (OSError, ValueError):
+        return False
+    return records is None or not any(key.startswith(b"sc_set") for key in records)
 
 
 def forget_sets(path: str, lock_directory: str, wanted: dict[str, SetState]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ them however many records there are: a walk over 10,000 shadow copies takes seco
 themselves hold every record once. Format and locks: Samba, lib/tdb/common/tdb_private.h, lock.c.
 """
 
+import hashlib
 import os
 import struct
 from collections.abc import Iterator
@@ -48,6 +49,24 @@ def read(path: str, prefix: bytes = b"") -> dict[bytes, bytes] | None:
         raise ValueError("it is shorter than its records say") from exc
     finally:
         os.close(fd)
+
+
+def version(path: str) -> tuple[int | bytes, ...] | None:
+    """Return what differs between two versions of a file; None if somebody writes just now.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb") as file:
+        if not kernel.try_read_lock(fd, _FREELIST_TOP):
+            return None
+        status = os.fstat(fd)
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return status.st_ino, status.st_mtime_ns, digest
 
 
 def _needs_recovery(fd: int) -> bool:

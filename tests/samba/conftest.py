@@ -20,6 +20,7 @@ import pytest
 import tdb
 
 from samba_rvss import kernel
+from samba_rvss.errors import RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase, SetState, ShadowCopy
 from samba_rvss.run import environment
@@ -243,8 +244,11 @@ class Rig:
 
     def sets(self) -> int:
         """Return how many sets srv_fss.tdb holds; -1 while it is being written."""
-        state = fss_state.read(str(self.samba.lock_directory / "srv_fss.tdb"))
-        return -1 if state is None else len(state.sets)
+        try:
+            state = fss_state.settled(str(self.samba.lock_directory / "srv_fss.tdb"), 1)
+        except RvssError:
+            return -1
+        return len(state.sets)
 
     def left(self, *, sets: bool = True) -> dict[str, object]:
         """Return what is left of shadow copies, anywhere."""

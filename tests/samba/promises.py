@@ -90,11 +90,7 @@ class Promises:
 
     def _samba(self) -> SambaState:
         path = str(self._world.rig.samba.lock_directory / "srv_fss.tdb")
-        deadline = time.monotonic() + SETTLE
-        while (state := fss_state.read(path)) is None:
-            assert time.monotonic() < deadline, "srv_fss.tdb is never complete"
-            time.sleep(0.005)
-        return state
+        return fss_state.settled(path)
 
     def _look_at_the_unrecorded(
         self, writable: list[str], known: dict[str, SambaCopy]

@@ -5,10 +5,13 @@ fss_state_store()): those too that were only started, or have shares but no copi
 worker is gone they stay in the file, and Samba refuses every new set because of them.
 """
 
+import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+import tdb
 
 from samba_rvss.model import Context, Phase, SetState
 from samba_rvss.samba import fss_state
@@ -44,4 +47,38 @@ def test_a_set_that_was_begun_and_left_does_not_block_samba(rig: "Rig", state: S
         time.sleep(0.1)
     with rig.client() as client:
         rig.delete(client, rig.expose(client, "vms"), "vms")
+    rig.assert_nothing_left()
+
+
+@pytest.mark.parametrize("cut", ["wiped", "version"])
+def test_a_worker_that_is_killed_while_it_writes_leaves_nothing_writable(
+    rig: "Rig", cut: str
+) -> None:
+    """Samba wipes the file, notes its version, and then stores all sets: SIGKILL in between."""
+    rig.samba.set_options({"rvss:grace": "2 s", "rvss:recovery timeout": "4 s"})
+    rig.share("vms", rig.volume())
+    rig.start()
+    path = rig.samba.lock_directory / "srv_fss.tdb"
+    with rig.client() as client:
+        kept = rig.expose(client, "vms")
+        client.recovery_complete_shadow_copy_set(kept.id)
+        rig.wait_for_phase(Phase.SEALED)
+        rig.expose(client, "vms")
+        for pid in rig.samba.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        database = tdb.Tdb(str(path), 0, tdb.DEFAULT, os.O_RDWR)
+        database.clear()
+        if cut == "version":
+            database.store(b"db_version\0", b"\1\0\0\0")
+        database.close()
+    assert fss_state.read(str(path)) is None
+    # What was open goes; what was sealed stays, as its share still works.
+    (left,) = rig.wait_for_phase(Phase.SEALED, seconds=40)
+    assert left.set_id == str(kept.id)
+    rig.samba.end_workers()
+    with rig.client() as client:
+        rig.delete(client, rig.expose(client, "vms"), "vms")
+    with rig.session(kept.mappings[0].exposed_share) as session:
+        assert session.read("data").startswith(b"from the source")
+    assert rig.command("delete", left.id).returncode == 0
     rig.assert_nothing_left()

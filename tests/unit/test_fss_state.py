@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context, SambaCopy, SambaSet, SambaState, SetState
-from samba_rvss.samba.fss_state import forget_sets, parse, read
+from samba_rvss.samba.fss_state import forget_sets, parse, read, settled
 
 SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
 COPY = "0f0e0d0c-0b0a-0908-0706-050403020100"
@@ -285,22 +285,114 @@ def test_a_reader_is_no_writer(file: Path) -> None:
         assert read(str(file)) == a_state(a_copy())
 
 
-def test_a_commit_that_was_cut_off_is_not_believed(file: Path) -> None:
-    """The next writer recovers the file; until then it is of two minds."""
-    store(file, WHOLE)
-    other = {**of_set(state=5), **of_copy(), **of_map(exposed=1)}
+def _cut_off(file: Path, records: Records) -> None:
+    """End a process in the commit of a transaction."""
     program = (
         "import os, sys, tdb\n"
         "database = tdb.Tdb(sys.argv[1], 0, tdb.DEFAULT, os.O_RDWR)\n"
         "database.transaction_start()\n"
-        f"for key, value in {of_sets(other)!r}.items(): database.store(key, value)\n"
+        f"for key, value in {records!r}.items(): database.store(key, value)\n"
         "database.transaction_prepare_commit()\n"
         "os._exit(0)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(file)], check=True)
+
+
+def test_a_commit_that_was_cut_off_is_not_believed(file: Path) -> None:
+    """The next writer recovers the file; until then it is of two minds."""
+    store(file, WHOLE)
+    _cut_off(file, of_sets({**of_set(state=5), **of_copy(), **of_map(exposed=1)}))
     assert read(str(file)) is None
     tdb.Tdb(str(file), 0, tdb.DEFAULT, os.O_RDWR).close()
     assert read(str(file)) == a_state(a_copy())
+
+
+# what was left by a worker that was killed
+
+
+_VERSION = {_key("db_version"): struct.pack("<I", 1)}
+_KILLED = {
+    "when it made the file": lambda file: file.write_bytes(b""),
+    "when it had wiped the file": lambda file: store(file, {}),
+    "when it had noted the version": lambda file: store(file, _VERSION),
+    "in the commit": lambda file: _cut_off(file, WHOLE),
+}
+
+
+@pytest.mark.parametrize("kill", _KILLED.values(), ids=_KILLED)
+def test_there_are_no_sets_after_a_killed_write(
+    file: Path, kill: "Callable[[Path], object]"
+) -> None:
+    store(file, _VERSION)
+    kill(file)
+    assert read(str(file)) is None
+    started = time.monotonic()
+    assert settled(str(file), 0.3) == SambaState(sets=(), copies=())
+    assert time.monotonic() - started > 0.3
+
+
+def test_a_whole_file_is_not_waited_for(file: Path) -> None:
+    assert settled(str(file), 60) == SambaState(sets=(), copies=())
+    store(file, WHOLE)
+    assert settled(str(file), 60) == a_state(a_copy())
+
+
+@contextmanager
+def _writer(file: Path, code: str) -> Iterator[None]:
+    """Let another process, as the locks are a process's, do something in a second's time.
+
+    Args:
+        file: the file.
+        code: what to do; ``write(records)`` is Samba's way.
+    """
+    program = (
+        "import os, sys, tdb, time\n"
+        "def write(records):\n"
+        "    database = tdb.Tdb(sys.argv[1], 0, tdb.DEFAULT, os.O_RDWR)\n"
+        "    database.clear()\n"
+        "    for key, value in records.items(): database.store(key, value)\n"
+        "    database.close()\n"
+        "print(flush=True)\n"
+        f"{code}\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        try:
+            yield
+        finally:
+            writer.kill()
+
+
+def test_a_write_that_goes_on_is_waited_for(file: Path) -> None:
+    store(file, {})
+    with _writer(file, f"time.sleep(0.5); write({WHOLE!r})"):
+        assert settled(str(file), 60) == a_state(a_copy())
+
+
+@pytest.mark.parametrize("name", [name for name in TORN if name != "wiped"])
+def test_what_disagrees_with_itself_never_proves_an_absence(file: Path, name: str) -> None:
+    """Another Samba may have written it, in a form that we do not know."""
+    store(file, TORN[name])
+    with pytest.raises(RvssError, match="never complete"):
+        settled(str(file), 0.3)
+
+
+def test_a_lock_never_proves_an_absence(file: Path) -> None:
+    store(file, {})
+    with _another(file, "database.lock_all()"), pytest.raises(RvssError, match="never complete"):
+        settled(str(file), 0.3)
+
+
+def test_a_file_that_is_wiped_again_and_again_never_proves_an_absence(file: Path) -> None:
+    store(file, {})
+    with (
+        _writer(file, "while True: write({})"),
+        pytest.raises(RvssError, match="never complete"),
+    ):
+        settled(str(file), 0.5)
 
 
 def test_every_reading_beside_a_writer_is_whole(file: Path) -> None:
