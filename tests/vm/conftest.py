@@ -37,7 +37,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what boots a machine again and again, unless it is asked for."""
+    """Wait for the machines last; leave out what boots one again and again, unless asked for it."""
+    items.sort(key=lambda item: item.path.name == "test_in_vm.py")
     if os.environ.get(LONG):
         return
     long = [item for item in items if item.path.name == "test_power.py"]
