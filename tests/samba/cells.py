@@ -156,7 +156,7 @@ def _happen(walk: Walk, cell: Cell, undo: ExitStack, holding: ExitStack) -> None
             time.sleep(0.5)
             assert made.link.established(), "the server has heard that its client is gone"
         case Fault.ABORTED:
-            walk.client.call("abort_shadow_copy_set", walk.set_id)
+            walk.abort()
         case Fault.WORKER:
             pids = rig.samba.worker_pids()
             assert pids

@@ -227,6 +227,16 @@ class Walk:
             self.client.call("delete_share_mapping", self.set_id, self.members[0], self.shares[0])
         assert Phase.DELETING in {copy.phase for copy in self.copies()}
 
+    def abort(self) -> None:
+        """Abort it; Samba may not know it any more."""
+        from samba_rvss.samba.fsrvp import FsrvpError
+
+        try:
+            self.client.call("abort_shadow_copy_set", self.set_id)
+        except FsrvpError as exc:
+            if exc.name != "E_INVALIDARG" or not self.exposed:
+                raise
+
     def copies(self) -> list[ShadowCopy]:
         """Return its shadow copies in the ledger."""
         found = [copy for copy in self.lane.rig.ledger() if copy.set_id == str(self.set_id)]
