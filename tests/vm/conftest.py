@@ -37,11 +37,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Wait for the machines last; leave out what boots one again and again, unless asked for it."""
+    """Wait for the machines last; leave out what boots one anew, unless asked for it."""
     items.sort(key=lambda item: item.path.name == "test_in_vm.py")
     if os.environ.get(LONG):
         return
-    long = [item for item in items if item.path.name == "test_power.py"]
+    long = [item for item in items if item.path.name in ("test_reboot.py", "test_power.py")]
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the machines, before the first test of any floor, with what of theirs is to run."""
     if long := session.config.stash.get(_long, 0):
-        text = f"left out: {long} tests of power losses ({LONG}=1 runs them)"
+        text = f"left out: {long} tests of reboots and power losses ({LONG}=1 runs them)"
         _say(session.config, text)
     if session.config.option.collectonly or os.environ.get(NO_VM) or CAPABILITIES["vm"]():
         return
