@@ -122,14 +122,24 @@ def read(path: str) -> SambaState | None:
     Raises:
         RvssError: SAMBA if the file is there but cannot be read.
     """
+    return _judged(path)[0]
+
+
+def _judged(path: str) -> tuple[SambaState | None, bool]:
+    """Return what `read` does, and whether an incomplete file holds no set at all.
+
+    That is so too while it is empty, in the commit of a transaction, or locked.
+    """
     try:
         records = tdb_file.read(path)
     except FileNotFoundError:
-        return SambaState(sets=(), copies=())
+        return SambaState(sets=(), copies=()), False
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise RvssError(Problem.SAMBA, f"cannot read {path}: {reason}") from exc
-    return None if records is None else parse(records)
+    if records is None:
+        return None, True
+    return parse(records), not any(key.startswith(b"sc_set") for key in records)
 
 
 def settled(path: str, seconds: float = _SETTLE_SECONDS) -> SambaState:
@@ -150,8 +160,10 @@ def settled(path: str, seconds: float = _SETTLE_SECONDS) -> SambaState:
     """
     deadline = time.monotonic() + seconds
     versions = set()
-    while (state := read(path)) is None:
-        wiped = _is_wiped(path)
+    while True:
+        state, wiped = _judged(path)
+        if state is not None:
+            return state
         versions.add(tdb_file.version(path) if wiped else None)
         if time.monotonic() > deadline:
             if None in versions or len(versions) > 1:
@@ -159,16 +171,6 @@ def settled(path: str, seconds: float = _SETTLE_SECONDS) -> SambaState:
             _logger.warning("%s was left incomplete by a worker that was killed", path)
             return SambaState(sets=(), copies=())
         time.sleep(_SETTLE_PAUSE)
-    return state
-
-
-def _is_wiped(path: str) -> bool:
-    """Return whether a file that is not complete holds no set, or is in a transaction's commit."""
-    try:
-        records = tdb_file.read(path)
-    except (OSError, ValueError):
-        return False
-    return records is None or not any(key.startswith(b"sc_set") for key in records)
 
 
 def forget_sets(path: str, lock_directory: str, wanted: dict[str, SetState]) -> tuple[str, ...]:
