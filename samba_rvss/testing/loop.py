@@ -59,13 +59,13 @@ class LoopBtrfs(Undoing):
     def __init__(
         self, directory: Path, *, size: int = 256 << 20, options: Sequence[str] = ()
     ) -> None:
+        super().__init__()
         tag = secrets.token_hex(4)
         self.path = directory / f"btrfs-{tag}"
         self.image = directory / f"btrfs-{tag}.img"
         self.device = ""
         self._size = size
         self._options = tuple(options)
-        super().__init__()
 
     def _set_up(self) -> None:
         self.image.touch(mode=0o600, exist_ok=False)

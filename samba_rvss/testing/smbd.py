@@ -27,12 +27,11 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import environment, run, tool
 from samba_rvss.testing.example import GLOBAL_EXAMPLE, share_section
+from samba_rvss.testing.undoing import Undoing
 
 WORKGROUP = "RVSSTEST"
 _SECONDS = 120.0  # an emulated machine may need as long
@@ -175,7 +174,7 @@ def btrfs_share(name: str, path: str | Path, *, options: Mapping[str, str] | Non
     return plain_share(name, path, options={**stock, **(options or {})})
 
 
-class PrivateSmbd:
+class PrivateSmbd(Undoing):
     """A context manager: a Samba with a directory, an address and users of its own.
 
     Args:
@@ -201,40 +200,26 @@ class PrivateSmbd:
         interfaces: Sequence[str] = (),
         log_level: int = 1,
     ) -> None:
+        super().__init__()
         self._parent = parent
         self._options = dict(options or {})
         self._interfaces = tuple(interfaces)
         self._log_level = log_level
         self._shares: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._undo = ExitStack()
         self.directory = parent
         self.address = ""
 
-    def __enter__(self) -> Self:
-        with ExitStack() as guard:
-            guard.push(self._undo)
-            self.directory = Path(tempfile.mkdtemp(prefix=f"rvss-{os.getpid()}-", dir=self._parent))
-            self._undo.callback(shutil.rmtree, self.directory)
-            self.directory.chmod(0o755)
-            for name in (*_DIRECTORIES.values(), "log"):
-                (self.directory / name).mkdir(mode=0o755)
-            self.private_directory.chmod(0o700)
-            self.address = free_address()
-            self.write_configuration()
-            guard.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self.stop()
-        finally:
-            self._undo.close()
+    def _set_up(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix=f"rvss-{os.getpid()}-", dir=self._parent))
+        self._undo.callback(shutil.rmtree, self.directory)
+        self.directory.chmod(0o755)
+        for name in (*_DIRECTORIES.values(), "log"):
+            (self.directory / name).mkdir(mode=0o755)
+        self.private_directory.chmod(0o700)
+        self.address = free_address()
+        self.write_configuration()
+        self._undo.callback(self.stop)
 
     @property
     def configuration(self) -> Path:

@@ -350,7 +350,7 @@ def _forgetting() -> Action:
 
 
 @pytest.mark.parametrize(("kind", "of_gone"), [(Kind.ADOPT, False), (Kind.DESTROY, True)])
-def test_an_image_is_judged_by_its_record(site: Site, kind: Kind, of_gone: bool) -> None:  # noqa: FBT001
+def test_an_image_is_judged_by_its_record(site: Site, kind: Kind, *, of_gone: bool) -> None:
     """What was deleted meanwhile is not taken in again."""
     lifecycle = Lifecycle(
         site.config, site.ledger, (), Mounts(site.config.run_directory), site.samba
