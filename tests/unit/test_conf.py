@@ -6,6 +6,7 @@ python-samba keeps the first registry that it opens, so each reading has a proce
 import re
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from samba_rvss.samba.conf import Config, Section, find_share
 from samba_rvss.samba.options import OPTIONS
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.testing.example import readme_block
+from tests.unit.values import CONFIG
 
 pytestmark = pytest.mark.require("smbd")
 
@@ -87,19 +89,12 @@ def section(config: Config, name: str) -> Section:
 def test_defaults(site: Site) -> None:
     site.write("", share("vms"))
     config = site.load()
-    assert config == Config(
+    assert config == replace(
+        CONFIG,
         file=str(site.file),
-        run_directory="/run/samba-rvss",
-        state_directory="/var/lib/samba-rvss",
-        commit_deadline=50.0,
-        seal_deadline=30.0,
-        recovery_timeout=1800.0,
-        maximum_age=259200.0,
-        grace=300.0,
         samba_lock_directory=f"{site.directory}/lock",
         samba_state_directory=f"{site.directory}/state",
         sections=config.sections,
-        warnings=(),
         files=(str(site.file),),
     )
     assert config.shares == (Share(name="vms", path="/srv/vms", vfs_objects=("shell_snap",)),)
@@ -478,17 +473,8 @@ def test_signature_tells_of_changes(site: Site, change: str) -> None:
 
 def _config(*paths: str) -> Config:
     shares = [Share(name=f"share{number}", path=path) for number, path in enumerate(paths)]
-    return Config(
-        file="/etc/samba/smb.conf",
-        run_directory="/run/samba-rvss",
-        state_directory="/var/lib/samba-rvss",
-        commit_deadline=50.0,
-        seal_deadline=30.0,
-        recovery_timeout=1800.0,
-        maximum_age=259200.0,
-        grace=300.0,
-        samba_lock_directory="/run/samba",
-        samba_state_directory="/var/lib/samba",
+    return replace(
+        CONFIG,
         sections=tuple(
             Section(name=one.name, path=one.path, registry=False, share=one, reason="")
             for one in shares

@@ -25,76 +25,53 @@ from samba_rvss.model import (
     SambaState,
     SetState,
     ShadowCopy,
-    Volume,
 )
 from samba_rvss.reconcile.decision import Action, Kept, Kind, Plan
-from samba_rvss.reconcile.observation import Observation, Options
+from samba_rvss.reconcile.observation import Observation
 from samba_rvss.samba.conf import Config
 from samba_rvss.wire import Fate, Finding, Presence
+from tests.unit.values import (
+    CONFIG,
+    COPY_ID,
+    EXPOSED,
+    OPTIONS,
+    SET,
+    copy_of,
+    samba_copy_of,
+    share_of,
+)
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-SET = "11111111-1111-1111-1111-111111111111"
-SHARE = "vms@{22222222-2222-2222-2222-222222222222}"
-EXPOSED = "/run/samba-rvss/exposed/"
-COPY = ShadowCopy(
-    id="20261122T100000Z-0000aaaa",
-    share="vms",
-    share_path="/srv/vms",
-    volume=Volume(
-        provider="btrfs", file_system="f", key="f/256", name="vms", directory="", inode=256
+SHARE = share_of(COPY_ID)
+COPY = replace(
+    copy_of(
+        "20261122T100000Z-0000aaaa",
+        Phase.SEALED,
+        created=NOW - timedelta(hours=2),
+        since=Moment(boot="b", seconds=1000.0),
     ),
-    created=NOW - timedelta(hours=2),
-    phase=Phase.SEALED,
-    path=f"{EXPOSED}vms/20261122T100000Z-0000aaaa",
     uid=1000,
     set_id=SET,
-    copy_id="22222222-2222-2222-2222-222222222222",
+    copy_id=COPY_ID,
     context=Context.AUTO_RECOVERY | Context.FILE_SHARE,
     exposed_share=SHARE,
     state=SetState.RECOVERED,
-    since=Moment(boot="b", seconds=1000.0),
 )
-KNOWN = SambaCopy(
-    set_id=SET,
-    copy_id=COPY.copy_id,
-    share="vms",
-    share_path="/srv/vms",
-    path=COPY.path,
-    exposed_share=SHARE,
-    is_exposed=True,
-    state=SetState.RECOVERED,
-    context=COPY.context,
-    created=COPY.created,
-)
+KNOWN = samba_copy_of(COPY.path, SetState.RECOVERED, COPY.context)
 SAMBA = SambaState(
     sets=(SambaSet(id=SET, state=SetState.RECOVERED, context=COPY.context),), copies=(KNOWN,)
 )
 PRESENCE = Presence(quiet=1.0, reconciled=NOW.isoformat(), done=(), failed=())
-CONFIG = Config(
-    file="/etc/samba/smb.conf",
-    run_directory="/run/samba-rvss",
-    state_directory="/var/lib/samba-rvss",
-    commit_deadline=50.0,
-    seal_deadline=30.0,
-    recovery_timeout=1800.0,
-    maximum_age=259200.0,
-    grace=300.0,
-    samba_lock_directory="/run/samba",
-    samba_state_directory="/var/lib/samba",
-    sections=(),
-)
 
 
 def seen(copy: ShadowCopy | None = COPY, samba: SambaState | None = SAMBA) -> Observation:
     return Observation(
         wall=NOW,
         present=Moment(boot="b", seconds=1100.0),
-        options=Options(
-            recovery_timeout=1800.0, maximum_age=259200.0, grace=300.0, commit_deadline=50.0
-        ),
+        options=OPTIONS,
         exposed_directory=EXPOSED,
         copies=(copy,) if copy else (),
-        inventory=Inventory(file_systems=frozenset("f"), images=()),
+        inventory=Inventory(file_systems=frozenset({"fs"}), images=()),
         samba=samba,
         shares={SHARE: COPY.path} if copy else {},
     )
@@ -218,7 +195,7 @@ def test_open_copy_of_a_recovered_set_is_unsealed() -> None:
         (seen(samba=with_state(KNOWN, SetState.EXPOSED)), "is sealed, and its set exposed"),
         (seen(replace(COPY, phase=Phase.OPEN, state=SetState.EXPOSED)), "is open, and its set rec"),
         (replace(seen(), shares={}), f"has lost its share {SHARE}"),
-        (seen(None), f"Samba has {COPY.copy_id} of [vms] at {COPY.path}, which we have not"),
+        (seen(None), f"Samba has {COPY.copy_id} of [VMs] at {COPY.path}, which we have not"),
         (seen(samba=replace(SAMBA, copies=())), f"Samba's set {SET} is recovered and empty"),
         (
             replace(seen(), shares={SHARE: COPY.path, "other": f"{EXPOSED}vms/x"}),

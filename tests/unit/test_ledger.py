@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +25,9 @@ import samba_rvss
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger, moment, now
 from samba_rvss.model import UNKNOWN, Context, Moment, Phase, SetState, ShadowCopy, Volume
+from tests.unit.values import NOW, copy_of
 
-NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
 LONG_AGO = Moment(boot="another start", seconds=12.5)
-
-
-def copy_of(name: str, phase: Phase = Phase.CREATING, created: datetime = NOW) -> ShadowCopy:
-    """Return a copy that is not in any ledger yet."""
-    return ShadowCopy(
-        id=name,
-        share="vms",
-        share_path="/srv/vms",
-        volume=Volume(
-            provider="btrfs",
-            file_system="fs",
-            key="btrfs:fs:256",
-            name="vms",
-            directory="",
-            inode=256,
-        ),
-        created=created,
-        phase=phase,
-        path=f"/run/exposed/vms/{name}",
-    )
 
 
 def timeless(copy: ShadowCopy | None) -> ShadowCopy | None:
@@ -326,7 +306,7 @@ def test_events(ledger: Ledger) -> None:
         ("taken", 7, 0.25, ""),
         ("note", -1, None, "more"),
     ]
-    assert all(one.share == "vms" and now() - one.time < timedelta(minutes=1) for one in found)
+    assert all(one.share == "VMs" and now() - one.time < timedelta(minutes=1) for one in found)
     assert [one.copy for one in ledger.events()] == ["a"] * 3 + ["b"] * 3
     assert [(one.copy, one.what) for one in ledger.events(limit=2)] == [
         ("b", "taken"),

@@ -19,7 +19,7 @@ from samba_rvss import run
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger, now
 from samba_rvss.lifecycle import Lifecycle
-from samba_rvss.model import Image, Inventory, Mark, Phase, SetState, ShadowCopy, Volume
+from samba_rvss.model import Inventory, Phase, SetState
 from samba_rvss.mounts import Mounts
 from samba_rvss.reconcile import apply, observation
 from samba_rvss.reconcile.decision import Action, Kind
@@ -27,13 +27,9 @@ from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.reconcile.plan import plan
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
+from tests.unit.values import COPY_ID, SET, SHARE_PATH, copy_of, image_of, share_of
 
-SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
-COPY = "0f0e0d0c-0b0a-0908-0706-050403020100"
-SHARE = f"vms@{{{COPY}}}"
-VOLUME = Volume(
-    provider="btrfs", file_system="fs", key="btrfs:fs:256", name="vms", directory="", inode=256
-)
+SHARE = share_of(COPY_ID)
 
 
 class Site:
@@ -59,16 +55,11 @@ class Site:
         self.config = samba.call(conf.load, str(file))
         self.ledger = Ledger(self.config.ledger)
         self.path = f"{directory}/run/exposed/vms/a"
-        self.copy = ShadowCopy(
-            id="a",
-            share="vms",
-            share_path="/srv/vms",
-            volume=VOLUME,
-            created=now() - timedelta(days=30),
-            phase=Phase.SEALED,
+        self.copy = replace(
+            copy_of("a", Phase.SEALED, created=now() - timedelta(days=30)),
             path=self.path,
             set_id=SET,
-            copy_id=COPY,
+            copy_id=COPY_ID,
             exposed_share=SHARE,
             state=SetState.RECOVERED,
         )
@@ -85,14 +76,14 @@ class Site:
             return data + bytes(-len(data) % 4) + struct.pack(f"<{len(words)}I", *words)
 
         top = f"sc_set/{SET}"
-        copy = text(COPY) + text("/srv/vms") + text(self.path)
-        smap = text("vms") + text(SHARE) + text("")
+        copy = text(COPY_ID) + text(SHARE_PATH) + text(self.path)
+        smap = text("VMs") + text(SHARE) + text("")
         return {
             b"db_version\0": struct.pack("<I", 1),
             b"sc_set_count\0": struct.pack("<I", 1),
             text(top): aligned(text(SET), 5, 0, 1),
-            text(f"{top}/sc/{COPY}"): aligned(copy, 1709251199, 1),
-            text(f"{top}/sc/{COPY}/smap/{SHARE}"): aligned(smap, 1),
+            text(f"{top}/sc/{COPY_ID}"): aligned(copy, 1709251199, 1),
+            text(f"{top}/sc/{COPY_ID}/smap/{SHARE}"): aligned(smap, 1),
         }
 
     def store(self, records: dict[bytes, bytes] | None = None) -> None:
@@ -110,9 +101,7 @@ class Site:
 
     def inventory(self) -> Inventory:
         """Return the one image."""
-        created = self.copy.created
-        mark = Mark(id="a", share="vms", share_path="/srv/vms", volume=VOLUME, created=created)
-        image = Image(id="a", provider="btrfs", mark=mark, complete=True, read_only=True)
+        image = image_of("a", self.copy.created)
         return Inventory(file_systems=frozenset({"fs"}), images=(image,))
 
     def observe(self, *, starting: bool = False) -> Observation:
@@ -282,18 +271,7 @@ def test_what_was_there_once_is_there(
     monkeypatch.setattr(observation, "TWICE_SECONDS", 1.5)
     # Another copy that is in no reading keeps the look from ending with the first one.
     other = f"{site.path}-other"
-    site.ledger.add(
-        ShadowCopy(
-            id="b",
-            share="vms",
-            share_path="/srv/vms",
-            volume=VOLUME,
-            created=now(),
-            phase=Phase.TAKEN,
-            path=other,
-        ),
-        "create",
-    )
+    site.ledger.add(replace(copy_of("b", Phase.TAKEN, created=now()), path=other), "create")
     if first == "absent":
         os.unlink(site.config.fss_state)
     timer = threading.Timer(0.7, site.store, [EMPTY] if first == "present" else [])
@@ -355,10 +333,7 @@ def test_an_image_is_judged_by_its_record(site: Site, kind: Kind, *, of_gone: bo
     lifecycle = Lifecycle(
         site.config, site.ledger, (), Mounts(site.config.run_directory), site.samba
     )
-    mark = Mark(
-        id="a", share="vms", share_path="/srv", volume=site.copy.volume, created=site.copy.created
-    )
-    image = Image(id="a", provider="btrfs", mark=mark, complete=True, read_only=True)
+    image = image_of("a", site.copy.created)
     action = Action(kind=kind, target="a", reason="a test", image=image)
     assert not apply.is_current(lifecycle, action)
     site.ledger.change(site.copy, "gone", phase=Phase.GONE)

@@ -7,48 +7,50 @@ different; `does` and `keeps` are everything that the plan says of it.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from samba_rvss.model import (
     Context,
-    Image,
     Inventory,
-    Mark,
     Moment,
     Phase,
-    SambaCopy,
     SambaSet,
     SambaState,
     SetState,
     ShadowCopy,
-    Volume,
     Worker,
 )
 from samba_rvss.reconcile.decision import Action, Kept, Kind, Plan
-from samba_rvss.reconcile.observation import Observation, Options
+from samba_rvss.reconcile.observation import Observation
 from samba_rvss.reconcile.plan import plan
+from tests.unit.values import (
+    COPY_ID,
+    EXPOSED,
+    NOW,
+    OPTIONS,
+    SET,
+    SHARE_PATH,
+    copy_of,
+    image_of,
+    path_of,
+    samba_copy_of,
+    share_of,
+)
 
-NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
 PRESENT = Moment(boot="this start", seconds=1_000_000.0)
 BEFORE = Moment(boot="the start before", seconds=5_000_000.0)
-OPTIONS = Options(recovery_timeout=1800, maximum_age=72 * 3600, grace=300, commit_deadline=50)
-EXPOSED = "/run/samba-rvss/exposed/"
 A = "20240229T235900Z-0123abcd"
-PATH = f"{EXPOSED}vms/{A}"
+PATH = path_of(A)
 PREVIOUS = "/run/samba-rvss/previous/vms/@GMT-2024.02.29-23.59.00"
-SHARE = "VMs@{0f0e0d0c-0b0a-0908-0706-050403020100}"
-SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
+SHARE = share_of(COPY_ID)
 UNREADABLE = "unreadable"
 ABSENT = "absent"
 YEAR = 365.25 * 24 * 3600
 RECOVERY = int(Context.AUTO_RECOVERY)
 PERSISTENT = RECOVERY | Context.PERSISTENT
 FOR_EVER = PERSISTENT | Context.NO_AUTO_RELEASE
-VOLUME = Volume(
-    provider="btrfs", file_system="fs", key="btrfs:fs:256", name="vms", directory="", inode=256
-)
 
 
 def ago(seconds: float) -> Moment:
@@ -104,33 +106,27 @@ class Given:
         if self.phase is None:
             return None
         state = self.learned or (self.state if isinstance(self.state, SetState) else None)
-        copy = ShadowCopy(
-            id=A,
-            share="VMs",
-            share_path="/srv/vms",
-            volume=VOLUME,
-            created=NOW - timedelta(seconds=self.age),
-            phase=self.phase,
-            path=PATH,
-            previous_path=PREVIOUS if self.previous else "",
-            since=self.since,
-        )
+        created = NOW - timedelta(seconds=self.age)
+        copy = copy_of(A, self.phase, created=created, since=self.since)
+        copy = replace(copy, previous_path=PREVIOUS if self.previous else "")
         if not self.known:
             return copy
         return replace(
-            copy, set_id=SET, copy_id="c", context=self.context, exposed_share=SHARE, state=state
+            copy,
+            set_id=SET,
+            copy_id=COPY_ID,
+            context=self.context,
+            exposed_share=SHARE,
+            state=state,
         )
 
     def inventory(self) -> Inventory | None:
         """Return what is on the file systems."""
         if self.listed is None:
             return None
-        created = NOW - timedelta(seconds=self.age)
-        mark = Mark(id=A, share="VMs", share_path="/srv/vms", volume=VOLUME, created=created)
-        image = Image(
-            id=A,
-            provider="btrfs",
-            mark=mark,
+        image = image_of(
+            A,
+            NOW - timedelta(seconds=self.age),
             complete=self.image != "incomplete",
             read_only=self.image == "read-only",
         )
@@ -158,7 +154,7 @@ class Given:
             present=PRESENT,
             options=OPTIONS,
             exposed_directory=EXPOSED,
-            share_paths=frozenset({"/srv/vms"}),
+            share_paths=frozenset({SHARE_PATH}),
             copies=(copy,) if copy else (),
             gone=self.gone,
             history=self.history,
@@ -178,26 +174,12 @@ class Given:
 
 
 def state_of(
-    state: SetState, context: int, *paths: str, share_path: str = "/srv/vms"
+    state: SetState, context: int, *paths: str, share_path: str = SHARE_PATH
 ) -> SambaState:
     """Return srv_fss.tdb with one set."""
     return SambaState(
         sets=(SambaSet(id=SET, state=state, context=context),),
-        copies=tuple(
-            SambaCopy(
-                set_id=SET,
-                copy_id="c",
-                share="VMs",
-                share_path=share_path,
-                path=path,
-                exposed_share=SHARE,
-                is_exposed=state >= SetState.EXPOSED,
-                state=state,
-                context=context,
-                created=NOW,
-            )
-            for path in paths
-        ),
+        copies=tuple(samba_copy_of(path, state, context, share_path=share_path) for path in paths),
     )
 
 

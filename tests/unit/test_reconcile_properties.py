@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import TypeVar
 
@@ -15,7 +15,6 @@ from samba_rvss.model import (
     Context,
     Image,
     Inventory,
-    Mark,
     Moment,
     Phase,
     SambaCopy,
@@ -23,37 +22,31 @@ from samba_rvss.model import (
     SambaState,
     SetState,
     ShadowCopy,
-    Volume,
     Worker,
 )
 from samba_rvss.reconcile.decision import Action, Kind, Plan
-from samba_rvss.reconcile.observation import Observation, Options
+from samba_rvss.reconcile.observation import Observation
 from samba_rvss.reconcile.plan import plan
+from tests.unit.values import (
+    EXPOSED,
+    NOW,
+    OPTIONS,
+    SHARE_PATH,
+    copy_of,
+    image_of,
+    path_of,
+    samba_copy_of,
+    share_of,
+)
 
 T = TypeVar("T")
 
-NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
-OPTIONS = Options(recovery_timeout=1800, maximum_age=72 * 3600, grace=300, commit_deadline=50)
-EXPOSED = "/run/samba-rvss/exposed/"
-OURS = frozenset({"/srv/vms"})
+OURS = frozenset({SHARE_PATH})
 LONGEST = 73 * 3600.0
-VOLUME = Volume(
-    provider="btrfs", file_system="fs", key="btrfs:fs:256", name="vms", directory="", inode=256
-)
-
-
-def path_of(name: str) -> str:
-    """Return where a copy is mounted."""
-    return f"{EXPOSED}vms/{name}"
-
-
-def share_of(name: str) -> str:
-    """Return a copy's exposed share."""
-    return f"VMs@{{{name}}}"
 
 
 @dataclass(frozen=True)
-class World:
+class SimulatedWorld:
     """Everything that there is; what is done to it makes another one."""
 
     seconds: float
@@ -109,7 +102,7 @@ class World:
             starting=starting,
         )
 
-    def later(self, seconds: float) -> "World":
+    def later(self, seconds: float) -> "SimulatedWorld":
         """Let time pass in which nobody does anything."""
         return replace(
             self,
@@ -120,12 +113,12 @@ class World:
 
     # what the verbs do
 
-    def changed(self, copy: ShadowCopy, **values: object) -> "World":
+    def changed(self, copy: ShadowCopy, **values: object) -> "SimulatedWorld":
         """Change a row of the ledger."""
         new = replace(copy, since=self.present(), **values)  # type: ignore[arg-type]
         return replace(self, copies={**self.copies, copy.id: new})
 
-    def without_share(self, share: str) -> "World":
+    def without_share(self, share: str) -> "SimulatedWorld":
         """Remove a share and its descriptor."""
         return replace(
             self,
@@ -133,11 +126,11 @@ class World:
             descriptors=self.descriptors - {share.lower()},
         )
 
-    def without_image(self, name: str) -> "World":
+    def without_image(self, name: str) -> "SimulatedWorld":
         """Destroy an image."""
         return replace(self, images={k: v for k, v in self.images.items() if k != name})
 
-    def apply(self, action: Action) -> "World":
+    def apply(self, action: Action) -> "SimulatedWorld":
         """Do one thing, unless it is not called for any more (`reconcile.apply`)."""
         if action.copy is not None and self.copies.get(action.copy.id) != action.copy:
             return self
@@ -167,7 +160,8 @@ class World:
                 return self.without_image(image.id)
             case Action(kind=Kind.ADOPT, image=Image() as image):
                 phase = Phase.SEALING if image.read_only else Phase.TAKEN
-                copy = _copy(image.id, phase, image.mark.created, self.present())
+                created = image.mark.created
+                copy = copy_of(image.id, phase, created=created, since=self.present())
                 world = replace(self, mounts=self.mounts | {copy.path})
                 return replace(world, copies={**self.copies, copy.id: copy})
             case Action(kind=Kind.UNMOUNT):
@@ -186,7 +180,7 @@ class World:
                 return replace(self, sets=left, workers=())
         raise AssertionError(action)
 
-    def settle(self) -> "World":
+    def settle(self) -> "SimulatedWorld":
         """Let the watcher follow srv_fss.tdb, and seal what is to be sealed."""
         world = self
         for name, seen in self.known().items():
@@ -215,7 +209,7 @@ class World:
                 world = world.changed(copy, phase=Phase.SEALED)
         return world
 
-    def reconcile(self, *, starting: bool = False) -> tuple["World", Plan]:
+    def reconcile(self, *, starting: bool = False) -> tuple["SimulatedWorld", Plan]:
         """Observe, plan, apply, and let the watcher do its part."""
         decided = plan(self.observe(starting=starting))
         world = self
@@ -223,7 +217,7 @@ class World:
             world = world.apply(action)
         return replace(world, findings=decided.findings).settle(), decided
 
-    def at_rest(self) -> "World":
+    def at_rest(self) -> "SimulatedWorld":
         """Reconcile, in no time, until there is nothing to do."""
         world = self
         for _ in range(5):
@@ -231,24 +225,6 @@ class World:
             if not decided.actions:
                 return world
         raise AssertionError(decided)
-
-
-def _copy(name: str, phase: Phase, created: datetime, since: Moment) -> ShadowCopy:
-    return ShadowCopy(
-        id=name,
-        share="VMs",
-        share_path="/srv/vms",
-        volume=VOLUME,
-        created=created,
-        phase=phase,
-        path=path_of(name),
-        since=since,
-    )
-
-
-def _image(name: str, created: datetime, *, complete: bool, read_only: bool) -> Image:
-    mark = Mark(id=name, share="VMs", share_path="/srv/vms", volume=VOLUME, created=created)
-    return Image(id=name, provider="btrfs", mark=mark, complete=complete, read_only=read_only)
 
 
 NAMES = ("a", "b", "c")
@@ -266,7 +242,7 @@ _ages = st.sampled_from([1.0, 100.0, 299.0, 301.0, 1799.0, 1801.0, LONGEST, 10 *
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> World:
+def worlds(draw: st.DrawFn) -> SimulatedWorld:
     """Draw a world in which anything may be there or not."""
     seconds = 1e7
     sets = {
@@ -282,30 +258,20 @@ def worlds(draw: st.DrawFn) -> World:
     def belongs(name: str, path: str, share_path: str) -> str:
         of = draw(st.sampled_from([*sets, ""]))
         if of:
+            state, context = sets[of].state, sets[of].context
             members[of].append(
-                SambaCopy(
-                    set_id=of,
-                    copy_id=name,
-                    share="VMs",
-                    share_path=share_path,
-                    path=path,
-                    exposed_share=share_of(name),
-                    is_exposed=sets[of].state >= SetState.EXPOSED,
-                    state=sets[of].state,
-                    context=sets[of].context,
-                    created=NOW,
-                )
+                samba_copy_of(path, state, context, set_id=of, copy_id=name, share_path=share_path)
             )
         return of
 
     for name in NAMES:
         created = NOW - timedelta(seconds=draw(_ages))
         since = Moment(boot=draw(_boots), seconds=seconds - draw(_ages))
-        of = belongs(name, path_of(name), "/srv/vms")
+        of = belongs(name, path_of(name), SHARE_PATH)
         row = draw(st.sampled_from(["none", "gone", *["row"] * 4]))
         if row == "row":
             phase = draw(st.sampled_from([p for p in Phase if p is not Phase.GONE]))
-            copy = _copy(name, phase, created, since)
+            copy = copy_of(name, phase, created=created, since=since)
             if draw(st.booleans()):
                 copy = replace(
                     copy,
@@ -320,7 +286,8 @@ def worlds(draw: st.DrawFn) -> World:
             gone.add(name)
         if draw(st.sampled_from([True, True, False])):
             complete = draw(st.sampled_from([True, True, True, False]))
-            images[name] = _image(name, created, complete=complete, read_only=draw(st.booleans()))
+            read_only = draw(st.booleans())
+            images[name] = image_of(name, created, complete=complete, read_only=read_only)
         if draw(st.booleans()):
             mounts.add(path_of(name))
         if draw(st.booleans()):
@@ -335,7 +302,7 @@ def worlds(draw: st.DrawFn) -> World:
     found = [f"copy {n}" for n in NAMES] + [f"image {n}" for n in NAMES] + ["set s", "set t"]
     found += [f"mount {path_of(n)}" for n in NAMES] + [f"share {share_of(n)}" for n in NAMES]
     found += [f"security {share_of(n).lower()}" for n in NAMES]
-    return World(
+    return SimulatedWorld(
         seconds=seconds,
         wall=NOW,
         copies=copies,
@@ -368,7 +335,7 @@ def told(actions: Iterable[Action]) -> set[tuple[Kind, str]]:
     return {(action.kind, action.target) for action in actions}
 
 
-def proper(world: World, copy: ShadowCopy) -> bool:
+def proper(world: SimulatedWorld, copy: ShadowCopy) -> bool:
     """Return whether Samba can reach a copy, in the state in which it should be."""
     known, image = world.known().get(copy.path), world.images.get(copy.id)
     if known is None or image is None or not image.complete or copy.since.boot != "this":
@@ -392,7 +359,7 @@ def proper(world: World, copy: ShadowCopy) -> bool:
 
 @_property
 @given(worlds(), st.booleans())
-def test_what_does_not_bear_our_mark_is_left(world: World, starting: bool) -> None:  # noqa: FBT001
+def test_what_does_not_bear_our_mark_is_left(world: SimulatedWorld, starting: bool) -> None:  # noqa: FBT001
     for action in plan(world.observe(starting=starting)).actions:
         assert action.target not in (share_of("x"), share_of("x").lower(), FOREIGN)
         if action.kind is Kind.FORGET_SET:
@@ -410,7 +377,7 @@ def test_what_does_not_bear_our_mark_is_left(world: World, starting: bool) -> No
 
 @_property
 @given(worlds(), st.booleans())
-def test_what_samba_serves_as_it_should_be_is_left(world: World, starting: bool) -> None:  # noqa: FBT001
+def test_what_samba_serves_as_it_should_be_is_left(world: SimulatedWorld, starting: bool) -> None:  # noqa: FBT001
     touched = {target for _, target in told(plan(world.observe(starting=starting)).actions)}
     for copy in world.copies.values():
         if proper(world, copy):
@@ -422,7 +389,7 @@ def test_what_samba_serves_as_it_should_be_is_left(world: World, starting: bool)
 
 @_property
 @given(worlds(), st.booleans())
-def test_once_applied_nothing_is_left_to_do(world: World, starting: bool) -> None:  # noqa: FBT001
+def test_once_applied_nothing_is_left_to_do(world: SimulatedWorld, starting: bool) -> None:  # noqa: FBT001
     after, _ = world.reconcile(starting=starting)
     if after.workers != world.workers:
         after, _ = after.reconcile()  # with a worker goes what it alone may have known
@@ -431,7 +398,7 @@ def test_once_applied_nothing_is_left_to_do(world: World, starting: bool) -> Non
 
 @_property
 @given(worlds(), st.randoms(use_true_random=False))
-def test_the_order_does_not_matter(world: World, random: Random) -> None:
+def test_the_order_does_not_matter(world: SimulatedWorld, random: Random) -> None:
     seen = world.observe()
     decided = plan(seen)
 
@@ -469,7 +436,7 @@ def test_the_order_does_not_matter(world: World, random: Random) -> None:
 @_property
 @given(worlds(), st.randoms(use_true_random=False), st.booleans())
 def test_what_was_cut_off_converges(
-    world: World,
+    world: SimulatedWorld,
     random: Random,
     restarted: bool,  # noqa: FBT001
 ) -> None:
@@ -524,7 +491,7 @@ _RESTS_ON = {
 @_property
 @given(worlds(), st.booleans(), st.sets(st.sampled_from([*_SOURCES, "connected", "quiet"])))
 def test_what_cannot_be_seen_makes_it_cautious(
-    world: World,
+    world: SimulatedWorld,
     starting: bool,  # noqa: FBT001
     blind: set[str],
 ) -> None:
@@ -547,7 +514,9 @@ def test_what_cannot_be_seen_makes_it_cautious(
 
 @_property
 @given(worlds(), st.sampled_from([-1, 1]))
-def test_a_clock_that_jumps_removes_nothing_of_this_start(world: World, direction: int) -> None:
+def test_a_clock_that_jumps_removes_nothing_of_this_start(
+    world: SimulatedWorld, direction: int
+) -> None:
     jumped = replace(world, wall=world.wall + direction * timedelta(days=3652))
     before = told(plan(world.observe()).actions)
     known = world.known()
@@ -563,7 +532,7 @@ def test_a_clock_that_jumps_removes_nothing_of_this_start(world: World, directio
 
 @_property
 @given(worlds())
-def test_who_writes_is_never_cut_off_early(world: World) -> None:
+def test_who_writes_is_never_cut_off_early(world: SimulatedWorld) -> None:
     """Before its time is up, an unrecovered copy goes only if its image or share has gone."""
     known = world.known()
     for action in plan(world.observe()).actions:

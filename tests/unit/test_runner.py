@@ -19,7 +19,7 @@ BROKEN = RvssError(Problem.STATE, "the ledger fails")
 ACTIONS = tuple(Action(kind=Kind.UNMOUNT, target=name, reason="a test") for name in "abc")
 
 
-class World:
+class Surroundings:
     """What a runner works on: a ledger that may fail, and actions that take a moment."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,16 +58,16 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> Surroundings:
+    return Surroundings(monkeypatch)
 
 
-def test_one_failure_does_not_stop_the_rest(world: World) -> None:
-    world.failing = {"a", "b"}
-    _, outcomes = asyncio.run(world.runner.reconcile())
-    assert world.performed == ["a", "b", "c"]
+def test_one_failure_does_not_stop_the_rest(surroundings: Surroundings) -> None:
+    surroundings.failing = {"a", "b"}
+    _, outcomes = asyncio.run(surroundings.runner.reconcile())
+    assert surroundings.performed == ["a", "b", "c"]
     assert [outcome.error is None for outcome in outcomes] == [False, False, True]
-    last = world.runner.last
+    last = surroundings.runner.last
     assert last is not None
     assert last.done == ("unmount c: a test",)
     assert last.failed == (
@@ -76,32 +76,32 @@ def test_one_failure_does_not_stop_the_rest(world: World) -> None:
     )
 
 
-def test_a_ledger_that_cannot_be_read_does_not_stop_the_rest(world: World) -> None:
-    world.unreadable = True
-    _, outcomes = asyncio.run(world.runner.reconcile())
-    assert world.performed == ["a", "b", "c"]
+def test_a_ledger_that_cannot_be_read_does_not_stop_the_rest(surroundings: Surroundings) -> None:
+    surroundings.unreadable = True
+    _, outcomes = asyncio.run(surroundings.runner.reconcile())
+    assert surroundings.performed == ["a", "b", "c"]
     assert [outcome.error for outcome in outcomes] == [BROKEN] * 3
 
 
-def test_never_two_at_once(world: World) -> None:
+def test_never_two_at_once(surroundings: Surroundings) -> None:
     async def both() -> None:
-        await asyncio.gather(world.runner.reconcile(), world.runner.reconcile())
+        await asyncio.gather(surroundings.runner.reconcile(), surroundings.runner.reconcile())
 
     asyncio.run(both())
-    assert world.performed == ["a", "b", "c"] * 2
+    assert surroundings.performed == ["a", "b", "c"] * 2
 
 
 def test_what_failed_is_tried_again_less_and_less_often(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(world.runner, "wake", pauses.append)
-    world.failing = {"b"}
+    monkeypatch.setattr(surroundings.runner, "wake", pauses.append)
+    surroundings.failing = {"b"}
     for _ in range(8):
-        asyncio.run(world.runner.reconcile())
+        asyncio.run(surroundings.runner.reconcile())
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
-    world.failing = set()
-    asyncio.run(world.runner.reconcile())
-    world.failing = {"b"}
-    asyncio.run(world.runner.reconcile())
+    surroundings.failing = set()
+    asyncio.run(surroundings.runner.reconcile())
+    surroundings.failing = {"b"}
+    asyncio.run(surroundings.runner.reconcile())
     assert pauses[8:] == [1.0, 1.0]  # to see that nothing is left to do; from the beginning

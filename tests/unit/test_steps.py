@@ -1,6 +1,6 @@
 """What srv_fss.tdb's word on a shadow copy calls for: the specification, as a table."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -8,12 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_rvss.lifecycle import Step, steps
-from samba_rvss.model import Context, Phase, SambaCopy, SetState, ShadowCopy, Volume
+from samba_rvss.model import Context, Phase, SambaCopy, SetState, ShadowCopy
+from tests.unit.values import COPY_ID, SET, copy_of, path_of, samba_copy_of
 
-NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
-VOLUME = Volume(
-    provider="btrfs", file_system="fs", key="btrfs:fs:256", name="vms", directory="", inode=256
-)
+NAME = "20240229T235959Z-0123abcd"
 AUTOMATIC = Context.AUTO_RECOVERY
 LEARN, OPEN, SEAL = Step.LEARN, Step.OPEN, Step.SEAL
 
@@ -22,16 +20,10 @@ def copy_in(
     phase: Phase, *, known: bool = True, context: int = 0, state: SetState | None = None
 ) -> ShadowCopy:
     """Return a copy in a phase; ``known`` if Samba's ids have been recorded, ``state`` too."""
-    return ShadowCopy(
-        id="20240229T235959Z-0123abcd",
-        share="vms",
-        share_path="/srv/vms",
-        volume=VOLUME,
-        created=NOW,
-        phase=phase,
-        path="/run/samba-rvss/exposed/vms/20240229T235959Z-0123abcd",
-        set_id="set" if known else "",
-        copy_id="copy" if known else "",
+    return replace(
+        copy_of(NAME, phase),
+        set_id=SET if known else "",
+        copy_id=COPY_ID if known else "",
         context=context,
         state=state if known else None,
     )
@@ -39,18 +31,7 @@ def copy_in(
 
 def seen_in(state: SetState, context: int) -> SambaCopy:
     """Return Samba's record of that copy."""
-    return SambaCopy(
-        set_id="set",
-        copy_id="copy",
-        share="vms",
-        share_path="/srv/vms",
-        path="/run/samba-rvss/exposed/vms/20240229T235959Z-0123abcd",
-        exposed_share="vms@{copy}",
-        is_exposed=state is SetState.EXPOSED,
-        state=state,
-        context=context,
-        created=NOW,
-    )
+    return samba_copy_of(path_of(NAME), state, context)
 
 
 # phase, state of the set, whether the client asked for auto-recovery: what is due
