@@ -9,15 +9,14 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
 from functools import lru_cache
 from urllib.parse import quote
 
-from samba_rvss import kernel
+from samba_rvss.clock import moment, now
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Event, Moment, Phase, SetState, ShadowCopy, Volume
 
@@ -60,16 +59,6 @@ _CHANGEABLE = frozenset(
     {"phase", "path", "previous_path", "set_id", "copy_id", "context", "exposed_share", "state"}
 )
 _NO_STATE = -1
-
-
-def now() -> datetime:
-    """Return the present time in UTC."""
-    return datetime.now(UTC)
-
-
-def moment() -> Moment:
-    """Return the present moment of this start of the machine."""
-    return Moment(boot=kernel.boot_id(), seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 class Ledger:

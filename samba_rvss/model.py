@@ -39,10 +39,10 @@ class Context(IntFlag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A time that no change of the clock can move: seconds since one start of the machine.
+    """A time that no change of the clock can move: seconds since a boot.
 
     Attributes:
-        boot: the kernel's id of that start (random(4), boot_id); empty if it is not known.
+        boot: the kernel's id of that boot (random(4), boot_id); empty if it is not known.
         seconds: since then, time in suspension included (clock_gettime(2), CLOCK_BOOTTIME).
     """
 
@@ -161,6 +161,11 @@ class ShadowCopy:
         """Whether the client asked for a writable copy until RecoveryComplete."""
         return bool(self.context & Context.AUTO_RECOVERY)
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where it is mounted: where Samba finds it, and where Previous Versions do."""
+        return tuple(path for path in (self.path, self.previous_path) if path)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -219,7 +224,7 @@ class Worker:
 
     Attributes:
         clients: how many connections it serves, or None if Samba did not say.
-        started: when it was started, in seconds of this start of the machine.
+        started: when it was started, in seconds since this boot.
     """
 
     pid: int

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.findings import Fate, Finding
 
 MAXIMUM = 16384
 """Longest datagram, in bytes."""
@@ -34,40 +35,6 @@ class AdminRequest:
 
     verb: str
     copy: str = ""
-
-
-class Fate(Enum):
-    """What becomes of something that reconciling found."""
-
-    TO_DO = "to do"
-    DONE = "done"
-    FAILED = "failed"
-    STALE = "not needed any more"
-    KEPT = "kept"
-    WRONG = "wrong"
-    UNSEEN = "not seen"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that reconciling did, would do, left alone or could not see.
-
-    Attributes:
-        action: what is done about it; empty if nothing is.
-        target: id of a copy, an image or a set, a path, or the name of a share; may be empty.
-        reason: why, without a full stop.
-        evidence: what was seen that says so.
-        error: why it failed.
-        due: in how many seconds it may be otherwise, of what is left alone.
-    """
-
-    fate: Fate
-    reason: str
-    target: str = ""
-    action: str = ""
-    evidence: tuple[str, ...] = ()
-    error: str = ""
-    due: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

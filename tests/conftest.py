@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from hypothesis import HealthCheck, settings
+
 from samba_rvss.testing.plugin import CAPABILITIES
 
 _zfs = CAPABILITIES["zfs"]
@@ -16,3 +18,7 @@ def _zfs_here() -> str:
 
 
 CAPABILITIES["zfs"] = _zfs_here
+
+# How fast examples are drawn is a matter of what else the machine does.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")

@@ -24,7 +24,7 @@ def register(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the daemon."""
-    from samba_rvss.daemon import Daemon
+    from samba_rvss.daemon.service import Daemon
 
     log_to_journal_or_stderr(debug=arguments.debug)
     asyncio.run(Daemon(arguments.configfile).run())

@@ -7,11 +7,13 @@ says. Nothing is changed, and nothing is started.
 from dataclasses import dataclass
 from datetime import datetime
 
-from samba_rvss import instance, wire
+from samba_rvss import wire
 from samba_rvss.cli.common import ask, ledger_or_empty
+from samba_rvss.clock import now
+from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon import holding
 from samba_rvss.errors import RvssError
-from samba_rvss.ledger import now
-from samba_rvss.model import Event, Inventory
+from samba_rvss.model import Event
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
 from samba_rvss.reconcile.decision import Plan
@@ -53,28 +55,22 @@ def look(config: Config) -> Look:
         RvssError: STATE if the ledger cannot be read.
     """
     presence, busy, silence = _presence(config)
-    known = providers(config.run_directory)
-
-    def inventory() -> Inventory:
-        found = [provider.inventory() for provider in known]
-        return Inventory(
-            file_systems=frozenset[str]().union(*(one.file_systems for one in found)),
-            images=tuple(image for one in found for image in one.images),
+    with ledger_or_empty(config) as ledger:
+        instance = Instance(
+            config=config,
+            ledger=ledger,
+            mounts=Mounts(config.run_directory),
+            providers=providers(config.run_directory),
+            samba=Here(),
         )
-
-    with ledger_or_empty(config) as record:
         seen = observe(
             Sources(
-                config=config,
-                ledger=record,
-                mounts=Mounts(config.run_directory),
-                samba=Here(),
-                inventory=inventory,
+                instance=instance,
                 quiet=lambda: presence.quiet if presence else None,
                 busy=lambda: busy,
             )
         )
-        change = record.last_event("reconciled")
+        change = ledger.last_event("reconciled")
     return Look(
         time=now(),
         config=config,
@@ -88,7 +84,7 @@ def look(config: Config) -> Look:
 
 def _presence(config: Config) -> tuple[wire.Presence | None, frozenset[str], str]:
     """Ask the daemon what it knows; tell why it did not answer, if it did not."""
-    if not instance.is_taken(config):
+    if not holding.is_taken(config):
         return None, frozenset(), "the daemon does not run: start samba-rvss.service"
     parts: list[wire.Part] = []
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from samba_rvss import wire
 from samba_rvss.cli import output
 from samba_rvss.cli.common import Verbs, ask, configuration
-from samba_rvss.wire import Fate, Finding
+from samba_rvss.findings import Fate, Finding
 
 FAILED = 1
 LEFT = 3
@@ -57,7 +57,7 @@ class _Printer:
 
     Args:
         as_json: whether to print JSON.
-        every: whether people see what is kept for good reason too.
+        every: whether people see what is left alone for good reason too.
     """
 
     def __init__(self, *, as_json: bool, every: bool) -> None:
@@ -67,7 +67,7 @@ class _Printer:
 
     def add(self, finding: Finding) -> None:
         self._findings.append(finding)
-        if not self._as_json and (self._every or finding.fate is not Fate.KEPT):
+        if not self._as_json and (self._every or finding.fate is not Fate.LEFT_ALONE):
             output.print_line(as_line(finding))
             if finding.action and not self._every:
                 sys.stdout.flush()  # the next one may take its time
@@ -81,30 +81,33 @@ class _Printer:
 
 
 def _dry_run(arguments: argparse.Namespace, printer: _Printer) -> None:
-    from samba_rvss import report
     from samba_rvss.cli.look import look
+    from samba_rvss.reconcile import report
 
     for finding in report.of_plan(look(configuration(arguments)).plan):
         printer.add(finding)
 
 
 def _ask(arguments: argparse.Namespace, printer: _Printer) -> None:
-    def part(one: wire.Part) -> None:
-        if isinstance(one, Finding):
-            printer.add(one)
+    def hear(part: wire.Part) -> None:
+        if isinstance(part, Finding):
+            printer.add(part)
 
-    ask(configuration(arguments), wire.AdminRequest(verb="reconcile"), part)
+    ask(configuration(arguments), wire.AdminRequest(verb="reconcile"), hear)
 
 
 def _boot(arguments: argparse.Namespace, printer: _Printer) -> None:
     import asyncio
 
-    from samba_rvss import admin, boot, report
+    from samba_rvss.daemon import boot
+    from samba_rvss.reconcile import report
 
     decided, _, sealed = asyncio.run(
-        boot.reconcile(arguments.configfile, lambda outcome: printer.add(admin.finding(outcome)))
+        boot.reconcile(
+            arguments.configfile, lambda outcome: printer.add(report.of_outcome(outcome))
+        )
     )
-    for finding in report.left(decided):
+    for finding in report.not_done(decided):
         printer.add(finding)
     if not sealed:
         reason = "somebody still writes to a shadow copy; the daemon goes on sealing it"
@@ -122,42 +125,46 @@ def as_line(finding: Finding) -> str:
 
 def as_data(findings: Iterable[Finding]) -> dict[str, object]:
     """Return findings as JSON has them."""
-    actions, kept, problems = [], [], []
-    for one in findings:
-        if one.fate is Fate.UNSEEN:
-            problems.append(one.reason)
-        elif one.action:
+    actions, left_alone, problems = [], [], []
+    for finding in findings:
+        if finding.fate is Fate.UNSEEN:
+            problems.append(finding.reason)
+        elif finding.action:
             actions.append(
                 {
-                    "kind": one.action,
-                    "target": one.target,
-                    "reason": one.reason,
-                    "evidence": list(one.evidence),
-                    "outcome": one.fate.value,
-                    "error": one.error,
+                    "kind": finding.action,
+                    "target": finding.target,
+                    "reason": finding.reason,
+                    "evidence": list(finding.evidence),
+                    "outcome": finding.fate.value,
+                    "error": finding.error,
                 }
             )
         else:
-            wrong = one.fate is Fate.WRONG
-            kept.append(
-                {"target": one.target, "reason": one.reason, "due": one.due, "wrong": wrong}
+            left_alone.append(
+                {
+                    "target": finding.target,
+                    "reason": finding.reason,
+                    "due": finding.due,
+                    "wrong": finding.fate is Fate.WRONG,
+                }
             )
-    return {"actions": actions, "kept": kept, "problems": problems}
+    return {"actions": actions, "left_alone": left_alone, "problems": problems}
 
 
 def summary(findings: Iterable[Finding]) -> str:
     """Return how many findings there are, by what became of them."""
     counts = dict.fromkeys(Fate, 0)
-    for one in findings:
-        counts[one.fate] += 1
+    for finding in findings:
+        counts[finding.fate] += 1
     said = [f"{count} {fate.value}" for fate, count in counts.items() if count]
-    busy = any(count for fate, count in counts.items() if fate is not Fate.KEPT)
+    busy = any(count for fate, count in counts.items() if fate is not Fate.LEFT_ALONE)
     return ", ".join(said if busy else ["nothing to do", *said])
 
 
 def exit_status(findings: Iterable[Finding]) -> int:
     """Return 0, FAILED or LEFT, as the manual says."""
-    fates = {one.fate for one in findings}
+    fates = {finding.fate for finding in findings}
     if fates & {Fate.FAILED, Fate.UNSEEN}:
         return FAILED
     return LEFT if fates & {Fate.TO_DO, Fate.WRONG} else 0

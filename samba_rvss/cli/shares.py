@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from samba_rvss.cli import output
 from samba_rvss.cli.common import Verbs, configuration
+from samba_rvss.copies.locate import locate
 from samba_rvss.errors import RvssError
 from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
-from samba_rvss.target import locate
 
 
 def register(verbs: Verbs) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from samba_rvss.cli.look import Look
-from samba_rvss.lifecycle import Step, steps
+from samba_rvss.copies.follow import Step, steps
 from samba_rvss.model import Phase, SambaCopy, SambaState, SetState, ShadowCopy
-from samba_rvss.reconcile.decision import Kind
+from samba_rvss.reconcile.decision import MountAgain
 from samba_rvss.reconcile.observation import Observation
 
 _UNSEALED = (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
@@ -26,8 +26,8 @@ class Standing:
             many seconds they have been as they are.
         sets: Samba's sets by state, None if they cannot be seen.
         samba_copies: Samba's copies by the state of their set.
-        differences: where Samba's view is not ours. Not wrong by themselves: it forgets all at a
-            start of the machine, for one thing.
+        differences: where Samba's view is not ours. Not wrong by themselves: it knows nothing any
+            more after a boot, for one thing.
     """
 
     wrong: tuple[str, ...]
@@ -58,8 +58,8 @@ def standing(look: Look, unsupported: Mapping[str, str]) -> Standing:
         phases=Counter(copy.phase for copy in seen.copies),
         oldest=min(seen.copies, key=lambda copy: copy.created, default=None),
         unsealed=unsealed,
-        sets=Counter(one.state for one in seen.samba.sets) if seen.samba else None,
-        samba_copies=Counter(one.state for one in seen.samba.copies) if seen.samba else None,
+        sets=Counter(known.state for known in seen.samba.sets) if seen.samba else None,
+        samba_copies=Counter(known.state for known in seen.samba.copies) if seen.samba else None,
         differences=tuple(_differences(seen, seen.samba)) if seen.samba else (),
     )
 
@@ -78,12 +78,12 @@ def _wrong(
                 f"{copy} is not sealed {seconds:.0f} s after its recovery: see the journal for who"
                 " still writes to it"
             )
-    yield from (f"{kept.target}: {kept.reason}" for kept in look.plan.kept if kept.wrong)
+    yield from (f"{left.target}: {left.reason}" for left in look.plan.left_alone if left.wrong)
     yield from look.plan.problems
     for action in look.plan.actions:
         # The daemon does by itself what is to be done, when it is due; but nothing tells it of a
         # mount that somebody else has taken away.
-        if action.kind is Kind.REMOUNT:
+        if isinstance(action, MountAgain):
             yield f"{action.target}: {action.reason}: run samba-rvss reconcile"
     yield from (f"[{share}]: {reason}" for share, reason in unsupported.items())
     yield from look.config.warnings
@@ -99,8 +99,8 @@ def _unsealed(seen: Observation) -> Iterator[tuple[str, float]]:
     for copy in seen.copies:
         over = copy.state is SetState.RECOVERED or copy.path in recovered
         if copy.phase is Phase.SEALING or (copy.phase in _UNSEALED and over):
-            same_start = copy.since.boot == seen.present.boot
-            yield copy.id, seen.present.seconds - (copy.since.seconds if same_start else 0.0)
+            since = copy.since.seconds if copy.since.boot == seen.present.boot else 0.0
+            yield copy.id, seen.present.seconds - since
 
 
 def _differences(seen: Observation, samba: SambaState) -> Iterator[str]:
@@ -113,14 +113,14 @@ def _differences(seen: Observation, samba: SambaState) -> Iterator[str]:
             yield from _differences_of(copy, known.get(copy.path))
             if seen.shares is not None and copy.exposed_share and copy.path not in shares:
                 yield f"{copy.id} has lost its share {copy.exposed_share}"
-    for one in samba.copies:
-        if one.path not in ours:
-            where = one.path or "nowhere"
-            yield f"Samba has {one.copy_id} of [{one.share}] at {where}, which we have not"
+    for theirs in samba.copies:
+        if theirs.path not in ours:
+            where = theirs.path or "nowhere"
+            yield f"Samba has {theirs.copy_id} of [{theirs.share}] at {where}, which we have not"
     used = {copy.set_id for copy in samba.copies}
-    for one_set in samba.sets:
-        if one_set.id not in used:
-            yield f"Samba's set {one_set.id} is {one_set.state.name.lower()} and empty"
+    for samba_set in samba.sets:
+        if samba_set.id not in used:
+            yield f"Samba's set {samba_set.id} is {samba_set.state.name.lower()} and empty"
     yield from _lost_shares(shares, ours, seen.exposed_directory)
 
 

@@ -83,7 +83,7 @@ def as_data(
             "last_change": seen.change
             and {"time": seen.change.time.isoformat(), "detail": seen.change.detail},
             "to_do": len(seen.plan.actions),
-            "kept": len(seen.plan.kept),
+            "left_alone": len(seen.plan.left_alone),
         },
     }
 

@@ -8,7 +8,7 @@
       strays        about what belongs to no shadow copy
       sets          about Samba's sets
     apply         one action at a time, each idempotent, none believing a plan that has aged
-    runner        when to do all that
+    report        what was decided and done, as findings
 
 This is what makes a crash at any instruction harmless, and a vanished client, a reboot, a
 half-failed Commit. What cannot be proven is left alone and said.

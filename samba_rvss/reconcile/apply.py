@@ -1,86 +1,104 @@
 """Carrying out a plan, one action at a time.
 
-Every action is idempotent, and looks once more at what it rests on: a plan ages from the moment
-in which it is made.
+Contract: every action is idempotent, and looks once more at what it rests on, because a plan ages
+from the moment in which it is made.
 """
 
+from samba_rvss.copies import exposed, repair
+from samba_rvss.copies.delete import withdraw
+from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.lifecycle import Lifecycle
-from samba_rvss.model import Image, Phase, SambaCopy, ShadowCopy
-from samba_rvss.reconcile.decision import Action, Kind
+from samba_rvss.model import Image, Phase, SambaCopy
+from samba_rvss.reconcile.decision import (
+    Action,
+    Adopt,
+    Delete,
+    DeleteDescriptor,
+    DeleteSet,
+    DeleteShare,
+    Destroy,
+    MountAgain,
+    OnCopy,
+    Seal,
+    Unmount,
+)
 from samba_rvss.samba import control, fss_state
 
 
-def is_current(lifecycle: Lifecycle, action: Action) -> bool:
+def is_current(instance: Instance, action: Action) -> bool:
     """Return whether what an action rests on is still as it was seen.
 
     Raises:
         RvssError: STATE or SAMBA if that cannot be told.
     """
-    copy = action.copy
-    if copy is not None and lifecycle.ledger.get(copy.id) != copy:
+    if isinstance(action, OnCopy) and instance.ledger.get(action.copy.id) != action.copy:
         return False
-    if action.kind is Kind.FORGET_SET:
-        paths = [one.path for one in _samba(lifecycle) if one.set_id == action.target]
-        return not any(_is_left(lifecycle, path) for path in paths if path)
-    if copy is not None and action.believes:
-        known = [one.state for one in _samba(lifecycle) if one.path == copy.path]
-        return (known[0] if known else None) in action.believes
-    if action.image is not None:
-        record = lifecycle.ledger.get(action.image.id)
-        if action.kind is Kind.ADOPT:
-            return record is None
-        return record is None or record.phase is Phase.GONE
+    match action:
+        case Delete(copy=copy, believes=believes) if believes:
+            known = [known.state for known in _samba(instance) if known.path == copy.path]
+            return (known[0] if known else None) in believes
+        case Adopt(image=image):
+            return instance.ledger.get(image.id) is None
+        case Destroy(image=image):
+            return _is_no_copys(instance, image)
+        case DeleteSet(set_id=set_id):
+            paths = [known.path for known in _samba(instance) if known.set_id == set_id]
+            return not any(_is_left(instance, path) for path in paths if path)
     return True
 
 
-def _samba(lifecycle: Lifecycle) -> tuple[SambaCopy, ...]:
-    return fss_state.settled(lifecycle.config.fss_state).copies
+def _samba(instance: Instance) -> tuple[SambaCopy, ...]:
+    return fss_state.settled(instance.config.fss_state).copies
 
 
-def _is_left(lifecycle: Lifecycle, path: str) -> bool:
+def _is_no_copys(instance: Instance, image: Image) -> bool:
+    copy = instance.ledger.get(image.id)
+    return copy is None or copy.phase is Phase.GONE
+
+
+def _is_left(instance: Instance, path: str) -> bool:
     """Return whether there is a copy that nobody has begun to remove."""
-    copy = lifecycle.ledger.by_path(path)
+    copy = instance.ledger.by_path(path)
     return copy is not None and copy.phase not in (Phase.DELETING, Phase.GONE)
 
 
-def perform(lifecycle: Lifecycle, action: Action) -> None:
+def perform(instance: Instance, action: Action) -> None:
     """Do one thing.
 
     Raises:
         RvssError: of the verb that does it.
     """
     match action:
-        case Action(kind=Kind.DELETE, copy=ShadowCopy() as copy):
-            lifecycle.withdraw(copy, action.reason)
-        case Action(kind=Kind.REMOUNT, copy=ShadowCopy() as copy):
-            lifecycle.remount(copy)
-        case Action(kind=Kind.SEAL, copy=ShadowCopy() as copy):
-            lifecycle.reseal(copy, action.reason)
-        case Action(kind=Kind.DESTROY, image=Image() as image):
-            lifecycle.destroy_image(image)
-        case Action(kind=Kind.ADOPT, image=Image() as image):
-            lifecycle.remount(lifecycle.adopt(image))
-        case Action(kind=Kind.UNMOUNT):
-            lifecycle.mounts.detach(action.target)
-        case Action(kind=Kind.UNSHARE):
-            lifecycle.forget_share(action.target)
-        case Action(kind=Kind.FORGET_SECURITY):
-            lifecycle.forget_security(action.target)
-        case Action(kind=Kind.FORGET_SET):
-            _forget_set(lifecycle, action)
+        case Delete(copy=copy, reason=reason):
+            withdraw(instance, copy, reason)
+        case MountAgain(copy=copy):
+            repair.mount_again(instance, copy)
+        case Seal(copy=copy, reason=reason):
+            repair.seal_again(instance, copy, reason)
+        case Destroy(image=image):
+            repair.destroy_image(instance, image)
+        case Adopt(image=image):
+            repair.mount_again(instance, repair.adopt(instance, image))
+        case Unmount(path=path):
+            instance.mounts.detach(path)
+        case DeleteShare(share=share):
+            exposed.delete_share(instance, share)
+        case DeleteDescriptor(share=share):
+            exposed.delete_descriptor(instance, share)
+        case DeleteSet():
+            _delete_set(instance, action)
         case _:
             raise AssertionError(action)
 
 
-def _forget_set(lifecycle: Lifecycle, action: Action) -> None:
+def _delete_set(instance: Instance, action: DeleteSet) -> None:
     """Remove a set from srv_fss.tdb, after ending the workers that would write it back."""
-    config = lifecycle.config
+    config = instance.config
     workers = control.workers(config.file, config.samba_lock_directory)
     if action.idle and any(worker.clients != 0 for worker in workers):
         raise RvssError(Problem.BUSY, "a client has connected to rpcd_fsrvp just now")
     for worker in workers:
-        lifecycle.ledger.note_set(action.target, "worker ended", detail=f"pid {worker.pid}")
+        instance.ledger.note_set(action.set_id, "worker ended", detail=f"pid {worker.pid}")
         if not control.end_worker(worker.pid, config.samba_lock_directory):
             raise RvssError(Problem.BUSY, f"rpcd_fsrvp {worker.pid} does not end on SIGTERM")
-    lifecycle.forget_set(action.target, action.believes[0], action.reason)
+    repair.delete_set(instance, action.set_id, action.state, action.reason)

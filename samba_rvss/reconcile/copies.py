@@ -1,14 +1,14 @@
 """Judging shadow copies: which are deleted, mounted again or sealed, and which live for how long.
 
 A copy that was taken is judged only where its image and srv_fss.tdb can be seen. What the file says
-of its set goes before our own record; where it says nothing, as after a start of the machine, the
-record and the share in Samba's registry stand for it.
+of its set goes before our own record; where it says nothing, as after a boot, the record and the
+share in Samba's registry stand for it.
 """
 
 import math
 
 from samba_rvss.model import Context, Image, Phase, SambaCopy, SetState, ShadowCopy
-from samba_rvss.reconcile.decision import Action, Kind
+from samba_rvss.reconcile.decision import Delete, MountAgain, Seal
 from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
 
@@ -38,37 +38,37 @@ class _Judging:
         image = self._images.get(copy.id)
         listed = copy.volume.file_system in self._listed
         if copy.id in seen.changing:
-            self._draft.keep(copy.id, "something is being done with it", self._options.grace)
+            self._draft.leave(copy.id, "something is being done with it", self._options.grace)
         elif copy.phase is Phase.CREATING:
             self._judge_creating(copy)
         elif copy.phase is Phase.DELETING:
-            self._act(Kind.DELETE, copy, "its deletion was cut off")
+            self._delete(copy, "its deletion was cut off")
         elif seen.inventory is None:
-            self._draft.keep(copy.id, "the images cannot be listed", wrong=True)
+            self._draft.leave(copy.id, "the images cannot be listed", wrong=True)
         elif image is None and not listed:
             reason = f"its file system is not there ({copy.volume.file_system})"
-            self._draft.keep(copy.id, reason, wrong=True)
+            self._draft.leave(copy.id, reason, wrong=True)
         elif image is None:
-            self._act(Kind.DELETE, copy, "its image does not exist any more")
+            self._delete(copy, "its image does not exist any more")
         elif not image.complete:
-            self._act(Kind.DELETE, copy, "its image is not complete")
+            self._delete(copy, "its image is not complete")
         else:
             self._judge_whole(copy, image)
 
     def _judge_creating(self, copy: ShadowCopy) -> None:
         left = self._options.commit_deadline - self._elapsed(copy)
         if self._seen.starting or left <= 0 or self._of_before(copy):
-            self._act(Kind.DELETE, copy, "its creation was cut off")
+            self._delete(copy, "its creation was cut off")
         else:
-            self._draft.keep(copy.id, "it is being created", left)
+            self._draft.leave(copy.id, "it is being created", left)
 
     def _judge_whole(self, copy: ShadowCopy, image: Image) -> None:
         known = self._known.get(copy.path)
         if self._seen.samba is None:
-            self._draft.keep(copy.id, "srv_fss.tdb cannot be read", wrong=True)
+            self._draft.leave(copy.id, "srv_fss.tdb cannot be read", wrong=True)
         elif known is None and copy.id in self._seen.unproven:
             reason = "srv_fss.tdb is to be read once more"
-            self._draft.keep(copy.id, reason, self._options.grace)
+            self._draft.leave(copy.id, reason, self._options.grace)
         elif known is None:
             self._judge_unknown(copy)
         elif known.state is SetState.RECOVERED:
@@ -77,11 +77,10 @@ class _Judging:
             self._judge_unrecovered(copy, known)
         if copy.path in self._draft.leaving:
             return
-        paths = {path for path in (copy.path, copy.previous_path) if path}
-        if self._seen.mounts is not None and not paths <= self._seen.mounts:
-            self._act(Kind.REMOUNT, copy, "it is not mounted")
+        if self._seen.mounts is not None and not self._seen.mounts.issuperset(copy.paths):
+            self._draft.act(MountAgain(copy=copy, reason="it is not mounted"))
         if copy.phase is Phase.SEALED and not image.read_only:
-            self._act(Kind.SEAL, copy, "it was sealed, and its image is writable")
+            self._seal(copy, "it was sealed, and its image is writable")
 
     # in a set
 
@@ -103,16 +102,16 @@ class _Judging:
         elif exposed and self._share_is_gone(copy):
             self._lose_share(copy, left)
         else:
-            self._draft.keep(copy.id, f"{state}; its timer has {left:.0f} s left", left)
+            self._draft.leave(copy.id, f"{state}; its timer has {left:.0f} s left", left)
 
     def _judge_recovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
         if self._of_before(copy) and not self._is_recovered(copy):
             # Only sealing brings what recovery wrote to the disk for certain.
             self._expire(copy, "the machine was started before it was sealed")
         elif copy.phase is Phase.SEALING:
-            self._act(Kind.SEAL, copy, "its sealing was cut off")
+            self._seal(copy, "its sealing was cut off")
         elif copy.phase is not Phase.SEALED:
-            self._act(Kind.SEAL, copy, "its recovery is complete")
+            self._seal(copy, "its recovery is complete")
         elif self._share_is_gone(copy):
             self._lose_share(copy)
         else:
@@ -132,7 +131,7 @@ class _Judging:
         elif copy.phase is Phase.SEALING and self._is_released(copy):
             self._release(copy)
         elif copy.phase is Phase.SEALING:
-            self._act(Kind.SEAL, copy, "its sealing was cut off")
+            self._seal(copy, "its sealing was cut off")
         else:
             self._judge_silent(copy)
 
@@ -152,14 +151,14 @@ class _Judging:
         if left <= 0:
             self._expire(copy, reason, f"for {timer:g} s")
         else:
-            self._draft.keep(copy.id, f"{reason}, perhaps; it has {left:.0f} s left", left)
+            self._draft.leave(copy.id, f"{reason}, perhaps; it has {left:.0f} s left", left)
 
     def _judge_served(self, copy: ShadowCopy) -> None:
         """Judge a sealed copy whose set Samba has forgotten, but whose share still works."""
         if not self._of_before(copy):
             self._judge_age(copy, copy.context, "its share still works")
         elif not copy.set_id:
-            self._draft.keep(copy.id, "its context is not known any more", wrong=True)
+            self._draft.leave(copy.id, "its context is not known any more", wrong=True)
         elif copy.state in (SetState.COMMITTED, SetState.EXPOSED):
             # Sealed at once, because nobody may write to it; but nobody has said that it is good.
             self._expire(copy, "the machine was started before its recovery was complete")
@@ -176,7 +175,7 @@ class _Judging:
 
     def _judge_age(self, copy: ShadowCopy, context: int, why: str) -> None:
         if context & Context.NO_AUTO_RELEASE or not copy.set_id:
-            self._draft.keep(copy.id, f"{why}, and lives until it is deleted")
+            self._draft.leave(copy.id, f"{why}, and lives until it is deleted")
             return
         age = (self._seen.wall - copy.created).total_seconds()
         if not self._of_before(copy):
@@ -184,22 +183,25 @@ class _Judging:
         left = self._options.maximum_age - age
         connected = self._seen.connected
         if left > 0:
-            self._draft.keep(copy.id, f"{why}; it has {left:.0f} s left", left)
+            self._draft.leave(copy.id, f"{why}; it has {left:.0f} s left", left)
         elif connected is None:
             reason = f"{why}; it is too old, but who is connected cannot be told"
-            self._draft.keep(copy.id, reason, self._options.grace, wrong=True)
+            self._draft.leave(copy.id, reason, self._options.grace, wrong=True)
         elif copy.exposed_share.lower() in {share.lower() for share in connected}:
             reason = f"{why}; it is too old, but somebody is connected"
-            self._draft.keep(copy.id, reason, self._options.grace)
+            self._draft.leave(copy.id, reason, self._options.grace)
         else:
             reason = f"it is older than {self._options.maximum_age:g} s"
             self._expire(copy, reason, why, "nobody is connected to its share")
 
     # what comes of it
 
-    def _act(self, kind: Kind, copy: ShadowCopy, reason: str) -> None:
-        """Do something, because of what our own record or the image says."""
-        self._draft.act(Action(kind=kind, target=copy.id, reason=reason, copy=copy))
+    def _delete(self, copy: ShadowCopy, reason: str) -> None:
+        """Remove a copy, because of what its record or the image says."""
+        self._draft.act(Delete(copy=copy, reason=reason))
+
+    def _seal(self, copy: ShadowCopy, reason: str) -> None:
+        self._draft.act(Seal(copy=copy, reason=reason))
 
     def _expire(self, copy: ShadowCopy, reason: str, *evidence: str) -> None:
         """Remove a whole copy, because of what srv_fss.tdb says of it or does not say."""
@@ -209,16 +211,10 @@ class _Judging:
         """Remove a whole copy, unless what it lacks comes back."""
         self._draft.give_time(f"copy {copy.id}", self._expiry(copy, reason), due)
 
-    def _expiry(self, copy: ShadowCopy, reason: str, *evidence: str) -> Action:
+    def _expiry(self, copy: ShadowCopy, reason: str, *evidence: str) -> Delete:
         known = self._known.get(copy.path)
-        return Action(
-            kind=Kind.DELETE,
-            target=copy.id,
-            reason=reason,
-            evidence=evidence,
-            copy=copy,
-            believes=(known.state if known else None,),
-        )
+        believed = known.state if known else None
+        return Delete(copy=copy, reason=reason, evidence=evidence, believes=(believed,))
 
     def _lose_share(self, copy: ShadowCopy, due: float = math.inf) -> None:
         self._expire_in_time(copy, "its exposed share was removed", due)
@@ -231,23 +227,23 @@ class _Judging:
     def _is_recovered(self, copy: ShadowCopy) -> bool:
         """Return whether our own record says that a recovery was complete, or adopted it so.
 
-        It does as soon as all of it is on disk (`Lifecycle.write_out`).
+        It does as soon as all of it is on disk (`copies.seal.write_out`).
         """
         if copy.phase is Phase.SEALING:
             return copy.state is SetState.RECOVERED or not copy.set_id
         return copy.phase is Phase.SEALED
 
     def _is_released(self, copy: ShadowCopy) -> bool:
-        """Return whether a copy was not to outlive the start of the machine that it is of."""
+        """Return whether a copy was not to outlive the boot that it is of."""
         persistent = bool(copy.context & Context.PERSISTENT)
         return self._of_before(copy) and bool(copy.set_id) and not persistent
 
     def _elapsed(self, copy: ShadowCopy) -> float:
-        """Return for how long a copy has been as it is, in seconds of this start."""
+        """Return for how long a copy has been as it is, in seconds of this boot."""
         present = self._seen.present
         start = copy.since.seconds if copy.since.boot == present.boot else 0.0
         return present.seconds - start
 
     def _of_before(self, copy: ShadowCopy) -> bool:
-        """Return whether a copy came to be as it is before the machine was started."""
+        """Return whether a copy came to be as it is before this boot."""
         return copy.since.boot not in ("", self._seen.present.boot)

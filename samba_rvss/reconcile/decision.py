@@ -1,60 +1,186 @@
-"""What reconciling can decide, as values: what to do, what to leave, and why.
+"""What reconciling can decide, as values: what to do, what to leave alone, and why.
 
-Whoever plans makes them; whoever applies, reports or prints them needs to know nothing else of
-planning. Nothing here judges.
+Place: between planning, which makes them, and whoever applies, reports or prints them. Nothing here
+judges.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from enum import Enum
+from typing import ClassVar
 
 from samba_rvss.model import Image, Moment, SetState, ShadowCopy
 
 
-class Kind(Enum):
-    """What can be done about a finding, in the order in which it is done."""
-
-    UNMOUNT = "unmount"
-    DELETE = "delete"
-    DESTROY = "destroy image"
-    ADOPT = "adopt"
-    REMOUNT = "mount again"
-    SEAL = "seal"
-    UNSHARE = "remove share"
-    FORGET_SECURITY = "remove security descriptor"
-    FORGET_SET = "remove set"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
+class Action(ABC):
     """One thing to do, and why.
 
     Attributes:
-        target: id of a copy, an image or a set, a path, or the name of a share.
+        verb: what is done, in a word or two.
         reason: a sentence without a full stop.
         evidence: what was seen that says so.
-        copy: the shadow copy as it was seen; when it is no longer so, nothing is done.
-        image: the image, where no copy accounts for it.
-        believes: if not empty, the states of the set in srv_fss.tdb that the action rests on; None
-            is a set that is not there.
-        idle: whether it rests on nobody being connected to an rpcd_fsrvp.
     """
 
-    kind: Kind
-    target: str
+    verb: ClassVar[str]
+
     reason: str
     evidence: tuple[str, ...] = ()
-    copy: ShadowCopy | None = None
-    image: Image | None = None
-    believes: tuple[SetState | None, ...] = ()
-    idle: bool = False
+
+    @property
+    @abstractmethod
+    def target(self) -> str:
+        """Id of a copy, an image or a set, a path, or the name of a share."""
 
     def describe(self) -> str:
         """Return the action as a line for people."""
-        return f"{self.kind.value} {self.target}: {self.reason}"
+        return f"{self.verb} {self.target}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class OnCopy(Action):
+    """Something to do with a shadow copy.
+
+    Attributes:
+        copy: as it was seen; when it is no longer so, nothing is done.
+    """
+
+    copy: ShadowCopy
+
+    @property
+    def target(self) -> str:
+        """The copy's id."""
+        return self.copy.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnImage(Action):
+    """Something to do with an image that no copy accounts for."""
+
+    image: Image
+
+    @property
+    def target(self) -> str:
+        """The image's id."""
+        return self.image.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnShare(Action):
+    """Something to do with an exposed share, by its name."""
+
+    share: str
+
+    @property
+    def target(self) -> str:
+        """The share's name."""
+        return self.share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmount(Action):
+    """Take away a mount, or the directory that is left of one."""
+
+    verb = "unmount"
+    path: str
+
+    @property
+    def target(self) -> str:
+        """The mount's path."""
+        return self.path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete(OnCopy):
+    """Delete a shadow copy.
+
+    Attributes:
+        believes: if not empty, the states of its set in srv_fss.tdb that this rests on; None is a
+            set that is not there.
+    """
+
+    verb = "delete"
+    believes: tuple[SetState | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destroy(OnImage):
+    """Destroy an image."""
+
+    verb = "destroy image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopt(OnImage):
+    """Write the lost record of an image anew, and mount it."""
+
+    verb = "adopt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountAgain(OnCopy):
+    """Mount a copy again that is not mounted."""
+
+    verb = "mount again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal(OnCopy):
+    """Begin to seal a copy; who follows it goes on for as long as it takes."""
+
+    verb = "seal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteShare(OnShare):
+    """Remove an exposed share from Samba's registry, with its security descriptor."""
+
+    verb = "remove share"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteDescriptor(OnShare):
+    """Remove the security descriptor of a share that does not exist."""
+
+    verb = "remove security descriptor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteSet(Action):
+    """Remove a set from srv_fss.tdb.
+
+    Attributes:
+        set_id: Samba's id of it.
+        state: in which it was seen; in another it stays.
+        idle: whether this rests on nobody being connected to an rpcd_fsrvp.
+    """
+
+    verb = "remove set"
+    set_id: str
+    state: SetState
+    idle: bool = False
+
+    @property
+    def target(self) -> str:
+        """The set's id."""
+        return self.set_id
+
+
+ORDER: tuple[type[Action], ...] = (
+    Unmount,
+    Delete,
+    Destroy,
+    Adopt,
+    MountAgain,
+    Seal,
+    DeleteShare,
+    DeleteDescriptor,
+    DeleteSet,
+)
+"""Every kind of action, in the order in which they are done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftAlone:
     """Something that is left as it is, and why.
 
     Attributes:
@@ -70,7 +196,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to do, what to leave, and what is unaccounted for since when.
+    """What to do, what to leave alone, and what is unaccounted for since when.
 
     Attributes:
         actions: in the order in which they are done.
@@ -79,11 +205,11 @@ class Plan:
     """
 
     actions: tuple[Action, ...]
-    kept: tuple[Kept, ...]
+    left_alone: tuple[LeftAlone, ...]
     findings: dict[str, Moment]
     problems: tuple[str, ...] = ()
 
     @property
     def due(self) -> float | None:
         """In how many seconds to look again, or None if only an event can change anything."""
-        return min((one.due for one in self.kept if one.due is not None), default=None)
+        return min((left.due for left in self.left_alone if left.due is not None), default=None)

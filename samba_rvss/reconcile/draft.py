@@ -1,16 +1,14 @@
 """A plan in the making: who judges something says here what to do about it, or why to leave it.
 
 It knows the one rule on time that all who judge share: what is unaccounted for is acted on once it
-has been so through the grace period, counted in this start of the machine.
+has been so through the grace period, counted in this boot.
 """
 
 import math
 from collections.abc import Mapping
 
 from samba_rvss.model import Moment
-from samba_rvss.reconcile.decision import Action, Kept, Kind, Plan
-
-_ORDER = {kind: number for number, kind in enumerate(Kind)}
+from samba_rvss.reconcile.decision import ORDER, Action, Adopt, Delete, LeftAlone, Plan
 
 
 class Draft:
@@ -31,7 +29,7 @@ class Draft:
         self._grace = grace
         self._before = before
         self._actions: list[Action] = []
-        self._kept: list[Kept] = []
+        self._left_alone: list[LeftAlone] = []
         self._findings: dict[str, Moment] = {}
         self.leaving: set[str] = set()
         self.adopted: set[str] = set()
@@ -39,21 +37,21 @@ class Draft:
     def act(self, action: Action) -> None:
         """Do something."""
         self._actions.append(action)
-        if action.kind is Kind.DELETE and action.copy is not None:
+        if isinstance(action, Delete):
             self.leaving.add(action.copy.path)
-        elif action.kind is Kind.ADOPT:
-            self.adopted.add(action.target)
+        elif isinstance(action, Adopt):
+            self.adopted.add(action.image.id)
 
-    def keep(
+    def leave(
         self, target: str, reason: str, due: float | None = None, *, wrong: bool = False
     ) -> None:
-        """Leave something as it is; the arguments are those of `Kept`."""
+        """Leave something alone; the arguments are those of `LeftAlone`."""
         due = None if due is None else max(due, 0.0)
-        self._kept.append(Kept(target=target, reason=reason, due=due, wrong=wrong))
+        self._left_alone.append(LeftAlone(target=target, reason=reason, due=due, wrong=wrong))
 
-    def keep_unlisted(self, target: str, reason: str) -> None:
-        """Leave something whose image may be there, but cannot be listed now."""
-        self.keep(target, f"{reason}, but the images cannot be listed", wrong=True)
+    def leave_unlisted(self, target: str, reason: str) -> None:
+        """Leave something alone whose image may be there, but cannot be listed now."""
+        self.leave(target, f"{reason}, but the images cannot be listed", wrong=True)
 
     def give_time(self, name: str, action: Action, due: float = math.inf) -> None:
         """Act on something if it has been unaccounted for through the grace period.
@@ -69,7 +67,7 @@ class Draft:
             self.act(action)
         else:
             reason = f"{action.reason}; it has {left:.0f} s left"
-            self.keep(action.target, reason, min(left, due))
+            self.leave(action.target, reason, min(left, due))
 
     def found(self, name: str) -> Moment:
         """Note that something is unaccounted for, and return since when it has been."""
@@ -86,8 +84,8 @@ class Draft:
             problems: why something could not be seen.
         """
         return Plan(
-            actions=tuple(sorted(self._actions, key=lambda action: _ORDER[action.kind])),
-            kept=tuple(self._kept),
+            actions=tuple(sorted(self._actions, key=lambda action: ORDER.index(type(action)))),
+            left_alone=tuple(self._left_alone),
             findings=self._findings,
             problems=problems,
         )

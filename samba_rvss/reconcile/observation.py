@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
+from samba_rvss.clock import moment, now
+from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import RvssError
-from samba_rvss.ledger import Ledger, moment, now
 from samba_rvss.model import (
     Context,
     Inventory,
@@ -22,10 +23,9 @@ from samba_rvss.model import (
     ShadowCopy,
     Worker,
 )
-from samba_rvss.mounts import Mounts, image_of
+from samba_rvss.mounts import image_of
 from samba_rvss.samba import control, fss_state, registry
 from samba_rvss.samba.conf import Config
-from samba_rvss.samba.process import Caller
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Observation:
 
     Attributes:
         wall: the time by the clock, for ages across reboots.
-        present: the time since this start of the machine, for all others.
+        present: the time since this boot, for all others.
         options: of smb.conf.
         exposed_directory: below which the paths of our exposed shares are.
         share_paths: the directories of the shares that are ours.
@@ -107,26 +107,23 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where to look.
+    """Where to look, and how.
 
     Attributes:
-        samba: where python-samba runs.
-        inventory: lists the images.
+        instance: whose everything is.
         quiet: returns for how long no client has been heard of, in seconds, if that is known.
         busy: returns the ids of copies that a request works on.
         starting: whether no request can be under way.
         patient: whether there is time to read srv_fss.tdb twice even then.
+        twice_seconds: between two readings that are to prove that something is absent.
     """
 
-    config: Config
-    ledger: Ledger
-    mounts: Mounts
-    samba: Caller
-    inventory: Callable[[], Inventory]
+    instance: Instance
     quiet: Callable[[], float | None] = lambda: None
     busy: Callable[[], frozenset[str]] = frozenset
     starting: bool = False
     patient: bool = False
+    twice_seconds: float = TWICE_SECONDS
 
 
 class _Looker:
@@ -161,24 +158,25 @@ def observe(sources: Sources) -> Observation:
     Raises:
         RvssError: STATE if the ledger cannot be read: nothing at all can be told then.
     """
-    config, looker = sources.config, _Looker()
-    before = {copy.id: copy for copy in sources.ledger.copies()}
+    instance, looker = sources.instance, _Looker()
+    config, ledger, samba_library = instance.config, instance.ledger, instance.samba
+    before = {copy.id: copy for copy in ledger.copies()}
     busy = sources.busy()
-    inventory = looker.look("the images", sources.inventory)
-    mounts = looker.look("the mounts", lambda: frozenset(sources.mounts.listing()))
+    inventory = looker.look("the images", instance.inventory)
+    mounts = looker.look("the mounts", lambda: frozenset(instance.mounts.listing()))
     directories = looker.look(
-        "the mounts' directories", lambda: frozenset(sources.mounts.directories())
+        "the mounts' directories", lambda: frozenset(instance.mounts.directories())
     )
     shares = looker.look(
         "Samba's registry",
-        lambda: sources.samba.call(
+        lambda: samba_library.call(
             registry.exposed_shares, config.file, config.samba_state_directory
         ),
     )
     descriptors = looker.look(
         "the shares' security descriptors",
         lambda: frozenset(
-            sources.samba.call(registry.exposed_descriptors, config.samba_state_directory)
+            samba_library.call(registry.exposed_descriptors, config.samba_state_directory)
         ),
     )
     ours = f"{config.run_directory}/exposed/"
@@ -191,7 +189,8 @@ def observe(sources: Sources) -> Observation:
         or any(_is_of_before(copy) for copy in before.values())
     )
     samba = looker.look(
-        "srv_fss.tdb", lambda: _samba_state(config.fss_state, paths, patient=patient)
+        "srv_fss.tdb",
+        lambda: _samba_state(config.fss_state, paths, sources.twice_seconds if patient else None),
     )
     workers = None
     if samba is None or samba.sets or any(copy.state is not None for copy in before.values()):
@@ -204,7 +203,7 @@ def observe(sources: Sources) -> Observation:
     if any(_may_expire(copy, config.maximum_age, wall) for copy in before.values()):
         connected = looker.look("who is connected", lambda: control.connected_shares(config.file))
     # The ledger last, as well as first: what has changed in between is somebody's present work.
-    copies, gone = tuple(sources.ledger.copies()), sources.ledger.gone()
+    copies, gone = tuple(ledger.copies()), ledger.gone()
     changing = {copy.id for copy in copies if before.get(copy.id) != copy}
     changing |= before.keys() - {copy.id for copy in copies}
     unproven: frozenset[str] = frozenset()
@@ -233,7 +232,7 @@ def observe(sources: Sources) -> Observation:
         workers=workers,
         connected=connected,
         quiet=sources.quiet(),
-        findings=sources.ledger.findings(),
+        findings=ledger.findings(),
         starting=sources.starting,
         problems=tuple(looker.problems),
     )
@@ -253,7 +252,7 @@ def _is_of_before(copy: ShadowCopy) -> bool:
     return copy.since.boot != moment().boot
 
 
-def _samba_state(path: str, expected: set[str], *, patient: bool) -> SambaState:
+def _samba_state(path: str, expected: set[str], twice_seconds: float | None) -> SambaState:
     """Read srv_fss.tdb; once more, seconds later, if something is absent that is expected.
 
     A copy or set that is in either reading counts as present, in its newest state: Samba wipes
@@ -262,16 +261,16 @@ def _samba_state(path: str, expected: set[str], *, patient: bool) -> SambaState:
     Args:
         path: the file.
         expected: paths of copies whose absence would mean something.
-        patient: whether to read twice; else an absence proves nothing.
+        twice_seconds: when to read again; None not to, and then an absence proves nothing.
 
     Raises:
         RvssError: SAMBA if it cannot be read.
     """
     first = fss_state.settled(path)
-    if not patient or expected <= {copy.path for copy in first.copies}:
+    if twice_seconds is None or expected <= {copy.path for copy in first.copies}:
         return first
-    time.sleep(TWICE_SECONDS)
+    time.sleep(twice_seconds)
     second = fss_state.settled(path)
-    sets = {one.id: one for one in (*first.sets, *second.sets)}
-    copies = {(one.set_id, one.copy_id): one for one in (*first.copies, *second.copies)}
+    sets = {found.id: found for found in (*first.sets, *second.sets)}
+    copies = {(found.set_id, found.copy_id): found for found in (*first.copies, *second.copies)}
     return SambaState(sets=tuple(sets.values()), copies=tuple(copies.values()))

@@ -1,7 +1,7 @@
 """Planning: from an observation to decisions, purely; what is left alone gets its reason too.
 
-The rules are those of the design: what cannot be proven is not touched, and what is unaccounted
-for is given time. `Plan.due` says when another look is worth while.
+What cannot be proven is not touched, and what is unaccounted for is given time. `Plan.due` says
+when another look is worth while.
 """
 
 from samba_rvss.reconcile import copies, sets, strays

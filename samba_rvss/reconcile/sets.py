@@ -1,12 +1,12 @@
 """Judging Samba's shadow copy sets: one none of whose copies will be left is removed.
 
-It must be of our shares alone, and no worker may have it in memory and write it back: so it waits
-for those who are connected, but not for ever where it keeps every other set from being begun.
+It must be of our shares alone, and no worker may have it in memory and write it back. So the set
+stays while clients are connected; but not for ever where it keeps every other set from being begun.
 """
 
 from samba_rvss.model import Moment, SambaCopy, SambaSet, SetState, Worker
 from samba_rvss.mounts import image_of
-from samba_rvss.reconcile.decision import Action, Kind
+from samba_rvss.reconcile.decision import DeleteSet
 from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
 
@@ -28,25 +28,25 @@ def judge(seen: Observation, draft: Draft) -> None:
     members: dict[str, list[SambaCopy]] = {}
     for copy in seen.samba.copies:
         members.setdefault(copy.set_id, []).append(copy)
-    for one in seen.samba.sets:
-        copies = members.get(one.id, [])
+    for samba_set in seen.samba.sets:
+        copies = members.get(samba_set.id, [])
         paths = [copy.path for copy in copies if copy.path]
-        if not _is_ours(seen, one, copies):
-            if one.state is not SetState.RECOVERED:
-                reason = f"it is {one.state.name.lower()} and not of our shares alone"
-                draft.keep(one.id, reason, wrong=True)
+        if not _is_ours(seen, samba_set, copies):
+            if samba_set.state is not SetState.RECOVERED:
+                reason = f"it is {samba_set.state.name.lower()} and not of our shares alone"
+                draft.leave(samba_set.id, reason, wrong=True)
         elif alive.isdisjoint(paths) and draft.adopted.isdisjoint(map(image_of, paths)):
-            _judge_set(seen, draft, one, copies)
+            _judge_set(seen, draft, samba_set, copies)
 
 
-def _is_ours(seen: Observation, one: SambaSet, members: list[SambaCopy]) -> bool:
+def _is_ours(seen: Observation, samba_set: SambaSet, members: list[SambaCopy]) -> bool:
     """Return whether a set is of our shares alone.
 
-    One that was not committed yet is in the file because another one's step wrote it along.
+    A set that was not committed yet is in the file because another set's step wrote it along.
     Its copies have no path, or it has no copies: then nothing of anybody is behind it.
     """
     if not members:
-        return one.state < SetState.COMMITTED
+        return samba_set.state < SetState.COMMITTED
     return all(
         copy.path.startswith(seen.exposed_directory)
         if copy.path
@@ -55,24 +55,26 @@ def _is_ours(seen: Observation, one: SambaSet, members: list[SambaCopy]) -> bool
     )
 
 
-def _judge_set(seen: Observation, draft: Draft, one: SambaSet, members: list[SambaCopy]) -> None:
+def _judge_set(
+    seen: Observation, draft: Draft, samba_set: SambaSet, members: list[SambaCopy]
+) -> None:
     """Judge a set none of whose copies will be left; a worker must not have it in memory."""
     reason = "no shadow copy of it is left"
-    since = draft.found(f"set {one.id}")
+    since = draft.found(f"set {samba_set.id}")
     if any(seen.may_have_image(copy.path) for copy in members):
-        draft.keep_unlisted(one.id, reason)
+        draft.leave_unlisted(samba_set.id, reason)
         return
     if seen.workers is None:
-        draft.keep(one.id, "whether a worker has it in memory cannot be told", wrong=True)
+        draft.leave(samba_set.id, "whether a worker has it in memory cannot be told", wrong=True)
         return
     paths = [copy.path for copy in members if copy.path]
     expired = bool(paths) and all(
         path in draft.leaving or image_of(path) in seen.gone for path in paths
     )
     # Before Expose it keeps every other set from being begun.
-    blocking = one.state not in (SetState.EXPOSED, SetState.RECOVERED)
+    blocking = samba_set.state not in (SetState.EXPOSED, SetState.RECOVERED)
     # A committed one is dead without its copies; one before that may only wait for them.
-    dead = one.state is SetState.COMMITTED
+    dead = samba_set.state is SetState.COMMITTED
     patience = min(seen.options.grace, _PATIENCE) if dead else seen.options.grace
     begun = seen.starting and (dead or not seen.workers)
     grace = 0.0 if expired or begun else patience
@@ -94,15 +96,14 @@ def _judge_set(seen: Observation, draft: Draft, one: SambaSet, members: list[Sam
             left = (patience if read else timeout) - waited
     if left > 0:
         due = min(left, _LOOK_AGAIN) if busy and blocking else left
-        draft.keep(one.id, f"{reason}; it has {left:.0f} s left", due)
+        draft.leave(samba_set.id, f"{reason}; it has {left:.0f} s left", due)
         return
     draft.act(
-        Action(
-            kind=Kind.FORGET_SET,
-            target=one.id,
+        DeleteSet(
+            set_id=samba_set.id,
+            state=samba_set.state,
             reason="no shadow copy of it is left",
-            evidence=(f"the set is {one.state.name.lower()}", evidence),
-            believes=(one.state,),
+            evidence=(f"the set is {samba_set.state.name.lower()}", evidence),
             idle=not busy,
         )
     )

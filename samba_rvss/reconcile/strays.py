@@ -6,7 +6,7 @@ has had its time, or at once where no request can be under way that is about to 
 
 from samba_rvss.model import Image
 from samba_rvss.mounts import image_of
-from samba_rvss.reconcile.decision import Action, Kind
+from samba_rvss.reconcile.decision import Adopt, DeleteDescriptor, DeleteShare, Destroy, Unmount
 from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
 
@@ -25,22 +25,21 @@ def judge(seen: Observation, draft: Draft) -> None:
 def _judge_images(seen: Observation, draft: Draft) -> None:
     accounted = {copy.id for copy in seen.copies} | seen.changing
     images = seen.inventory.images if seen.inventory else ()
-    for image in {one.id: one for one in images if one.id not in accounted}.values():
+    for image in {image.id: image for image in images if image.id not in accounted}.values():
         _judge_image(seen, draft, image)
 
 
 def _judge_image(seen: Observation, draft: Draft, image: Image) -> None:
-    def action(kind: Kind, reason: str) -> Action:
-        return Action(kind=kind, target=image.id, reason=reason, image=image)
-
+    cut_off = Destroy(image=image, reason="its creation was cut off")
     if image.id in seen.gone:
-        draft.act(action(Kind.DESTROY, "it was deleted and came back with a crash of the machine"))
+        reason = "it was deleted and came back with a crash of the machine"
+        draft.act(Destroy(image=image, reason=reason))
     elif image.complete:
-        draft.act(action(Kind.ADOPT, "the ledger does not know it"))
+        draft.act(Adopt(image=image, reason="the ledger does not know it"))
     elif seen.starting:
-        draft.act(action(Kind.DESTROY, "its creation was cut off"))
+        draft.act(cut_off)
     else:
-        draft.give_time(f"image {image.id}", action(Kind.DESTROY, "its creation was cut off"))
+        draft.give_time(f"image {image.id}", cut_off)
 
 
 def _judge_mounts(seen: Observation, draft: Draft) -> None:
@@ -50,9 +49,9 @@ def _judge_mounts(seen: Observation, draft: Draft) -> None:
         if path in accounted or image_of(path) in draft.adopted:
             continue
         reason = "no shadow copy belongs to it"
-        action = Action(kind=Kind.UNMOUNT, target=path, reason=reason)
+        action = Unmount(path=path, reason=reason)
         if seen.may_have_image(path):
-            draft.keep_unlisted(path, reason)
+            draft.leave_unlisted(path, reason)
         elif seen.starting:
             draft.act(action)
         else:
@@ -67,9 +66,9 @@ def _judge_shares(seen: Observation, draft: Draft) -> None:
             continue
         reason = "its shadow copy does not exist"
         if seen.may_have_image(path):
-            draft.keep_unlisted(share, reason)
+            draft.leave_unlisted(share, reason)
         else:
-            action = Action(kind=Kind.UNSHARE, target=share, reason=reason, evidence=(path,))
+            action = DeleteShare(share=share, reason=reason, evidence=(path,))
             draft.give_time(f"share {share}", action)
 
 
@@ -81,6 +80,5 @@ def _judge_descriptors(seen: Observation, draft: Draft) -> None:
     present |= {copy.exposed_share.lower() for copy in seen.copies}
     for share in sorted((seen.descriptors or frozenset()) - present):
         if share in seen.history:
-            reason = "its share does not exist"
-            action = Action(kind=Kind.FORGET_SECURITY, target=share, reason=reason)
+            action = DeleteDescriptor(share=share, reason="its share does not exist")
             draft.give_time(f"security {share}", action)

@@ -173,7 +173,7 @@ def settled(path: str, seconds: float = _SETTLE_SECONDS) -> SambaState:
         time.sleep(_SETTLE_PAUSE)
 
 
-def forget_sets(path: str, lock_directory: str, wanted: dict[str, SetState]) -> tuple[str, ...]:
+def delete_sets(path: str, lock_directory: str, wanted: dict[str, SetState]) -> tuple[str, ...]:
     """Remove sets from srv_fss.tdb, in one transaction, while no rpcd_fsrvp lives.
 
     A living one has a copy of all sets in memory and would write it back; one that starts
@@ -199,7 +199,7 @@ def forget_sets(path: str, lock_directory: str, wanted: dict[str, SetState]) -> 
         try:
             database.transaction_start()
             try:
-                removed = _forget(database, wanted)
+                removed = _delete(database, wanted)
                 _require_no_worker(lock_directory)
                 if removed:
                     database.transaction_prepare_commit()
@@ -218,7 +218,7 @@ def forget_sets(path: str, lock_directory: str, wanted: dict[str, SetState]) -> 
     return removed
 
 
-def _forget(database: tdb.Tdb, wanted: dict[str, SetState]) -> tuple[str, ...]:
+def _delete(database: tdb.Tdb, wanted: dict[str, SetState]) -> tuple[str, ...]:
     records = {bytes(key): bytes(database.get(key)) for key in database}
     state = parse(records)
     if state is None:

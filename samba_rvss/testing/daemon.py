@@ -28,12 +28,12 @@ from samba_rvss.testing.smbd import PrivateSmbd
 _SECONDS = 120.0  # an emulated machine may need as long
 _PACKAGE = Path(__file__).resolve().parent.parent
 
-# The daemon as it is, but for what it does where a test wants it to end (lifecycle.POINTS).
+# The daemon as it is, but for what it does where a test wants it to end (copies.instance.POINTS).
 _CRASHING = """
 import asyncio, os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from samba_rvss.cli.daemon import log_to_journal_or_stderr
-from samba_rvss.daemon import Daemon
+from samba_rvss.daemon.service import Daemon
 wanted, _, count = sys.argv[3].partition("*")
 left = int(count or 1)
 def reached(point):
@@ -118,8 +118,8 @@ class RvssDaemon:
         """Start the daemon, and return when it serves.
 
         Args:
-            crash_at: one of `samba_rvss.lifecycle.POINTS`, at which it kills itself; with "*2",
-                when it gets there for the second time. It logs "reached" and the point.
+            crash_at: one of `copies.instance.POINTS`, at which it kills itself; with "*2", when
+                it gets there for the second time. It logs "reached" and the point.
 
         Raises:
             RvssError: NO_DAEMON, with the end of its log, if it does not serve in time.

@@ -33,7 +33,9 @@ import tdb
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from samba_rvss.ledger import Ledger, moment
+from samba_rvss.clock import moment
+from samba_rvss.copies.instance import Instance
+from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Mark, Nested, Phase, SetState, ShadowCopy, Volume
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.btrfs import Btrfs
@@ -81,7 +83,7 @@ class Cost:
     locked: float
     yardstick: float
     actions: int
-    kept: int
+    left_alone: int
 
     @property
     def total(self) -> float:
@@ -284,13 +286,14 @@ def measure(configfile: str, *, locked: bool, profile: bool) -> dict[str, float]
         stack.callback(samba.close)
         config = samba.call(conf.load, configfile)
         ledger = stack.enter_context(closing(Ledger(config.ledger, read_only=locked)))
-        sources = Sources(
+        instance = Instance(
             config=config,
             ledger=ledger,
             mounts=Mounts(config.run_directory),
+            providers=(Btrfs(config.run_directory),),
             samba=samba,
-            inventory=Btrfs(config.run_directory).inventory,
         )
+        sources = Sources(instance=instance)
         samba.call(conf.load, configfile)
         before = _peak(os.getpid()) + _peak(samba.pid)
         seen: list[Observation] = []
@@ -306,7 +309,7 @@ def measure(configfile: str, *, locked: bool, profile: bool) -> dict[str, float]
             if len(seen) == 1:
                 after = _peak(os.getpid()) + _peak(samba.pid)
                 decided = plan(seen[0])
-                counts = (len(decided.actions), len(decided.kept))
+                counts = (len(decided.actions), len(decided.left_alone))
                 assert not decided.problems, decided.problems
                 del decided
             seen.clear()
@@ -319,7 +322,7 @@ def measure(configfile: str, *, locked: bool, profile: bool) -> dict[str, float]
         "memory": after - before,
         "yardstick": yardstick,
         "actions": counts[0],
-        "kept": counts[1],
+        "left_alone": counts[1],
     }
 
 
@@ -419,7 +422,7 @@ def cost(stock: Stock, copies: int, *, profile: bool) -> Cost:
         memory=int(found["memory"]),
         yardstick=found["yardstick"],
         actions=int(found["actions"]),
-        kept=int(found["kept"]),
+        left_alone=int(found["left_alone"]),
     )
 
 
@@ -427,8 +430,8 @@ def missed(costs: list[Cost]) -> list[str]:
     """Return what is not as it should be, as sentences."""
     wrong = []
     for one in costs:
-        if one.actions or one.kept != one.copies:
-            wrong.append(f"{one.copies}: {one.actions} actions, {one.kept} kept")
+        if one.actions or one.left_alone != one.copies:
+            wrong.append(f"{one.copies}: {one.actions} actions, {one.left_alone} left alone")
         if one.copies <= LIMITED and one.total > SECONDS_LIMIT:
             wrong.append(f"{one.copies}: {one.total:.2f} s, over {SECONDS_LIMIT:g} s")
         if one.memory > MEMORY_LIMIT:
@@ -476,7 +479,8 @@ def main() -> int:
             f" {one.wall * 1000:.0f} ms), plan"
             f" {one.plan * 1000:.0f} ms (processor {one.cpu * 1000:.0f} ms), together"
             f" {one.total / one.yardstick:.2f} yardsticks of {one.yardstick * 1000:.0f} ms;"
-            f" {one.memory / (1 << 20):.1f} MiB; {one.actions} actions, {one.kept} kept;"
+            f" {one.memory / (1 << 20):.1f} MiB; {one.actions} actions,"
+            f" {one.left_alone} left alone;"
             f" with the ledger locked {one.locked * 1000:.0f} ms"
         )
     for rate, one in zip(_rates(costs), costs[1:], strict=False):

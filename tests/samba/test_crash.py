@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from samba_rvss.copies.instance import POINTS
 from samba_rvss.errors import RvssError
-from samba_rvss.lifecycle import POINTS
 from samba_rvss.model import Context, Phase, SetState
 
 if TYPE_CHECKING:
@@ -351,8 +351,8 @@ def test_crash_during_deletion(rig: "Rig", client: "Client", point: str) -> None
         (first, second)
         for first in ("create.image", "create.mounted", "delete.unmounted")
         for second in points("delete")
-        # what was never exposed has no share to forget
-        if not (first.startswith("create") and second == "delete.forgotten")
+        # what was never exposed has no share to delete
+        if not (first.startswith("create") and second == "delete.unshared")
     ],
 )
 def test_crash_while_a_crash_is_undone(

@@ -17,7 +17,7 @@ import pytest
 import tdb
 
 from samba_rvss import kernel
-from samba_rvss.ledger import now
+from samba_rvss.clock import now
 from samba_rvss.model import Image, Mark, Volume
 from samba_rvss.run import run as run_tool
 from samba_rvss.testing.zfs import zfs

@@ -88,15 +88,15 @@ def test_dry_run_tells_and_changes_nothing(served: "Rig") -> None:
     assert _unchanging(served) == before
     assert told["actions"] == []
     assert told["problems"] == []
-    kept = {one["target"]: one for one in told["kept"]}
-    assert kept.keys() == {copy.id, str(mount), share}
-    assert 0 < kept[str(mount)]["due"] <= GRACE
-    assert "no shadow copy belongs to it" in kept[str(mount)]["reason"]
-    assert not any(one["wrong"] for one in told["kept"])
+    left = {one["target"]: one for one in told["left_alone"]}
+    assert left.keys() == {copy.id, str(mount), share}
+    assert 0 < left[str(mount)]["due"] <= GRACE
+    assert "no shadow copy belongs to it" in left[str(mount)]["reason"]
+    assert not any(one["wrong"] for one in told["left_alone"])
     plain = served.command("reconcile", "-n")
     assert plain.returncode == 0, plain.stderr
-    assert plain.stdout.splitlines()[-1] == "nothing to do, 3 kept"
-    assert f"kept: {share}: its shadow copy does not exist" in plain.stdout
+    assert plain.stdout.splitlines()[-1] == "nothing to do, 3 left alone"
+    assert f"left alone: {share}: its shadow copy does not exist" in plain.stdout
 
 
 def test_reconcile_removes_what_is_nobodys(served: "Rig") -> None:
@@ -106,7 +106,7 @@ def test_reconcile_removes_what_is_nobodys(served: "Rig") -> None:
     served.samba.net("conf", "addshare", "foreign", "/srv/foreign")
     first = _json(served.command("reconcile", "--json"), 0)
     assert first["actions"] == []
-    assert {one["target"] for one in first["kept"]} == {copy.id, str(mount), share}
+    assert {one["target"] for one in first["left_alone"]} == {copy.id, str(mount), share}
     assert served.exposed_shares().count(share) == 1
     # Both have been seen; their time is over now.
     time.sleep(1.5)
@@ -143,7 +143,7 @@ def test_reconcile_does_at_once_what_is_due(served: "Rig") -> None:
     done = served.command("reconcile")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == f"done: mount again {copy.id}: it is not mounted"
-    assert done.stdout.splitlines()[-1] == "1 done, 1 kept"
+    assert done.stdout.splitlines()[-1] == "1 done, 1 left alone"
     assert os.path.ismount(copy.path)
     assert served.command("status").returncode == 0
 

@@ -46,9 +46,9 @@ def _wait_for_clients(rig: "Rig", *clients: int) -> tuple[Worker, ...]:
     return found
 
 
-def _forget(rig: "Rig", wanted: dict[str, SetState]) -> tuple[str, ...]:
+def _delete(rig: "Rig", wanted: dict[str, SetState]) -> tuple[str, ...]:
     path = str(rig.samba.lock_directory / "srv_fss.tdb")
-    return fss_state.forget_sets(path, str(rig.samba.lock_directory), wanted)
+    return fss_state.delete_sets(path, str(rig.samba.lock_directory), wanted)
 
 
 def _a_whole_set(rig: "Rig", share: str = "vms") -> None:
@@ -135,7 +135,7 @@ def test_a_set_whose_client_vanished_is_removed(rig: "Rig") -> None:
         client.commit_shadow_copy_set(lost)
         kept_before = _state(rig)
         with pytest.raises(RvssError, match="rpcd_fsrvp lives") as caught:
-            _forget(rig, {str(lost): SetState.COMMITTED})
+            _delete(rig, {str(lost): SetState.COMMITTED})
         assert caught.value.problem is Problem.BUSY
         assert _state(rig) == kept_before
     for worker in _wait_for_clients(rig, 0):
@@ -146,8 +146,8 @@ def test_a_set_whose_client_vanished_is_removed(rig: "Rig") -> None:
             client.start_shadow_copy_set()
     for worker in _wait_for_clients(rig, 0):
         assert control.end_worker(worker.pid, str(rig.samba.lock_directory))
-    assert _forget(rig, {str(lost): SetState.EXPOSED}) == ()
-    assert _forget(rig, {str(lost): SetState.COMMITTED}) == (str(lost),)
+    assert _delete(rig, {str(lost): SetState.EXPOSED}) == ()
+    assert _delete(rig, {str(lost): SetState.COMMITTED}) == (str(lost),)
     assert _states(rig) == []
     _a_whole_set(rig)
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from samba_rvss.lifecycle import POINTS
+from samba_rvss.copies.instance import POINTS
 from samba_rvss.model import Context
 from tests.samba.promises import Promises
 from tests.samba.world import PLAIN, PREVIOUS, SHARES, Actor, Told, World

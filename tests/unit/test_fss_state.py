@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context, SambaCopy, SambaSet, SambaState, SetState
-from samba_rvss.samba.fss_state import forget_sets, parse, read, settled
+from samba_rvss.samba.fss_state import delete_sets, parse, read, settled
 
 SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
 COPY = "0f0e0d0c-0b0a-0908-0706-050403020100"
@@ -535,7 +535,7 @@ def records_of(file: Path) -> Records:
 
 def _forgotten(file: Path, **wanted: SetState) -> tuple[str, ...]:
     names = {"first": SET, "other": OTHER, "like": LIKE, "unknown": COPY}
-    return forget_sets(
+    return delete_sets(
         str(file), str(file.parent), {names[name]: state for name, state in wanted.items()}
     )
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from samba_rvss import cli, instance, report
+from samba_rvss import cli
 from samba_rvss.cli import events, look, standing, status
 from samba_rvss.cli.reconcile import as_data, as_line, exit_status, summary
+from samba_rvss.daemon import holding
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.findings import Fate, Finding
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import (
     Context,
@@ -26,10 +28,11 @@ from samba_rvss.model import (
     SetState,
     ShadowCopy,
 )
-from samba_rvss.reconcile.decision import Action, Kept, Kind, Plan
+from samba_rvss.reconcile import report
+from samba_rvss.reconcile.decision import Delete, LeftAlone, MountAgain, Plan
 from samba_rvss.reconcile.observation import Observation
 from samba_rvss.samba.conf import Config
-from samba_rvss.wire import Fate, Finding, Presence
+from samba_rvss.wire import Presence
 from tests.unit.values import (
     CONFIG,
     COPY_ID,
@@ -77,7 +80,7 @@ def seen(copy: ShadowCopy | None = COPY, samba: SambaState | None = SAMBA) -> Ob
     )
 
 
-EMPTY = Plan(actions=(), kept=(), findings={})
+EMPTY = Plan(actions=(), left_alone=(), findings={})
 
 
 def looked(
@@ -127,7 +130,8 @@ WRONG = {
     "the last reconciling failed: seal x": looked(presence=replace(PRESENCE, failed=("seal x",))),
     "its file system is not there": looked(
         plan=replace(
-            EMPTY, kept=(Kept(target="x", reason="its file system is not there", wrong=True),)
+            EMPTY,
+            left_alone=(LeftAlone(target="x", reason="its file system is not there", wrong=True),),
         )
     ),
     "cannot see the images: why": looked(
@@ -137,7 +141,7 @@ WRONG = {
     "it is not mounted: run samba-rvss reconcile": looked(
         plan=replace(
             EMPTY,
-            actions=(Action(kind=Kind.REMOUNT, target="x", reason="it is not mounted"),),
+            actions=(MountAgain(copy=COPY, reason="it is not mounted"),),
         )
     ),
     "'registry shares' is off": looked(
@@ -160,9 +164,11 @@ def test_share_without_support_is_wrong() -> None:
 
 
 def test_work_that_the_daemon_will_do_is_not_wrong() -> None:
-    action = Action(kind=Kind.DELETE, target=COPY.id, reason="it is too old", copy=COPY)
-    kept = Kept(target="x", reason="it has 10 s left", due=10.0)
-    judged = standing.standing(looked(plan=replace(EMPTY, actions=(action,), kept=(kept,))), {})
+    action = Delete(copy=COPY, reason="it is too old")
+    left = LeftAlone(target="x", reason="it has 10 s left", due=10.0)
+    judged = standing.standing(
+        looked(plan=replace(EMPTY, actions=(action,), left_alone=(left,))), {}
+    )
     assert judged.healthy
 
 
@@ -228,7 +234,7 @@ def test_srv_fss_that_cannot_be_read() -> None:
 def test_status_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     """However much is wrong, differs, and is to be done."""
     lines = tuple(f"line {number}" for number in range(1000))
-    actions = tuple(Action(kind=Kind.DELETE, target=line, reason="why") for line in lines)
+    actions = tuple(Delete(copy=replace(COPY, id=line), reason="why") for line in lines)
     there = looked(
         plan=replace(EMPTY, actions=actions, problems=lines),
         presence=replace(PRESENCE, done=lines),
@@ -260,7 +266,7 @@ def test_status_as_json() -> None:
 
 # reconcile
 
-ACTION = Action(kind=Kind.DELETE, target="x", reason="it is too old", evidence=("a", "b"))
+ACTION = Delete(copy=replace(COPY, id="x"), reason="it is too old", evidence=("a", "b"))
 
 
 def finding(fate: Fate) -> Finding:
@@ -271,8 +277,9 @@ def finding(fate: Fate) -> Finding:
     ("fates", "expected"),
     [
         ([], 0),
-        ([Fate.KEPT], 0),
-        ([Fate.DONE, Fate.KEPT, Fate.STALE], 0),
+        ([Fate.LEFT_ALONE], 0),
+        ([Fate.DONE, Fate.LEFT_ALONE, Fate.STALE], 0),
+        ([Fate.BEGUN, Fate.DONE], 0),
         ([Fate.TO_DO], 3),
         ([Fate.DONE, Fate.WRONG], 3),
         ([Fate.FAILED, Fate.WRONG, Fate.DONE], 1),
@@ -285,9 +292,9 @@ def test_exit_status(fates: list[Fate], expected: int) -> None:
 
 def test_summary() -> None:
     assert summary([]) == "nothing to do"
-    assert summary([finding(Fate.KEPT)] * 2) == "nothing to do, 2 kept"
-    mixed = [finding(fate) for fate in (Fate.KEPT, Fate.DONE, Fate.FAILED, Fate.DONE)]
-    assert summary(mixed) == "2 done, 1 failed, 1 kept"
+    assert summary([finding(Fate.LEFT_ALONE)] * 2) == "nothing to do, 2 left alone"
+    mixed = [finding(fate) for fate in (Fate.LEFT_ALONE, Fate.DONE, Fate.FAILED, Fate.DONE)]
+    assert summary(mixed) == "2 done, 1 failed, 1 left alone"
 
 
 def test_lines() -> None:
@@ -300,7 +307,10 @@ def test_lines() -> None:
 def test_plan_as_json() -> None:
     decided = Plan(
         actions=(ACTION,),
-        kept=(Kept(target="y", reason="young", due=5.0), Kept(target="z", reason="?", wrong=True)),
+        left_alone=(
+            LeftAlone(target="y", reason="young", due=5.0),
+            LeftAlone(target="z", reason="?", wrong=True),
+        ),
         findings={},
         problems=("cannot see",),
     )
@@ -316,7 +326,7 @@ def test_plan_as_json() -> None:
                 "error": "",
             }
         ],
-        "kept": [
+        "left_alone": [
             {"target": "y", "reason": "young", "due": 5.0, "wrong": False},
             {"target": "z", "reason": "?", "due": None, "wrong": True},
         ],
@@ -441,9 +451,9 @@ def test_taken_is_seen_without_disturbing(tmp_path: Path) -> None:
     import fcntl
 
     config = replace(CONFIG, state_directory=str(tmp_path))
-    assert not instance.is_taken(config)
+    assert not holding.is_taken(config)
     with open(tmp_path / "lock", "w", encoding="ascii") as lock:
-        assert not instance.is_taken(config)
+        assert not holding.is_taken(config)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert instance.is_taken(config)
-    assert not instance.is_taken(config)
+        assert holding.is_taken(config)
+    assert not holding.is_taken(config)

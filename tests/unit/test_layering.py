@@ -1,6 +1,7 @@
 """Imports run downward: the table of the architecture, enforced on every import statement."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,39 +11,23 @@ import samba_rvss
 
 PACKAGE = Path(samba_rvss.__file__).parent
 
-# Each room of the house, and the rooms that it may use. A room may always use itself, and all
-# but the hook may read the package's version. A module without a line here fails: give it a room.
-_GROUND = frozenset({"model", "errors", "kernel", "run"})
-_FIRST = _GROUND | {"samba", "providers", "mounts", "ledger"}
-_SECOND = _FIRST | {"target", "lifecycle"}
-_DAEMON = _SECOND | {"reconcile", "backup", "wire", "access", "watcher", "instance", "report"}
-MAY_USE: dict[str, frozenset[str]] = {
-    "__init__": frozenset(),
-    "model": frozenset(),
-    "errors": frozenset(),
-    "kernel": frozenset(),
-    "hook": frozenset(),
-    "run": frozenset({"errors"}),
-    "wire": frozenset({"errors"}),
-    "samba": _GROUND,
-    "providers": _GROUND,
-    "mounts": _GROUND,
-    "ledger": _GROUND,
-    "target": _FIRST,
-    "lifecycle": _SECOND,
-    "reconcile": _SECOND | {"watcher"},
-    "backup": _SECOND,
-    "access": _GROUND | {"samba"},
-    "watcher": _SECOND,
-    "instance": _SECOND,
-    "report": _SECOND | {"reconcile", "wire"},
-    "admin": _DAEMON,
-    "boot": _DAEMON,
-    "daemon": _DAEMON | {"admin"},
-    "testing": _GROUND | {"samba"},
-    "cli": _DAEMON | {"admin", "boot", "daemon", "testing"},
-    "__main__": frozenset({"cli"}),
-}
+README = PACKAGE.parent / "README.md"
+
+
+def _table() -> dict[str, frozenset[str]]:
+    """Return each room of the README's table with the rooms that it may use, in its order."""
+    found: dict[str, frozenset[str]] = {}
+    for line in README.read_text("utf-8").splitlines():
+        row = re.fullmatch(r"\| `(\w+)/?` \|.*\| ?((?:`\w+` ?)*)\|", line)
+        if row:
+            assert row[1] not in found, line
+            found[row[1]] = frozenset(re.findall(r"`(\w+)`", row[2]))
+    return found
+
+
+# A room may always use itself, and all but the hook may read the package's version. A module
+# without a line in the README's table fails: give it a room there.
+MAY_USE = {"__init__": frozenset[str](), **_table(), "__main__": frozenset({"cli"})}
 ROOTS = frozenset({"__init__"})
 
 # Modules that may import by name, which this test cannot follow, and why.
@@ -106,12 +91,22 @@ def test_no_import_escapes_the_table(path: Path) -> None:
             )
 
 
-def test_table_has_no_circle() -> None:
-    done: set[str] = set()
-    while left := MAY_USE.keys() - done:
-        ready = {room for room in left if MAY_USE[room] <= done | {room}}
-        assert ready, f"these rooms use each other in a circle: {sorted(left)}"
-        done |= ready
+def test_no_arrow_of_the_table_runs_upward() -> None:
+    before: set[str] = set()
+    for room, uses in MAY_USE.items():
+        assert uses <= before, f"{room} uses what comes after it: {sorted(uses - before)}"
+        before.add(room)
+
+
+def test_the_table_says_what_is_used_and_no_more() -> None:
+    used: dict[str, set[str]] = {room: set() for room in MAY_USE}
+    for path in MODULES:
+        room = _name(path)[0]
+        found = {_room(dotted) for _, dotted in _imports(_name(path), path.read_text())}
+        used[room] |= {other for other in found if other} - {room} - ROOTS
+    assert {room: sorted(MAY_USE[room]) for room in MAY_USE} == {
+        room: sorted(some) for room, some in used.items()
+    }
 
 
 def test_providers_and_samba_do_not_know_each_other() -> None:

@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import samba_rvss
+from samba_rvss.clock import moment, now
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.ledger import Ledger, moment, now
+from samba_rvss.ledger import Ledger
 from samba_rvss.model import UNKNOWN, Context, Moment, Phase, SetState, ShadowCopy, Volume
 from tests.unit.values import NOW, copy_of
 

@@ -9,115 +9,30 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import tdb
 
 from samba_rvss import run
+from samba_rvss.clock import now
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.ledger import Ledger, now
-from samba_rvss.lifecycle import Lifecycle
 from samba_rvss.model import Inventory, Phase, SetState
-from samba_rvss.mounts import Mounts
-from samba_rvss.reconcile import apply, observation
-from samba_rvss.reconcile.decision import Action, Kind
-from samba_rvss.reconcile.observation import Observation, Sources, observe
+from samba_rvss.reconcile import apply
+from samba_rvss.reconcile.decision import (
+    Adopt,
+    Delete,
+    DeleteSet,
+    DeleteShare,
+    Destroy,
+    OnImage,
+    Unmount,
+)
+from samba_rvss.reconcile.observation import TWICE_SECONDS, Sources, observe
 from samba_rvss.reconcile.plan import plan
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
-from tests.unit.values import COPY_ID, SET, SHARE_PATH, copy_of, image_of, share_of
-
-SHARE = share_of(COPY_ID)
-
-
-class Site:
-    """One instance's files, with one sealed copy that a recovered set has; nothing runs."""
-
-    def __init__(self, directory: Path, samba: SambaProcess) -> None:
-        self.samba = samba
-        self.directory = directory
-        for name in ("lock", "state", "cache", "private", "run", "rvss"):
-            (directory / name).mkdir()
-        file = directory / "smb.conf"
-        file.write_text(
-            "[global]\n"
-            f"    lock directory = {directory}/lock\n"
-            f"    state directory = {directory}/state\n"
-            f"    cache directory = {directory}/cache\n"
-            f"    private dir = {directory}/private\n"
-            f"    rvss:run directory = {directory}/run\n"
-            f"    rvss:state directory = {directory}/rvss\n"
-            "    registry shares = yes\n"
-            "    include = registry\n"
-        )
-        self.config = samba.call(conf.load, str(file))
-        self.ledger = Ledger(self.config.ledger)
-        self.path = f"{directory}/run/exposed/vms/a"
-        self.copy = replace(
-            copy_of("a", Phase.SEALED, created=now() - timedelta(days=30)),
-            path=self.path,
-            set_id=SET,
-            copy_id=COPY_ID,
-            exposed_share=SHARE,
-            state=SetState.RECOVERED,
-        )
-        self.ledger.add(self.copy, "create")
-        self.store()
-
-    def records(self) -> dict[bytes, bytes]:
-        """Return srv_fss.tdb as Samba writes it."""
-
-        def text(value: str) -> bytes:
-            return value.encode() + b"\0"
-
-        def aligned(data: bytes, *words: int) -> bytes:
-            return data + bytes(-len(data) % 4) + struct.pack(f"<{len(words)}I", *words)
-
-        top = f"sc_set/{SET}"
-        copy = text(COPY_ID) + text(SHARE_PATH) + text(self.path)
-        smap = text("VMs") + text(SHARE) + text("")
-        return {
-            b"db_version\0": struct.pack("<I", 1),
-            b"sc_set_count\0": struct.pack("<I", 1),
-            text(top): aligned(text(SET), 5, 0, 1),
-            text(f"{top}/sc/{COPY_ID}"): aligned(copy, 1709251199, 1),
-            text(f"{top}/sc/{COPY_ID}/smap/{SHARE}"): aligned(smap, 1),
-        }
-
-    def store(self, records: dict[bytes, bytes] | None = None) -> None:
-        """Write srv_fss.tdb as Samba does."""
-        path = self.config.fss_state
-        database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            database.clear()
-            database.transaction_start()
-            for key, value in (self.records() if records is None else records).items():
-                database.store(key, value)
-            database.transaction_commit()
-        finally:
-            database.close()
-
-    def inventory(self) -> Inventory:
-        """Return the one image."""
-        image = image_of("a", self.copy.created)
-        return Inventory(file_systems=frozenset({"fs"}), images=(image,))
-
-    def observe(self, *, starting: bool = False) -> Observation:
-        """Look at everything."""
-        return observe(self.sources(starting=starting))
-
-    def sources(self, *, starting: bool = False) -> Sources:
-        """Return where to look."""
-        return Sources(
-            config=self.config,
-            ledger=self.ledger,
-            mounts=Mounts(self.config.run_directory),
-            samba=self.samba,
-            inventory=self.inventory,
-            starting=starting,
-        )
+from tests.unit.site import SHARE, Site
+from tests.unit.values import SET, copy_of, image_of
 
 
 @pytest.fixture
@@ -125,11 +40,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
     with closing(SambaProcess()) as samba:
         made = Site(tmp_path, samba)
         with closing(made.ledger):
+            made.seal_copy()
             yield made
 
 
 EMPTY = {b"db_version\0": struct.pack("<I", 1), b"sc_set_count\0": struct.pack("<I", 0)}
-REMOVALS = {Kind.DELETE, Kind.DESTROY, Kind.UNMOUNT, Kind.UNSHARE, Kind.FORGET_SET}
+REMOVALS = {Delete, Destroy, Unmount, DeleteShare, DeleteSet}
 
 
 def test_everything_is_seen(site: Site) -> None:
@@ -172,10 +88,8 @@ def _break_directories(site: Site, patch: pytest.MonkeyPatch) -> None:
 
 
 def _break_inventory(site: Site, patch: pytest.MonkeyPatch) -> None:
-    def fail() -> Inventory:
-        raise RvssError(Problem.SYSTEM, "the disk is on fire")
-
-    patch.setattr(site, "inventory", fail)
+    del patch
+    site.failure = RvssError(Problem.SYSTEM, "the disk is on fire")
 
 
 def _break_tools(site: Site, patch: pytest.MonkeyPatch) -> None:
@@ -208,7 +122,7 @@ def test_one_source_fails_alone(site: Site, name: str, monkeypatch: pytest.Monke
     assert seen.problems[0].startswith("cannot see ")
     decided = plan(seen)
     assert decided.problems == seen.problems
-    assert not {action.kind for action in decided.actions} & REMOVALS
+    assert not {type(action) for action in decided.actions} & REMOVALS
 
 
 # srv_fss.tdb
@@ -253,30 +167,26 @@ def test_wiped_and_written_in_a_loop_is_never_absent(site: Site) -> None:
             writer.kill()
 
 
-def test_absence_is_seen_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observation, "TWICE_SECONDS", 0.5)
+def test_absence_is_seen_twice(site: Site) -> None:
     site.store(EMPTY)
     started = time.monotonic()
-    seen = site.observe()
+    seen = observe(Sources(instance=site.instance(), twice_seconds=0.5))
     assert time.monotonic() - started >= 0.5
     assert seen.samba is not None
     assert seen.samba.copies == ()
 
 
 @pytest.mark.parametrize("first", ["absent", "present"])
-def test_what_was_there_once_is_there(
-    site: Site, first: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_there_once_is_there(site: Site, first: str) -> None:
     """Two workers erase each other's sets; a file may be gone for a moment."""
-    monkeypatch.setattr(observation, "TWICE_SECONDS", 1.5)
     # Another copy that is in no reading keeps the look from ending with the first one.
     other = f"{site.path}-other"
     site.ledger.add(replace(copy_of("b", Phase.TAKEN, created=now()), path=other), "create")
     if first == "absent":
         os.unlink(site.config.fss_state)
     timer = threading.Timer(0.7, site.store, [EMPTY] if first == "present" else [])
-    sources = site.sources()
-    sources.samba.call(conf.load, site.config.file)  # its process is up
+    sources = Sources(instance=site.instance(), twice_seconds=1.5)
+    site.samba.call(conf.load, site.config.file)  # its process is up
     timer.start()
     try:
         seen = observe(sources)
@@ -291,9 +201,9 @@ def test_at_the_start_nobody_waits_and_absence_proves_nothing(site: Site) -> Non
     site.store(EMPTY)
     started = time.monotonic()
     seen = site.observe(starting=True)
-    assert time.monotonic() - started < observation.TWICE_SECONDS
+    assert time.monotonic() - started < TWICE_SECONDS
     assert (seen.unproven, seen.changing) == (frozenset({"a"}), frozenset())
-    assert not {action.kind for action in plan(seen).actions} & REMOVALS
+    assert not {type(action) for action in plan(seen).actions} & REMOVALS
 
 
 def test_what_changes_meanwhile_is_somebodys_work(site: Site) -> None:
@@ -301,16 +211,7 @@ def test_what_changes_meanwhile_is_somebodys_work(site: Site) -> None:
         site.ledger.change(site.copy, "delete", phase=Phase.DELETING)
         return Inventory(file_systems=frozenset({"fs"}), images=())
 
-    sources = site.sources()
-    seen = observe(
-        Sources(
-            config=sources.config,
-            ledger=sources.ledger,
-            mounts=sources.mounts,
-            samba=sources.samba,
-            inventory=inventory,
-        )
-    )
+    seen = observe(Sources(instance=site.instance(inventory)))
     assert seen.changing == frozenset({"a"})
     assert "a" not in {action.target for action in plan(seen).actions}
 
@@ -318,38 +219,26 @@ def test_what_changes_meanwhile_is_somebodys_work(site: Site) -> None:
 # a plan ages
 
 
-def _forgetting() -> Action:
-    return Action(
-        kind=Kind.FORGET_SET,
-        target=SET,
-        reason="no shadow copy of it is left",
-        believes=(SetState.RECOVERED,),
-    )
-
-
-@pytest.mark.parametrize(("kind", "of_gone"), [(Kind.ADOPT, False), (Kind.DESTROY, True)])
-def test_an_image_is_judged_by_its_record(site: Site, kind: Kind, *, of_gone: bool) -> None:
+@pytest.mark.parametrize(("kind", "of_gone"), [(Adopt, False), (Destroy, True)])
+def test_an_image_is_judged_by_its_record(
+    site: Site, kind: type[OnImage], *, of_gone: bool
+) -> None:
     """What was deleted meanwhile is not taken in again."""
-    lifecycle = Lifecycle(
-        site.config, site.ledger, (), Mounts(site.config.run_directory), site.samba
-    )
+    instance = site.instance()
     image = image_of("a", site.copy.created)
-    action = Action(kind=kind, target="a", reason="a test", image=image)
-    assert not apply.is_current(lifecycle, action)
+    action = kind(image=image, reason="a test")
+    assert not apply.is_current(instance, action)
     site.ledger.change(site.copy, "gone", phase=Phase.GONE)
-    assert apply.is_current(lifecycle, action) == of_gone
-    other = Action(kind=kind, target="b", reason="a test", image=replace(image, id="b"))
-    assert apply.is_current(lifecycle, other)
+    assert apply.is_current(instance, action) == of_gone
+    assert apply.is_current(instance, kind(image=replace(image, id="b"), reason="a test"))
 
 
 @pytest.mark.parametrize("phase", Phase)
 def test_a_set_goes_only_after_its_copies(site: Site, phase: Phase) -> None:
     """Their removal may have failed, or was not called for any more."""
-    lifecycle = Lifecycle(
-        site.config, site.ledger, (), Mounts(site.config.run_directory), site.samba
-    )
+    instance = site.instance()
     site.ledger.change(site.copy, "changed", phase=phase)
     left = phase not in (Phase.DELETING, Phase.GONE)
-    assert apply.is_current(lifecycle, _forgetting()) == (not left)
-    other = replace(_forgetting(), target="another")
-    assert apply.is_current(lifecycle, other)
+    action = DeleteSet(set_id=SET, state=SetState.RECOVERED, reason="no shadow copy of it is left")
+    assert apply.is_current(instance, action) == (not left)
+    assert apply.is_current(instance, replace(action, set_id="another"))

@@ -1,7 +1,7 @@
 """What reconciling decides: the specification, as a table, one row a situation.
 
 A row begins with a copy that is as it should be (sealed, recovered, served) and says only what is
-different; `does` and `keeps` are everything that the plan says of it.
+different; `does` and `leaves` are everything that the plan says of it.
 """
 
 import math
@@ -22,7 +22,20 @@ from samba_rvss.model import (
     ShadowCopy,
     Worker,
 )
-from samba_rvss.reconcile.decision import Action, Kept, Kind, Plan
+from samba_rvss.reconcile.decision import (
+    ORDER,
+    Action,
+    Adopt,
+    Delete,
+    DeleteDescriptor,
+    DeleteSet,
+    DeleteShare,
+    Destroy,
+    MountAgain,
+    Plan,
+    Seal,
+    Unmount,
+)
 from samba_rvss.reconcile.observation import Observation
 from samba_rvss.reconcile.plan import plan
 from tests.unit.values import (
@@ -187,14 +200,14 @@ def state_of(
 class Does:
     """An action: what is done to what, a part of its reason, and what it rests on."""
 
-    kind: Kind
+    kind: type[Action]
     reason: str
     target: str = A
     believes: tuple[SetState | None, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeps:
+class Leaves:
     """Something that is left."""
 
     reason: str
@@ -210,40 +223,40 @@ class Row:
     title: str
     given: Given
     does: tuple[Does, ...] = ()
-    keeps: tuple[Keeps, ...] = ()
+    leaves: tuple[Leaves, ...] = ()
 
 
-def row(title: str, given: Given, *said: Does | Keeps) -> Row:
+def row(title: str, given: Given, *said: Does | Leaves) -> Row:
     """Return a row of the table."""
     return Row(
         title=title,
         given=given,
-        does=tuple(one for one in said if isinstance(one, Does)),
-        keeps=tuple(one for one in said if isinstance(one, Keeps)),
+        does=tuple(due for due in said if isinstance(due, Does)),
+        leaves=tuple(thing for thing in said if isinstance(thing, Leaves)),
     )
 
 
 def delete(reason: str, *believes: SetState | None) -> Does:
     """The copy goes; what srv_fss.tdb must still say then."""
-    return Does(kind=Kind.DELETE, reason=reason, believes=believes)
+    return Does(kind=Delete, reason=reason, believes=believes)
 
 
 def seal(reason: str) -> Does:
     """It is sealed, again."""
-    return Does(kind=Kind.SEAL, reason=reason)
+    return Does(kind=Seal, reason=reason)
 
 
-def forget(reason: str = "no shadow copy of it is left", *believes: SetState) -> Does:
+def goes(reason: str = "no shadow copy of it is left", *believes: SetState) -> Does:
     """The set goes."""
-    return Does(kind=Kind.FORGET_SET, reason=reason, target=SET, believes=believes or None)
+    return Does(kind=DeleteSet, reason=reason, target=SET, believes=believes or None)
 
 
-def lives(seconds: float, why: str = f"its set {SET} is recovered") -> Keeps:
+def lives(seconds: float, why: str = f"its set {SET} is recovered") -> Leaves:
     """It is left, for its age."""
-    return Keeps(reason=f"{why}; it has {seconds:.0f} s left", due=seconds)
+    return Leaves(reason=f"{why}; it has {seconds:.0f} s left", due=seconds)
 
 
-REMOUNT = Does(kind=Kind.REMOUNT, reason="it is not mounted")
+REMOUNT = Does(kind=MountAgain, reason="it is not mounted")
 HEALTHY = lives(72 * 3600 - 60)
 NOT_SERVED = "its exposed share was removed"
 UNKNOWN_REASON = "neither srv_fss.tdb nor a share has it"
@@ -267,13 +280,13 @@ ONE_COPY = [
     row(
         "somebody works on it",
         Given(phase=Phase.DELETING, changing=frozenset({A})),
-        Keeps(reason="something is being done with it", due=300),
+        Leaves(reason="something is being done with it", due=300),
     ),
     # being made and being removed
     row(
         "being made",
         Given(phase=Phase.CREATING, since=ago(10), image="", state=ABSENT, known=False),
-        Keeps(reason="it is being created", due=40),
+        Leaves(reason="it is being created", due=40),
     ),
     *(
         row(title, given, delete("its creation was cut off"))
@@ -293,12 +306,12 @@ ONE_COPY = [
     row(
         "file system is away",
         Given(image="", listed=False),
-        Keeps(reason="its file system is not there (fs)", wrong=True),
+        Leaves(reason="its file system is not there (fs)", wrong=True),
     ),
     row(
         "images cannot be listed",
         Given(listed=None, mounts=frozenset()),
-        Keeps(reason="the images cannot be listed", wrong=True),
+        Leaves(reason="the images cannot be listed", wrong=True),
     ),
     row(
         "images cannot be listed, but what was cut off is known",
@@ -320,7 +333,7 @@ ONE_COPY = [
         "not mounted while it is open",
         replace(OPEN, mounts=frozenset()),
         REMOUNT,
-        Keeps(reason="is exposed; its timer has 1740 s left", due=1740),
+        Leaves(reason="is exposed; its timer has 1740 s left", due=1740),
     ),
     row(
         "not mounted, and sealed, but writable",
@@ -334,19 +347,19 @@ ONE_COPY = [
     row(
         "srv_fss.tdb cannot be read",
         Given(state=UNREADABLE),
-        Keeps(reason="srv_fss.tdb cannot be read", wrong=True),
+        Leaves(reason="srv_fss.tdb cannot be read", wrong=True),
     ),
     row(
         "srv_fss.tdb cannot be read: it can be sealed and mounted all the same",
         Given(state=UNREADABLE, image="writable"),
         seal("it was sealed"),
-        Keeps(reason="srv_fss.tdb cannot be read", wrong=True),
+        Leaves(reason="srv_fss.tdb cannot be read", wrong=True),
     ),
     # committed, not exposed: MS-FSRVP gives 180 s
     row(
         "committed",
         replace(TAKEN, since=ago(100)),
-        Keeps(reason=f"its set {SET} is committed; its timer has 200 s left", due=200),
+        Leaves(reason=f"its set {SET} is committed; its timer has 200 s left", due=200),
     ),
     row(
         "committed, and then silence",
@@ -356,13 +369,13 @@ ONE_COPY = [
     row(
         "another share of its set is still being copied",
         replace(TAKEN, state=SetState.CREATING, since=ago(100)),
-        Keeps(reason="is creating; its timer has 200 s left", due=200),
+        Leaves(reason="is creating; its timer has 200 s left", due=200),
     ),
     # exposed: 1800 s
     row(
         "exposed",
         replace(OPEN, since=ago(1700)),
-        Keeps(reason=f"its set {SET} is exposed; its timer has 100 s left", due=100),
+        Leaves(reason=f"its set {SET} is exposed; its timer has 100 s left", due=100),
     ),
     row(
         "exposed, and then silence",
@@ -377,12 +390,12 @@ ONE_COPY = [
     row(
         "its client went on while we did not run: its time begins when that is learned",
         replace(OPEN, learned=SetState.COMMITTED, since=ago(1800)),
-        Keeps(reason=f"its set {SET} is exposed; its timer has 1800 s left", due=1800),
+        Leaves(reason=f"its set {SET} is exposed; its timer has 1800 s left", due=1800),
     ),
     row(
         "committed while we did not run",
         replace(TAKEN, known=False, since=ago(1800), descriptors=frozenset()),
-        Keeps(reason=f"its set {SET} is committed; its timer has 300 s left", due=300),
+        Leaves(reason=f"its set {SET} is committed; its timer has 300 s left", due=300),
     ),
     row(
         "exposed before the machine was started, in a lock directory that outlived it",
@@ -392,12 +405,12 @@ ONE_COPY = [
     row(
         "exposed, and somebody removed its share just now",
         replace(OPEN, served=False),
-        Keeps(reason=f"{NOT_SERVED}; it has 300 s left", due=300),
+        Leaves(reason=f"{NOT_SERVED}; it has 300 s left", due=300),
     ),
     row(
         "exposed, somebody removed its share, and the timer ends first",
         replace(OPEN, served=False, since=ago(1700), descriptors=frozenset()),
-        Keeps(reason=f"{NOT_SERVED}; it has 300 s left", due=100),
+        Leaves(reason=f"{NOT_SERVED}; it has 300 s left", due=100),
     ),
     row(
         "exposed, and somebody removed its share",
@@ -407,7 +420,7 @@ ONE_COPY = [
     row(
         "exposed, and the registry cannot be read",
         replace(OPEN, served=None),
-        Keeps(reason="its timer has 1740 s left", due=1740),
+        Leaves(reason="its timer has 1740 s left", due=1740),
     ),
     # recovered
     *(
@@ -439,7 +452,7 @@ ONE_COPY = [
     row(
         "recovered, and somebody removed its share just now",
         Given(served=False, descriptors=frozenset()),
-        Keeps(reason=f"{NOT_SERVED}; it has 300 s left", due=300),
+        Leaves(reason=f"{NOT_SERVED}; it has 300 s left", due=300),
     ),
     row(
         "recovered, and somebody removed its share",
@@ -456,12 +469,12 @@ ONE_COPY = [
     row(
         "too old, and somebody is connected",
         Given(age=73 * 3600, since=ago(72 * 3600), connected=frozenset({SHARE.upper()})),
-        Keeps(reason="it is too old, but somebody is connected", due=300),
+        Leaves(reason="it is too old, but somebody is connected", due=300),
     ),
     row(
         "too old, and who is connected cannot be told",
         Given(age=73 * 3600, since=ago(72 * 3600), connected=None),
-        Keeps(reason="too old, but who is connected cannot be told", due=300, wrong=True),
+        Leaves(reason="too old, but who is connected cannot be told", due=300, wrong=True),
     ),
     row("the clock jumped", Given(age=10 * YEAR), HEALTHY),
     row("the clock jumped back", Given(age=-YEAR), lives(72 * 3600 + YEAR)),
@@ -473,7 +486,7 @@ ONE_COPY = [
     row(
         "old, and without end",
         Given(age=10 * YEAR, since=ago(YEAR / 100), context=FOR_EVER),
-        Keeps(reason="lives until it is deleted"),
+        Leaves(reason="lives until it is deleted"),
     ),
     # srv_fss.tdb does not have it
     row("forgotten by Samba", FORGOTTEN, lives(72 * 3600 - 60, "its share still works")),
@@ -490,12 +503,12 @@ ONE_COPY = [
     row(
         "its record was lost, and Samba has forgotten it: its context is not known",
         replace(FORGOTTEN, known=False, age=YEAR, since=ago(YEAR / 100)),
-        Keeps(reason="lives until it is deleted"),
+        Leaves(reason="lives until it is deleted"),
     ),
     row(
         "forgotten by Samba, and not served any more since just now",
         replace(FORGOTTEN, served=False, descriptors=frozenset()),
-        Keeps(reason=f"{UNKNOWN_REASON}; it has 300 s left", due=300),
+        Leaves(reason=f"{UNKNOWN_REASON}; it has 300 s left", due=300),
     ),
     row(
         "forgotten by Samba, and not served any more",
@@ -505,7 +518,7 @@ ONE_COPY = [
     row(
         "being unaccounted for before the machine was started does not count",
         replace(REBOOTED, served=False, descriptors=frozenset()),
-        Keeps(reason=f"{UNKNOWN_REASON}; it has 300 s left", due=300),
+        Leaves(reason=f"{UNKNOWN_REASON}; it has 300 s left", due=300),
         REMOUNT,
     ),
     row(
@@ -528,7 +541,7 @@ ONE_COPY = [
     row(
         "after a reboot: persistent, without end",
         replace(REBOOTED, context=FOR_EVER, age=YEAR),
-        Keeps(reason="lives until it is deleted"),
+        Leaves(reason="lives until it is deleted"),
         REMOUNT,
     ),
     row(
@@ -539,7 +552,7 @@ ONE_COPY = [
     row(
         "after a reboot: its record was lost before, and its context with it",
         replace(REBOOTED, known=False),
-        Keeps(reason="its context is not known any more", wrong=True),
+        Leaves(reason="its context is not known any more", wrong=True),
         REMOUNT,
     ),
     *(
@@ -592,7 +605,7 @@ ONE_COPY = [
     row(
         "no set has it, perhaps not yet",
         replace(HALF, since=ago(100)),
-        Keeps(reason="its Commit failed or was cut off, perhaps; it has 200 s left", due=200),
+        Leaves(reason="its Commit failed or was cut off, perhaps; it has 200 s left", due=200),
     ),
     row(
         "no set has it",
@@ -602,7 +615,7 @@ ONE_COPY = [
     row(
         "no set has it, but more shares are being copied",
         replace(HALF, since=ago(400), quiet=10),
-        Keeps(reason="it has 290 s left", due=290),
+        Leaves(reason="it has 290 s left", due=290),
     ),
     # srv_fss.tdb has lost its set; a worker may have it
     row(
@@ -613,7 +626,7 @@ ONE_COPY = [
     row(
         "no set has it, and whether clients do anything is not known",
         replace(HALF, since=ago(400), quiet=None),
-        Keeps(reason="its Commit failed or was cut off, perhaps", due=300),
+        Leaves(reason="its Commit failed or was cut off, perhaps", due=300),
     ),
     row(
         "its set was lost, and other clients are never silent for long",
@@ -623,12 +636,12 @@ ONE_COPY = [
     row(
         "its set was lost, but a worker may have it",
         replace(LOST, since=ago(1700)),
-        Keeps(reason="srv_fss.tdb has lost its set, perhaps; it has 100 s left", due=100),
+        Leaves(reason="srv_fss.tdb has lost its set, perhaps; it has 100 s left", due=100),
     ),
     row(
         "its set was lost, and whether a worker has it cannot be told",
         replace(LOST, since=ago(1700), workers=None),
-        Keeps(reason="srv_fss.tdb has lost its set, perhaps; it has 100 s left", due=100),
+        Leaves(reason="srv_fss.tdb has lost its set, perhaps; it has 100 s left", due=100),
     ),
     row(
         "its set was lost, and then silence",
@@ -645,13 +658,13 @@ ONE_COPY = [
 NOBODY = Given(phase=None, state=ABSENT, served=False, image="", descriptors=frozenset())
 BARE = replace(NOBODY, mounts=frozenset(), directories=frozenset())
 STRAY = f"{EXPOSED}vms/20230101T000000Z-ffffffff"
-PLACE = Does(kind=Kind.UNMOUNT, reason="no shadow copy belongs to it", target=PATH)
-ADOPT = Does(kind=Kind.ADOPT, reason="the ledger does not know it")
+PLACE = Does(kind=Unmount, reason="no shadow copy belongs to it", target=PATH)
+ADOPT = Does(kind=Adopt, reason="the ledger does not know it")
 
 
-def waits(reason: str, target: str) -> Keeps:
+def waits(reason: str, target: str) -> Leaves:
     """It has been unaccounted for since now."""
-    return Keeps(reason=f"{reason}; it has 300 s left", target=target, due=300)
+    return Leaves(reason=f"{reason}; it has 300 s left", target=target, due=300)
 
 
 NO_COPY = [
@@ -677,12 +690,12 @@ NO_COPY = [
     row(
         "an image that was deleted: the machine lost its power",
         replace(BARE, image="read-only", gone=frozenset({A})),
-        Does(kind=Kind.DESTROY, reason="it was deleted and came back"),
+        Does(kind=Destroy, reason="it was deleted and came back"),
     ),
     row(
         "half an image, at the start",
         replace(BARE, image="incomplete", starting=True),
-        Does(kind=Kind.DESTROY, reason="its creation was cut off"),
+        Does(kind=Destroy, reason="its creation was cut off"),
     ),
     row(
         "half an image, perhaps being made",
@@ -692,7 +705,7 @@ NO_COPY = [
     row(
         "half an image, for long",
         replace(BARE, image="incomplete", found={f"image {A}": 300}),
-        Does(kind=Kind.DESTROY, reason="its creation was cut off"),
+        Does(kind=Destroy, reason="its creation was cut off"),
     ),
     row("an image that is being made", replace(BARE, image="read-only", changing=frozenset({A}))),
     # mounts
@@ -713,7 +726,7 @@ NO_COPY = [
     row(
         "a stray mount, but its image may be there",
         replace(NOBODY, listed=None, starting=True, found={f"mount {PATH}": 1000}),
-        Keeps(reason="but the images cannot be listed", target=PATH, wrong=True),
+        Leaves(reason="but the images cannot be listed", target=PATH, wrong=True),
     ),
     row(
         "a mount of a copy that was removed; images cannot be listed",
@@ -724,7 +737,7 @@ NO_COPY = [
     row(
         "a share of nobody, but its image may be there",
         replace(BARE, served=True, listed=None, found={f"share {SHARE}": 1000}),
-        Keeps(reason="but the images cannot be listed", target=SHARE, wrong=True),
+        Leaves(reason="but the images cannot be listed", target=SHARE, wrong=True),
     ),
     row(
         "a share of a copy that was removed; images cannot be listed",
@@ -735,7 +748,7 @@ NO_COPY = [
             gone=frozenset({A}),
             found={f"share {SHARE}": 300},
         ),
-        Does(kind=Kind.UNSHARE, reason="its shadow copy does not exist", target=SHARE),
+        Does(kind=DeleteShare, reason="its shadow copy does not exist", target=SHARE),
     ),
     *(
         row(f"a share of nobody, {when}", given, waits("its shadow copy does not exist", SHARE))
@@ -747,7 +760,7 @@ NO_COPY = [
     row(
         "a share of nobody, for long",
         replace(BARE, served=True, found={f"share {SHARE}": 300}),
-        Does(kind=Kind.UNSHARE, reason="its shadow copy does not exist", target=SHARE),
+        Does(kind=DeleteShare, reason="its shadow copy does not exist", target=SHARE),
     ),
     row(
         "a share of somebody else's shadow copy",
@@ -774,7 +787,7 @@ NO_COPY = [
             BARE, descriptors=frozenset({SHARE.lower()}), found={f"security {SHARE.lower()}": 300}
         ),
         Does(
-            kind=Kind.FORGET_SECURITY,
+            kind=DeleteDescriptor,
             reason="its share does not exist",
             target=SHARE.lower(),
         ),
@@ -803,95 +816,95 @@ SETS = [
     row(
         "a set of nobody, perhaps being written, in the way of others",
         LEFT,
-        Keeps(reason="no shadow copy of it is left; it has 30 s left", target=SET, due=30),
+        Leaves(reason="no shadow copy of it is left; it has 30 s left", target=SET, due=30),
     ),
     *(
         row(
             f"a set of nobody, for long, {state.name.lower()}",
             replace(LEFT, state=state, found=LONG),
-            forget("no shadow copy of it is left", state),
+            goes("no shadow copy of it is left", state),
         )
         for state in SetState
     ),
-    row("a set of nobody, at the start", replace(LEFT, starting=True), forget()),
-    row("workers are idle", replace(LEFT, starting=True, workers=IDLE), forget()),
+    row("a set of nobody, at the start", replace(LEFT, starting=True), goes()),
+    row("workers are idle", replace(LEFT, starting=True, workers=IDLE), goes()),
     row(
         "a client is connected to one",
         replace(LEFT, state=SetState.EXPOSED, found=LONG, workers=BUSY, quiet=10),
-        Keeps(reason="a client is connected to its worker", target=SET, due=1790),
+        Leaves(reason="a client is connected to its worker", target=SET, due=1790),
     ),
     row(
         "a client may be connected",
         replace(LEFT, state=SetState.EXPOSED, found=LONG, workers=SILENT_WORKER, quiet=10),
-        Keeps(reason="a client is connected to its worker", target=SET, due=1790),
+        Leaves(reason="a client is connected to its worker", target=SET, due=1790),
     ),
     row(
         "a client is connected, and for how long it has been silent is not known",
         replace(LEFT, state=SetState.EXPOSED, found=LONG, workers=BUSY, quiet=None),
-        Keeps(reason="a client is connected to its worker", target=SET, due=1800),
+        Leaves(reason="a client is connected to its worker", target=SET, due=1800),
     ),
     row(
         "a client is connected, and the set is in the way of others",
         replace(LEFT, found={f"set {SET}": 10.0}, workers=NEWER, quiet=1),
-        Keeps(reason="to its worker; it has 20 s left", target=SET, due=5),
+        Leaves(reason="to its worker; it has 20 s left", target=SET, due=5),
     ),
     row(
         "a client asks again and again, and the set is in its way",
         replace(LEFT, found={f"set {SET}": 30.0}, workers=NEWER, quiet=1),
-        forget("no shadow copy of it is left", SetState.COMMITTED),
+        goes("no shadow copy of it is left", SetState.COMMITTED),
     ),
     row(
         "the same, but its worker is so old that it may have another set in progress",
         replace(LEFT, found={f"set {SET}": 30.0}, workers=BUSY, quiet=1),
-        Keeps(reason="to its worker; it has 1770 s left", target=SET, due=5),
+        Leaves(reason="to its worker; it has 1770 s left", target=SET, due=5),
     ),
     row(
         "the same, and nobody has got past it for as long as a client may be silent",
         replace(LEFT, found={f"set {SET}": 1800.0}, workers=BUSY, quiet=1),
-        forget("no shadow copy of it is left", SetState.COMMITTED),
+        goes("no shadow copy of it is left", SetState.COMMITTED),
     ),
-    row("a client is connected, but silent", replace(LEFT, found=LONG, workers=BUSY), forget()),
+    row("a client is connected, but silent", replace(LEFT, found=LONG, workers=BUSY), goes()),
     row(
         "a client is connected and may be at work",
         replace(LEFT, state=SetState.ADDED, found=LONG, workers=BUSY, quiet=1),
-        Keeps(reason="a client is connected to its worker", target=SET, due=5),
+        Leaves(reason="a client is connected to its worker", target=SET, due=5),
     ),
     row(
         "a client is connected and has been at work for too long",
         replace(LEFT, state=SetState.ADDED, found={f"set {SET}": 1800}, workers=BUSY, quiet=1),
-        forget("no shadow copy of it is left", SetState.ADDED),
+        goes("no shadow copy of it is left", SetState.ADDED),
     ),
     row(
         "whether a worker has it cannot be told",
         replace(LEFT, found=LONG, workers=None),
-        Keeps(reason="whether a worker has it in memory cannot be told", target=SET, wrong=True),
+        Leaves(reason="whether a worker has it in memory cannot be told", target=SET, wrong=True),
     ),
     row(
         "a set of nobody, but an image of it may be there",
         replace(LEFT, found=LONG, listed=None),
-        Keeps(reason="but the images cannot be listed", target=SET, wrong=True),
+        Leaves(reason="but the images cannot be listed", target=SET, wrong=True),
     ),
     row(
         "its last copy goes now",
         replace(TAKEN, since=ago(300), workers=()),
         delete("silent for 300 s", SetState.COMMITTED),
-        forget("no shadow copy of it is left", SetState.COMMITTED),
+        goes("no shadow copy of it is left", SetState.COMMITTED),
     ),
     row(
         "its last copy has gone, and the set could not be removed with it",
         replace(LEFT, gone=frozenset({A})),
-        forget("no shadow copy of it is left", SetState.COMMITTED),
+        goes("no shadow copy of it is left", SetState.COMMITTED),
     ),
     row(
         "its last copy goes, and Samba has not written that yet",
         replace(LEFT, gone=frozenset({A}), workers=BUSY, quiet=0),
-        Keeps(reason="a client is connected to its worker", target=SET, due=5),
+        Leaves(reason="a client is connected to its worker", target=SET, due=5),
     ),
     row(
         "a copy of it is being removed",
         replace(TAKEN, phase=Phase.DELETING, workers=()),
         delete("its deletion was cut off"),
-        forget("no shadow copy of it is left", SetState.COMMITTED),
+        goes("no shadow copy of it is left", SetState.COMMITTED),
     ),
 ]
 
@@ -915,7 +928,7 @@ BEGUN = [
         }.items()
     ),
     *(
-        row(f"{title}, for long", replace(given, found=LONG), forget())
+        row(f"{title}, for long", replace(given, found=LONG), goes())
         for title, given in {
             "only started": written_along(SetState.STARTED),
             "of a share of ours": written_along(SetState.ADDED, ""),
@@ -925,18 +938,18 @@ BEGUN = [
     row(
         "only started, at the start",
         replace(written_along(SetState.STARTED), starting=True),
-        forget(),
+        goes(),
     ),
     row(
         "a client is connected: it is perhaps going on with it",
         replace(written_along(SetState.ADDED, ""), found=LONG, workers=BUSY, quiet=10),
-        Keeps(reason="a client is connected to its worker", target=SET, due=5),
+        Leaves(reason="a client is connected to its worker", target=SET, due=5),
     ),
     *(
         row(
             f"of somebody else's share, {state.name.lower()}",
             replace(written_along(state, path, of="/srv/theirs"), found=LONG),
-            Keeps(reason=f"it is {state.name.lower()} {NOT_OURS}", target=SET, wrong=True),
+            Leaves(reason=f"it is {state.name.lower()} {NOT_OURS}", target=SET, wrong=True),
         )
         for state, path in {
             SetState.ADDED: "",
@@ -949,7 +962,7 @@ BEGUN = [
             written_along(SetState.EXPOSED, "/srv/theirs/.snapshots/1", of="/srv/theirs"),
             found=LONG,
         ),
-        Keeps(reason=NOT_OURS, target=SET, wrong=True),
+        Leaves(reason=NOT_OURS, target=SET, wrong=True),
     ),
     row(
         "somebody else's, recovered",
@@ -961,36 +974,57 @@ BEGUN = [
     row(
         "of our share and of somebody else's, which has been copied",
         replace(written_along(SetState.COMMITTED, PATH, "/srv/theirs/.snapshots/1"), found=LONG),
-        Keeps(reason=NOT_OURS, target=SET, wrong=True),
+        Leaves(reason=NOT_OURS, target=SET, wrong=True),
     ),
 ]
 
 
+def _rests_on(action: Action) -> tuple[SetState | None, ...]:
+    """Return what srv_fss.tdb must still say when an action is done."""
+    match action:
+        case Delete(believes=believes):
+            return believes
+        case DeleteSet(state=state):
+            return (state,)
+    return ()
+
+
 def _said(decided: Plan, expected: Row, *, sets: bool) -> None:
     """Compare everything that a plan says with a row."""
-
-    def name(one: Action | Kept | Does | Keeps) -> tuple[str, str, str]:
-        kind = one.kind.value if isinstance(one, Action | Does) else ""
-        return kind, one.target, one.reason
-
-    actions = [one for one in decided.actions if sets or one.kind is not Kind.FORGET_SET]
-    actions.sort(key=name)
-    does = sorted(expected.does, key=name)
-    assert [(one.kind, one.target) for one in actions] == [(one.kind, one.target) for one in does]
-    for action, one in zip(actions, does, strict=True):
-        assert one.reason in action.reason
-        if one.believes is not None:
-            assert action.believes == one.believes
-        assert action.describe() == f"{action.kind.value} {action.target}: {action.reason}"
-    kept = sorted(decided.kept, key=name)
-    keeps = sorted(expected.keeps, key=name)
-    assert [one.target for one in kept] == [one.target for one in keeps]
-    for left, thing in zip(kept, keeps, strict=True):
+    actions = [action for action in decided.actions if sets or not isinstance(action, DeleteSet)]
+    actions.sort(key=lambda action: (action.verb, action.target, action.reason))
+    does = sorted(expected.does, key=lambda due: (due.kind.verb, due.target, due.reason))
+    assert [(type(action), action.target) for action in actions] == [
+        (due.kind, due.target) for due in does
+    ]
+    for action, due in zip(actions, does, strict=True):
+        assert due.reason in action.reason
+        if due.believes is not None:
+            assert _rests_on(action) == due.believes
+        assert action.describe() == f"{action.verb} {action.target}: {action.reason}"
+    left_alone = sorted(decided.left_alone, key=lambda left: (left.target, left.reason))
+    leaves = sorted(expected.leaves, key=lambda thing: (thing.target, thing.reason))
+    assert [left.target for left in left_alone] == [thing.target for thing in leaves]
+    for left, thing in zip(left_alone, leaves, strict=True):
         assert thing.reason in left.reason
         assert left.wrong == thing.wrong
         assert left.due == pytest.approx(thing.due)
-    dues = [one.due for one in expected.keeps if one.due is not None]
+    dues = [thing.due for thing in expected.leaves if thing.due is not None]
     assert decided.due == pytest.approx(min(dues) if dues else None)
+
+
+def test_actions_are_done_in_this_order() -> None:
+    assert [kind.verb for kind in ORDER] == [
+        "unmount",
+        "delete",
+        "destroy image",
+        "adopt",
+        "mount again",
+        "seal",
+        "remove share",
+        "remove security descriptor",
+        "remove set",
+    ]
 
 
 @pytest.mark.parametrize("case", ONE_COPY, ids=lambda case: case.title)
@@ -1020,5 +1054,5 @@ def test_sets_before_commit(state: SetState, copies: tuple[str, ...], goes: bool
     named = [replace(one, share_path=path) for one, path in zip(whole.copies, copies, strict=True)]
     samba = replace(whole, copies=tuple(named))
     decided = plan(replace(seen, samba=samba, share_paths=frozenset({"/srv/vms"})))
-    assert [one.kind for one in decided.actions] == [Kind.FORGET_SET] * goes
-    assert [one.wrong for one in decided.kept] == [True] * (not goes)
+    assert [type(action) for action in decided.actions] == [DeleteSet] * goes
+    assert [left.wrong for left in decided.left_alone] == [True] * (not goes)

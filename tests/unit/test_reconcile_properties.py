@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from samba_rvss.lifecycle import Step, steps
+from samba_rvss.copies.follow import Step, steps
 from samba_rvss.model import (
     Context,
     Image,
@@ -24,7 +24,21 @@ from samba_rvss.model import (
     ShadowCopy,
     Worker,
 )
-from samba_rvss.reconcile.decision import Action, Kind, Plan
+from samba_rvss.reconcile.decision import (
+    Action,
+    Adopt,
+    Delete,
+    DeleteDescriptor,
+    DeleteSet,
+    DeleteShare,
+    Destroy,
+    MountAgain,
+    OnCopy,
+    OnImage,
+    Plan,
+    Seal,
+    Unmount,
+)
 from samba_rvss.reconcile.observation import Observation
 from samba_rvss.reconcile.plan import plan
 from tests.unit.values import (
@@ -132,16 +146,16 @@ class SimulatedWorld:
 
     def apply(self, action: Action) -> "SimulatedWorld":
         """Do one thing, unless it is not called for any more (`reconcile.apply`)."""
-        if action.copy is not None and self.copies.get(action.copy.id) != action.copy:
+        if isinstance(action, OnCopy) and self.copies.get(action.copy.id) != action.copy:
             return self
-        if action.copy is not None and action.believes:
+        if isinstance(action, Delete) and action.believes:
             known = self.known().get(action.copy.path)
             if (known.state if known else None) not in action.believes:
                 return self
-        if action.image is not None and action.image.id in self.copies:
+        if isinstance(action, OnImage) and action.image.id in self.copies:
             return self
         match action:
-            case Action(kind=Kind.DELETE, copy=ShadowCopy() as copy):
+            case Delete(copy=copy):
                 world = self.without_image(copy.id).without_share(copy.exposed_share)
                 return replace(
                     world,
@@ -149,34 +163,34 @@ class SimulatedWorld:
                     gone=self.gone | {copy.id},
                     mounts=self.mounts - {copy.path},
                 )
-            case Action(kind=Kind.REMOUNT, copy=ShadowCopy() as copy):
+            case MountAgain(copy=copy):
                 world = replace(self, mounts=self.mounts | {copy.path})
                 if copy.phase is Phase.OPEN:
                     return world.changed(copy, phase=Phase.TAKEN)
                 return world
-            case Action(kind=Kind.SEAL, copy=ShadowCopy() as copy):
+            case Seal(copy=copy):
                 return self.changed(copy, phase=Phase.SEALING)
-            case Action(kind=Kind.DESTROY, image=Image() as image):
+            case Destroy(image=image):
                 return self.without_image(image.id)
-            case Action(kind=Kind.ADOPT, image=Image() as image):
+            case Adopt(image=image):
                 phase = Phase.SEALING if image.read_only else Phase.TAKEN
                 created = image.mark.created
                 copy = copy_of(image.id, phase, created=created, since=self.present())
                 world = replace(self, mounts=self.mounts | {copy.path})
                 return replace(world, copies={**self.copies, copy.id: copy})
-            case Action(kind=Kind.UNMOUNT):
-                return replace(self, mounts=self.mounts - {action.target})
-            case Action(kind=Kind.UNSHARE):
-                return self.without_share(action.target)
-            case Action(kind=Kind.FORGET_SECURITY):
-                return replace(self, descriptors=self.descriptors - {action.target})
-            case Action(kind=Kind.FORGET_SET):
-                if action.idle and any(worker.clients != 0 for worker in self.workers):
+            case Unmount(path=path):
+                return replace(self, mounts=self.mounts - {path})
+            case DeleteShare(share=share):
+                return self.without_share(share)
+            case DeleteDescriptor(share=share):
+                return replace(self, descriptors=self.descriptors - {share})
+            case DeleteSet(set_id=set_id, idle=idle):
+                if idle and any(worker.clients != 0 for worker in self.workers):
                     return self
-                paths = {copy.path for copy in self.members.get(action.target, ())}
+                paths = {copy.path for copy in self.members.get(set_id, ())}
                 if any(copy.path in paths for copy in self.copies.values()):
                     return self
-                left = {k: v for k, v in self.sets.items() if k != action.target}
+                left = {k: v for k, v in self.sets.items() if k != set_id}
                 return replace(self, sets=left, workers=())
         raise AssertionError(action)
 
@@ -330,9 +344,9 @@ def worlds(draw: st.DrawFn) -> SimulatedWorld:
 _property = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def told(actions: Iterable[Action]) -> set[tuple[Kind, str]]:
+def told(actions: Iterable[Action]) -> set[tuple[type[Action], str]]:
     """Return what is done to what."""
-    return {(action.kind, action.target) for action in actions}
+    return {(type(action), action.target) for action in actions}
 
 
 def proper(world: SimulatedWorld, copy: ShadowCopy) -> bool:
@@ -362,14 +376,14 @@ def proper(world: SimulatedWorld, copy: ShadowCopy) -> bool:
 def test_what_does_not_bear_our_mark_is_left(world: SimulatedWorld, starting: bool) -> None:  # noqa: FBT001
     for action in plan(world.observe(starting=starting)).actions:
         assert action.target not in (share_of("x"), share_of("x").lower(), FOREIGN)
-        if action.kind is Kind.FORGET_SET:
+        if isinstance(action, DeleteSet):
             for copy in world.members[action.target]:
                 assert copy.path.startswith(EXPOSED) or copy.share_path in OURS
-        elif action.kind is Kind.UNSHARE:
+        elif isinstance(action, DeleteShare):
             assert world.shares[action.target].startswith(EXPOSED)
-        elif action.kind is Kind.UNMOUNT:
+        elif isinstance(action, Unmount):
             assert action.target.startswith(EXPOSED)
-        elif action.kind is Kind.FORGET_SECURITY:
+        elif isinstance(action, DeleteDescriptor):
             assert action.target in world.observe().history
         else:
             assert action.target in NAMES
@@ -422,7 +436,7 @@ def test_the_order_does_not_matter(world: SimulatedWorld, random: Random) -> Non
         )
     )
     assert set(another.actions) == set(decided.actions)
-    assert set(another.kept) == set(decided.kept)
+    assert set(another.left_alone) == set(decided.left_alone)
     assert another.findings == decided.findings
     one = other = world
     for action in decided.actions:
@@ -478,13 +492,13 @@ def test_what_was_cut_off_converges(
 
 
 _SOURCES = ("inventory", "mounts", "directories", "samba", "shares", "descriptors", "workers")
-_RESTS_ON = {
-    "inventory": {Kind.DESTROY, Kind.ADOPT, Kind.REMOUNT, Kind.SEAL},
-    "mounts": {Kind.REMOUNT},
-    "samba": {Kind.FORGET_SET},
-    "shares": {Kind.UNSHARE, Kind.FORGET_SECURITY},
-    "descriptors": {Kind.FORGET_SECURITY},
-    "workers": {Kind.FORGET_SET},
+_RESTS_ON: dict[str, set[type[Action]]] = {
+    "inventory": {Destroy, Adopt, MountAgain, Seal},
+    "mounts": {MountAgain},
+    "samba": {DeleteSet},
+    "shares": {DeleteShare, DeleteDescriptor},
+    "descriptors": {DeleteDescriptor},
+    "workers": {DeleteSet},
 }
 
 
@@ -500,14 +514,18 @@ def test_what_cannot_be_seen_makes_it_cautious(
     missing = dict.fromkeys(blind)
     assert blind <= {one.name for one in fields(Observation)}
     decided = plan(replace(seen, **missing))  # type: ignore[arg-type]
-    harmless = {Kind.REMOUNT, Kind.SEAL}  # of what would have been removed, had all been seen
-    removals = [action for action in decided.actions if action.kind not in harmless]
+    harmless: set[type[Action]] = {
+        MountAgain,
+        Seal,
+    }  # of what would have been removed, had all been seen
+    removals = [action for action in decided.actions if type(action) not in harmless]
     assert told(removals) <= told(plan(seen).actions)
     for name in blind:
-        assert not any(action.kind in _RESTS_ON.get(name, ()) for action in decided.actions)
+        assert not any(type(action) in _RESTS_ON.get(name, ()) for action in decided.actions)
     if "samba" in blind:
         for action in decided.actions:
-            assert not action.believes
+            assert not (isinstance(action, Delete) and action.believes)
+            assert not isinstance(action, DeleteSet)
     if "connected" in blind:
         assert not any("older than" in action.reason for action in decided.actions)
 
@@ -521,8 +539,8 @@ def test_a_clock_that_jumps_removes_nothing_of_this_start(
     before = told(plan(world.observe()).actions)
     known = world.known()
     for kind, target in told(plan(jumped.observe()).actions) - before:
-        assert kind in (Kind.DELETE, Kind.FORGET_SET)
-        if kind is Kind.DELETE:
+        assert kind in (Delete, DeleteSet)
+        if kind is Delete:
             copy = world.copies[target]
             assert copy.phase is Phase.SEALED
             assert copy.path not in known or known[copy.path].state is SetState.RECOVERED
@@ -536,7 +554,7 @@ def test_who_writes_is_never_cut_off_early(world: SimulatedWorld) -> None:
     """Before its time is up, an unrecovered copy goes only if its image or share has gone."""
     known = world.known()
     for action in plan(world.observe()).actions:
-        copy = world.copies.get(action.target) if action.kind is Kind.DELETE else None
+        copy = world.copies.get(action.target) if isinstance(action, Delete) else None
         if copy is None or copy.phase is not Phase.OPEN or copy.path not in known:
             continue
         image = world.images.get(copy.id)

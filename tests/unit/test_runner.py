@@ -1,107 +1,173 @@
-"""The runner: never two at once, one failure never stops the rest, and what failed is retried."""
+"""The runner: never two at once, one failure never stops the rest, and what failed is retried.
+
+It works on real files: directories that a recovery mount could have been at, and that nothing
+accounts for. At a start they are removed at once; one that is not empty cannot be.
+"""
 
 import asyncio
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from samba_rvss.errors import Problem, RvssError
-from samba_rvss.reconcile import apply, runner
-from samba_rvss.reconcile.decision import Action, Kind, Plan
-from samba_rvss.reconcile.runner import Runner
+from samba_rvss.daemon.runner import Runner
+from samba_rvss.daemon.turns import Turns
+from samba_rvss.daemon.watcher import Watcher
+from samba_rvss.errors import Problem
+from samba_rvss.findings import Fate
+from samba_rvss.reconcile.report import Outcome
+from samba_rvss.samba.process import SambaProcess
+from tests.unit.site import Site
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+pytestmark = pytest.mark.require("root")
 
-BROKEN = RvssError(Problem.STATE, "the ledger fails")
-ACTIONS = tuple(Action(kind=Kind.UNMOUNT, target=name, reason="a test") for name in "abc")
+NAMES = "abc"
 
 
-class Surroundings:
-    """What a runner works on: a ledger that may fail, and actions that take a moment."""
+class Leftovers:
+    """Three directories to be removed, and the runner that is to remove them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.performed: list[str] = []
-        self.failing: set[str] = set()
-        self.unreadable = False
-        config = SimpleNamespace(grace=10.0, recovery_timeout=10.0)
-        ledger = SimpleNamespace(get=self._get, note_set=self._note, set_findings=self._note)
-        lifecycle: Any = SimpleNamespace(config=config, ledger=ledger, mounts=None, inventory=None)
-        watcher: Any = SimpleNamespace(sealing=frozenset)
-        samba: Any = None
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        instance, turns = site.instance(), Turns()
+        watcher = Watcher(lambda: instance, turns)
+        self.runner = Runner(lambda: instance, watcher, turns)
+        self._parent = Path(site.config.run_directory, "exposed", "vms")
+        self.make()
 
-        @asynccontextmanager
-        async def only(key: str) -> "AsyncIterator[None]":
-            yield
+    def make(self) -> None:
+        """Make those that are not there."""
+        for name in NAMES:
+            self.path(name).mkdir(parents=True, exist_ok=True)
 
-        seen = SimpleNamespace(findings={}, workers=())
-        decided = Plan(actions=ACTIONS, kept=(), findings={})
-        monkeypatch.setattr(runner, "observe", lambda sources: seen)
-        monkeypatch.setattr(runner, "plan", lambda seen: decided)
-        monkeypatch.setattr(apply, "is_current", lambda lifecycle, action: True)
-        monkeypatch.setattr(apply, "perform", self._perform)
-        self.runner = Runner(lifecycle, watcher, samba, only)
+    def path(self, name: str) -> Path:
+        """Return where one is."""
+        return self._parent / name
 
-    def _get(self, name: str) -> None:
-        if self.unreadable:
-            raise BROKEN
+    def block(self, *names: str) -> None:
+        """Have the removal of some fail, and of no others."""
+        for name in NAMES:
+            (self.path(name) / "file").unlink(missing_ok=True)
+        for name in names:
+            (self.path(name) / "file").touch()
 
-    def _note(self, *arguments: object, **more: object) -> None:
-        pass
+    def left(self) -> list[str]:
+        """Return the names of those that are there."""
+        return [name for name in NAMES if self.path(name).exists()]
 
-    def _perform(self, lifecycle: object, action: Action) -> None:
-        self.performed.append(action.target)
-        if action.target in self.failing:
-            raise RvssError(Problem.BUSY, f"{action.target} is busy")
+    def reconcile(self) -> list[Outcome]:
+        """Reconcile as at a start, and return what came of it."""
+        return asyncio.run(self.runner.reconcile(starting=True))[1]
+
+    def lock_ledger(self) -> sqlite3.Connection:
+        """Connect to the ledger's file as somebody else."""
+        path = self._site.config.ledger
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+    def begin_to_write(self, other: sqlite3.Connection, seconds: float) -> None:
+        """Let a write to the ledger wait for somebody else's, and return when it does."""
+        other.execute("BEGIN IMMEDIATE")
+        writer = threading.Thread(target=self._site.ledger.note_set, args=("", "a test"))
+        writer.start()
+        time.sleep(0.1)
+        threading.Timer(seconds, other.execute, ["ROLLBACK"]).start()
+
+    def failed(self, name: str) -> str:
+        """Return what is said of one that cannot be removed."""
+        path = self.path(name)
+        what = f"unmount {path}: no shadow copy belongs to it"
+        return f"{what}: cannot remove {path}: Directory not empty"
 
 
 @pytest.fixture
-def surroundings(monkeypatch: pytest.MonkeyPatch) -> Surroundings:
-    return Surroundings(monkeypatch)
+def leftovers(tmp_path: Path) -> Iterator[Leftovers]:
+    with closing(SambaProcess()) as samba:
+        site = Site(tmp_path, samba)
+        with closing(site.ledger):
+            yield Leftovers(site)
 
 
-def test_one_failure_does_not_stop_the_rest(surroundings: Surroundings) -> None:
-    surroundings.failing = {"a", "b"}
-    _, outcomes = asyncio.run(surroundings.runner.reconcile())
-    assert surroundings.performed == ["a", "b", "c"]
+def test_one_failure_does_not_stop_the_rest(leftovers: Leftovers) -> None:
+    leftovers.block("a", "b")
+    outcomes = leftovers.reconcile()
+    assert leftovers.left() == ["a", "b"]
+    assert [outcome.fate for outcome in outcomes] == [Fate.FAILED, Fate.FAILED, Fate.DONE]
     assert [outcome.error is None for outcome in outcomes] == [False, False, True]
-    last = surroundings.runner.last
+    last = leftovers.runner.last
     assert last is not None
-    assert last.done == ("unmount c: a test",)
-    assert last.failed == (
-        "unmount a: a test: a is busy",
-        "unmount b: a test: b is busy",
-    )
+    assert last.done == (f"unmount {leftovers.path('c')}: no shadow copy belongs to it",)
+    assert last.failed == (leftovers.failed("a"), leftovers.failed("b"))
 
 
-def test_a_ledger_that_cannot_be_read_does_not_stop_the_rest(surroundings: Surroundings) -> None:
-    surroundings.unreadable = True
-    _, outcomes = asyncio.run(surroundings.runner.reconcile())
-    assert surroundings.performed == ["a", "b", "c"]
-    assert [outcome.error for outcome in outcomes] == [BROKEN] * 3
+def test_a_ledger_that_cannot_be_read_does_not_stop_the_rest(leftovers: Leftovers) -> None:
+    """It cannot look for a name that is not UTF-8."""
+    for name in NAMES:
+        path = os.fsencode(leftovers.path(name))
+        os.rename(path, path + b"\xff")
+    outcomes = leftovers.reconcile()
+    assert list(leftovers.path("a").parent.iterdir()) == []
+    assert [outcome.error and outcome.error.problem for outcome in outcomes] == [Problem.STATE] * 3
 
 
-def test_never_two_at_once(surroundings: Surroundings) -> None:
-    async def both() -> None:
-        await asyncio.gather(surroundings.runner.reconcile(), surroundings.runner.reconcile())
+def test_never_two_at_once(leftovers: Leftovers) -> None:
+    async def both() -> list[int]:
+        found = await asyncio.gather(
+            leftovers.runner.reconcile(starting=True), leftovers.runner.reconcile(starting=True)
+        )
+        return [len(outcomes) for _, outcomes in found]
 
-    asyncio.run(both())
-    assert surroundings.performed == ["a", "b", "c"] * 2
+    # The second has seen what the first has left, which is nothing.
+    assert asyncio.run(both()) == [3, 0]
+    assert leftovers.left() == []
 
 
-def test_what_failed_is_tried_again_less_and_less_often(
-    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr(surroundings.runner, "wake", pauses.append)
-    surroundings.failing = {"b"}
-    for _ in range(8):
-        asyncio.run(surroundings.runner.reconcile())
-    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
-    surroundings.failing = set()
-    asyncio.run(surroundings.runner.reconcile())
-    surroundings.failing = {"b"}
-    asyncio.run(surroundings.runner.reconcile())
-    assert pauses[8:] == [1.0, 1.0]  # to see that nothing is left to do; from the beginning
+def test_what_failed_is_tried_again_less_and_less_often(leftovers: Leftovers) -> None:
+    def pause_is(seconds: float) -> bool:
+        before = time.monotonic()
+        leftovers.reconcile()
+        due, after = time.monotonic() + leftovers.runner.due, time.monotonic()
+        return due - after <= seconds <= due - before
+
+    leftovers.block("b")
+    for seconds in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0):
+        assert pause_is(seconds)
+    leftovers.block()
+    assert pause_is(1.0)  # to see that nothing is left to do
+    leftovers.make()
+    leftovers.block("b")
+    assert pause_is(1.0)  # from the beginning
+
+
+def test_the_loop_goes_on_while_the_ledger_waits(leftovers: Leftovers) -> None:
+    """It opens recovery mounts; a write that waits for its disk must not hold that up."""
+    gaps: list[float] = []
+    blocked = 1.0
+
+    async def beat() -> None:
+        while True:
+            started = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - started)
+
+    async def story() -> list[Fate]:
+        with closing(leftovers.lock_ledger()) as other:
+            beating = None
+
+            def on_first(outcome: Outcome) -> None:
+                nonlocal beating
+                if beating is None:
+                    leftovers.begin_to_write(other, blocked)
+                    beating = asyncio.ensure_future(beat())
+
+            _, outcomes = await leftovers.runner.reconcile(starting=True, report=on_first)
+        assert beating is not None
+        beating.cancel()
+        return [outcome.fate for outcome in outcomes]
+
+    assert asyncio.run(story()) == [Fate.DONE] * 3
+    assert max(gaps) < blocked / 2

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samba_rvss.lifecycle import Step, steps
+from samba_rvss.copies.follow import Step, steps
 from samba_rvss.model import Context, Phase, SambaCopy, SetState, ShadowCopy
 from tests.unit.values import COPY_ID, SET, copy_of, path_of, samba_copy_of
 
@@ -140,7 +140,7 @@ def test_recovered_is_always_sealed(phase: Phase, context: int) -> None:
 
 
 def _after(phase: Phase, due: set[Step]) -> Phase:
-    """Return the phase that carrying the steps out leads to (Lifecycle)."""
+    """Return the phase that carrying the steps out leads to (`copies`)."""
     if SEAL in due:
         return Phase.SEALED
     return Phase.OPEN if OPEN in due else phase

@@ -9,14 +9,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.findings import Fate, Finding
 from samba_rvss.wire import (
     MAXIMUM,
     VERBS,
     AdminRequest,
     Alive,
     Busy,
-    Fate,
-    Finding,
     HookRequest,
     Part,
     Presence,

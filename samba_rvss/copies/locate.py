@@ -1,6 +1,7 @@
 """Where a share sits: its path resolved once, and the volume that can be snapshotted.
 
-What stands in the way is refused here, each with its own sentence.
+Contract: nothing is changed; what stands in the way of a shadow copy is refused, each with its own
+sentence.
 """
 
 import os
@@ -8,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from samba_rvss import kernel
+from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Nested, Share, Volume
 from samba_rvss.providers import Provider
+from samba_rvss.samba.conf import find_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +22,21 @@ class Target:
 
     share: Share
     volume: Volume
+
+
+def check(instance: Instance, words: tuple[str, ...]) -> Target:
+    """Find out whether a share can be snapshotted, the thorough way.
+
+    Args:
+        instance: whose share it is.
+        words: its path as the callout got it.
+
+    Raises:
+        RvssError: NOT_OURS, BAD_PATH, NOT_SUPPORTED, NESTED, NO_SPACE or READ_ONLY.
+    """
+    share = find_share(instance.config, words)
+    directory = instance.config.run_directory
+    return locate(share, instance.providers, directory, thorough=True)
 
 
 def locate(

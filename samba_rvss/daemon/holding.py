@@ -1,4 +1,4 @@
-"""One instance while something runs it: directories, lock, sockets, and the verbs on its copies.
+"""Holding an instance: its directories, its lock and its ledger, for whoever is its one writer.
 
 Place: below the daemon and below reconciling at boot, which begin alike. Contract: what is opened
 here goes onto the caller's `ExitStack`.
@@ -7,22 +7,18 @@ here goes onto the caller's `ExitStack`.
 import fcntl
 import logging
 import os
-import socket
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
+from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
-from samba_rvss.lifecycle import Lifecycle
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.process import SambaProcess
-from systemd import daemon as systemd
 
 _logger = logging.getLogger(__name__)
-
-_BACKLOG = 256
 
 
 def take(
@@ -32,14 +28,14 @@ def take(
     reached: Callable[[str], None] = lambda point: None,
     *,
     hint: str = "give a second instance an 'rvss:state directory' of its own",
-) -> Lifecycle:
-    """Become the one writer of an instance, and return the verbs on its shadow copies.
+) -> Instance:
+    """Become the one writer of an instance.
 
     Args:
         config: its smb.conf.
         samba: where python-samba runs.
         cleanup: gives the instance back.
-        reached: for tests of crashes; see `Lifecycle`.
+        reached: for tests of crashes; see `Instance`.
         hint: what to do if a daemon runs already.
 
     Raises:
@@ -51,16 +47,16 @@ def take(
     cleanup.callback(os.close, _lock(config, hint))
     ledger = Ledger(config.ledger)
     cleanup.callback(ledger.close)
-    lifecycle = Lifecycle(
-        config,
-        ledger,
-        providers(config.run_directory),
-        Mounts(config.run_directory),
-        samba,
-        reached,
+    instance = Instance(
+        config=config,
+        ledger=ledger,
+        mounts=Mounts(config.run_directory),
+        providers=providers(config.run_directory),
+        samba=samba,
+        reached=reached,
     )
-    make_previous(lifecycle)
-    return lifecycle
+    make_previous(instance)
+    return instance
 
 
 def is_taken(config: Config) -> bool:
@@ -82,12 +78,12 @@ def is_taken(config: Config) -> bool:
     )
 
 
-def make_previous(lifecycle: Lifecycle) -> None:
+def make_previous(instance: Instance) -> None:
     """Make the directories that shadow_copy2 wants to find."""
-    for share in lifecycle.config.shares:
+    for share in instance.config.shares:
         if share.previous_versions:
             try:
-                lifecycle.mounts.make_previous(share.name)
+                instance.mounts.make_previous(share.name)
             except RvssError as exc:
                 _logger.error("[%s] has no Previous Versions: %s", share.name, exc)
 
@@ -124,45 +120,3 @@ def _lock(config: Config, hint: str) -> int:
             hint,
         ) from None
     return fd
-
-
-def listen(config: Config, cleanup: ExitStack) -> tuple[socket.socket, socket.socket]:
-    """Return both listening sockets, the hook's first: systemd's if it gave them, else made here.
-
-    Raises:
-        RvssError: SYSTEM.
-    """
-    given = systemd.listen_fds_with_names() if os.environ.get("LISTEN_FDS") else {}
-    listeners = []
-    for path, mode in ((config.hook_socket, 0o666), (config.admin_socket, 0o600)):
-        fd = next((fd for fd in given if _bound_to(fd, path)), None)
-        if fd is not None:
-            listener = socket.socket(fileno=fd)
-        else:
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            try:
-                listener.bind(path)
-                os.chmod(path, mode)
-            except OSError as exc:
-                listener.close()
-                raise RvssError(
-                    Problem.SYSTEM, f"cannot listen at {path}: {exc.strerror or exc}"
-                ) from exc
-            cleanup.callback(_unlink, path)
-            listener.listen(_BACKLOG)
-        listener.settimeout(0)
-        cleanup.callback(listener.close)
-        listeners.append(listener)
-    return listeners[0], listeners[1]
-
-
-def _bound_to(fd: int, path: str) -> bool:
-    with socket.socket(fileno=os.dup(fd)) as candidate:
-        return candidate.family == socket.AF_UNIX and candidate.getsockname() == path
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)

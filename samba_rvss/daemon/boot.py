@@ -3,17 +3,18 @@
 For a container's entry point, and for service managers that cannot wait for a daemon to be ready.
 """
 
-import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 
-from samba_rvss import instance
+from samba_rvss.daemon import holding
+from samba_rvss.daemon.runner import Report, Runner
+from samba_rvss.daemon.tasks import in_thread
+from samba_rvss.daemon.turns import Turns
+from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.reconcile.decision import Plan
-from samba_rvss.reconcile.runner import Outcome, Report, Runner
+from samba_rvss.reconcile.report import Outcome
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
-from samba_rvss.watcher import Watcher, in_thread
 
 
 async def reconcile(configfile: str, report: Report) -> tuple[Plan, list[Outcome], bool]:
@@ -34,21 +35,11 @@ async def reconcile(configfile: str, report: Report) -> tuple[Plan, list[Outcome
         samba = SambaProcess()
         cleanup.callback(samba.close)
         config = await in_thread(samba.call, conf.load, configfile)
-        lifecycle = instance.take(
-            config,
-            samba,
-            cleanup,
-            hint="it reconciled when it started; 'samba-rvss reconcile' asks it to again",
-        )
-        watcher = Watcher(lifecycle)
-        runner = Runner(lifecycle, watcher, samba, _only)
+        hint = "it reconciled when it started; 'samba-rvss reconcile' asks it to again"
+        instance = await in_thread(holding.take, config, samba, cleanup, hint=hint)
+        turns = Turns()
+        watcher = Watcher(lambda: instance, turns)
+        runner = Runner(lambda: instance, watcher, turns)
         # Nobody waits for us in a Commit: smbd does not run yet.
         decided, outcomes = await runner.reconcile(starting=True, patient=True, report=report)
-        return decided, outcomes, await watcher.settled(config.seal_deadline)
-
-
-@asynccontextmanager
-async def _only(key: str) -> AsyncIterator[None]:
-    """Be the only one for a key: nobody else is here."""
-    await asyncio.sleep(0)
-    yield
+        return decided, outcomes, await turns.settled(config.seal_deadline)

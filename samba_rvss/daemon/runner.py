@@ -9,21 +9,24 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from samba_rvss.clock import now
+from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon.tasks import in_thread
+from samba_rvss.daemon.turns import Turns
+from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import RvssError
-from samba_rvss.ledger import now
-from samba_rvss.lifecycle import Lifecycle
-from samba_rvss.model import Phase
+from samba_rvss.findings import Fate
+from samba_rvss.model import Moment, Phase, Volume
 from samba_rvss.reconcile import apply
-from samba_rvss.reconcile.decision import Action, Kind, Plan
+from samba_rvss.reconcile.decision import Action, Delete, OnCopy, OnImage, Plan, Seal
 from samba_rvss.reconcile.observation import Sources, observe
 from samba_rvss.reconcile.plan import plan
-from samba_rvss.samba.process import SambaProcess
-from samba_rvss.watcher import Watcher, in_thread
+from samba_rvss.reconcile.report import Outcome
 
 _logger = logging.getLogger(__name__)
 
@@ -31,15 +34,6 @@ _LONGEST_PAUSE = 60.0
 _AFTER_CHANGE = 1.0
 _AFTER_START = 5.0
 _DETAIL = 4000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What came of one action: ``error`` is None if it was done, ``stale`` if it was not needed."""
-
-    action: Action
-    error: RvssError | None = None
-    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,27 +52,19 @@ class Runner:
     """Reconciles one instance.
 
     Args:
-        lifecycle: the verbs.
+        present: returns the instance as it is now.
         watcher: who follows copies.
-        samba: where python-samba runs.
-        only: gives the lock of a volume, by its key.
+        turns: who waits for whom.
 
     Attributes:
         last: what came of the last reconciling, None before the first.
     """
 
-    def __init__(
-        self,
-        lifecycle: Lifecycle,
-        watcher: Watcher,
-        samba: SambaProcess,
-        only: Callable[[str], AbstractAsyncContextManager[None]],
-    ) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, present: Callable[[], Instance], watcher: Watcher, turns: Turns) -> None:
+        self._present = present
         self._watcher = watcher
-        self._samba = samba
-        self._only = only
-        self._one = asyncio.Lock()
+        self._turns = turns
+        self._running = asyncio.Lock()
         self._due = math.inf
         self._woken = asyncio.Event()
         self._failures = 0
@@ -94,12 +80,17 @@ class Runner:
     @property
     def busy(self) -> frozenset[str]:
         """Ids of the copies that a request works on."""
-        return self._watcher.sealing()
+        return self._watcher.sealing
+
+    @property
+    def due(self) -> float:
+        """In how many seconds to reconcile, if nothing happens; infinity if nothing is due."""
+        return self._due - time.monotonic()
 
     def heard(self) -> None:
         """Note that a client did something, so that there may be something due later."""
         self._heard = time.monotonic()
-        config = self._lifecycle.config
+        config = self._present().config
         self.wake(min(config.grace, config.recovery_timeout))
 
     def wake(self, seconds: float) -> None:
@@ -131,7 +122,7 @@ class Runner:
                 self._unwatch(pid)
 
     async def _wait(self) -> None:
-        while (left := self._due - time.monotonic()) > 0:
+        while (left := self.due) > 0:
             self._woken.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if math.isinf(left) else left):
@@ -157,80 +148,75 @@ class Runner:
         Raises:
             RvssError: STATE if the ledger fails; nothing is done then.
         """
-        async with self._one:
+        async with self._running:
             self._due = math.inf
-            seen = await in_thread(observe, self._sources(starting=starting, patient=patient))
+            sources = Sources(
+                instance=self._present(),
+                quiet=lambda: self.quiet,
+                busy=lambda: self.busy,
+                starting=starting,
+                patient=patient,
+            )
+            seen = await in_thread(observe, sources)
             decided = plan(seen)
             outcomes = []
             for action in decided.actions:
                 outcome = await self._apply(action)
                 outcomes.append(outcome)
                 report(outcome)
-            await in_thread(self._record, decided, outcomes, dict(seen.findings))
+            await in_thread(self._record, decided, outcomes, seen.findings)
             self._schedule(decided, outcomes)
-            if starting and decided.kept:
+            if starting and decided.left_alone:
                 self.wake(_AFTER_START)
             for worker in seen.workers or ():
                 self._watch(worker.pid)
             return decided, outcomes
 
-    def _sources(self, *, starting: bool, patient: bool) -> Sources:
-        lifecycle = self._lifecycle
-        return Sources(
-            config=lifecycle.config,
-            ledger=lifecycle.ledger,
-            mounts=lifecycle.mounts,
-            samba=self._samba,
-            inventory=lifecycle.inventory,
-            quiet=lambda: self.quiet,
-            busy=lambda: self.busy,
-            starting=starting,
-            patient=patient,
-        )
-
     async def _apply(self, action: Action) -> Outcome:
         """Do one thing, if it is still called for, as the only one on its volume."""
-        image, copy = action.image, action.copy
-        volume = copy.volume if copy else image.mark.volume if image else None
         try:
-            async with self._only(volume.key if volume else ""):
+            async with self._turns.take(*_volumes(action)):
                 try:
-                    if not await in_thread(apply.is_current, self._lifecycle, action):
+                    if not await in_thread(apply.is_current, self._present(), action):
                         _logger.info("reconcile: no longer called for: %s", action.describe())
-                        return Outcome(action=action, stale=True)
-                    if copy is not None and action.kind is Kind.DELETE:
-                        await self._watcher.release(copy)
-                    await in_thread(apply.perform, self._lifecycle, action)
+                        return Outcome(action=action, fate=Fate.STALE)
+                    if isinstance(action, Delete):
+                        await self._watcher.release(action.copy)
+                    await in_thread(apply.perform, self._present(), action)
                 finally:
-                    self._follow(action.target)
+                    await self._follow(action.target)
         except RvssError as exc:
             _logger.error("reconcile: cannot %s: %s", action.describe(), exc)
-            return Outcome(action=action, error=exc)
+            return Outcome(action=action, fate=Fate.FAILED, error=exc)
         _logger.warning("reconcile: %s", action.describe())
-        return Outcome(action=action)
+        # Sealing goes on for as long as somebody writes; the watcher sees to it.
+        fate = Fate.BEGUN if isinstance(action, Seal) else Fate.DONE
+        return Outcome(action=action, fate=fate)
 
-    def _follow(self, target: str) -> None:
-        copy = self._lifecycle.ledger.get(target)
+    async def _follow(self, target: str) -> None:
+        copy = await in_thread(self._present().ledger.get, target)
         if copy is not None and copy.phase not in (Phase.DELETING, Phase.GONE):
             self._watcher.track(copy)
             self._watcher.look()
 
-    def _record(self, decided: Plan, outcomes: list[Outcome], before: dict[str, object]) -> None:
-        self.last = Last(
-            time=now(),
-            done=tuple(
-                one.action.describe() for one in outcomes if one.error is None and not one.stale
-            ),
-            failed=decided.problems
-            + tuple(f"{one.action.describe()}: {one.error}" for one in outcomes if one.error),
-        )
-        ledger = self._lifecycle.ledger
+    def _record(self, decided: Plan, outcomes: list[Outcome], before: Mapping[str, Moment]) -> None:
+        done = [
+            outcome.action.describe()
+            for outcome in outcomes
+            if outcome.fate in (Fate.DONE, Fate.BEGUN)
+        ]
+        failed = [
+            f"{outcome.action.describe()}: {outcome.error}" for outcome in outcomes if outcome.error
+        ]
+        self.last = Last(time=now(), done=tuple(done), failed=(*decided.problems, *failed))
+        ledger = self._present().ledger
         if decided.findings != before:
             ledger.set_findings(decided.findings)
         said = [
-            one.action.describe() + (f" (failed: {one.error.message})" if one.error else "")
-            for one in outcomes
-            if not one.stale
+            outcome.action.describe()
+            + (f" (failed: {outcome.error.message})" if outcome.error else "")
+            for outcome in outcomes
+            if outcome.fate is not Fate.STALE
         ]
         if said or decided.problems:
             ledger.note_set(
@@ -238,7 +224,8 @@ class Runner:
             )
 
     def _schedule(self, decided: Plan, outcomes: list[Outcome]) -> None:
-        if any(one.error or one.stale for one in outcomes) or decided.problems:
+        again = {Fate.FAILED, Fate.STALE}
+        if decided.problems or any(outcome.fate in again for outcome in outcomes):
             self._failures += 1
             self.wake(self._pause())
         else:
@@ -270,3 +257,12 @@ class Runner:
         fd = self._workers.pop(pid)
         asyncio.get_running_loop().remove_reader(fd)
         os.close(fd)
+
+
+def _volumes(action: Action) -> tuple[Volume, ...]:
+    """Return the volumes whose turn an action needs."""
+    if isinstance(action, OnCopy):
+        return (action.copy.volume,)
+    if isinstance(action, OnImage):
+        return (action.image.mark.volume,)
+    return ()

@@ -1,0 +1,154 @@
+"""Creating a shadow copy: reserve it in the ledger, take the image, publish its mount.
+
+Contract: each step is one function of one copy, so that a set's copies can go through a step
+together later on. The record comes first: what a crash leaves behind is then known to be nobody's.
+Who goes through the steps undoes them with `undo` when one fails.
+"""
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from samba_rvss.clock import now
+from samba_rvss.copies.delete import withdraw
+from samba_rvss.copies.instance import Instance
+from samba_rvss.copies.locate import Target
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Mark, Phase, ShadowCopy
+
+_logger = logging.getLogger(__name__)
+
+
+def create(instance: Instance, target: Target, uid: int, deadline: float) -> ShadowCopy:
+    """Take a shadow copy and mount it, read-only; all is undone if anything fails.
+
+    Args:
+        instance: whose it is.
+        target: what `locate` returned.
+        uid: the client's user.
+        deadline: time (`time.monotonic`) after which the copy is not wanted any more.
+
+    Raises:
+        RvssError: DEADLINE, NO_SPACE, READ_ONLY, NESTED, BAD_PATH, STATE or SYSTEM.
+    """
+    started = time.monotonic()
+    _require_time(deadline)
+    copy = reserve(instance, target, uid)
+    try:
+        take(instance, copy, target)
+        _require_time(deadline)
+        return publish(instance, copy, started, deadline)
+    except BaseException as exc:
+        undo(instance, copy, exc)
+        raise
+
+
+def reserve(instance: Instance, target: Target, uid: int) -> ShadowCopy:
+    """Give a new copy a name that nothing else has, and record that it is being created.
+
+    Raises:
+        RvssError: STATE, or SYSTEM or BUSY if there is no place for a previous version.
+    """
+    share = target.share
+    created = now().replace(microsecond=0)
+    name = f"{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    copy = ShadowCopy(
+        id=name,
+        share=share.name,
+        share_path=share.path,
+        volume=target.volume,
+        created=created,
+        phase=Phase.CREATING,
+        path=instance.mounts.exposed_path(share.name, name),
+        uid=uid,
+    )
+    if share.previous_versions:
+        previous = instance.mounts.reserve_previous(share.name, created)
+        copy = replace(copy, previous_path=previous)
+    try:
+        instance.ledger.add(copy, "create")
+    except BaseException as exc:
+        undo(instance, copy, exc)
+        raise
+    instance.reached("create.intent")
+    return copy
+
+
+def take(instance: Instance, copy: ShadowCopy, target: Target) -> None:
+    """Take the image of a reserved copy; durable on return.
+
+    Raises:
+        RvssError: NO_SPACE, READ_ONLY, NESTED or SYSTEM.
+    """
+    mark = Mark(
+        id=copy.id,
+        share=copy.share,
+        share_path=copy.share_path,
+        volume=copy.volume,
+        created=copy.created,
+        nested=target.share.nested,
+    )
+    instance.provider(copy.volume).create(mark)
+    instance.reached("create.image")
+
+
+def publish(instance: Instance, copy: ShadowCopy, started: float, deadline: float) -> ShadowCopy:
+    """Mount the image of a copy, read-only, and record that Samba may have its path.
+
+    Args:
+        instance: whose it is.
+        copy: one whose image was taken.
+        started: when its creation began (`time.monotonic`).
+        deadline: time (`time.monotonic`) after which it is not wanted any more.
+
+    Raises:
+        RvssError: DEADLINE, BAD_PATH, STATE or SYSTEM.
+    """
+    attach(instance, copy, copy.paths)
+    _require_time(deadline)
+    taken = instance.ledger.change(
+        copy, "taken", uid=copy.uid, phase=Phase.TAKEN, duration=time.monotonic() - started
+    )
+    if taken is None:
+        raise RvssError(Problem.STATE, f"the record of {copy.id} vanished")
+    instance.reached("create.taken")
+    return taken
+
+
+def attach(instance: Instance, copy: ShadowCopy, paths: Sequence[str]) -> None:
+    """Mount the share's directory in an image, read-only, at some of the copy's paths.
+
+    Raises:
+        RvssError: NOT_FOUND, BAD_PATH or SYSTEM.
+    """
+    for path in paths:
+        parts = instance.provider(copy.volume).open(copy.volume, copy.id)
+        try:
+            instance.mounts.attach(parts, path)
+        finally:
+            for _, part in parts:
+                os.close(part)
+        instance.reached("create.mounted")
+
+
+def undo(instance: Instance, copy: ShadowCopy, reason: BaseException) -> None:
+    """Remove what a failed create made; what resists stays recorded as being deleted."""
+    try:
+        if copy.previous_path:
+            instance.mounts.detach(copy.previous_path)
+        if instance.ledger.get(copy.id) is not None:
+            withdraw(instance, copy, str(reason))
+    except RvssError:
+        _logger.exception("[%s] %s: cannot undo a failed create yet", copy.share, copy.id)
+
+
+def _require_time(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise RvssError(
+            Problem.DEADLINE,
+            "the shadow copy was not ready within 'rvss:commit deadline' and was undone",
+            "see what keeps the file system busy",
+        )

@@ -1,0 +1,108 @@
+"""Deleting a shadow copy: its share, its mounts, its image, and the record that it was there.
+
+Contract: deleting again is success. A copy is recorded as being deleted before anything is
+touched, and as gone when nothing is left; what a failure or a crash leaves is deleted again.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+
+from samba_rvss.copies import exposed
+from samba_rvss.copies.instance import Instance
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Phase, ShadowCopy
+from samba_rvss.samba.conf import find_share
+
+
+def find(instance: Instance, words: tuple[str, ...]) -> ShadowCopy:
+    """Find the copy that a delete callout means.
+
+    Args:
+        instance: whose it is.
+        words: the share's path as the callout got it, and the path that create printed.
+
+    Raises:
+        RvssError: BAD_REQUEST, NOT_OURS or NOT_FOUND.
+    """
+    if len(words) < 2:
+        raise RvssError(Problem.BAD_REQUEST, "delete needs a share path and a snapshot path")
+    share = find_share(instance.config, words[:-1])
+    copy = instance.ledger.by_path(words[-1])
+    if copy is None:
+        raise RvssError(
+            Problem.NOT_FOUND,
+            f"{words[-1]} is not a shadow copy that we made",
+            "nothing is done",
+        )
+    if copy.share_path != share.path:
+        raise RvssError(
+            Problem.NOT_FOUND,
+            f"{copy.path} is a shadow copy of {copy.share_path}, not of {share.path}",
+            "nothing is done",
+        )
+    return copy
+
+
+def withdraw(instance: Instance, copy: ShadowCopy, reason: str) -> None:
+    """Remove a copy that nobody has asked to delete, and note why.
+
+    Raises:
+        RvssError: as `delete`.
+    """
+    instance.ledger.note(copy, "withdrawn", detail=reason)
+    delete(instance, copy)
+
+
+def delete(
+    instance: Instance,
+    copy: ShadowCopy,
+    uid: int = -1,
+    hidden: Callable[[], object] = lambda: None,
+) -> None:
+    """Remove a copy: mounts, image, and what Samba leaves behind. Gone already is success.
+
+    Args:
+        instance: whose it is.
+        copy: which one.
+        uid: who wants it.
+        hidden: called once nobody can reach the copy any more, for certain: what is left is
+            to destroy its image.
+
+    Raises:
+        RvssError: BUSY, READ_ONLY, STATE, SAMBA or SYSTEM; what could be removed is, and the
+            rest is tried again later.
+    """
+    started = time.monotonic()
+    copy = instance.ledger.change(
+        copy, "delete", unless=(Phase.GONE,), uid=uid, phase=Phase.DELETING
+    ) or replace(copy, phase=Phase.GONE)
+    if copy.phase is Phase.GONE:
+        return
+    instance.reached("delete.intent")
+    # Later callbacks run first, and one that fails does not keep the others from running.
+    with ExitStack() as remaining:
+        remaining.callback(_destroy, instance, copy)
+        with ExitStack() as hiding:
+            for path in copy.paths:
+                hiding.callback(instance.mounts.detach, path)
+            # smbd lets go of its connections before the ground under them is taken away.
+            hiding.callback(_unshare, instance, copy)
+        hidden()
+    instance.ledger.change(
+        copy, "gone", uid=uid, phase=Phase.GONE, duration=time.monotonic() - started
+    )
+    instance.reached("delete.gone")
+
+
+def _destroy(instance: Instance, copy: ShadowCopy) -> None:
+    instance.reached("delete.unmounted")
+    instance.provider(copy.volume).destroy(copy.volume, copy.id)
+    instance.reached("delete.destroyed")
+
+
+def _unshare(instance: Instance, copy: ShadowCopy) -> None:
+    if copy.exposed_share:
+        exposed.delete_share(instance, copy.exposed_share)
+        instance.reached("delete.unshared")

@@ -1,0 +1,90 @@
+"""Following Samba: what srv_fss.tdb says of a copy, and what it calls for.
+
+Contract: `steps` decides, purely; the other functions do one step each. Opening writes nothing
+before it acts, because a client's first write may follow within milliseconds, and after a crash
+srv_fss.tdb still says what is due.
+"""
+
+from dataclasses import replace
+from enum import Enum
+
+from samba_rvss.copies.instance import Instance
+from samba_rvss.model import Phase, SambaCopy, SetState, ShadowCopy
+
+
+class Step(Enum):
+    """What a look into srv_fss.tdb calls for."""
+
+    LEARN = "learn"
+    OPEN = "open"
+    SEAL = "seal"
+
+
+def steps(copy: ShadowCopy, known: SambaCopy) -> tuple[Step, ...]:
+    """Decide what srv_fss.tdb's word on a copy calls for.
+
+    A copy opens only while its set is committed or exposed and has AUTO_RECOVERY; it is sealed at
+    RecoveryComplete, or at once if nobody may ever write to it. There is no way back.
+
+    Args:
+        copy: as the ledger has it.
+        known: as srv_fss.tdb has it.
+    """
+    found: list[Step] = []
+    if copy.phase in (Phase.CREATING, Phase.DELETING, Phase.GONE):
+        return ()
+    automatic = replace(copy, context=known.context).auto_recovery
+    if copy.phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING):
+        if known.state is SetState.RECOVERED:
+            found.append(Step.SEAL)
+        elif known.state in (SetState.COMMITTED, SetState.EXPOSED):
+            if not automatic:
+                found.append(Step.SEAL)
+            elif copy.phase is Phase.TAKEN:
+                found.append(Step.OPEN)
+    # Sealing records that recovery is complete: it must not wait for a write of its own.
+    news = copy.state is not known.state and not (
+        known.state is SetState.RECOVERED and Step.SEAL in found
+    )
+    if copy.copy_id != known.copy_id or news:
+        found.insert(0, Step.LEARN)
+    return tuple(found)
+
+
+def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy | None:
+    """Record what Samba calls a copy; None if it is being removed.
+
+    Raises:
+        RvssError: STATE.
+    """
+    return instance.ledger.change(
+        copy,
+        known.state.name.lower(),
+        unless=(Phase.DELETING, Phase.GONE),
+        set_id=known.set_id,
+        copy_id=known.copy_id,
+        context=known.context,
+        exposed_share=known.exposed_share,
+        state=known.state,
+    )
+
+
+def open_mount(instance: Instance, copy: ShadowCopy) -> None:
+    """Open the recovery mount for auto-recovery; `record_open` records it afterwards.
+
+    Raises:
+        RvssError: NOT_FOUND or SYSTEM.
+    """
+    instance.reached("open.intent")
+    instance.mounts.open(copy.path)
+    instance.reached("open.opened")
+
+
+def record_open(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
+    """Record that a recovery mount is open; None if the copy is past that.
+
+    Raises:
+        RvssError: STATE.
+    """
+    past = (Phase.SEALING, Phase.SEALED, Phase.DELETING, Phase.GONE)
+    return instance.ledger.change(copy, "opened", unless=past, phase=Phase.OPEN)

@@ -1,0 +1,76 @@
+"""An instance: one smb.conf, and everything that a verb needs to work on its shadow copies.
+
+Place: a value, handed from whoever took the instance to whoever works on it. It opens and frees
+nothing: the ledger and python-samba are their maker's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Inventory, Volume
+from samba_rvss.mounts import Mounts
+from samba_rvss.providers import Provider
+from samba_rvss.samba.conf import Config
+from samba_rvss.samba.process import Caller
+
+POINTS = (
+    "create.intent",
+    "create.image",
+    "create.mounted",
+    "create.taken",
+    "open.intent",
+    "open.opened",
+    "seal.intent",
+    "seal.read-only",
+    "seal.closed",
+    "seal.settled",
+    "seal.sealed",
+    "delete.intent",
+    "delete.unmounted",
+    "delete.destroyed",
+    "delete.unshared",
+    "delete.gone",
+)
+"""Where a test may end the daemon: ``Instance.reached`` is called with each of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One smb.conf with its directories.
+
+    Attributes:
+        config: the present reading of smb.conf; another reading makes another value.
+        ledger: where every change is recorded.
+        mounts: the recovery mounts.
+        providers: the file systems that are known.
+        samba: where python-samba runs.
+        reached: called with each name of `POINTS`; for tests of crashes.
+    """
+
+    config: Config
+    ledger: Ledger
+    mounts: Mounts
+    providers: tuple[Provider, ...]
+    samba: Caller
+    reached: Callable[[str], None] = lambda point: None
+
+    def provider(self, volume: Volume) -> Provider:
+        """Return the provider that knows a volume.
+
+        Raises:
+            RvssError: STATE if there is none.
+        """
+        for provider in self.providers:
+            if provider.name == volume.provider:
+                return provider
+        raise RvssError(Problem.STATE, f"there is no provider {volume.provider}")
+
+    def inventory(self) -> Inventory:
+        """List this instance's images on every mounted file system, of every kind."""
+        found = [provider.inventory() for provider in self.providers]
+        return Inventory(
+            file_systems=frozenset[str]().union(*(part.file_systems for part in found)),
+            images=tuple(image for part in found for image in part.images),
+        )

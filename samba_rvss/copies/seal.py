@@ -1,0 +1,115 @@
+"""Sealing: a copy becomes read-only for good, and that is proven before it is said.
+
+    begin         the image becomes read-only: new opens for writing fail from here on
+    finish        the mount is closed, which fails while somebody still has a file open for writing;
+                  then what recovery wrote is brought to the disk, all is verified, and recorded
+    write_out     for a copy that a writer keeps from being sealed: what is there outlives a boot
+
+Contract: none of them waits for a writer; who calls them decides how long to try.
+"""
+
+import time
+from dataclasses import replace
+
+from samba_rvss.copies import exposed
+from samba_rvss.copies.instance import Instance
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Phase, SetState, ShadowCopy
+
+
+def begin(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
+    """Make the image read-only; None if the copy is sealed, or being removed, already.
+
+    Old handles are `finish`'s. That recovery is complete is not recorded yet: a loss of power
+    would take what it wrote.
+
+    Raises:
+        RvssError: NOT_FOUND, STATE or SYSTEM.
+    """
+    sealing = instance.ledger.change(
+        copy,
+        _event(copy),
+        unless=(Phase.SEALED, Phase.DELETING, Phase.GONE),
+        phase=Phase.SEALING,
+    )
+    if sealing is None:
+        return None
+    instance.reached("seal.intent")
+    instance.provider(sealing.volume).seal(sealing.volume, sealing.id)
+    instance.reached("seal.read-only")
+    # What a client may write to is sealed at RecoveryComplete and never before.
+    return replace(sealing, state=SetState.RECOVERED if copy.auto_recovery else copy.state)
+
+
+def write_out(instance: Instance, copy: ShadowCopy) -> None:
+    """Bring to the disk what recovery wrote, and record that it is complete.
+
+    For a copy that a writer keeps from being sealed: from here on it outlives a boot.
+
+    Args:
+        instance: whose it is.
+        copy: what `begin` returned.
+
+    Raises:
+        RvssError: NOT_SEALED, NOT_FOUND, STATE or SYSTEM.
+    """
+    instance.provider(copy.volume).settle(copy.volume, copy.id)
+    past = (Phase.SEALED, Phase.DELETING, Phase.GONE)
+    instance.ledger.change(copy, "written out", unless=past, since=copy.since, state=copy.state)
+
+
+def finish(instance: Instance, copy: ShadowCopy, started: float) -> ShadowCopy | None:
+    """Close the recovery mount for good, verify, and record it.
+
+    Args:
+        instance: whose it is.
+        copy: what `begin` returned.
+        started: when the sealing began (`time.monotonic`).
+
+    Returns:
+        The sealed copy, as it is if it is being removed; None while somebody still has a
+        file open for writing, and nothing has changed then.
+
+    Raises:
+        RvssError: NOT_SEALED, NOT_FOUND, STATE or SYSTEM.
+    """
+    if not instance.mounts.close(copy.path):
+        return None
+    instance.reached("seal.closed")
+    instance.provider(copy.volume).settle(copy.volume, copy.id)
+    if not instance.mounts.is_closed(copy.path):
+        raise RvssError(Problem.NOT_SEALED, f"the mount {copy.path} is still writable")
+    instance.reached("seal.settled")
+    sealed = instance.ledger.change(
+        copy,
+        "sealed",
+        unless=(Phase.DELETING, Phase.GONE),
+        phase=Phase.SEALED,
+        state=copy.state,
+        duration=time.monotonic() - started,
+    )
+    instance.reached("seal.sealed")
+    return sealed or replace(copy, phase=Phase.DELETING)
+
+
+def drop_writers(instance: Instance, copy: ShadowCopy) -> None:
+    """Have smbd drop every connection to a copy's exposed share.
+
+    Raises:
+        RvssError: SAMBA.
+    """
+    if copy.exposed_share:
+        exposed.drop_connections(instance, copy.exposed_share)
+
+
+def describe_writers(instance: Instance, copy: ShadowCopy) -> str:
+    """Return who still writes to a copy, for a message."""
+    holders = instance.mounts.holders(copy.path)
+    said = [f"{who.command} (pid {who.pid}) {who.path}" for who in holders[:5]]
+    return ", ".join(said) or "nobody seen"
+
+
+def _event(copy: ShadowCopy) -> str:
+    if copy.phase is Phase.SEALING:
+        return "sealing again"
+    return "recovered" if copy.state is SetState.RECOVERED else "sealing"

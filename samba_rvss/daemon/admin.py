@@ -1,0 +1,123 @@
+"""admin.sock: what the administrator's commands ask for; some answers take many datagrams.
+
+Contract: who asked may be slow, or go away; what he asked for is done all the same.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+
+from samba_rvss import wire
+from samba_rvss.daemon.requests import Requests
+from samba_rvss.daemon.runner import Runner
+from samba_rvss.daemon.sockets import log_request, receive
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.findings import Fate, Finding
+from samba_rvss.kernel import Peer
+from samba_rvss.reconcile import report
+
+_logger = logging.getLogger(__name__)
+
+_ALIVE_SECONDS = 15.0
+_SEND_SECONDS = 30.0
+_BATCH = 200
+_SHOWN = 10
+
+
+async def serve(connection: socket.socket, peer: Peer, requests: Requests, runner: Runner) -> None:
+    """Answer one request of an administrator, and close its connection."""
+    started = time.monotonic()
+    verb, subject = "admin request", ""
+    try:
+        request = wire.decode_admin(await receive(connection))
+        verb, subject = request.verb, request.copy
+        if verb == "reload":
+            await requests.refresh(anew=True)
+            line = "the configuration was read"
+        elif verb == "reconcile":
+            await requests.refresh()
+            line = await _reconcile(connection, runner)
+        elif verb == "status":
+            line = await _tell(connection, runner)
+        else:
+            copy = await requests.get(request.copy)
+            await requests.delete(copy, peer.uid)
+            line = f"{copy.id} is deleted"
+        status = 0
+    except RvssError as exc:
+        status, line = int(exc.problem), exc.line()
+    except Exception:
+        _logger.exception("%s %s failed", verb, subject)
+        status, line = int(Problem.INTERNAL), "an internal error; see samba-rvss's journal"
+    await _send(connection, wire.encode_result(status, line))
+    connection.close()
+    if verb != "status" or status:
+        log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
+
+
+async def _reconcile(connection: socket.socket, runner: Runner) -> str:
+    """Reconcile, and send each finding as it comes; return a line that says how it ended.
+
+    Raises:
+        RvssError: as `Runner.reconcile`.
+    """
+    queue: asyncio.Queue[Finding | None] = asyncio.Queue()
+    sending = asyncio.ensure_future(_send_all(connection, queue))
+    try:
+        decided, outcomes = await runner.reconcile(
+            report=lambda outcome: queue.put_nowait(report.of_outcome(outcome))
+        )
+        for finding in report.not_done(decided):
+            queue.put_nowait(finding)
+    finally:
+        queue.put_nowait(None)
+        await sending
+    failed = sum(outcome.fate is Fate.FAILED for outcome in outcomes)
+    left = len(decided.left_alone)
+    return f"reconciled: {len(outcomes)} found, {failed} failed, {left} left alone"
+
+
+async def _send_all(connection: socket.socket, queue: "asyncio.Queue[Finding | None]") -> None:
+    """Send findings until None comes or nobody takes them."""
+    while True:
+        part: wire.Part | None
+        try:
+            async with asyncio.timeout(_ALIVE_SECONDS):
+                part = await queue.get()
+        except TimeoutError:
+            part = wire.Alive()
+        if part is None or not await _send(connection, wire.encode_part(part)):
+            return
+
+
+async def _tell(connection: socket.socket, runner: Runner) -> str:
+    """Send what the daemon knows and no file says; return a line for the log."""
+    last = runner.last
+    presence = wire.Presence(
+        quiet=runner.quiet,
+        reconciled=last.time.isoformat() if last else "",
+        done=_some(last.done) if last else (),
+        failed=_some(last.failed) if last else (),
+    )
+    await _send(connection, wire.encode_part(presence))
+    busy = sorted(runner.busy)
+    for start in range(0, len(busy), _BATCH):
+        part = wire.Busy(copies=tuple(busy[start : start + _BATCH]))
+        await _send(connection, wire.encode_part(part))
+    return "told"
+
+
+def _some(lines: tuple[str, ...]) -> tuple[str, ...]:
+    more = len(lines) - _SHOWN
+    return (*lines[:_SHOWN], f"and {more} more") if more > 0 else lines
+
+
+async def _send(connection: socket.socket, data: bytes) -> bool:
+    """Send a datagram; return whether it could be, within a time limit."""
+    try:
+        async with asyncio.timeout(_SEND_SECONDS):
+            await asyncio.get_running_loop().sock_sendall(connection, data)
+    except OSError:  # TimeoutError is one
+        return False
+    return True

@@ -1,0 +1,64 @@
+"""hook.sock: the callouts of vfs_shell_snap, one request a connection.
+
+Contract: a copy whose path cannot be delivered is withdrawn; nobody else knows of it.
+"""
+
+import logging
+import socket
+import time
+from contextlib import suppress
+
+from samba_rvss import wire
+from samba_rvss.daemon.requests import Requests
+from samba_rvss.daemon.sockets import log_request, receive
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import Peer
+
+_logger = logging.getLogger(__name__)
+
+
+async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> None:
+    """Answer one callout, and close its connection."""
+    started = time.monotonic()
+    verb, subject = "request", ""
+    made = None
+    try:
+        data = await receive(connection)
+        if not data:
+            # Closed, or an empty request; somebody may have looked whether we are here.
+            _logger.debug("uid %d connected and said nothing", peer.uid)
+            with suppress(OSError):
+                connection.send(wire.encode_reply(Problem.BAD_REQUEST, "the request is empty"))
+            connection.close()
+            return
+        request = wire.decode_hook(data)
+        requests.heard()
+        verb, subject = request.verb, " ".join(request.words)
+        status, line = 0, ""
+        if verb == "check":
+            await requests.refresh()
+            await requests.check(request.words)
+        elif verb == "create":
+            made = await requests.create(request.words, peer.uid, started)
+            line, subject = made.path, f"[{made.share}] {made.id}"
+        else:
+            await requests.refresh()
+            copy = await requests.find(request.words)
+            subject = f"[{copy.share}] {copy.id}"
+            await requests.delete_for_samba(copy, peer.uid)
+    except RvssError as exc:
+        status, line = int(exc.problem), exc.line()
+    except Exception:
+        _logger.exception("%s %s failed", verb, subject)
+        status, line = int(Problem.INTERNAL), "an internal error; see samba-rvss's journal"
+    try:
+        connection.send(wire.encode_reply(status, line))
+    except OSError as exc:
+        if made is not None:
+            await requests.withdraw(made, f"Samba did not wait for the answer ({exc.strerror})")
+    else:
+        if made is not None:
+            requests.delivered(made)
+    finally:
+        connection.close()
+    log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)

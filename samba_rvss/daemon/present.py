@@ -1,0 +1,82 @@
+"""The instance as smb.conf has it now; the file is read again when it has changed, or on demand.
+
+Contract: the value changes in one step, in the event loop; whoever works with an older one works
+with a whole one. A configuration that cannot be used leaves the one before in force, and says so.
+"""
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon import holding
+from samba_rvss.daemon.tasks import in_thread
+from samba_rvss.errors import RvssError
+from samba_rvss.samba import conf
+from samba_rvss.samba.process import SambaProcess
+
+_logger = logging.getLogger(__name__)
+
+_FIXED = ("run_directory", "state_directory", "samba_lock_directory")
+
+
+class Present:
+    """Knows the present instance.
+
+    Args:
+        instance: as it was taken.
+        configfile: smb.conf, or an empty string for Samba's own.
+        samba: where python-samba runs.
+        signature: of the configuration's files, as they were read (`samba.conf.signature`).
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        configfile: str,
+        samba: SambaProcess,
+        signature: tuple[object, ...],
+    ) -> None:
+        self._instance = instance
+        self._configfile = configfile
+        self._samba = samba
+        self._signature = signature
+        self._reading = asyncio.Lock()
+
+    def __call__(self) -> Instance:
+        """Return the instance as it is now."""
+        return self._instance
+
+    def expire(self) -> None:
+        """Have the next `refresh` read everything again, changed or not."""
+        self._signature = ()
+
+    async def refresh(self) -> None:
+        """Read smb.conf again if it, a file it includes, or the registry has changed."""
+        async with self._reading:
+            current = self._instance.config
+            signature = await in_thread(conf.signature, current)
+            if signature == self._signature:
+                return
+            if signature[:-1] != self._signature[:-1]:
+                # Samba's library keeps the shares and options that have gone from a file that it
+                # reads again (source3/param/loadparm.c, add_a_service()): take a fresh process.
+                await in_thread(self._samba.close)
+            self._signature = signature
+            try:
+                config = await in_thread(self._samba.call, conf.load, self._configfile)
+            except RvssError as exc:
+                _logger.error("the changed configuration is not used: %s", exc)
+                return
+            moved = [name for name in _FIXED if getattr(config, name) != getattr(current, name)]
+            if moved:
+                _logger.error(
+                    "the changed configuration is not used: %s can change at a restart only",
+                    " and ".join(name.replace("_", " ") for name in moved),
+                )
+                return
+            for warning in set(config.warnings) - set(current.warnings):
+                _logger.warning("%s", warning)
+            self._instance = replace(self._instance, config=config)
+            self._signature = await in_thread(conf.signature, config)
+            await in_thread(holding.make_previous, self._instance)

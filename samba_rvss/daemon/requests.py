@@ -1,0 +1,180 @@
+"""What clients, through Samba, and administrators ask for: each request in its turn.
+
+Place: between both sockets and the verbs of `copies`. Contract: a request that fails has undone
+what it did, or has woken the runner to try again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from samba_rvss.copies.create import create
+from samba_rvss.copies.delete import delete, find, withdraw
+from samba_rvss.copies.locate import check, locate
+from samba_rvss.daemon.present import Present
+from samba_rvss.daemon.runner import Runner
+from samba_rvss.daemon.tasks import Tasks, in_thread
+from samba_rvss.daemon.turns import Turns
+from samba_rvss.daemon.watcher import Watcher
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import ShadowCopy
+from samba_rvss.samba.conf import find_share
+
+_logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
+# How long a deletion may keep Samba's only worker from other clients, once nobody can reach it.
+_DESTROY_SECONDS = 1.0
+
+
+class Requests:
+    """The requests of one instance.
+
+    Args:
+        present: the instance as it is now.
+        turns: who waits for whom.
+        watcher: who follows copies.
+        runner: who tries again what failed.
+        tasks: where a deletion goes on that nobody waits for any more.
+    """
+
+    def __init__(
+        self, present: Present, turns: Turns, watcher: Watcher, runner: Runner, tasks: Tasks
+    ) -> None:
+        self._present = present
+        self._turns = turns
+        self._watcher = watcher
+        self._runner = runner
+        self._tasks = tasks
+
+    def heard(self) -> None:
+        """Note that a client did something."""
+        self._runner.heard()
+
+    async def refresh(self, *, anew: bool = False) -> None:
+        """Read smb.conf again if it has changed, or in any case if it is wanted ``anew``."""
+        if anew:
+            self._present.expire()
+        await self._present.refresh()
+
+    async def check(self, words: tuple[str, ...]) -> None:
+        """Find out whether the share can be snapshotted whose path a callout's words are.
+
+        Raises:
+            RvssError: as `copies.locate.check`.
+        """
+        await in_thread(check, self._present(), words)
+
+    async def create(self, words: tuple[str, ...], uid: int, started: float) -> ShadowCopy:
+        """Take a shadow copy, for as long as ``rvss:commit deadline`` allows.
+
+        Args:
+            words: the share's path as the callout got it.
+            uid: the client's user.
+            started: when the request came (`time.monotonic`).
+
+        Raises:
+            RvssError: as `copies.create.create`.
+        """
+        instance = self._present()
+        deadline = started + instance.config.commit_deadline
+        share = find_share(instance.config, words)
+        directory = instance.config.run_directory
+        target = await in_thread(locate, share, instance.providers, directory, thorough=False)
+        async with self._turns.take(target.volume, deadline=deadline):
+            try:
+                return await in_thread(create, self._present(), target, uid, deadline)
+            except RvssError:
+                self._runner.wake(_RETRY_SECONDS)
+                raise
+
+    async def find(self, words: tuple[str, ...]) -> ShadowCopy:
+        """Find the copy that a delete callout means.
+
+        Raises:
+            RvssError: as `copies.delete.find`.
+        """
+        return await in_thread(find, self._present(), words)
+
+    async def get(self, copy: str) -> ShadowCopy:
+        """Return a copy by its id.
+
+        Raises:
+            RvssError: NOT_FOUND.
+        """
+        found = await in_thread(self._present().ledger.get, copy)
+        if found is None:
+            raise RvssError(Problem.NOT_FOUND, f"there is no shadow copy {copy}")
+        return found
+
+    async def delete_for_samba(self, copy: ShadowCopy, uid: int) -> None:
+        """Delete a copy without letting Samba wait for the file system.
+
+        One rpcd_fsrvp serves all clients, a request at a time: while it waits for us, no other
+        client can commit. As soon as a copy is recorded as being deleted and nobody can reach it,
+        it is gone for Samba; an image that somebody keeps busy is destroyed when it is let go.
+
+        Raises:
+            RvssError: as `copies.delete.delete`.
+        """
+        loop, hidden = asyncio.get_running_loop(), asyncio.Event()
+        deletion = self._tasks.start(
+            self._delete(copy, uid, lambda: loop.call_soon_threadsafe(hidden.set))
+        )
+        reached = asyncio.ensure_future(hidden.wait())
+        await asyncio.wait({deletion, reached}, return_when=asyncio.FIRST_COMPLETED)
+        reached.cancel()
+        await asyncio.wait({deletion}, timeout=_DESTROY_SECONDS)
+        if not deletion.done():
+            deletion.add_done_callback(partial(_log_late, copy))
+            return
+        try:
+            deletion.result()
+        except RvssError as exc:
+            if exc.problem is not Problem.BUSY or not hidden.is_set():
+                raise
+            _log_late(copy, deletion)
+
+    async def delete(self, copy: ShadowCopy, uid: int) -> None:
+        """Delete a copy for an administrator.
+
+        Raises:
+            RvssError: as `copies.delete.delete`; it is tried again later.
+        """
+        await self._delete(copy, uid)
+        self._runner.wake(_RETRY_SECONDS)  # Samba still has its set
+
+    async def _delete(
+        self, copy: ShadowCopy, uid: int, hidden: Callable[[], object] = lambda: None
+    ) -> None:
+        async with self._turns.take(copy.volume):
+            await self._watcher.release(copy)
+            try:
+                await in_thread(delete, self._present(), copy, uid, hidden)
+            except RvssError:
+                self._runner.wake(_RETRY_SECONDS)
+                raise
+
+    def delivered(self, copy: ShadowCopy) -> None:
+        """Note that Samba has the path of a new copy: from here on it is followed."""
+        self._watcher.track(copy)
+
+    async def withdraw(self, copy: ShadowCopy, reason: str) -> None:
+        """Remove a new copy whose path could not be handed to Samba."""
+        _logger.warning("[%s] %s is withdrawn: %s", copy.share, copy.id, reason)
+        async with self._turns.take(copy.volume):
+            try:
+                await in_thread(withdraw, self._present(), copy, reason)
+            except RvssError as exc:
+                _logger.error("[%s] %s cannot be withdrawn yet: %s", copy.share, copy.id, exc)
+                self._runner.wake(_RETRY_SECONDS)
+
+
+def _log_late(copy: ShadowCopy, deletion: "asyncio.Task[None]") -> None:
+    """Log why an image is still there of a copy that is gone for Samba; it is tried again."""
+    exc = None if deletion.cancelled() else deletion.exception()
+    if isinstance(exc, RvssError):
+        _logger.warning("[%s] %s: its image is still there: %s", copy.share, copy.id, exc)
+    elif exc is not None:
+        _logger.error("[%s] %s: its image is still there", copy.share, copy.id, exc_info=exc)

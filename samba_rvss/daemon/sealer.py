@@ -1,0 +1,123 @@
+"""Sealing in the background: step by step, and again and again, until a copy is sealed.
+
+Place: between the verbs of `copies.seal` and `watcher`, which says when. Contract: a copy is being
+sealed at most once at a time (`turns`), a step that has begun comes to its end even if the sealing
+is ended, and a writer who holds on is named.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from samba_rvss.copies import seal
+from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon.tasks import in_thread, whole
+from samba_rvss.daemon.turns import Turns, Work
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Phase, ShadowCopy
+
+_logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.005
+_LONGEST_PAUSE = 5.0
+_LONGEST_WRITER_PAUSE = 1.0
+# After which it is worth while to bring a copy to the disk that somebody keeps from being sealed.
+_WRITE_OUT_SECONDS = 1.0
+_REPORT_SECONDS = 60.0
+
+
+class Sealer:
+    """Seals the copies of one instance.
+
+    Args:
+        present: returns the instance as it is now.
+        turns: knows which copies are being sealed.
+        sealed: called with each copy that is.
+    """
+
+    def __init__(
+        self,
+        present: Callable[[], Instance],
+        turns: Turns,
+        sealed: Callable[[ShadowCopy], None],
+    ) -> None:
+        self._present = present
+        self._turns = turns
+        self._sealed = sealed
+        self._lost: set[str] = set()  # copies whose image or mount is not there
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """Ids of the copies that are being sealed, and of which nothing is missing."""
+        return self._turns.worked_on - self._lost
+
+    def begin(self, copy: ShadowCopy) -> None:
+        """Seal a copy, unless that goes on already."""
+        if copy.id not in self._turns.worked_on:
+            work = self._turns.begin_work(copy, self._seal(copy, time.monotonic()))
+            work.add_done_callback(partial(self._on_end, copy, time.monotonic()))
+
+    async def end(self, copy: ShadowCopy) -> None:
+        """Give up sealing a copy, which is to be removed; no step of it runs on return."""
+        self._lost.discard(copy.id)
+        await self._turns.end_work(copy)
+
+    def _on_end(self, copy: ShadowCopy, started: float, work: Work) -> None:
+        self._lost.discard(copy.id)
+        sealed = None if work.cancelled() else work.result()
+        if sealed is not None:
+            spent = (time.monotonic() - started) * 1000
+            _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
+            self._sealed(sealed)
+
+    async def _seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
+        """Seal a copy, however long a writer holds out, and whatever fails."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._seal_once(copy, started)
+            except RvssError as exc:
+                _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, exc)
+                if exc.problem is Problem.NOT_FOUND:
+                    self._lost.add(copy.id)
+            except Exception:
+                _logger.exception("[%s] %s is not sealed", copy.share, copy.id)
+            pause = min(pause * 10, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+
+    async def _seal_once(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
+        """Seal a copy, waiting for its last writer; None if it is being removed."""
+        sealing = await whole(seal.begin, self._present(), copy)
+        if sealing is None:
+            return None
+        pause, reported, written = _FIRST_PAUSE, 0.0, False
+        while True:
+            sealed = await whole(seal.finish, self._present(), sealing, started)
+            if sealed is not None:
+                return sealed if sealed.phase is Phase.SEALED else None
+            await whole(seal.drop_writers, self._present(), sealing)
+            waited = time.monotonic() - started
+            if waited > _WRITE_OUT_SECONDS and not written:
+                await whole(seal.write_out, self._present(), sealing)
+                written = True
+            late = waited > self._present().config.seal_deadline
+            if late and (not reported or waited - reported > _REPORT_SECONDS):
+                reported = waited
+                await self._report_writers(sealing, waited)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_WRITER_PAUSE)
+
+    async def _report_writers(self, copy: ShadowCopy, waited: float) -> None:
+        who = "unknown"
+        with suppress(OSError):
+            who = await in_thread(seal.describe_writers, self._present(), copy)
+        _logger.error(
+            "[%s] %s is still open for writing %.0f s after its recovery, by %s: end that process",
+            copy.share,
+            copy.id,
+            waited,
+            who,
+        )

@@ -1,0 +1,132 @@
+"""The daemon of one instance, from beginning to end.
+
+Contract: what was cut off is finished or undone before the first request is served; requests that
+have begun come to their end before it ends, within limits.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from samba_rvss.access import authorise
+from samba_rvss.clock import now
+from samba_rvss.daemon import admin, holding, hook, sockets
+from samba_rvss.daemon.present import Present
+from samba_rvss.daemon.requests import Requests
+from samba_rvss.daemon.runner import Runner
+from samba_rvss.daemon.tasks import Tasks, in_thread
+from samba_rvss.daemon.turns import Turns
+from samba_rvss.daemon.watcher import Watcher
+from samba_rvss.model import Phase
+from samba_rvss.samba import conf
+from samba_rvss.samba.process import SambaProcess
+from systemd import daemon as systemd
+
+_logger = logging.getLogger(__name__)
+
+_STOP_SECONDS = 30.0
+_HISTORY = timedelta(days=90)
+_DAY_SECONDS = 86400.0
+_THREADS = 64
+
+
+class Daemon:
+    """One instance of samba-rvss.
+
+    Args:
+        configfile: smb.conf, or an empty string for Samba's own.
+        reached: called at each of `copies.instance.POINTS`; for tests of crashes.
+    """
+
+    def __init__(
+        self, configfile: str = "", reached: Callable[[str], None] = lambda point: None
+    ) -> None:
+        self._configfile = configfile
+        self._reached = reached
+        self._tasks = Tasks()
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            RvssError: CONFIG, STATE or SYSTEM if it cannot start.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="rvss"))
+        os.umask(0o077)
+        with ExitStack() as cleanup:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stopping.set)
+            present = await self._take(cleanup)
+            turns = Turns()
+            watcher = Watcher(present, turns, lambda: runner.heard())
+            runner = Runner(present, watcher, turns)
+            requests = Requests(present, turns, watcher, runner, self._tasks)
+            await self._begin(present, watcher, runner)
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup, requests)
+            config = present().config
+            for_hooks, for_admins = await in_thread(sockets.listen, config, cleanup)
+            door = sockets.Door(self._tasks)
+            serve_hook = partial(hook.serve, requests=requests)
+            serve_admin = partial(admin.serve, requests=requests, runner=runner)
+            tasks = [
+                asyncio.ensure_future(watcher.run()),
+                asyncio.ensure_future(runner.run()),
+                asyncio.ensure_future(door.run(for_hooks, authorise, serve_hook)),
+                asyncio.ensure_future(door.run(for_admins, sockets.admit_root, serve_admin)),
+                asyncio.ensure_future(_housekeep(present)),
+                asyncio.ensure_future(self._stopping.wait()),
+            ]
+            ours = len(config.shares)
+            _logger.info("serving %d shares of %s at %s", ours, config.file, config.hook_socket)
+            systemd.notify("READY=1")
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                systemd.notify("STOPPING=1")
+                await self._stop(tasks)
+
+    async def _take(self, cleanup: ExitStack) -> Present:
+        samba = SambaProcess()
+        cleanup.callback(samba.close)
+        config = await in_thread(samba.call, conf.load, self._configfile)
+        signature = await in_thread(conf.signature, config)
+        instance = await in_thread(holding.take, config, samba, cleanup, self._reached)
+        return Present(instance, self._configfile, samba, signature)
+
+    async def _begin(self, present: Present, watcher: Watcher, runner: Runner) -> None:
+        """Finish or undo what was cut off, then follow every copy; before requests are served."""
+        await runner.reconcile(starting=True)
+        for copy in await in_thread(present().ledger.copies):
+            if copy.phase is not Phase.DELETING:
+                watcher.track(copy)
+
+    async def _stop(self, tasks: Sequence["asyncio.Future[Any]"]) -> None:
+        """Let requests that have begun come to their end, within limits."""
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._tasks:
+            _logger.info("waiting for %d requests", len(self._tasks))
+            await self._tasks.finish(_STOP_SECONDS)
+        _logger.info("stopped; recovery mounts stay as they are")
+
+    def _on_hangup(self, requests: Requests) -> None:
+        self._tasks.start(requests.refresh(anew=True))
+
+
+async def _housekeep(present: Present) -> None:
+    """Once a day, delete the history of copies that went long ago."""
+    while True:
+        await in_thread(present().ledger.forget, now() - _HISTORY)
+        await asyncio.sleep(_DAY_SECONDS)

@@ -1,0 +1,90 @@
+"""Who waits for whom: requests side by side, one at a time per volume.
+
+A request, or an action of reconciling, takes the turns of all the volumes that it works on before
+it begins, always in the same order, so that no two wait for each other. What goes on with a copy
+for as long as somebody writes to it, its sealing, has no volume's turn: nobody must wait for a
+writer. A copy has one such work at most, and who removes the copy ends that work first.
+
+Contract: all of it belongs to one event loop.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import ShadowCopy, Volume
+
+Work: TypeAlias = "asyncio.Task[ShadowCopy | None]"
+
+
+class Turns:
+    """The turns of one instance's volumes, and the work on its copies."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._work: dict[str, Work] = {}
+
+    @asynccontextmanager
+    async def take(self, *volumes: Volume, deadline: float | None = None) -> AsyncIterator[None]:
+        """Be the only one on some volumes.
+
+        Args:
+            volumes: which; none is nobody's turn, and never waits.
+            deadline: time (`time.monotonic`) after which it is not wanted any more.
+
+        Raises:
+            RvssError: DEADLINE; no turn is taken then.
+        """
+        left = None if deadline is None else deadline - time.monotonic()
+        async with AsyncExitStack() as taken:
+            try:
+                async with asyncio.timeout(left):
+                    for key in sorted({volume.key for volume in volumes}):
+                        lock = self._locks.setdefault(key, asyncio.Lock())
+                        await taken.enter_async_context(lock)
+            except TimeoutError as exc:
+                raise RvssError(
+                    Problem.DEADLINE,
+                    "other requests for the same volume took too long",
+                    "try again",
+                ) from exc
+            yield
+
+    # what goes on with a copy
+
+    @property
+    def worked_on(self) -> frozenset[str]:
+        """Ids of the copies with which something goes on."""
+        return frozenset(copy for copy, task in self._work.items() if not task.done())
+
+    def begin_work(self, copy: ShadowCopy, work: Coroutine[Any, Any, ShadowCopy | None]) -> Work:
+        """Let something go on with a copy, with which nothing goes on yet."""
+        task = self._work[copy.id] = asyncio.ensure_future(work)
+        task.add_done_callback(lambda done: self._drop(copy.id, done))
+        return task
+
+    def _drop(self, copy: str, task: Work) -> None:
+        if self._work.get(copy) is task:
+            del self._work[copy]
+
+    async def end_work(self, copy: ShadowCopy) -> None:
+        """End what goes on with a copy; no step of it runs on return."""
+        task = self._work.pop(copy.id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def end_all_work(self) -> None:
+        """End what goes on with every copy, without waiting for it."""
+        for task in self._work.values():
+            task.cancel()
+
+    async def settled(self, seconds: float) -> bool:
+        """Wait until nothing goes on with any copy; return whether that is so in time."""
+        if self._work:
+            await asyncio.wait(self._work.values(), timeout=seconds)
+        return not self.worked_on

@@ -1,0 +1,276 @@
+"""Following srv_fss.tdb: open, amend and seal shadow copies as their sets go on.
+
+Samba closes the file after each write, so one inotify event follows each (srv_fss_state.c,
+fss_state_store()). The file is read in a thread of its own, which waits for nothing else; recovery
+mounts are opened by the event loop as soon as it was read. What is recorded, amended and sealed
+after that is done in other threads, in the order in which it was seen. Nothing runs while nothing
+changes.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+
+from samba_rvss import kernel
+from samba_rvss.copies import exposed, follow
+from samba_rvss.copies.follow import Step, steps
+from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon.sealer import Sealer
+from samba_rvss.daemon.tasks import in_thread, whole
+from samba_rvss.daemon.turns import Turns
+from samba_rvss.errors import RvssError
+from samba_rvss.model import Phase, SambaCopy, SambaState, SetState, ShadowCopy
+from samba_rvss.samba import fss_state
+
+_logger = logging.getLogger(__name__)
+
+_AMEND_SECONDS = 1.0
+_FIRST_PAUSE = 0.001
+_PAUSE_AFTER_ERROR = 0.5
+_LONGEST_PAUSE = 5.0
+
+
+class Watcher:
+    """Keeps shadow copies in step with Samba.
+
+    Args:
+        present: returns the instance as it is now.
+        turns: who waits for whom.
+        written: called whenever srv_fss.tdb was written.
+
+    The owner starts `run` as a task and cancels it; recovery mounts stay as they are then.
+    """
+
+    def __init__(
+        self,
+        present: Callable[[], Instance],
+        turns: Turns,
+        written: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._present = present
+        self._turns = turns
+        self._written = written
+        self._sealer = Sealer(present, turns, self._on_sealed)
+        self._pending: dict[str, ShadowCopy] = {}  # by path
+        self._amended: dict[str, bool] = {}
+        self._state: SambaState | None = None
+        self._wanted = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._inotify = -1
+        self._rewatch: asyncio.Future[None] | None = None
+
+    # what its owner tells it
+
+    @property
+    def sealing(self) -> frozenset[str]:
+        """Ids of the copies that are being sealed, and of which nothing is missing."""
+        return self._sealer.busy
+
+    def track(self, copy: ShadowCopy) -> None:
+        """Begin to follow a copy, until it is sealed and its exposed share is amended."""
+        self._pending[copy.path] = copy
+        if copy.phase is Phase.SEALING:
+            self._sealer.begin(copy)
+
+    async def release(self, copy: ShadowCopy) -> None:
+        """Stop following a copy: it is to be removed. No step of ours touches it on return."""
+        self._drop(copy)
+        await self._sealer.end(copy)
+
+    def look(self) -> None:
+        """Read srv_fss.tdb as soon as possible, if a copy is followed that it may be about."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        loop = asyncio.get_running_loop()
+        with ExitStack() as cleanup:
+            self._inotify = kernel.inotify()
+            cleanup.callback(os.close, self._inotify)
+            loop.add_reader(self._inotify, self._on_event)
+            cleanup.callback(loop.remove_reader, self._inotify)
+            reader = ThreadPoolExecutor(1, thread_name_prefix="srv_fss")
+            cleanup.callback(reader.shutdown, wait=False, cancel_futures=True)
+            cleanup.callback(self._turns.end_all_work)
+            tasks = [
+                asyncio.ensure_future(self._keep_reading(reader)),
+                asyncio.ensure_future(self._keep_following()),
+            ]
+            for task in tasks:
+                cleanup.callback(task.cancel)
+            await self._watch()
+            await asyncio.gather(*tasks)
+
+    # events
+
+    async def _watch(self) -> None:
+        """Watch Samba's lock directory, once there is one, and look at what is there."""
+        directory = self._present().config.samba_lock_directory
+        mask = kernel.IN_CLOSE_WRITE | kernel.IN_DELETE_SELF
+        said = False
+        while True:
+            try:
+                await whole(kernel.inotify_add_watch, self._inotify, directory, mask)
+                break
+            except FileNotFoundError:
+                if not said:
+                    _logger.info("waiting for Samba's lock directory %s", directory)
+                    said = True
+                await asyncio.sleep(1.0)
+        self.look()
+
+    def _on_event(self) -> None:
+        events = kernel.inotify_read(self._inotify)
+        if any(mask & kernel.IN_IGNORED for _, mask, _ in events):
+            self._rewatch = asyncio.ensure_future(self._watch())
+        if any(name == "srv_fss.tdb" or mask & kernel.IN_Q_OVERFLOW for _, mask, name in events):
+            self._written()
+            self.look()
+
+    # reading, and the gate
+
+    async def _keep_reading(self, reader: ThreadPoolExecutor) -> None:
+        """Read the file whenever that is wanted, and again shortly if it is being written."""
+        pause: float | None = None
+        while True:
+            if await self._is_wanted(pause):
+                pause = None
+            self._wanted.clear()
+            following = 2 * (pause or _FIRST_PAUSE)
+            try:
+                good = await self._read(reader)
+            except RvssError as exc:
+                _logger.error("%s", exc)
+                good, following = False, max(following, _PAUSE_AFTER_ERROR)
+            except Exception:
+                _logger.exception("cannot look at Samba's shadow copy sets")
+                good, following = False, max(following, _PAUSE_AFTER_ERROR)
+            pause = None if good else min(following, _LONGEST_PAUSE)
+
+    async def _read(self, reader: ThreadPoolExecutor) -> bool:
+        """Read the file and open what is due; return whether it could be read now."""
+        if not self._pending:
+            return True
+        loop, path = asyncio.get_running_loop(), self._present().config.fss_state
+        state = await loop.run_in_executor(reader, fss_state.read, path)
+        if state is None:
+            return False
+        self._open_due(state)
+        self._state = state
+        self._changed.set()
+        return True
+
+    async def _is_wanted(self, seconds: float | None) -> bool:
+        """Wait until a look is wanted, or for so long; return which it was."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wanted.wait()
+        return self._wanted.is_set()
+
+    def _open_due(self, state: SambaState) -> None:
+        """Open every recovery mount that is due; nothing is waited for, and nothing recorded."""
+        for copy, known in self._known(state):
+            if Step.OPEN in steps(copy, known):
+                try:
+                    follow.open_mount(self._present(), copy)
+                except RvssError as exc:
+                    _logger.error("[%s] %s cannot be opened: %s", copy.share, copy.id, exc)
+
+    def _known(self, state: SambaState) -> Iterable[tuple[ShadowCopy, SambaCopy]]:
+        for known in state.copies:
+            copy = self._pending.get(known.path)
+            if copy is not None:
+                yield copy, known
+
+    # all else, in the order in which it was seen
+
+    async def _keep_following(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                if self._state is not None:
+                    await self._follow(self._state)
+            except Exception:
+                _logger.exception("cannot follow Samba's shadow copy sets")
+
+    async def _follow(self, state: SambaState) -> None:
+        shown: list[tuple[ShadowCopy, bool]] = []
+        seals: list[ShadowCopy] = []
+        for copy, known in list(self._known(state)):
+            due = steps(copy, known)
+            try:
+                current = await self._record(copy, known, due) if due else copy
+            except RvssError as exc:
+                _logger.error("[%s] %s: %s", copy.share, copy.id, exc)
+                continue
+            if current is None:
+                continue
+            if copy.path in self._pending:
+                self._pending[copy.path] = current
+            closed = current.phase is not Phase.OPEN or Step.SEAL in due
+            if known.is_exposed and self._amended.get(copy.id) is not closed:
+                shown.append((current, closed))
+            if Step.SEAL in due:
+                seals.append(replace(current, state=known.state))
+        await self._amend({copy.exposed_share: closed for copy, closed in shown})
+        self._amended.update((copy.id, closed) for copy, closed in shown)
+        for copy in seals:
+            self._sealer.begin(copy)
+        for copy, _ in list(self._known(state)):
+            self._drop_if_done(copy)
+
+    async def _record(
+        self, copy: ShadowCopy, known: SambaCopy, due: tuple[Step, ...]
+    ) -> ShadowCopy | None:
+        return await in_thread(_record, self._present(), copy, known, due)
+
+    async def _amend(self, shares: dict[str, bool]) -> None:
+        """Amend exposed shares; wait for it for a moment only, because the kernel seals."""
+        if not shares:
+            return
+        task = asyncio.ensure_future(in_thread(exposed.amend, self._present(), shares))
+        task.add_done_callback(_report)
+        done, _ = await asyncio.wait([task], timeout=_AMEND_SECONDS)
+        if not done:
+            _logger.warning("Samba's registry is slow to take the changed shares")
+
+    def _on_sealed(self, copy: ShadowCopy) -> None:
+        if copy.path in self._pending:
+            self._pending[copy.path] = copy
+            self._drop_if_done(copy)
+
+    def _drop_if_done(self, copy: ShadowCopy) -> None:
+        """Stop following a copy that Samba will not change any more."""
+        done = copy.phase is Phase.SEALED and copy.state is SetState.RECOVERED
+        if done and self._amended.get(copy.id):
+            self._drop(copy)
+
+    def _drop(self, copy: ShadowCopy) -> None:
+        self._pending.pop(copy.path, None)
+        self._amended.pop(copy.id, None)
+
+
+def _record(
+    instance: Instance, copy: ShadowCopy, known: SambaCopy, due: tuple[Step, ...]
+) -> ShadowCopy | None:
+    """Record what was learned of a copy and what was opened; None if it is being removed."""
+    current: ShadowCopy | None = copy
+    if Step.LEARN in due:
+        current = follow.learn(instance, copy, known)
+    if Step.OPEN in due and current is not None:
+        current = follow.record_open(instance, current)
+    return current
+
+
+def _report(task: "asyncio.Future[None]") -> None:
+    """Log why exposed shares could not be amended: Samba's manners suffer, no promise does."""
+    exc = None if task.cancelled() else task.exception()
+    if isinstance(exc, RvssError):
+        _logger.error("cannot amend exposed shares: %s", exc)
+    elif exc is not None:
+        _logger.error("cannot amend exposed shares", exc_info=exc)

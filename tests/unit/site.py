@@ -1,0 +1,164 @@
+"""An instance's files, real ones, on which nothing runs: for tests of reconciling."""
+
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import tdb
+
+from samba_rvss.clock import now
+from samba_rvss.copies.instance import Instance
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Image, Inventory, Mark, Nested, Phase, SetState, Volume
+from samba_rvss.mounts import Mounts
+from samba_rvss.reconcile.observation import Observation, Sources, observe
+from samba_rvss.samba import conf
+from samba_rvss.samba.process import SambaProcess
+from tests.unit.values import COPY_ID, SET, SHARE_PATH, copy_of, image_of, share_of
+
+SHARE = share_of(COPY_ID)
+
+
+class Shelf:
+    """A file system that holds the images that a test says, and does nothing.
+
+    Args:
+        inventory: what is on it.
+    """
+
+    name = "btrfs"
+    nested_mounts = ""
+
+    def __init__(self, inventory: Callable[[], Inventory]) -> None:
+        self._inventory = inventory
+
+    def inventory(self) -> Inventory:
+        """See `samba_rvss.providers.Provider`."""
+        return self._inventory()
+
+    def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(path)
+
+    def create(self, mark: Mark) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(mark)
+
+    def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(image)
+
+    def seal(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(image)
+
+    def settle(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(image)
+
+    def destroy(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(image)
+
+
+class Site:
+    """One instance's files; nothing runs.
+
+    Args:
+        directory: an empty one.
+        samba: where python-samba runs.
+        images: what is on its file systems.
+    """
+
+    def __init__(self, directory: Path, samba: SambaProcess, *images: Image) -> None:
+        self.samba = samba
+        self.directory = directory
+        for name in ("lock", "state", "cache", "private", "run", "rvss"):
+            (directory / name).mkdir()
+        file = directory / "smb.conf"
+        file.write_text(
+            "[global]\n"
+            f"    lock directory = {directory}/lock\n"
+            f"    state directory = {directory}/state\n"
+            f"    cache directory = {directory}/cache\n"
+            f"    private dir = {directory}/private\n"
+            f"    rvss:run directory = {directory}/run\n"
+            f"    rvss:state directory = {directory}/rvss\n"
+            "    registry shares = yes\n"
+            "    include = registry\n"
+        )
+        self.config = samba.call(conf.load, str(file))
+        self.ledger = Ledger(self.config.ledger)
+        self.images = images
+        self.failure: Exception | None = None
+        self.path = f"{directory}/run/exposed/vms/a"
+        self.copy = replace(
+            copy_of("a", Phase.SEALED, created=now() - timedelta(days=30)),
+            path=self.path,
+            set_id=SET,
+            copy_id=COPY_ID,
+            exposed_share=SHARE,
+            state=SetState.RECOVERED,
+        )
+
+    def seal_copy(self) -> None:
+        """Put one sealed copy there, that a recovered set has."""
+        self.ledger.add(self.copy, "create")
+        self.images = (image_of("a", self.copy.created),)
+        self.store()
+
+    def records(self) -> dict[bytes, bytes]:
+        """Return srv_fss.tdb as Samba writes it."""
+
+        def text(value: str) -> bytes:
+            return value.encode() + b"\0"
+
+        def aligned(data: bytes, *words: int) -> bytes:
+            return data + bytes(-len(data) % 4) + struct.pack(f"<{len(words)}I", *words)
+
+        top = f"sc_set/{SET}"
+        copy = text(COPY_ID) + text(SHARE_PATH) + text(self.path)
+        smap = text("VMs") + text(SHARE) + text("")
+        return {
+            b"db_version\0": struct.pack("<I", 1),
+            b"sc_set_count\0": struct.pack("<I", 1),
+            text(top): aligned(text(SET), 5, 0, 1),
+            text(f"{top}/sc/{COPY_ID}"): aligned(copy, 1709251199, 1),
+            text(f"{top}/sc/{COPY_ID}/smap/{SHARE}"): aligned(smap, 1),
+        }
+
+    def store(self, records: dict[bytes, bytes] | None = None) -> None:
+        """Write srv_fss.tdb as Samba does."""
+        path = self.config.fss_state
+        database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            database.clear()
+            database.transaction_start()
+            for key, value in (self.records() if records is None else records).items():
+                database.store(key, value)
+            database.transaction_commit()
+        finally:
+            database.close()
+
+    def inventory(self) -> Inventory:
+        """Return what is on the file systems; fail if they are said to."""
+        if self.failure is not None:
+            raise self.failure
+        return Inventory(file_systems=frozenset({"fs"}), images=self.images)
+
+    def instance(self, inventory: Callable[[], Inventory] | None = None) -> Instance:
+        """Return the instance, on a file system that holds what this says instead, if anything."""
+        return Instance(
+            config=self.config,
+            ledger=self.ledger,
+            mounts=Mounts(self.config.run_directory),
+            providers=(Shelf(inventory or self.inventory),),
+            samba=self.samba,
+        )
+
+    def observe(self, *, starting: bool = False) -> Observation:
+        """Look at everything."""
+        return observe(Sources(instance=self.instance(), starting=starting))
