@@ -48,7 +48,7 @@ class RvssError(Exception):
         self.message = message
         self.hint = hint
 
-    def __reduce__(self) -> tuple[type["RvssError"], tuple[Problem, str, str]]:
+    def __reduce__(self) -> tuple[type["RvssError"], tuple[object, ...]]:
         return (RvssError, (self.problem, self.message, self.hint))
 
     def __str__(self) -> str:

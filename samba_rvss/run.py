@@ -23,6 +23,42 @@ _abandoned: list["subprocess.Popen[str]"] = []
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+class ToolError(RvssError):
+    """A program that failed: what was run, how it ended and what it said.
+
+    Attributes:
+        argv: the program's absolute path and its arguments.
+        status: its exit status, negative for the signal that ended it; None if it did not end in
+            time, and nothing is known of what it printed then.
+        stdout: all that it printed.
+        stderr: all that it complained of.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], status: int | None, stdout: str, stderr: str, how: str
+    ) -> None:
+        """Make the error.
+
+        Args:
+            argv: see the attributes, as for all but the last.
+            how: how it ended, which the message says after what was run.
+        """
+        super().__init__(Problem.TOOL, f"{' '.join(argv)} {how}")
+        self.argv = tuple(argv)
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+        self._how = how
+
+    def __reduce__(self) -> tuple[type["ToolError"], tuple[object, ...]]:
+        return (ToolError, (self.argv, self.status, self.stdout, self.stderr, self._how))
+
+    @property
+    def said(self) -> str:
+        """What it complained of, or else what it printed, as one line."""
+        return _said(self.stdout, self.stderr)
+
+
 @cache
 def tool(name: str) -> str:
     """Return the absolute path of a program, looked up once on a fixed search path.
@@ -60,10 +96,10 @@ def run(
         allow: exit statuses that are not failures.
 
     Raises:
-        RvssError: MISSING, or TOOL with argv, exit status and standard error.
+        RvssError: MISSING if there is no such program.
+        ToolError: if it did not end in time, or with a status that is a failure.
     """
     words = [argv[0] if "/" in argv[0] else tool(argv[0]), *argv[1:]]
-    shown = " ".join(words)
     _reap_abandoned()
     process = subprocess.Popen(
         words,
@@ -82,17 +118,19 @@ def run(
         ended = (
             "and was killed" if _kill(process) else "and cannot be killed: it waits for a device"
         )
-        raise RvssError(Problem.TOOL, f"{shown} did not end within {timeout:g} s {ended}") from exc
+        raise ToolError(words, None, "", "", f"did not end within {timeout:g} s {ended}") from exc
     except BaseException:
         _kill(process)
         raise
     if process.returncode not in allow:
-        said = " ".join(err.split()) or " ".join(out.split()) or "nothing"
-        raise RvssError(
-            Problem.TOOL, f"{shown} ended with status {process.returncode} and said: {said}"
-        )
-    _logger.debug("%s: %d", shown, process.returncode)
+        how = f"ended with status {process.returncode} and said: {_said(out, err)}"
+        raise ToolError(words, process.returncode, out, err, how)
+    _logger.debug("%s: %d", " ".join(words), process.returncode)
     return out
+
+
+def _said(stdout: str, stderr: str) -> str:
+    return " ".join(stderr.split()) or " ".join(stdout.split()) or "nothing"
 
 
 def _kill(process: subprocess.Popen[str]) -> bool:

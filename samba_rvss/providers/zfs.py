@@ -365,8 +365,8 @@ def _write_out(dataset: str) -> None:
 def _make_home(home: str) -> None:
     try:
         zfs("create", *options(CONTAINER), home)
-    except RvssError as exc:
-        if "already exists" not in exc.message:  # another request has made it just now
+    except RvssError:
+        if not tree.exists(home):  # another request may have made it just now
             raise
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.run import run
+from samba_rvss.run import ToolError, run
 
 SECONDS = 45.0
 
@@ -40,11 +40,10 @@ def zfs(*words: str) -> str:
     """
     try:
         return run(["zfs", *words], timeout=SECONDS)
-    except RvssError as exc:
-        said = exc.message.partition(" and said: ")[2]
-        if exc.problem is not Problem.TOOL or not said:
+    except ToolError as exc:
+        if exc.status is None:
             raise
-        raise problem(said) from exc
+        raise problem(exc.said) from exc
 
 
 def problem(said: str) -> RvssError:

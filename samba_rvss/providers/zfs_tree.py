@@ -49,18 +49,19 @@ def clones(top: str) -> list[Clone]:
 
 def snapshot(volume: Volume, image: str) -> str:
     """Return an image's outermost snapshot, whatever its dataset is called now, or nothing."""
-    if _exists(f"{volume.name}@rvss-{image}"):
+    if exists(f"{volume.name}@rvss-{image}"):
         return f"{volume.name}@rvss-{image}"
     words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", volume.file_system)
     for name, found in table(*words, columns=2):
-        if found == guid(volume) and _exists(f"{name}@rvss-{image}"):
+        if found == guid(volume) and exists(f"{name}@rvss-{image}"):
             return f"{name}@rvss-{image}"
     return ""
 
 
-def _exists(snapshot: str) -> bool:
+def exists(name: str) -> bool:
+    """Return whether there is a dataset or snapshot of a name."""
     try:
-        zfs("list", "-H", "-t", "snapshot", "-o", "name", snapshot)
+        zfs("list", "-H", "-t", "filesystem,volume,snapshot", "-o", "name", name)
     except RvssError as exc:
         if exc.problem is Problem.NOT_FOUND:
             return False

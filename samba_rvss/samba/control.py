@@ -13,7 +13,7 @@ from contextlib import suppress
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Worker
-from samba_rvss.run import run
+from samba_rvss.run import ToolError, run
 
 WORKER = "rpcd_fsrvp"
 
@@ -162,7 +162,7 @@ def _smbcontrol(configfile: str, destination: str, *message: str) -> str | None:
         )
     except RvssError as exc:
         # source3/utils/smbcontrol.c, parse_dest()
-        if "Can't find pid" in exc.message:
+        if isinstance(exc, ToolError) and "Can't find pid" in exc.said:
             return None
         raise RvssError(
             Problem.SAMBA, f"{destination} does not take '{' '.join(message)}'", str(exc)

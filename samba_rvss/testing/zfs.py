@@ -17,8 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from samba_rvss import kernel
-from samba_rvss.errors import RvssError
-from samba_rvss.run import run
+from samba_rvss.run import ToolError, run
 from samba_rvss.testing.undoing import Undoing
 
 _SECONDS = 60.0
@@ -215,8 +214,8 @@ class LoopZfs(Undoing):
             try:
                 zfs("destroy", "-R", "-f", self.dataset)
                 return
-            except RvssError as exc:
-                if "busy" not in exc.message or time.monotonic() > deadline:
+            except ToolError as exc:
+                if "busy" not in exc.stderr or time.monotonic() > deadline:
                     raise
             time.sleep(0.2)  # what was unmounted just now lets go a moment later
 

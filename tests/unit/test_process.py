@@ -17,6 +17,7 @@ import tdb
 
 import samba_rvss
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.run import ToolError, run
 from samba_rvss.samba import conf, process, registry
 from samba_rvss.samba.process import SambaProcess
 
@@ -90,6 +91,13 @@ def test_known_errors_keep_their_hint(samba: SambaProcess) -> None:
         "cannot read /no/such/smb.conf",
         "name another file with -s",
     )
+    assert samba.call(os.getpid) == samba.pid
+
+
+def test_failures_of_programs_keep_their_fields(samba: SambaProcess) -> None:
+    with pytest.raises(ToolError, match="ended with status 1 and said: nothing") as caught:
+        samba.call(run, ["false"], timeout=10.0)
+    assert (caught.value.problem, caught.value.status) == (Problem.TOOL, 1)
     assert samba.call(os.getpid) == samba.pid
 
 

@@ -3,12 +3,13 @@
 import os
 import signal
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.run import environment, run, tool
+from samba_rvss.run import ToolError, environment, run, tool
 
 
 def _gone(pid: int) -> bool:
@@ -32,6 +33,16 @@ def _program(directory: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return str(path)
+
+
+def _sent(error: ToolError) -> ToolError:
+    """Return an error as another process gets it."""
+    receiver, sender = Pipe(duplex=False)
+    with receiver, sender:
+        sender.send(error)
+        received = receiver.recv()
+    assert isinstance(received, ToolError)
+    return received
 
 
 def test_output() -> None:
@@ -68,22 +79,47 @@ def test_standard_input_is_empty() -> None:
 
 def test_failure_tells_argv_status_and_standard_error(tmp_path: Path) -> None:
     program = _program(tmp_path, "echo some output; echo no such pool >&2; exit 3")
-    with pytest.raises(RvssError) as caught:
+    with pytest.raises(ToolError) as caught:
         run([program, "tank"], timeout=5)
-    assert caught.value.problem is Problem.TOOL
-    assert caught.value.message == f"{program} tank ended with status 3 and said: no such pool"
+    error = caught.value
+    assert error.problem is Problem.TOOL
+    assert error.message == f"{program} tank ended with status 3 and said: no such pool"
+    assert (error.argv, error.status) == ((program, "tank"), 3)
+    assert (error.stdout, error.stderr) == ("some output\n", "no such pool\n")
+    assert error.said == "no such pool"
 
 
 def test_failure_without_standard_error_tells_the_output(tmp_path: Path) -> None:
-    with pytest.raises(RvssError, match=r"said: only this$"):
+    with pytest.raises(ToolError, match=r"said: only this$") as caught:
         run([_program(tmp_path, "echo only this; exit 1")], timeout=5)
+    assert (caught.value.said, caught.value.stderr) == ("only this", "")
     with pytest.raises(RvssError, match=r"said: nothing$"):
         run(["false"], timeout=5)
 
 
 def test_death_by_signal_is_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(RvssError, match="status -9"):
+    with pytest.raises(ToolError, match="status -9") as caught:
         run([_program(tmp_path, "kill -KILL $$")], timeout=5)
+    assert caught.value.status == -9
+
+
+def test_failure_that_names_itself_like_our_sentence(tmp_path: Path) -> None:
+    """What was run and what it said are kept apart, whatever they are."""
+    program = _program(tmp_path, "echo 'and said: no' >&2; exit 1")
+    with pytest.raises(ToolError) as caught:
+        run([program, "tank and said: yes"], timeout=5)
+    assert caught.value.argv[1:] == ("tank and said: yes",)
+    assert caught.value.said == "and said: no"
+
+
+def test_failure_passes_between_processes(tmp_path: Path) -> None:
+    with pytest.raises(ToolError) as caught:
+        run([_program(tmp_path, r"printf '\377'; echo no >&2; exit 3"), "tank"], timeout=5)
+    error = caught.value
+    copy = _sent(error)
+    assert (copy.problem, copy.message, copy.hint) == (error.problem, error.message, error.hint)
+    assert (copy.argv, copy.status) == (error.argv, 3)
+    assert (copy.stdout, copy.stderr, copy.said) == ("\udcff", "no\n", "no")
 
 
 def test_allowed_statuses(tmp_path: Path) -> None:
@@ -111,9 +147,11 @@ def test_timeout_kills_the_program_and_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     program = _program(tmp_path, f"sleep 300 & echo $$ $! >{pids}; wait")
     started = time.monotonic()
-    with pytest.raises(RvssError, match=r"did not end within 0\.5 s and was killed") as caught:
+    with pytest.raises(ToolError, match=r"did not end within 0\.5 s and was killed") as caught:
         run([program], timeout=0.5)
     assert caught.value.problem is Problem.TOOL
+    assert (caught.value.argv, caught.value.status) == ((program,), None)
+    assert _sent(caught.value).status is None
     assert time.monotonic() - started < 5
     for pid in pids.read_text().split():
         _wait_until_gone(int(pid))
