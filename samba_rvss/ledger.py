@@ -22,7 +22,7 @@ from samba_rvss.model import Event, Moment, Phase, SetState, ShadowCopy, Volume
 
 _logger = logging.getLogger(__name__)
 
-_VERSION = 2
+_VERSION = 3
 _VERSION_1 = """
 CREATE TABLE copies (
     id TEXT PRIMARY KEY, share TEXT NOT NULL, share_path TEXT NOT NULL,
@@ -49,9 +49,16 @@ CREATE TABLE findings (
     name TEXT PRIMARY KEY, boot TEXT NOT NULL, since REAL NOT NULL
 ) STRICT;
 """
-_MIGRATIONS = (_VERSION_1, _VERSION_2)
+# Until then the column had the volume's key, which begins with its provider and file system.
+_VERSION_3 = """
+ALTER TABLE copies RENAME COLUMN volume_key TO volume_id;
+UPDATE copies SET volume_id = substr(volume_id, length(provider || ':' || file_system || ':') + 1)
+    WHERE substr(volume_id, 1, length(provider || ':' || file_system || ':'))
+        = provider || ':' || file_system || ':';
+"""
+_MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 _COLUMNS = (
-    "id, share, share_path, provider, file_system, volume_key, volume_name, directory, inode,"
+    "id, share, share_path, provider, file_system, volume_id, volume_name, directory, inode,"
     " created, phase, path, previous_path, uid, set_id, copy_id, context, exposed_share,"
     " state, boot, since"
 )
@@ -153,7 +160,7 @@ class Ledger:
             copy.share_path,
             volume.provider,
             volume.file_system,
-            volume.key,
+            volume.id,
             volume.name,
             volume.directory,
             str(volume.inode),
@@ -420,13 +427,13 @@ def _plain(value: object) -> object:
 
 @lru_cache
 def _volume(
-    provider: str, file_system: str, key: str, name: str, directory: str, inode: str
+    provider: str, file_system: str, own: str, name: str, directory: str, inode: str
 ) -> Volume:
     """Return a volume; of many copies there are few."""
     return Volume(
         provider=provider,
         file_system=file_system,
-        key=key,
+        id=own,
         name=name,
         directory=directory,
         inode=int(inode),

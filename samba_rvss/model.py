@@ -83,7 +83,8 @@ class Volume:
     Attributes:
         provider: name of the provider that knows it.
         file_system: stable identity of the file system or pool.
-        key: identity of the volume; requests for one key run one at a time.
+        id: the volume's own identity in it, as text: a subvolume's id, a dataset's guid; empty
+            where the first marks on ZFS had none.
         name: the volume as an administrator knows it (subvolume path, dataset).
         directory: the share's directory inside the volume, relative; empty for its root.
         inode: inode number of that directory, the same in every image of the volume.
@@ -91,10 +92,15 @@ class Volume:
 
     provider: str
     file_system: str
-    key: str
+    id: str
     name: str
     directory: str
     inode: int
+
+    @property
+    def key(self) -> str:
+        """The whole identity as one word, for locks and for what is shown: nobody parses it."""
+        return f"{self.provider}:{self.file_system}:{self.id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 from samba_rvss.cli import output
 from samba_rvss.cli.common import Verbs, configuration, ledger, the_copy
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Context, Event
+from samba_rvss.model import Context, Event, Volume
 
 
 def register(verbs: Verbs) -> None:
@@ -94,6 +94,8 @@ def as_data(value: object) -> Any:
     """Return a value of the model as JSON has it."""
     if dataclasses.is_dataclass(value):
         names = [entry.name for entry in dataclasses.fields(value)]
+        if isinstance(value, Volume):
+            names = ["key" if name == "id" else name for name in names]  # its id is in its key
         return {name: as_data(getattr(value, name)) for name in names}
     if isinstance(value, Enum):
         return value.value

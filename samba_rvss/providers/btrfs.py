@@ -134,7 +134,7 @@ class Btrfs:
         return Volume(
             provider=self.name,
             file_system=file_system,
-            key=f"btrfs:{file_system}:{tree}",
+            id=str(tree),
             name=name or "/",
             directory=directory,
             inode=inode,
@@ -373,7 +373,7 @@ def _home(top: int, *, create: bool) -> int:
 
 def _subvolume(top: int, volume: Volume) -> int:
     """Open a volume's root below the top level, and make sure that it is the one."""
-    tree = int(volume.key.rpartition(":")[2])
+    tree = int(volume.id)
     path = btrfsutil.subvolume_path(top, tree) if tree != btrfs_ioctl.FS_TREE_OBJECTID else "."
     fd = kernel.openat2(top, path, _READ, _BENEATH | kernel.RESOLVE_NO_XDEV)
     if btrfs_ioctl.lookup(fd)[0] != tree:
@@ -413,8 +413,7 @@ def _nested(fd: int, directory: str) -> Iterator[str]:
 
 def _shows_home(volume: Volume) -> bool:
     """Return whether a share is the very directory that our own subvolume is in."""
-    is_top = volume.key.endswith(f":{btrfs_ioctl.FS_TREE_OBJECTID}")
-    return is_top and not volume.directory
+    return volume.id == str(btrfs_ioctl.FS_TREE_OBJECTID) and not volume.directory
 
 
 def _take(source: int, container: int, inner: list[str], *, shows_home: bool) -> None:

@@ -1,11 +1,14 @@
 """A mark as text: what every image bears, of whichever file system.
 
-A mark of a later form, or of another instance, is somebody else's and is left alone.
+A mark of a later version, or of another instance, is somebody else's and is left alone. The
+version is for what an older daemon must not touch: a new fact is a field that may be missing, and
+what an older one reads stays.
 """
 
 import json
 import logging
 from datetime import datetime
+from typing import Any
 
 from samba_rvss.model import Mark, Nested, Volume
 
@@ -16,7 +19,7 @@ def encode(mark: Mark, instance: str) -> str:
     """Return a mark as ASCII text without line breaks and tabs.
 
     Args:
-        mark: its volume's key must be ``provider:file system:identity``.
+        mark: what is to be known of the image.
         instance: what tells this instance's images from another's.
     """
     volume = mark.volume
@@ -27,7 +30,10 @@ def encode(mark: Mark, instance: str) -> str:
             "id": mark.id,
             "share": mark.share,
             "share_path": mark.share_path,
-            "key": volume.key,
+            "key": volume.key,  # all that older daemons read of the volume's identity
+            "provider": volume.provider,
+            "file_system": volume.file_system,
+            "volume_id": volume.id,
             "name": volume.name,
             "directory": volume.directory,
             "inode": volume.inode,
@@ -43,21 +49,18 @@ def decode(raw: str | bytes, instance: str, provider: str) -> Mark | None:
         data = json.loads(raw)
         if data["version"] != 1 or data["instance"] != instance:
             return None
-        name = data["name"]
-        # The first marks on ZFS had no key: their dataset is known by its name alone.
-        key = data.get("key") or f"{provider}:{name.partition('/')[0]}:"
-        kind, _, rest = key.partition(":")
+        kind, file_system, own = _identity(data, provider)
         if kind != provider:
-            raise ValueError(key)
+            raise ValueError(kind)
         return Mark(
             id=data["id"],
             share=data["share"],
             share_path=data["share_path"],
             volume=Volume(
                 provider=provider,
-                file_system=rest.rpartition(":")[0],
-                key=key,
-                name=name,
+                file_system=file_system,
+                id=own,
+                name=data["name"],
                 directory=data["directory"],
                 inode=data["inode"],
             ),
@@ -67,3 +70,26 @@ def decode(raw: str | bytes, instance: str, provider: str) -> Mark | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         _logger.warning("an image's mark cannot be read and is left alone: %r", raw[:200])
         return None
+
+
+def _identity(data: dict[str, Any], provider: str) -> tuple[str, str, str]:
+    """Return which provider a mark names, and its volume's file system and own id."""
+    if "volume_id" not in data:
+        return _identity_of_old_form(data, provider)
+    found = (data["provider"], data["file_system"], data["volume_id"])
+    if not all(isinstance(word, str) for word in found):
+        raise TypeError(found)
+    return found
+
+
+def _identity_of_old_form(data: dict[str, Any], provider: str) -> tuple[str, str, str]:
+    """Read what there was before: a key of all three, ``provider:file system:id``.
+
+    A pool's name may have colons in it, the others have none. The first marks on ZFS had not even
+    a key: their dataset is known by its name alone.
+    """
+    name = data["name"]
+    key = data.get("key") or f"{provider}:{name.partition('/')[0]}:"
+    kind, _, rest = key.partition(":")
+    file_system, _, own = rest.rpartition(":")
+    return kind, file_system, own

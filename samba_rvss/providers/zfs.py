@@ -81,7 +81,7 @@ class Zfs:
         volume = Volume(
             provider=self.name,
             file_system=pool,
-            key=f"zfs:{pool}:{guid}",
+            id=guid,
             name=dataset,
             directory="" if directory == "." else directory,
             inode=os.fstat(fd).st_ino,
@@ -126,7 +126,7 @@ class Zfs:
         # The snapshots are there: what these names mean now is what was snapshotted.
         wanted = _origin_properties(list(datasets))
         guid = wanted[volume.name].pop("guid")
-        if guid != (tree.guid(volume) or guid):
+        if guid != (volume.id or guid):  # it has none if its mark is of the first form
             raise RvssError(
                 Problem.BAD_PATH, f"{volume.name} is not the dataset that was checked", "try again"
             )

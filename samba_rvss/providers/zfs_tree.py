@@ -21,11 +21,6 @@ class Clone:
     origin: str
 
 
-def guid(volume: Volume) -> str:
-    """Return the guid of a volume's dataset; nothing if its mark is of the form without one."""
-    return volume.key.rpartition(":")[2]
-
-
 def clone_name(volume: Volume, image: str) -> str:
     """Return the name of an image's outermost clone."""
     return f"{volume.file_system}/{HOME}/{image}"
@@ -53,7 +48,7 @@ def snapshot(volume: Volume, image: str) -> str:
         return f"{volume.name}@rvss-{image}"
     words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", volume.file_system)
     for name, found in table(*words, columns=2):
-        if found == guid(volume) and exists(f"{name}@rvss-{image}"):
+        if found == volume.id and exists(f"{name}@rvss-{image}"):
             return f"{name}@rvss-{image}"
     return ""
 

@@ -24,9 +24,7 @@ EXPOSED = "/run/samba-rvss/exposed/"
 SHARE_PATH = "/srv/vms"
 SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
 COPY_ID = "0f0e0d0c-0b0a-0908-0706-050403020100"
-VOLUME = Volume(
-    provider="btrfs", file_system="fs", key="btrfs:fs:256", name="vms", directory="", inode=256
-)
+VOLUME = Volume(provider="btrfs", file_system="fs", id="256", name="vms", directory="", inode=256)
 OPTIONS = Options(recovery_timeout=1800, maximum_age=72 * 3600, grace=300, commit_deadline=50)
 # What an smb.conf without shares, and without any option of ours, says.
 CONFIG = Config(
