@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -40,6 +41,10 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_NO_XDEV = 0x01
+BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+"""To stay inside a directory, for `openat2`."""
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+"""To open a directory itself, never what a link means."""
 _SYS_openat2 = 437  # the same number on every architecture
 
 # linux/sched.h, linux/mount.h
@@ -85,6 +90,15 @@ def _checked(result: int, name: str | int | None = None) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
     return result
+
+
+@contextmanager
+def opened(fd: int) -> Iterator[int]:
+    """Close a descriptor at the end of a block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def ioctl(fd: int, request: int, argument: ctypes.Array[ctypes.c_char], name: str = "") -> int:

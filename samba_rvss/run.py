@@ -20,7 +20,8 @@ _logger = logging.getLogger(__name__)
 _KILLED_SECONDS = 5.0
 _abandoned: list["subprocess.Popen[str]"] = []
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where programs are looked for, by us and by those that we run."""
 
 
 class ToolError(RvssError):
@@ -60,24 +61,28 @@ class ToolError(RvssError):
 
 
 @cache
-def tool(name: str) -> str:
+def tool(name: str, search: str = PATH) -> str:
     """Return the absolute path of a program, looked up once on a fixed search path.
+
+    Args:
+        name: the program.
+        search: the path, directories with colons between them.
 
     Raises:
         RvssError: MISSING if there is no such program.
     """
-    for directory in _PATH.split(":"):
+    for directory in search.split(":"):
         path = os.path.join(directory, name)
         if os.access(path, os.X_OK):
             return path
     raise RvssError(
-        Problem.MISSING, f"the program {name} is not installed", f"install it into {_PATH}"
+        Problem.MISSING, f"the program {name} is not installed", f"install it into {search}"
     )
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment that programs get: nothing is inherited."""
-    return {"PATH": _PATH, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(extra or {})}
+    return {"PATH": PATH, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(extra or {})}
 
 
 def run(

@@ -12,6 +12,7 @@ from samba_rvss.ledger import Ledger
 from samba_rvss.model import Inventory, Volume
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
+from samba_rvss.providers.inventory import of_all
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.process import Caller
 
@@ -69,8 +70,4 @@ class Instance:
 
     def inventory(self) -> Inventory:
         """List this instance's images on every mounted file system, of every kind."""
-        found = [provider.inventory() for provider in self.providers]
-        return Inventory(
-            file_systems=frozenset[str]().union(*(part.file_systems for part in found)),
-            images=tuple(image for part in found for image in part.images),
-        )
+        return of_all(self.providers)

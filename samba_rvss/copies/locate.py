@@ -5,7 +5,7 @@ sentence.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from samba_rvss import kernel
@@ -78,8 +78,8 @@ def locate(
             if volume is not None:
                 _require_utf8(volume, path)
                 if thorough:
-                    included = share.nested is Nested.INCLUDE and provider.nested_mounts
-                    _refuse_mounts(path, included or "")
+                    include = share.nested is Nested.INCLUDE
+                    _refuse_mounts(path, provider.includes if include else lambda mount: False)
                 return Target(share=share, volume=volume)
     finally:
         os.close(fd)
@@ -90,15 +90,15 @@ def locate(
     )
 
 
-def _refuse_mounts(path: str, included: str) -> None:
-    """Refuse file systems mounted below a share, but for one type (MS-FSRVP 3.1.4.9)."""
+def _refuse_mounts(path: str, is_included: Callable[[kernel.MountInfo], bool]) -> None:
+    """Refuse file systems mounted below a share, but for those included (MS-FSRVP 3.1.4.9)."""
     needle = b" " + kernel.escape_mount_path(path.rstrip("/")) + b"/"
     raw = kernel.read_mountinfo()
     if needle not in raw:
         return
     for mount in kernel.mountinfo(raw):
         below = mount.target.startswith(f"{path.rstrip('/')}/")
-        if below and mount.kind != included:
+        if below and not is_included(mount):
             raise RvssError(
                 Problem.NESTED,
                 f"the {mount.kind} file system mounted at {mount.target} lies inside {path}"

@@ -8,6 +8,7 @@ volumes.
 
 from typing import Protocol
 
+from samba_rvss.kernel import MountInfo
 from samba_rvss.model import Inventory, Mark, Nested, Volume
 
 
@@ -15,8 +16,6 @@ class Provider(Protocol):
     """One file system's way to take, seal and remove images."""
 
     name: str
-    nested_mounts: str
-    """The type of mounts that ``rvss:nested = include`` captures; empty if it needs none."""
 
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """Find the volume that a directory sits in, and whether it can be snapshotted.
@@ -32,6 +31,13 @@ class Provider(Protocol):
 
         Raises:
             RvssError: NESTED, NO_SPACE, READ_ONLY, BAD_PATH, NOT_SUPPORTED or SYSTEM.
+        """
+
+    def includes(self, mount: MountInfo) -> bool:
+        """Return whether ``rvss:nested = include`` captures what is mounted below a share.
+
+        Args:
+            mount: a mount below the directory of a volume of this provider.
         """
 
     def create(self, mark: Mark) -> None:

@@ -1,8 +1,8 @@
 """The tuple of providers that the daemon and its commands offer."""
 
 from samba_rvss.providers import Provider
-from samba_rvss.providers.btrfs import Btrfs
-from samba_rvss.providers.zfs import Zfs
+from samba_rvss.providers.btrfs.provider import Btrfs
+from samba_rvss.providers.zfs.provider import Zfs
 
 
 def providers(run_directory: str) -> tuple[Provider, ...]:

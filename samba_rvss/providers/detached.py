@@ -5,7 +5,7 @@ import os
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 
-_HOW = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
+_HOW = kernel.BENEATH | kernel.RESOLVE_NO_XDEV
 
 
 def narrow(mount: int, directory: str, inode: int, image: str) -> int:

@@ -38,7 +38,7 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Mark, Nested, Phase, SetState, ShadowCopy, Volume
 from samba_rvss.mounts import Mounts
-from samba_rvss.providers.btrfs import Btrfs
+from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.reconcile.plan import plan
 from samba_rvss.samba import conf

@@ -30,12 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from samba_rvss import kernel
 from samba_rvss.model import Mark, Nested, Volume
-from samba_rvss.providers.zfs import Zfs
-from samba_rvss.providers.zfs_command import zfs
-from samba_rvss.providers.zfs_properties import COPIED, FIXED, MARK, options
-from samba_rvss.providers.zfs_tree import HOLD, HOME
+from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.properties import COPIED, FIXED, MARK, options
+from samba_rvss.providers.zfs.provider import Zfs
+from samba_rvss.providers.zfs.tree import HOLD, HOME
 from samba_rvss.run import run
 
+zfs = Command()
 POOL = "rvss-bench"
 SHARE = f"{POOL}/vms"
 DEVICE = "/dev/nbd0"

@@ -16,12 +16,14 @@ from samba_rvss import kernel
 from samba_rvss.model import Mark
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
-from samba_rvss.providers.btrfs import HOME, MARK, Btrfs
-from samba_rvss.providers.zfs import Zfs
-from samba_rvss.providers.zfs_command import table
-from samba_rvss.providers.zfs_properties import MARK as ZFS_MARK
-from samba_rvss.providers.zfs_tree import HOLD
-from samba_rvss.providers.zfs_tree import HOME as ZFS_HOME
+from samba_rvss.providers.btrfs.provider import Btrfs
+from samba_rvss.providers.home import MARK
+from samba_rvss.providers.home import NAME as HOME
+from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.properties import MARK as ZFS_MARK
+from samba_rvss.providers.zfs.provider import Zfs
+from samba_rvss.providers.zfs.tree import HOLD
+from samba_rvss.providers.zfs.tree import HOME as ZFS_HOME
 from samba_rvss.run import run
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.plugin import require
@@ -290,7 +292,7 @@ class ZfsRig:
     def _datasets(self) -> dict[str, str]:
         """Return the datasets and their mount points, as they are in the pool."""
         words = ("list", "-H", "-t", "filesystem", "-r", "-o", "name,mountpoint", self._pool)
-        return dict(table(*words, columns=2))
+        return dict(Command().table(*words, columns=2))
 
     def dataset(self, path: Path) -> str:
         """Return the dataset that is mounted at a path."""

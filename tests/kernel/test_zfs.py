@@ -16,8 +16,8 @@ import pytest
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Mark, Nested
-from samba_rvss.providers.zfs_properties import COPIED, MARK
-from samba_rvss.providers.zfs_tree import HOLD, HOME
+from samba_rvss.providers.zfs.properties import COPIED, MARK
+from samba_rvss.providers.zfs.tree import HOLD, HOME
 from samba_rvss.run import run
 from tests.kernel.test_provider import mark_of, probe, seen, take
 

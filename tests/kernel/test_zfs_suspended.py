@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.providers import zfs_command
+from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.run import run
 from samba_rvss.testing.plugin import require
 from tests.kernel.conftest import ZfsRig
@@ -65,7 +66,7 @@ def fragile(rig_directory: Path) -> Iterator[Fragile]:
         yield fragile
 
 
-def test_suspended_pool(fragile: Fragile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suspended_pool(fragile: Fragile) -> None:
     """The first command meets it unawares, and is given up; the others do not even begin."""
     rig = fragile.rig
     share = rig.volume("vms")
@@ -75,10 +76,10 @@ def test_suspended_pool(fragile: Fragile, monkeypatch: pytest.MonkeyPatch) -> No
     rig.sync()
     fragile.break_device()
     (share / "more").write_bytes(os.urandom(4 * _MIB))
-    monkeypatch.setattr(zfs_command, "SECONDS", 4.0)
+    impatient = Zfs("one", Command(seconds=4.0))
     started = time.monotonic()
     with pytest.raises(RvssError):
-        rig.provider.create(mark)
+        impatient.create(mark)
     assert time.monotonic() - started < 60
     assert fragile.suspended()
     verbs: list[Callable[[], object]] = [

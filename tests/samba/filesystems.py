@@ -14,9 +14,9 @@ import pytest
 
 from samba_rvss import kernel
 from samba_rvss.providers import Provider
-from samba_rvss.providers.btrfs import Btrfs
-from samba_rvss.providers.zfs import Zfs
-from samba_rvss.providers.zfs_tree import HOME
+from samba_rvss.providers.btrfs.provider import Btrfs
+from samba_rvss.providers.zfs.provider import Zfs
+from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.zfs import LoopZfs, Pool, zfs

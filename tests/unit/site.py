@@ -11,6 +11,7 @@ import tdb
 
 from samba_rvss.clock import now
 from samba_rvss.copies.instance import Instance
+from samba_rvss.kernel import MountInfo
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Image, Inventory, Mark, Nested, Phase, SetState, Volume
 from samba_rvss.mounts import Mounts
@@ -30,7 +31,6 @@ class Shelf:
     """
 
     name = "btrfs"
-    nested_mounts = ""
 
     def __init__(self, inventory: Callable[[], Inventory]) -> None:
         self._inventory = inventory
@@ -42,6 +42,10 @@ class Shelf:
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(path)
+
+    def includes(self, mount: MountInfo) -> bool:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(mount)
 
     def create(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`."""

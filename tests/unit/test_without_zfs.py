@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from samba_rvss import run
 from samba_rvss.model import Inventory, Nested
 from samba_rvss.providers.all import providers
+from samba_rvss.providers.inventory import of_all
+from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.provider import Zfs
 
 
-def test_no_program_no_word(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(run, "_PATH", str(tmp_path))
-    run.tool.cache_clear()
-    (zfs,) = [provider for provider in providers("/run/x") if provider.name == "zfs"]
-    assert zfs.inventory() == Inventory(file_systems=frozenset(), images=())
+def test_no_program_no_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert "zfs" in [provider.name for provider in providers("/run/x")]
+    zfs = Zfs("/run/x", Command(search=str(tmp_path)))
+    nothing = Inventory(file_systems=frozenset(), images=())
+    assert zfs.inventory() == of_all([zfs]) == of_all([]) == nothing
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         assert zfs.probe(fd, str(tmp_path), Nested.REFUSE, thorough=True) is None

@@ -3,7 +3,7 @@
 import pytest
 
 from samba_rvss.errors import Problem
-from samba_rvss.providers.zfs_command import problem, rows
+from samba_rvss.providers.zfs.command import problem, rows
 
 SAID = {
     "cannot create snapshots : out of space": Problem.NO_SPACE,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Volume
-from samba_rvss.providers.zfs_command import is_read_only, table
+from samba_rvss.providers.zfs.command import Command
 
 _LONGEST_NAME = 255  # include/sys/fs/zfs.h, ZFS_MAX_DATASET_NAME_LEN less the NUL
 
@@ -26,30 +26,31 @@ def require_short(*names: str) -> None:
             )
 
 
-def require_room(fd: int, dataset: str, pool: str) -> None:
+def require_room(zfs: Command, fd: int, dataset: str, pool: str) -> None:
     """Refuse a pool that is full or read-only.
 
     Args:
+        zfs: zfs(8).
         fd: a directory of the dataset.
     """
     space = os.fstatvfs(fd)
-    if space.f_flag & os.ST_RDONLY and is_read_only(pool):
+    if space.f_flag & os.ST_RDONLY and zfs.is_read_only(pool):
         raise RvssError(
             Problem.READ_ONLY, f"the pool {pool} is imported read-only", "import it writable"
         )
     if space.f_bavail:
         return
     # A dataset that has reached its own quota can be snapshotted; its clone is not in it.
-    ((room,),) = table("list", "-H", "-p", "-o", "available", pool, columns=1)
+    ((room,),) = zfs.table("list", "-H", "-p", "-o", "available", pool, columns=1)
     if room == "0":
         raise RvssError(Problem.NO_SPACE, f"the pool of {dataset} has no room", "free some space")
 
 
-def refuse_unmounted(dataset: str, path: str) -> None:
+def refuse_unmounted(zfs: Command, dataset: str, path: str) -> None:
     """Refuse a share of which a dataset that is not mounted is a part."""
     words = ("list", "-H", "-p", "-t", "filesystem", "-r", "-o")
     columns = "name,mounted,canmount,keystatus,mountpoint"
-    for name, mounted, canmount, key, target in table(*words, columns, dataset, columns=5):
+    for name, mounted, canmount, key, target in zfs.table(*words, columns, dataset, columns=5):
         if mounted == "yes" or canmount != "on" or name == dataset:
             continue
         if f"{target}/".startswith(f"{path.rstrip('/')}/") or f"{path}/".startswith(

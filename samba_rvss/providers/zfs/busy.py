@@ -10,19 +10,20 @@ from contextlib import ExitStack, suppress
 
 from samba_rvss import kernel
 from samba_rvss.errors import RvssError
-from samba_rvss.providers.zfs_command import table
+from samba_rvss.providers.zfs.command import Command
 
-_BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
+_BENEATH = kernel.BENEATH | kernel.RESOLVE_NO_XDEV
 
 
-def holders(clones: Mapping[str, str], snapshots: Sequence[str]) -> list[str]:
+def holders(zfs: Command, clones: Mapping[str, str], snapshots: Sequence[str]) -> list[str]:
     """Return who works on an image, each as a few words with names and numbers.
 
     Args:
+        zfs: zfs(8).
         clones: the datasets of the image, with the directory in each that was mounted.
         snapshots: what they are clones of.
     """
-    found = [f"{name} is a clone of {origin}" for origin, name in _clones(snapshots, clones)]
+    found = [f"{name} is a clone of {origin}" for origin, name in _clones(zfs, snapshots, clones)]
     with ExitStack() as undo:
         roots = []
         for name, directory in clones.items():
@@ -42,10 +43,12 @@ def _pids() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
 
 
-def _clones(snapshots: Sequence[str], ours: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _clones(
+    zfs: Command, snapshots: Sequence[str], ours: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     for snapshot in snapshots:
         with suppress(RvssError):  # it is gone
-            for (names,) in table("get", "-H", "-o", "value", "clones", snapshot, columns=1):
+            for (names,) in zfs.table("get", "-H", "-o", "value", "clones", snapshot, columns=1):
                 for name in names.split(","):
                     if name not in (*ours, "-", ""):
                         yield snapshot, name

@@ -9,11 +9,10 @@ zfs_standard_error_fmt()).
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.run import ToolError, run
-
-SECONDS = 45.0
+from samba_rvss.run import PATH, ToolError, run, tool
 
 # Whole phrases: any single word may be the name of a dataset.
 _PHRASES = (
@@ -32,18 +31,55 @@ _PHRASES = (
 )
 
 
-def zfs(*words: str) -> str:
-    """Run zfs(8) and return what it prints.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """zfs(8): calling it runs it.
 
-    Raises:
-        RvssError: by what it said; TOOL if it did not end, MISSING if it is not installed.
+    Attributes:
+        search: where it is looked for, as `run.tool` takes it.
+        seconds: time limit of one run.
     """
-    try:
-        return run(["zfs", *words], timeout=SECONDS)
-    except ToolError as exc:
-        if exc.status is None:
-            raise
-        raise problem(exc.said) from exc
+
+    search: str = PATH
+    seconds: float = 45.0
+
+    def require(self) -> None:
+        """Do nothing if it is installed.
+
+        Raises:
+            RvssError: MISSING.
+        """
+        tool("zfs", self.search)
+
+    def __call__(self, *words: str) -> str:
+        """Run zfs(8) and return what it prints.
+
+        Raises:
+            RvssError: by what it said; TOOL if it did not end, MISSING if it is not installed.
+        """
+        try:
+            return run([tool("zfs", self.search), *words], timeout=self.seconds)
+        except ToolError as exc:
+            if exc.status is None:
+                raise
+            raise problem(exc.said) from exc
+
+    def table(self, *words: str, columns: int) -> list[list[str]]:
+        """Run zfs(8) with ``-H`` and return rows of fields; see `rows`.
+
+        Raises:
+            RvssError: as a call.
+        """
+        return rows(self(*words), columns)
+
+    def is_read_only(self, pool: str) -> bool:
+        """Return whether a pool is imported read-only.
+
+        Raises:
+            RvssError: TOOL or MISSING.
+        """
+        words = [tool("zpool", self.search), "get", "-H", "-o", "value", "readonly", pool]
+        return run(words, timeout=self.seconds).strip() == "on"
 
 
 def problem(said: str) -> RvssError:
@@ -53,15 +89,6 @@ def problem(said: str) -> RvssError:
         if re.search(pattern, said, re.IGNORECASE):
             return RvssError(code, said, hint)
     return RvssError(Problem.SYSTEM, said)
-
-
-def table(*words: str, columns: int) -> list[list[str]]:
-    """Run zfs(8) with ``-H`` and return rows of fields; see `rows`.
-
-    Raises:
-        RvssError: as `zfs`.
-    """
-    return rows(zfs(*words), columns)
 
 
 def rows(out: str, columns: int) -> list[list[str]]:
@@ -87,16 +114,6 @@ def doing(what: str) -> Iterator[None]:
         yield
     except RvssError as exc:
         raise RvssError(exc.problem, f"{what}: {exc.message}", exc.hint) from exc
-
-
-def is_read_only(pool: str) -> bool:
-    """Return whether a pool is imported read-only.
-
-    Raises:
-        RvssError: TOOL.
-    """
-    out = run(["zpool", "get", "-H", "-o", "value", "readonly", pool], timeout=SECONDS)
-    return out.strip() == "on"
 
 
 def require_healthy(pool: str) -> None:

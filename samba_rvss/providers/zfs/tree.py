@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Volume
-from samba_rvss.providers.zfs_command import table, zfs
+from samba_rvss.providers.zfs.command import Command
 
 HOME = "samba-rvss"
 HOLD = "samba-rvss"
@@ -26,15 +26,15 @@ def clone_name(volume: Volume, image: str) -> str:
     return f"{volume.file_system}/{HOME}/{image}"
 
 
-def clones(top: str) -> list[Clone]:
+def clones(zfs: Command, top: str) -> list[Clone]:
     """Return the clone of an image and what is in it; nothing if it does not exist.
 
     Raises:
-        RvssError: as `zfs_command.zfs`; so do the other functions.
+        RvssError: as a `Command` does; so do the other functions.
     """
     try:
         words = ("list", "-H", "-r", "-t", "filesystem,volume", "-o", "name,origin")
-        rows = table(*words, top, columns=2)
+        rows = zfs.table(*words, top, columns=2)
     except RvssError as exc:
         if exc.problem is Problem.NOT_FOUND:
             return []
@@ -42,18 +42,18 @@ def clones(top: str) -> list[Clone]:
     return [Clone(name=name, origin=origin) for name, origin in rows]
 
 
-def snapshot(volume: Volume, image: str) -> str:
+def snapshot(zfs: Command, volume: Volume, image: str) -> str:
     """Return an image's outermost snapshot, whatever its dataset is called now, or nothing."""
-    if exists(f"{volume.name}@rvss-{image}"):
+    if exists(zfs, f"{volume.name}@rvss-{image}"):
         return f"{volume.name}@rvss-{image}"
     words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", volume.file_system)
-    for name, found in table(*words, columns=2):
-        if found == volume.id and exists(f"{name}@rvss-{image}"):
+    for name, found in zfs.table(*words, columns=2):
+        if found == volume.id and exists(zfs, f"{name}@rvss-{image}"):
             return f"{name}@rvss-{image}"
     return ""
 
 
-def exists(name: str) -> bool:
+def exists(zfs: Command, name: str) -> bool:
     """Return whether there is a dataset or snapshot of a name."""
     try:
         zfs("list", "-H", "-t", "filesystem,volume,snapshot", "-o", "name", name)
@@ -64,28 +64,28 @@ def exists(name: str) -> bool:
     return True
 
 
-def destroy(clones: Sequence[Clone], snapshots: Sequence[str]) -> None:
+def destroy(zfs: Command, clones: Sequence[Clone], snapshots: Sequence[str]) -> None:
     """Destroy an image, its outermost snapshot last; what others hold stays as it is.
 
     Raises:
         RvssError: BUSY if somebody keeps a part of it, and what went before that is gone.
     """
     held = []
-    for name, tag, _ in table("holds", "-H", *snapshots, columns=3):
+    for name, tag, _ in zfs.table("holds", "-H", *snapshots, columns=3):
         if tag != HOLD:
             raise RvssError(
                 Problem.BUSY, f"somebody holds {name} as '{tag}'", f"zfs release '{tag}' it"
             )
         held.append(name)
     if clones:
-        _destroy_busy(clones[0].name)
+        _destroy_busy(zfs, clones[0].name)
     if held:
         zfs("release", HOLD, *held)
     for name in reversed(snapshots):
         zfs("destroy", name)
 
 
-def _destroy_busy(dataset: str) -> None:
+def _destroy_busy(zfs: Command, dataset: str) -> None:
     """Destroy a dataset with all in it, that may have been unmounted just now."""
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:

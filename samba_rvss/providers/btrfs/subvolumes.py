@@ -1,0 +1,107 @@
+"""Subvolumes and those nested in them, as descriptors and paths below them.
+
+All functions raise OSError for what a call refuses, and RvssError where they say so.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import btrfsutil
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Volume
+from samba_rvss.providers import home
+from samba_rvss.providers.btrfs import ioctl
+
+
+def beneath(fd: int, path: str) -> AbstractContextManager[int]:
+    """Open a directory below another, whichever subvolumes are on the way to it."""
+    return kernel.opened(kernel.openat2(fd, path, kernel.DIRECTORY, kernel.BENEATH))
+
+
+def volume_root(top: int, volume: Volume) -> int:
+    """Return a descriptor of a volume's root, which is the caller's.
+
+    Args:
+        top: the top level of its file system.
+
+    Raises:
+        RvssError: BAD_PATH if another subvolume is at its path by now.
+    """
+    tree = int(volume.id)
+    path = btrfsutil.subvolume_path(top, tree) if tree != ioctl.FS_TREE_OBJECTID else "."
+    fd = kernel.openat2(top, path, kernel.DIRECTORY, kernel.BENEATH | kernel.RESOLVE_NO_XDEV)
+    if ioctl.lookup(fd)[0] != tree:
+        os.close(fd)
+        raise RvssError(
+            Problem.BAD_PATH, f"the subvolume {volume.name} was moved just now", "try again"
+        )
+    return fd
+
+
+def nested(fd: int, directory: str) -> Iterator[str]:
+    """Yield the subvolumes below a directory of the one that a descriptor is in.
+
+    Parents come before what is inside them. Paths are relative to the subvolume; our own
+    images are left out. Beyond the first, the descriptor must be the subvolume's root.
+
+    Raises:
+        RvssError: BUSY if one is moved meanwhile.
+    """
+    inside = ioctl.children(fd)
+    if not inside:
+        return
+    tree, _ = ioctl.lookup(fd)
+    prefix = f"{directory}/" if directory else ""
+    for child, holder in inside:
+        _, parent = ioctl.lookup(fd, holder)
+        leaf = btrfsutil.subvolume_path(fd, child).rpartition("/")[2]
+        path = f"{parent}/{leaf}" if parent else leaf
+        if tree == ioctl.FS_TREE_OBJECTID and path == home.NAME:
+            continue
+        if not path.startswith(prefix):
+            continue
+        yield path
+        with beneath(fd, path) as inner:
+            if ioctl.lookup(inner)[0] != child:
+                raise RvssError(Problem.BUSY, f"{path} was moved just now", "try again")
+            for below in nested(inner, ""):
+                yield f"{path}/{below}"
+
+
+def is_read_only(root: int) -> bool:
+    """Return whether a subvolume is read-only, with all that are nested in it.
+
+    Raises:
+        RvssError: as `nested`.
+    """
+    read_only = ioctl.is_read_only(root)
+    for path in nested(root, ""):
+        with beneath(root, path) as part:
+            read_only = read_only and ioctl.is_read_only(part)
+    return read_only
+
+
+def destroy(parent: int, name: str) -> None:
+    """Delete a subvolume and those inside it; gone already is success.
+
+    Raises:
+        RvssError: as `nested`.
+    """
+    try:
+        fd = os.open(name, kernel.DIRECTORY, dir_fd=parent)
+    except FileNotFoundError:
+        return
+    with kernel.opened(fd):
+        inner = list(nested(fd, ""))
+        if inner:
+            for path in [".", *inner]:
+                with beneath(fd, path) as part:
+                    ioctl.set_read_only(part, read_only=False)
+        for path in reversed(inner):
+            holder, _, leaf = path.rpartition("/")
+            with beneath(fd, holder or ".") as within:
+                ioctl.delete_subvolume(within, leaf)
+    ioctl.delete_subvolume(parent, name)

@@ -1,0 +1,60 @@
+"""How the image of a volume is put together from snapshots, in a place of its own."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from samba_rvss import kernel
+from samba_rvss.model import Volume
+from samba_rvss.providers import home
+from samba_rvss.providers.btrfs import ioctl
+from samba_rvss.providers.btrfs.subvolumes import beneath
+
+IMAGE = "image"
+_MAKING = "making"
+
+
+def take(volume: Volume, source: int, place: int, inner: Sequence[str]) -> None:
+    """Snapshot a volume, durable on return.
+
+    Args:
+        volume: which one.
+        source: its root.
+        place: the directory in which the image is to be, under the name `IMAGE`.
+        inner: the nested subvolumes that belong to it, parents first.
+
+    Raises:
+        OSError: and something under another name may be left in the place.
+    """
+    shows_home = _shows_home(volume)
+    if not inner and not shows_home:
+        ioctl.snapshot(source, place, IMAGE, read_only=False)
+        return
+    ioctl.snapshot(source, place, _MAKING, read_only=False)
+    with kernel.opened(os.open(_MAKING, kernel.DIRECTORY, dir_fd=place)) as image:
+        if shows_home:
+            with _keeping_time(image), suppress(FileNotFoundError):
+                os.rmdir(home.NAME, dir_fd=image)  # the empty directory that stands for it
+        for path in inner:
+            holder, _, leaf = path.rpartition("/")
+            with (
+                beneath(source, path) as part,
+                beneath(image, holder or ".") as parent,
+                _keeping_time(parent),
+            ):
+                os.rmdir(leaf, dir_fd=parent)
+                ioctl.snapshot(part, parent, leaf, read_only=False)
+    os.rename(_MAKING, IMAGE, src_dir_fd=place, dst_dir_fd=place)
+    os.fsync(place)
+
+
+def _shows_home(volume: Volume) -> bool:
+    """Return whether a share is the very directory that our own subvolume is in."""
+    return volume.id == str(ioctl.FS_TREE_OBJECTID) and not volume.directory
+
+
+@contextmanager
+def _keeping_time(directory: int) -> Iterator[None]:
+    status = os.fstat(directory)
+    yield
+    os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,0 +1,173 @@
+"""The directory that a provider keeps its images in, where images are files and directories.
+
+    .samba-rvss             the home: root's, 0700
+      <id>/                 the place of an image, a directory with our mark in trusted.samba_rvss
+
+What is in a place is the provider's. The mark is there before anything else is, so whose it is can
+be told at any instant; what bears none, or another instance's, is left alone. Only root can write
+such an attribute.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Image, Mark
+from samba_rvss.providers.mark import decode, encode
+
+NAME = ".samba-rvss"
+MARK = "trusted.samba_rvss"
+
+
+class Home:
+    """One instance's images in an open home; `opened` makes it, and closes it.
+
+    Args:
+        fd: the home.
+        provider: the name of the provider whose images these are.
+        instance: what tells this instance's images from another's in the same home.
+    """
+
+    def __init__(self, fd: int, provider: str, instance: str) -> None:
+        self._fd = fd
+        self._provider = provider
+        self._instance = instance
+
+    def make(self, mark: Mark) -> int:
+        """Make an image's place, marked; return a descriptor of it, which is the caller's.
+
+        Leaves nothing behind when it fails.
+
+        Raises:
+            OSError: if it cannot be made; FileExistsError if it is there.
+        """
+        os.mkdir(mark.id, 0o700, dir_fd=self._fd)
+        with ExitStack() as undo:
+            undo.callback(os.rmdir, mark.id, dir_fd=self._fd)
+            place = self.open(mark.id)
+            undo.callback(os.close, place)
+            os.setxattr(place, MARK, encode(mark, self._instance).encode())
+            undo.pop_all()
+        return place
+
+    def open(self, image: str) -> int:
+        """Return a descriptor of an image's place, which is the caller's.
+
+        Raises:
+            OSError: FileNotFoundError if there is none.
+        """
+        return os.open(image, kernel.DIRECTORY, dir_fd=self._fd)
+
+    def images(self, look: Callable[[int], bool | None]) -> list[Image]:
+        """Return the images that bear this instance's mark.
+
+        Args:
+            look: returns of an open place whether all in it is read-only, None if the image is
+                not complete.
+
+        Raises:
+            OSError: if that cannot be told.
+        """
+        found = [self._inspect(name, look) for name in sorted(os.listdir(self._fd))]
+        return [image for image in found if image is not None]
+
+    def remove(self, image: str, destroy: Callable[[int, str], None]) -> None:
+        """Remove an image's place with all in it; gone already is success.
+
+        Args:
+            image: its id.
+            destroy: destroys what has a name in an open place.
+
+        Raises:
+            RvssError: BAD_PATH if it does not bear this instance's mark.
+            OSError: if it cannot be removed.
+        """
+        try:
+            place = self.open(image)
+        except FileNotFoundError:
+            return
+        with kernel.opened(place):
+            if self._is_marked(place, image):
+                for name in os.listdir(place):
+                    destroy(place, name)
+        os.rmdir(image, dir_fd=self._fd)
+
+    def _inspect(self, name: str, look: Callable[[int], bool | None]) -> Image | None:
+        try:
+            with kernel.opened(self.open(name)) as place:
+                mark = decode(os.getxattr(place, MARK), self._instance, self._provider)
+                if mark is None:
+                    return None
+                read_only = look(place)
+        except OSError as exc:
+            if exc.errno in (errno.ENODATA, errno.ENOTDIR, errno.ENOENT, errno.ELOOP):
+                return None
+            raise
+        return Image(
+            id=name,
+            provider=self._provider,
+            mark=mark,
+            complete=read_only is not None,
+            read_only=bool(read_only),
+        )
+
+    def _is_marked(self, place: int, image: str) -> bool:
+        """Return whether a place bears our mark, false for one that was cut off before it."""
+        try:
+            raw = os.getxattr(place, MARK)
+            ours = decode(raw, self._instance, self._provider) is not None
+        except OSError as exc:
+            if exc.errno != errno.ENODATA:
+                raise
+            # A subvolume or the like has a device number of its own; what we make has the home's.
+            is_directory = os.fstat(place).st_dev == os.fstat(self._fd).st_dev
+            if is_directory and not os.listdir(place):
+                return False
+            ours = False
+        if not ours:
+            raise RvssError(
+                Problem.BAD_PATH, f"/{NAME}/{image} does not bear our mark", "see who made it"
+            )
+        return True
+
+
+@contextmanager
+def opened(
+    top: int, provider: str, instance: str, make: Callable[[int, str], None] | None = None
+) -> Iterator[Home]:
+    """Open the home in a directory; refuse one that others than root could have made.
+
+    Args:
+        top: the directory.
+        provider: see `Home`.
+        instance: see `Home`.
+        make: makes the home, by directory and name, if it is not there. What it makes belongs to
+            root alone from the beginning, by the daemon's umask.
+
+    Raises:
+        RvssError: BAD_PATH if it is open to others.
+        OSError: FileNotFoundError if it is not there.
+    """
+    try:
+        fd = os.open(NAME, kernel.DIRECTORY, dir_fd=top)
+    except FileNotFoundError:
+        if make is None:
+            raise
+        with suppress(FileExistsError):  # another request may make it just now
+            make(top, NAME)
+        fd = os.open(NAME, kernel.DIRECTORY, dir_fd=top)
+        if os.fstat(fd).st_uid == 0:
+            os.fchmod(fd, 0o700)
+    with kernel.opened(fd):
+        status = os.fstat(fd)
+        if status.st_uid != 0 or stat.S_IMODE(status.st_mode) & 0o077:
+            raise RvssError(
+                Problem.BAD_PATH,
+                f"/{NAME} in the file system's top-level tree is open to others than root",
+                "see who made it, and move it away",
+            )
+        yield Home(fd, provider, instance)

@@ -1,0 +1,87 @@
+"""How the clones of an image are made from its snapshots, like their origins and complete."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Volume
+from samba_rvss.providers.zfs import tree
+from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.properties import (
+    CONTAINER,
+    COPIED,
+    FIXED,
+    MARK,
+    OUTERMOST,
+    PART,
+    options,
+)
+
+_BESIDE = 4
+
+
+def clone(zfs: Command, volume: Volume, image: str, datasets: dict[str, str], mark: str) -> None:
+    """Clone the snapshots of an image.
+
+    Args:
+        zfs: zfs(8).
+        volume: the volume of which it is one.
+        image: its id.
+        datasets: what was snapshotted, the volume's own first, and the directory of each in it.
+        mark: the image's mark as text.
+
+    Raises:
+        RvssError: BAD_PATH if the volume's name is another dataset's by now, else as a `Command`.
+    """
+    # The snapshots are there: what these names mean now is what was snapshotted.
+    wanted = _origin_properties(zfs, list(datasets))
+    guid = wanted[volume.name].pop("guid")
+    if guid != (volume.id or guid):  # it has none if its mark is of the first form
+        raise RvssError(
+            Problem.BAD_PATH, f"{volume.name} is not the dataset that was checked", "try again"
+        )
+    top = tree.clone_name(volume, image)
+    (outer, _), *inner = datasets.items()
+    own = {} if inner else {MARK: mark}
+    words = ["clone", *options({**wanted[outer], **FIXED, **OUTERMOST, **own})]
+    words += [f"{outer}@rvss-{image}", top]
+    try:
+        zfs(*words)
+    except RvssError as exc:
+        if exc.problem is not Problem.NOT_FOUND:
+            raise
+        _make_home(zfs, f"{volume.file_system}/{tree.HOME}")
+        zfs(*words)
+    if not inner:
+        return
+    with ThreadPoolExecutor(_BESIDE) as beside:
+        clones = []
+        for number, (dataset, directory) in enumerate(inner, 1):
+            del wanted[dataset]["guid"]
+            part = {PART: json.dumps(directory)}
+            words = ["clone", *options({**wanted[dataset], **FIXED, **part})]
+            words += [f"{dataset}@rvss-{image}", f"{top}/{number}"]
+            clones.append(beside.submit(zfs, *words))
+    for made in clones:
+        made.result()
+    # The mark comes last: a clone that bears it is complete.
+    zfs("set", f"{MARK}={mark}", top)
+
+
+def _make_home(zfs: Command, home: str) -> None:
+    try:
+        zfs("create", *options(CONTAINER), home)
+    except RvssError:
+        if not tree.exists(zfs, home):  # another request may have made it just now
+            raise
+
+
+def _origin_properties(zfs: Command, datasets: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return each dataset's guid, and what its clone has to have like it."""
+    found: dict[str, dict[str, str]] = {dataset: {} for dataset in datasets}
+    words = ("get", "-H", "-p", "-o", "name,property,value", ",".join(["guid", *COPIED]))
+    for name, key, value in zfs.table(*words, *datasets, columns=3):
+        if value not in ("-", "none"):
+            found[name][key] = value
+    return found

@@ -1,0 +1,49 @@
+"""Datasets that are mounted without zfs(8), and nowhere."""
+
+import errno
+import os
+
+from samba_rvss import kernel
+from samba_rvss.errors import Problem, RvssError
+
+
+def mount(dataset: str) -> int:
+    """Return a detached mount of a dataset, read-only.
+
+    Raises:
+        RvssError: SYSTEM.
+    """
+    source = {"source": dataset}
+    try:
+        try:
+            return kernel.detached_mount("zfs", source)
+        except OSError as exc:
+            # A sealed clone that is mounted already wants to be mounted read-only again
+            # (module/os/linux/zfs/zpl_super.c, zpl_mount_impl()).
+            if exc.errno != errno.EBUSY:
+                raise
+            return kernel.detached_mount("zfs", source, ("ro",))
+    except OSError as exc:
+        raise RvssError(Problem.SYSTEM, f"cannot mount {dataset}: {exc.strerror}") from exc
+
+
+def write_out(dataset: str) -> None:
+    """Write out what is in memory of a mounted dataset.
+
+    Raises:
+        RvssError: SYSTEM.
+    """
+    try:
+        root = kernel.detached_mount("zfs", {"source": dataset})
+    except PermissionError:
+        return  # its key is not loaded, so it is not mounted, and nothing is in memory
+    except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            return  # mounted after it was sealed, read-only, as `mount` says: nothing was written
+        raise RvssError(Problem.SYSTEM, f"cannot mount {dataset}: {exc.strerror}") from exc
+    try:
+        kernel.syncfs(root)
+    except OSError as exc:
+        raise RvssError(Problem.SYSTEM, f"cannot write out {dataset}: {exc.strerror}") from exc
+    finally:
+        os.close(root)
