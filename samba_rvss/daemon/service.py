@@ -128,5 +128,5 @@ class Daemon:
 async def _housekeep(present: Present) -> None:
     """Once a day, delete the history of copies that went long ago."""
     while True:
-        await in_thread(present().ledger.forget, now() - _HISTORY)
+        await in_thread(present().ledger.delete_history, now() - _HISTORY)
         await asyncio.sleep(_DAY_SECONDS)

@@ -339,9 +339,9 @@ def test_history_is_forgotten_living_copies_are_not(ledger: Ledger) -> None:
     ledger.add(copy_of("old", Phase.GONE, created=old), "create")
     ledger.add(copy_of("living", Phase.SEALED, created=old), "create")
     ledger.add(copy_of("new", Phase.GONE, created=now()), "create")
-    ledger.forget(now() + timedelta(seconds=1) - timedelta(days=90))
+    ledger.delete_history(now() + timedelta(seconds=1) - timedelta(days=90))
     assert [copy.id for copy in ledger.copies(gone=True)] == ["living", "new"]
-    ledger.forget(now() + timedelta(seconds=1))
+    ledger.delete_history(now() + timedelta(seconds=1))
     assert [copy.id for copy in ledger.copies(gone=True)] == ["living"]
     assert [one.copy for one in ledger.events()] == ["living"]
 

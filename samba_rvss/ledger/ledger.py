@@ -1,0 +1,218 @@
+"""What is recorded of shadow copies: each verb is one transaction; see the package."""
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from samba_rvss.clock import moment, now
+from samba_rvss.ledger.file import File
+from samba_rvss.ledger.rows import (
+    CHANGEABLE,
+    COLUMNS,
+    EVENT_COLUMNS,
+    copy_of,
+    event_of,
+    plain,
+    printable,
+    values_of,
+)
+from samba_rvss.model import Event, Moment, Phase, ShadowCopy
+
+
+class Ledger:
+    """One instance's ledger.
+
+    Args:
+        path: the file; its directory must exist.
+        read_only: for commands that must not change it.
+
+    Raises:
+        RvssError: STATE if it cannot be opened or is of another version, NOT_FOUND if it is
+            opened for reading and there is none yet.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
+        self._file = File(path, read_only=read_only)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def add(self, copy: ShadowCopy, event: str, detail: str = "") -> None:
+        """Record a new shadow copy, as of the present moment unless it says another one."""
+        values = values_of(copy if copy.since.boot else replace(copy, since=moment()))
+        marks = ", ".join("?" * len(values))
+        with self._file.writing() as database:
+            database.execute(f"INSERT INTO copies VALUES ({marks})", values)
+            self._event(database, copy, event, copy.uid, None, detail)
+
+    def change(
+        self,
+        copy: ShadowCopy,
+        event: str,
+        *,
+        unless: Iterable[Phase] = (),
+        uid: int = -1,
+        duration: float | None = None,
+        detail: str = "",
+        since: Moment | None = None,
+        **values: object,
+    ) -> ShadowCopy | None:
+        """Change columns of a shadow copy and record why, in one transaction.
+
+        Args:
+            copy: which one; its other values here do not matter.
+            event: what happened, in a word or two.
+            unless: phases in which it must not be touched any more.
+            uid: who wanted it, -1 if nobody did.
+            duration: seconds that it took.
+            detail: a sentence.
+            since: since when it is as these values say, the present moment if not given.
+            values: new values of phase, path, previous_path, set_id, copy_id, context,
+                exposed_share or state.
+
+        Returns:
+            The copy as it is now, or None if it is in one of the phases of ``unless``.
+        """
+        unknown = values.keys() - CHANGEABLE
+        if unknown:
+            raise TypeError(f"no such columns: {', '.join(unknown)}")
+        excluded = [phase.value for phase in unless]
+        if {"phase", "state"} & values.keys():
+            since = since or moment()
+            values |= {"boot": since.boot, "since": since.seconds}
+        columns = ", ".join(f"{name} = ?" for name in values) or "id = id"
+        new = [plain(value) for value in values.values()]
+        with self._file.writing() as database:
+            done = database.execute(
+                f"UPDATE copies SET {columns} WHERE id = ?"
+                f" AND phase NOT IN ({', '.join('?' * len(excluded))}) RETURNING {COLUMNS}",
+                [*new, copy.id, *excluded],
+            ).fetchone()
+            if done is None:
+                return None
+            current = copy_of(done)
+            self._event(database, current, event, uid, duration, detail)
+        return current
+
+    def note(self, copy: ShadowCopy, event: str, *, uid: int = -1, detail: str = "") -> None:
+        """Record an event alone."""
+        with self._file.writing() as database:
+            self._event(database, copy, event, uid, None, detail)
+
+    def note_set(self, set_id: str, event: str, *, detail: str = "") -> None:
+        """Record what happened to a set of which there may be no copy."""
+        with self._file.writing() as database:
+            self._insert(database, ("", "", event, -1, None, detail, set_id))
+
+    def findings(self) -> dict[str, Moment]:
+        """Return what was found unaccounted for, by name, and since when."""
+        with self._file.reading() as database:
+            rows = database.execute("SELECT name, boot, since FROM findings").fetchall()
+        return {name: Moment(boot=boot, seconds=since) for name, boot, since in rows}
+
+    def set_findings(self, found: Mapping[str, Moment]) -> None:
+        """Replace what was found unaccounted for."""
+        with self._file.writing() as database:
+            database.execute("DELETE FROM findings")
+            database.executemany(
+                "INSERT INTO findings VALUES (?, ?, ?)",
+                [(name, since.boot, since.seconds) for name, since in found.items()],
+            )
+
+    def get(self, copy: str) -> ShadowCopy | None:
+        """Return a shadow copy by our id, gone ones included."""
+        return self._first("id = ?", copy)
+
+    def by_path(self, path: str) -> ShadowCopy | None:
+        """Return a shadow copy by the path that Samba has, gone ones included."""
+        return self._first("path = ?", path)
+
+    def find(self, word: str) -> list[ShadowCopy]:
+        """Return the copies that an administrator may mean: by our id, its end, or Samba's ids."""
+        ends = "substr(id, -1 - length(?1)) = '-' || ?1"
+        condition = f"id = ?1 OR {ends} OR copy_id = ?1 OR set_id = ?1 OR path = ?1"
+        return self._some(f"{condition} ORDER BY created, id", word)
+
+    def copies(self, *, gone: bool = False) -> list[ShadowCopy]:
+        """Return the copies that exist, oldest first; with ``gone`` those that did as well."""
+        return self._some("phase != ? OR ? ORDER BY created, id", Phase.GONE.value, int(gone))
+
+    def gone(self) -> dict[str, str]:
+        """Return the ids of the copies that are gone, with the exposed share that each had."""
+        with self._file.reading() as database:
+            rows = database.execute(
+                "SELECT id, exposed_share FROM copies WHERE phase = ?", (Phase.GONE.value,)
+            ).fetchall()
+        return dict(rows)
+
+    def unfinished(self) -> list[ShadowCopy]:
+        """Return the copies that are neither sealed nor gone."""
+        return self._some(
+            "phase NOT IN (?, ?) ORDER BY created, id", Phase.GONE.value, Phase.SEALED.value
+        )
+
+    def events(self, word: str = "", limit: int = 1000) -> list[Event]:
+        """Return the newest events, oldest of them first.
+
+        Args:
+            word: a copy's or a set's id, if only theirs are wanted.
+            limit: how many.
+        """
+        return self._events("copy = ?1 OR set_id = ?1" if word else "?1 = ''", word, limit)
+
+    def _events(self, condition: str, word: str, limit: int) -> list[Event]:
+        with self._file.reading() as database:
+            rows = database.execute(
+                f"SELECT {EVENT_COLUMNS} FROM events"
+                f" WHERE {condition} ORDER BY number DESC LIMIT ?2",
+                (word, limit),
+            ).fetchall()
+        return [event_of(row) for row in reversed(rows)]
+
+    def last_event(self, what: str) -> Event | None:
+        """Return the newest event of one kind."""
+        found = self._events("what = ?1", what, 1)
+        return found[0] if found else None
+
+    def delete_history(self, before: datetime) -> None:
+        """Delete the history of copies that went before a time."""
+        with self._file.writing() as database:
+            stamp = before.isoformat()
+            database.execute(
+                "DELETE FROM copies WHERE phase = ? AND created < ?", (Phase.GONE.value, stamp)
+            )
+            database.execute(
+                "DELETE FROM events WHERE time < ? AND copy NOT IN (SELECT id FROM copies)",
+                (stamp,),
+            )
+
+    def _event(
+        self,
+        database: sqlite3.Connection,
+        copy: ShadowCopy,
+        what: str,
+        uid: int,
+        duration: float | None,
+        detail: str,
+    ) -> None:
+        values = (copy.id, copy.share, what, uid, duration, detail, copy.set_id)
+        self._insert(database, values)
+
+    def _insert(self, database: sqlite3.Connection, values: tuple[object, ...]) -> None:
+        database.execute(
+            f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [now().isoformat(), *printable(values)],
+        )
+
+    def _first(self, condition: str, value: str) -> ShadowCopy | None:
+        found = self._some(condition, value)
+        return found[0] if found else None
+
+    def _some(self, condition: str, *values: object) -> list[ShadowCopy]:
+        with self._file.reading() as database:
+            rows = database.execute(
+                f"SELECT {COLUMNS} FROM copies WHERE {condition}", values
+            ).fetchall()
+        return [copy_of(row) for row in rows]

@@ -1,0 +1,122 @@
+"""Shadow copies and events as rows of the ledger's tables."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from enum import Enum
+from functools import lru_cache
+
+from samba_rvss.model import Event, Moment, Phase, SetState, ShadowCopy, Volume
+
+COLUMNS = (
+    "id, share, share_path, provider, file_system, volume_id, volume_name, directory, inode,"
+    " created, phase, path, previous_path, uid, set_id, copy_id, context, exposed_share,"
+    " state, boot, since"
+)
+"""Of a copy, in the order that `copy_of` and `values_of` have them."""
+
+CHANGEABLE = frozenset(
+    {"phase", "path", "previous_path", "set_id", "copy_id", "context", "exposed_share", "state"}
+)
+"""Columns of a copy that may change, besides those that say since when it is so."""
+
+EVENT_COLUMNS = "time, copy, share, what, uid, duration, detail, set_id"
+"""Of an event, in the order that `event_of` has them."""
+
+_NO_STATE = -1
+
+
+def plain(value: object) -> object:
+    """Return a value as a column holds it; None is a state that is not known."""
+    if isinstance(value, Enum):
+        return value.value
+    return _NO_STATE if value is None else value
+
+
+def printable(values: Iterable[object]) -> list[object]:
+    """Return values with texts that any column can hold, whatever bytes they are made of."""
+    return [
+        value.encode("utf-8", "backslashreplace").decode("utf-8")
+        if isinstance(value, str)
+        else value
+        for value in values
+    ]
+
+
+def values_of(copy: ShadowCopy) -> tuple[object, ...]:
+    """Return a copy as a row."""
+    volume = copy.volume
+    return (
+        copy.id,
+        copy.share,
+        copy.share_path,
+        volume.provider,
+        volume.file_system,
+        volume.id,
+        volume.name,
+        volume.directory,
+        str(volume.inode),
+        copy.created.isoformat(),
+        copy.phase.value,
+        copy.path,
+        copy.previous_path,
+        copy.uid,
+        copy.set_id,
+        copy.copy_id,
+        copy.context,
+        copy.exposed_share,
+        plain(copy.state),
+        copy.since.boot,
+        copy.since.seconds,
+    )
+
+
+def copy_of(row: tuple[object, ...]) -> ShadowCopy:
+    """Return a row as a copy."""
+    text = [str(value) for value in row]
+    return ShadowCopy(
+        id=text[0],
+        share=text[1],
+        share_path=text[2],
+        volume=_volume(*text[3:9]),
+        created=datetime.fromisoformat(text[9]),
+        phase=Phase(text[10]),
+        path=text[11],
+        previous_path=text[12],
+        uid=int(text[13]),
+        set_id=text[14],
+        copy_id=text[15],
+        context=int(text[16]),
+        exposed_share=text[17],
+        state=None if row[18] == _NO_STATE else SetState(int(text[18])),
+        since=Moment(boot=text[19], seconds=float(text[20])),
+    )
+
+
+@lru_cache
+def _volume(
+    provider: str, file_system: str, own: str, name: str, directory: str, inode: str
+) -> Volume:
+    """Return a volume; of many copies there are few."""
+    return Volume(
+        provider=provider,
+        file_system=file_system,
+        id=own,
+        name=name,
+        directory=directory,
+        inode=int(inode),
+    )
+
+
+def event_of(row: tuple[object, ...]) -> Event:
+    """Return a row as an event."""
+    time, copy, share, what, uid, duration, detail, set_id = row
+    return Event(
+        time=datetime.fromisoformat(str(time)),
+        copy=str(copy),
+        share=str(share),
+        what=str(what),
+        uid=int(str(uid)),
+        duration=None if duration is None else float(str(duration)),
+        detail=str(detail),
+        set_id=str(set_id),
+    )

@@ -1,0 +1,92 @@
+"""The tables of the ledger, and how those of older versions become them."""
+
+import sqlite3
+
+from samba_rvss.clock import moment
+from samba_rvss.errors import Problem, RvssError
+
+_VERSION_1 = """
+CREATE TABLE copies (
+    id TEXT PRIMARY KEY, share TEXT NOT NULL, share_path TEXT NOT NULL,
+    provider TEXT NOT NULL, file_system TEXT NOT NULL, volume_key TEXT NOT NULL,
+    volume_name TEXT NOT NULL, directory TEXT NOT NULL, inode TEXT NOT NULL,
+    created TEXT NOT NULL, phase TEXT NOT NULL, path TEXT NOT NULL UNIQUE,
+    previous_path TEXT NOT NULL, uid INTEGER NOT NULL, set_id TEXT NOT NULL,
+    copy_id TEXT NOT NULL, context INTEGER NOT NULL, exposed_share TEXT NOT NULL
+) STRICT;
+CREATE INDEX copies_by_phase ON copies (phase);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, time TEXT NOT NULL, copy TEXT NOT NULL, share TEXT NOT NULL,
+    what TEXT NOT NULL, uid INTEGER NOT NULL, duration REAL, detail TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_copy ON events (copy);
+"""
+_VERSION_2 = """
+ALTER TABLE copies ADD COLUMN state INTEGER NOT NULL DEFAULT -1;
+ALTER TABLE copies ADD COLUMN boot TEXT NOT NULL DEFAULT '';
+ALTER TABLE copies ADD COLUMN since REAL NOT NULL DEFAULT 0;
+ALTER TABLE events ADD COLUMN set_id TEXT NOT NULL DEFAULT '';
+CREATE INDEX events_by_set ON events (set_id);
+CREATE TABLE findings (
+    name TEXT PRIMARY KEY, boot TEXT NOT NULL, since REAL NOT NULL
+) STRICT;
+"""
+# Until then the column had the volume's key, which begins with its provider and file system.
+_VERSION_3 = """
+ALTER TABLE copies RENAME COLUMN volume_key TO volume_id;
+UPDATE copies SET volume_id = substr(volume_id, length(provider || ':' || file_system || ':') + 1)
+    WHERE substr(volume_id, 1, length(provider || ':' || file_system || ':'))
+        = provider || ':' || file_system || ':';
+"""
+_MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
+VERSION = len(_MIGRATIONS)
+
+
+def bring_up_to_date(database: sqlite3.Connection, path: str) -> None:
+    """Give a new file its tables, or an older one what it lacks, in one step.
+
+    Args:
+        database: the open file.
+        path: where it is, for messages.
+
+    Raises:
+        RvssError: as `require_present`.
+        sqlite3.Error: and nothing has changed.
+    """
+    found = _version(database)
+    if found < VERSION:
+        steps = " ".join(_MIGRATIONS[found:])
+        since = moment()  # of what an older version has written, nothing else is known
+        database.executescript(
+            f"BEGIN IMMEDIATE; {steps}"
+            f" UPDATE copies SET boot = '{since.boot}', since = {since.seconds!r}"
+            f" WHERE boot = ''; PRAGMA user_version = {VERSION}; COMMIT;"
+        )
+    require_present(database, path)
+
+
+def require_present(database: sqlite3.Connection, path: str) -> None:
+    """Refuse a file of another version.
+
+    Args:
+        database: the open file.
+        path: where it is, for the message.
+
+    Raises:
+        RvssError: STATE.
+    """
+    found = _version(database)
+    if found != VERSION:
+        hint = (
+            "the daemon brings it up to date when it starts"
+            if found < VERSION
+            else "a newer samba-rvss wrote it; move it away to have it rebuilt"
+        )
+        raise RvssError(
+            Problem.STATE, f"the ledger {path} has version {found}, not {VERSION}", hint
+        )
+
+
+def _version(database: sqlite3.Connection) -> int:
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    return int(found)
