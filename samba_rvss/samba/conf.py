@@ -7,11 +7,8 @@ the daemon calls `load` through `samba_rvss.samba.process`, a command directly.
 
 import os
 import re
-import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Share
@@ -19,37 +16,17 @@ from samba_rvss.samba.options import (
     COMMIT_DEADLINE,
     GRACE,
     MAXIMUM_AGE,
-    NESTED,
-    OPTIONS,
-    PREVIOUS_VERSIONS,
     RECOVERY_TIMEOUT,
     RUN_DIRECTORY,
     SEAL_DEADLINE,
     STATE_DIRECTORY,
-    boolean,
 )
-
-# A registry share that ExposeShadowCopySet made: source3/rpc_server/fss/srv_fss_agent.c,
-# map_share_name().
-EXPOSED = re.compile(r"(?P<share>.+)@\{(?P<copy>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}\$?")
+from samba_rvss.samba.parser import EXPOSED, open_context, registry_sections, sections_of
+from samba_rvss.samba.sections import Section, check_options, is_true, section, warnings
 
 _INCLUDE = re.compile(r"\s*include\s*=\s*(\S.*?)\s*$", re.IGNORECASE)
 _SECTION = re.compile(r"\s*\[([^\]]*)\]")
 _SEQUENCE_NUMBER = 48
-
-_VERBS = {"check": "check path command", "create": "create command", "delete": "delete command"}
-_HOOKS = {("samba-rvss", "hook"), ("samba_rvss", "hook.py")}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    """A share of smb.conf: ours, or the reason why it is not."""
-
-    name: str
-    path: str
-    registry: bool
-    share: Share | None
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,202 +79,6 @@ class Config:
         return f"{self.samba_lock_directory}/srv_fss.tdb"
 
 
-@contextmanager
-def samba_speaks() -> Iterator[list[str]]:
-    """Catch what Samba's libraries write to standard error; the list is filled at the end."""
-    said: list[str] = []
-    saved = os.dup(2)
-    sink = os.memfd_create("samba-stderr")
-    try:
-        os.dup2(sink, 2)
-        yield said
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        size = os.fstat(sink).st_size
-        text = os.pread(sink, min(size, 4096), 0).decode("utf-8", "replace")
-        os.close(sink)
-        said.extend(line for line in text.splitlines() if "talloc stackframe" not in line)
-
-
-def open_context(configfile: str) -> Any:
-    """Let Samba's parser read a configuration file.
-
-    Raises:
-        RvssError: CONFIG if it cannot.
-    """
-    from samba.samba3 import param
-
-    context = param.get_context()
-    path = configfile or context.configfile or "/etc/samba/smb.conf"
-    if not os.access(path, os.R_OK):
-        raise RvssError(Problem.CONFIG, f"cannot read {path}", "name another file with -s")
-    with samba_speaks() as said:
-        try:
-            context.load(path)
-            failed = False
-        except RuntimeError:
-            failed = True
-    if failed:
-        raise RvssError(
-            Problem.CONFIG,
-            f"Samba does not accept {path}: {'; '.join(said) or 'no reason given'}",
-            "run testparm on it",
-        )
-    return context
-
-
-def _dump(context: Any) -> dict[str, dict[str, str]]:
-    """Return every section as Samba resolved it."""
-    sink = os.memfd_create("smb.conf")
-    try:
-        with samba_speaks():
-            defaults = False
-            context.dump(defaults, f"/proc/self/fd/{sink}")
-        size = os.fstat(sink).st_size
-        text = os.fsdecode(os.pread(sink, size, 0))
-    finally:
-        os.close(sink)
-    sections: dict[str, dict[str, str]] = {}
-    current: dict[str, str] = {}
-    for line in text.split("\n"):
-        if line.startswith("[") and line.endswith("]"):
-            current = sections.setdefault(line[1:-1], {})
-        elif line.startswith("\t"):
-            key, _, value = line[1:].partition(" =")
-            current[key.strip().lower()] = value.strip()
-    return sections
-
-
-def _registry() -> dict[str, dict[str, str]]:
-    from samba.samba3 import smbconf
-
-    with samba_speaks():
-        try:
-            registry = smbconf.init_reg(None)
-            # Exposed shadow copies are Samba's and ours, not the administrator's; there can
-            # be thousands.
-            names = [name for name in registry.share_names() if not EXPOSED.fullmatch(name)]
-            found = {name: dict(registry.get_share(name)[1]) for name in names}
-        except smbconf_error() as exc:
-            raise RvssError(
-                Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'"
-            ) from exc
-    return {name: {key.lower(): value for key, value in found[name].items()} for name in found}
-
-
-def smbconf_error() -> type[Exception]:
-    """Return the exception of Samba's smbconf binding, which lives in another module of it."""
-    from samba import smbconf as general
-
-    error: type[Exception] = general.SMBConfError
-    return error
-
-
-def _is_our_command(command: str, verb: str, socket: str) -> bool:
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return False
-    if words and os.path.basename(words[0]).startswith("python3"):
-        words = words[1:]
-        while words and words[0].startswith("-"):
-            words = words[1:]
-    if not words or tuple(words[0].split("/")[-2:]) not in _HOOKS:
-        return False
-    given = "/run/samba-rvss/hook.sock"
-    rest = words[1:]
-    if rest[:1] == ["-S"] and len(rest) > 1:
-        given, rest = rest[1], rest[2:]
-    return given == socket and rest == [verb]
-
-
-def _section(
-    name: str,
-    own: Mapping[str, str],
-    default: Mapping[str, str],
-    *,
-    registry: bool,
-    included: bool,
-    run_directory: str,
-) -> Section:
-    def effective(key: str) -> str:
-        return own.get(key, default.get(key, ""))
-
-    path = own.get("path", "")
-    objects = tuple(effective("vfs objects").split())
-    share: Share | None = None
-    commands = {verb: effective(f"shell_snap:{key}") for verb, key in _VERBS.items()}
-    socket = f"{run_directory}/hook.sock"
-    wrong = [v for v, command in commands.items() if not _is_our_command(command, v, socket)]
-    if not {entry.partition(":")[0] for entry in objects} >= {"shell_snap"}:
-        reason = "vfs objects has no shell_snap"
-    elif wrong:
-        names = " and ".join(f"'shell_snap:{_VERBS[verb]}'" for verb in wrong)
-        reason = f"{names} does not call the hook of this instance ({socket})"
-    elif included:
-        reason = (
-            "it stands in an included file, where Samba cannot find it when it exposes a copy;"
-            " move it into smb.conf itself or into the registry"
-        )
-    elif not path:
-        reason = "it has no path"
-    elif "%" in path:
-        reason = "its path has a macro, so it is another directory for each client"
-    else:
-        reason = ""
-        share = Share(
-            name=name,
-            path=path,
-            nested=NESTED.read(own, default),
-            previous_versions=PREVIOUS_VERSIONS.read(own, default),
-            vfs_objects=objects,
-        )
-    return Section(name=name, path=path, registry=registry, share=share, reason=reason)
-
-
-def _check_options(sections: Mapping[str, Mapping[str, str]]) -> None:
-    for name, parameters in sections.items():
-        for key, text in parameters.items():
-            if not key.startswith("rvss:"):
-                continue
-            option = OPTIONS.get(key[5:])
-            if option is None:
-                raise RvssError(
-                    Problem.CONFIG,
-                    f"[{name}] has the unknown option '{key}'",
-                    f"known are {', '.join(f'rvss:{known}' for known in OPTIONS)}",
-                )
-            if name != "global" and not option.per_share:
-                raise RvssError(Problem.CONFIG, f"[{name}] has '{key}', which belongs in [global]")
-            try:
-                option.parse(text)
-            except ValueError as exc:
-                raise RvssError(Problem.CONFIG, f"[{name}] has '{key} = {text}'", str(exc)) from exc
-
-
-def _warnings(globals_: Mapping[str, str]) -> Iterator[str]:
-    if not _truth(globals_.get("registry shares", "no")):
-        yield (
-            "'registry shares' is off in [global]: Samba cannot expose shadow copies;"
-            " set 'registry shares = yes' and 'include = registry'"
-        )
-    if globals_.get("rpcd_fsrvp:num_workers", "").strip() != "1":
-        yield (
-            "'rpcd_fsrvp:num_workers = 1' is missing in [global]: with more workers, clients"
-            " erase each other's shadow copy sets"
-        )
-    if _truth(globals_.get("fss:prune stale", "no")):
-        yield "'fss:prune stale' is on in [global]: it crashes rpcd_fsrvp; remove it"
-
-
-def _truth(text: str) -> bool:
-    try:
-        return boolean(text)
-    except ValueError:
-        return False
-
-
 def load(configfile: str = "") -> Config:
     """Read smb.conf and the registry.
 
@@ -308,24 +89,24 @@ def load(configfile: str = "") -> Config:
         RvssError: CONFIG naming section and option, or SAMBA if the registry cannot be read.
     """
     context = open_context(configfile)
-    sections = _dump(context)
+    sections = sections_of(context)
     globals_ = sections.pop("global", {})
     registry: dict[str, dict[str, str]] = {}
-    if _truth(globals_.get("registry shares", "no")):
+    if is_true(globals_.get("registry shares", "no")):
         lower = {name.lower() for name in sections}
-        for name, parameters in _registry().items():
+        for name, parameters in registry_sections().items():
             if name.lower() not in lower and name.lower() != "global":
                 # `copy =` takes what the section itself does not set (loadparm.c, copy_service)
                 source = parameters.get("copy", "").lower()
                 base = next((sections[s] for s in sections if s.lower() == source), {})
                 registry[name] = {**base, **parameters}
-    _check_options({"global": globals_, **sections, **registry})
+    check_options({"global": globals_, **sections, **registry})
 
     run_directory = RUN_DIRECTORY.read(globals_)
     file = configfile or context.configfile or "/etc/samba/smb.conf"
     direct = _sections_in(file)
     found = [
-        _section(
+        section(
             name,
             own,
             globals_,
@@ -348,7 +129,7 @@ def load(configfile: str = "") -> Config:
         samba_lock_directory=str(context.get("lock directory")),
         samba_state_directory=str(context.get("state directory")),
         sections=tuple(found),
-        warnings=tuple(_warnings(globals_)),
+        warnings=tuple(warnings(globals_)),
         global_modules=tuple(globals_.get("vfs objects", "").split()),
         files=tuple(_included(file)),
     )

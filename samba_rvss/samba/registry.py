@@ -17,7 +17,7 @@ import tdb
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.samba import tdb_file
-from samba_rvss.samba.conf import EXPOSED, open_context, samba_speaks, smbconf_error
+from samba_rvss.samba.parser import EXPOSED, open_context, samba_speaks, smbconf_error
 
 _logger = logging.getLogger(__name__)
 

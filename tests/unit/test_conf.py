@@ -17,9 +17,11 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Nested, Share
 from samba_rvss.run import run
 from samba_rvss.samba import conf
-from samba_rvss.samba.conf import Config, Section, find_share
+from samba_rvss.samba.conf import Config, find_share
 from samba_rvss.samba.options import OPTIONS
+from samba_rvss.samba.parser import EXPOSED
 from samba_rvss.samba.process import SambaProcess
+from samba_rvss.samba.sections import Section
 from samba_rvss.testing.example import readme_block
 from tests.unit.values import CONFIG
 
@@ -554,7 +556,7 @@ def test_what_sh_makes_of_a_path_is_found(name: str) -> None:
     ],
 )
 def test_names_of_exposed_shares(name: str, base: str | None) -> None:
-    match = conf.EXPOSED.fullmatch(name)
+    match = EXPOSED.fullmatch(name)
     assert (match and match["share"]) == base
 
 

@@ -1,0 +1,114 @@
+"""smb.conf as Samba's own parser reads it, and the shares in its registry: sections of text.
+
+Nothing here changes anything. python-samba keeps global state and can block: see
+`samba_rvss.samba.process`.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from samba_rvss.errors import Problem, RvssError
+
+# A registry share that ExposeShadowCopySet made: source3/rpc_server/fss/srv_fss_agent.c,
+# map_share_name().
+EXPOSED = re.compile(r"(?P<share>.+)@\{(?P<copy>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}\$?")
+
+
+@contextmanager
+def samba_speaks() -> Iterator[list[str]]:
+    """Catch what Samba's libraries write to standard error; the list is filled at the end."""
+    said: list[str] = []
+    saved = os.dup(2)
+    sink = os.memfd_create("samba-stderr")
+    try:
+        os.dup2(sink, 2)
+        yield said
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        size = os.fstat(sink).st_size
+        text = os.pread(sink, min(size, 4096), 0).decode("utf-8", "replace")
+        os.close(sink)
+        said.extend(line for line in text.splitlines() if "talloc stackframe" not in line)
+
+
+def open_context(configfile: str) -> Any:
+    """Let Samba's parser read a configuration file.
+
+    Raises:
+        RvssError: CONFIG if it cannot.
+    """
+    from samba.samba3 import param
+
+    context = param.get_context()
+    path = configfile or context.configfile or "/etc/samba/smb.conf"
+    if not os.access(path, os.R_OK):
+        raise RvssError(Problem.CONFIG, f"cannot read {path}", "name another file with -s")
+    with samba_speaks() as said:
+        try:
+            context.load(path)
+            failed = False
+        except RuntimeError:
+            failed = True
+    if failed:
+        raise RvssError(
+            Problem.CONFIG,
+            f"Samba does not accept {path}: {'; '.join(said) or 'no reason given'}",
+            "run testparm on it",
+        )
+    return context
+
+
+def sections_of(context: Any) -> dict[str, dict[str, str]]:
+    """Return every section of a file as Samba resolved it: options, in lower case, and values."""
+    sink = os.memfd_create("smb.conf")
+    try:
+        with samba_speaks():
+            defaults = False
+            context.dump(defaults, f"/proc/self/fd/{sink}")
+        size = os.fstat(sink).st_size
+        text = os.fsdecode(os.pread(sink, size, 0))
+    finally:
+        os.close(sink)
+    sections: dict[str, dict[str, str]] = {}
+    current: dict[str, str] = {}
+    for line in text.split("\n"):
+        if line.startswith("[") and line.endswith("]"):
+            current = sections.setdefault(line[1:-1], {})
+        elif line.startswith("\t"):
+            key, _, value = line[1:].partition(" =")
+            current[key.strip().lower()] = value.strip()
+    return sections
+
+
+def registry_sections() -> dict[str, dict[str, str]]:
+    """Return the sections of Samba's registry, without the exposed shadow copies.
+
+    Raises:
+        RvssError: SAMBA if it cannot be read.
+    """
+    from samba.samba3 import smbconf
+
+    with samba_speaks():
+        try:
+            registry = smbconf.init_reg(None)
+            # Exposed shadow copies are Samba's and ours, not the administrator's; there can
+            # be thousands.
+            names = [name for name in registry.share_names() if not EXPOSED.fullmatch(name)]
+            found = {name: dict(registry.get_share(name)[1]) for name in names}
+        except smbconf_error() as exc:
+            raise RvssError(
+                Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'"
+            ) from exc
+    return {name: {key.lower(): value for key, value in found[name].items()} for name in found}
+
+
+def smbconf_error() -> type[Exception]:
+    """Return the exception of Samba's smbconf binding, which lives in another module of it."""
+    from samba import smbconf as general
+
+    error: type[Exception] = general.SMBConfError
+    return error

@@ -1,0 +1,146 @@
+"""Sections of smb.conf: which are shares of ours, and if one is not, why."""
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Share
+from samba_rvss.samba.options import NESTED, OPTIONS, PREVIOUS_VERSIONS, boolean
+
+_VERBS = {"check": "check path command", "create": "create command", "delete": "delete command"}
+_HOOKS = {("samba-rvss", "hook"), ("samba_rvss", "hook.py")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A share of smb.conf: ours, or the reason why it is not."""
+
+    name: str
+    path: str
+    registry: bool
+    share: Share | None
+    reason: str
+
+
+def _is_our_command(command: str, verb: str, socket: str) -> bool:
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return False
+    if words and os.path.basename(words[0]).startswith("python3"):
+        words = words[1:]
+        while words and words[0].startswith("-"):
+            words = words[1:]
+    if not words or tuple(words[0].split("/")[-2:]) not in _HOOKS:
+        return False
+    given = "/run/samba-rvss/hook.sock"
+    rest = words[1:]
+    if rest[:1] == ["-S"] and len(rest) > 1:
+        given, rest = rest[1], rest[2:]
+    return given == socket and rest == [verb]
+
+
+def section(
+    name: str,
+    own: Mapping[str, str],
+    default: Mapping[str, str],
+    *,
+    registry: bool,
+    included: bool,
+    run_directory: str,
+) -> Section:
+    """Return a section as what it is to us.
+
+    Args:
+        name: its name.
+        own: its options.
+        default: those of [global].
+        registry: whether it is in Samba's registry.
+        included: whether it stands in an included file.
+        run_directory: of this instance.
+    """
+
+    def effective(key: str) -> str:
+        return own.get(key, default.get(key, ""))
+
+    path = own.get("path", "")
+    objects = tuple(effective("vfs objects").split())
+    share: Share | None = None
+    commands = {verb: effective(f"shell_snap:{key}") for verb, key in _VERBS.items()}
+    socket = f"{run_directory}/hook.sock"
+    wrong = [v for v, command in commands.items() if not _is_our_command(command, v, socket)]
+    if not {entry.partition(":")[0] for entry in objects} >= {"shell_snap"}:
+        reason = "vfs objects has no shell_snap"
+    elif wrong:
+        names = " and ".join(f"'shell_snap:{_VERBS[verb]}'" for verb in wrong)
+        reason = f"{names} does not call the hook of this instance ({socket})"
+    elif included:
+        reason = (
+            "it stands in an included file, where Samba cannot find it when it exposes a copy;"
+            " move it into smb.conf itself or into the registry"
+        )
+    elif not path:
+        reason = "it has no path"
+    elif "%" in path:
+        reason = "its path has a macro, so it is another directory for each client"
+    else:
+        reason = ""
+        share = Share(
+            name=name,
+            path=path,
+            nested=NESTED.read(own, default),
+            previous_versions=PREVIOUS_VERSIONS.read(own, default),
+            vfs_objects=objects,
+        )
+    return Section(name=name, path=path, registry=registry, share=share, reason=reason)
+
+
+def check_options(sections: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse what is no option of ours, or stands where it does not belong.
+
+    Raises:
+        RvssError: CONFIG naming section and option.
+    """
+    for name, parameters in sections.items():
+        for key, text in parameters.items():
+            if not key.startswith("rvss:"):
+                continue
+            option = OPTIONS.get(key[5:])
+            if option is None:
+                raise RvssError(
+                    Problem.CONFIG,
+                    f"[{name}] has the unknown option '{key}'",
+                    f"known are {', '.join(f'rvss:{known}' for known in OPTIONS)}",
+                )
+            if name != "global" and not option.per_share:
+                raise RvssError(Problem.CONFIG, f"[{name}] has '{key}', which belongs in [global]")
+            try:
+                option.parse(text)
+            except ValueError as exc:
+                raise RvssError(Problem.CONFIG, f"[{name}] has '{key} = {text}'", str(exc)) from exc
+
+
+def warnings(globals_: Mapping[str, str]) -> Iterator[str]:
+    """Yield what [global] should say and does not, a sentence each."""
+    if not is_true(globals_.get("registry shares", "no")):
+        yield (
+            "'registry shares' is off in [global]: Samba cannot expose shadow copies;"
+            " set 'registry shares = yes' and 'include = registry'"
+        )
+    if globals_.get("rpcd_fsrvp:num_workers", "").strip() != "1":
+        yield (
+            "'rpcd_fsrvp:num_workers = 1' is missing in [global]: with more workers, clients"
+            " erase each other's shadow copy sets"
+        )
+    if is_true(globals_.get("fss:prune stale", "no")):
+        yield "'fss:prune stale' is on in [global]: it crashes rpcd_fsrvp; remove it"
+
+
+def is_true(text: str) -> bool:
+    """Return whether Samba takes a value for yes; what is neither yes nor no is not."""
+    try:
+        return boolean(text)
+    except ValueError:
+        return False
