@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -284,9 +284,9 @@ def escape_mount_path(path: str) -> bytes:
     return raw
 
 
-def read_mountinfo() -> bytes:
-    """Return /proc/self/mountinfo as it is, for a search before a costly parse."""
-    with open("/proc/self/mountinfo", "rb", buffering=0) as info:
+def read_mountinfo(pid: int = 0) -> bytes:
+    """Return mountinfo as it is, ours or a process's, for a search before a costly parse."""
+    with open(f"/proc/{pid or 'self'}/mountinfo", "rb", buffering=0) as info:
         return info.read()
 
 
@@ -353,23 +353,45 @@ def peer_pidfd(sock: socket.socket, pid: int) -> int:
         return os.pidfd_open(pid)
 
 
+# What /proc says of processes. Every function raises OSError, ESRCH or ENOENT, if one has ended,
+# and EACCES if it may not be read; none touches another process's files, which may be on a server
+# that does not answer, but for `executable_uid`.
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """What /proc says of a process; ``executable`` is a path, ``executable_uid`` its owner."""
+    """A process; ``executable`` is the path of its program."""
 
     pid: int
     parent: int
     saved_uid: int
     executable: str
-    executable_uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldFile:
+    """A file that a process has open or mapped.
+
+    Attributes:
+        path: as the process sees it.
+        mount: id of the mount that it was opened through, -1 if it is on none.
+        inode: its number, 0 where the kernel does not say.
+        writable: whether it may be written to this way.
+    """
+
+    path: str
+    mount: int
+    inode: int
+    writable: bool
+
+
+def pids() -> list[int]:
+    """Return the numbers of all processes."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
 
 
 def process(pid: int) -> Process:
-    """Read one process.
-
-    Raises:
-        OSError: ESRCH or ENOENT if it has ended, EACCES if it may not be read.
-    """
+    """Read one process."""
     parent = uid = -1
     with open(f"/proc/{pid}/status", "rb") as status:
         for line in status:
@@ -378,18 +400,29 @@ def process(pid: int) -> Process:
             elif line.startswith(b"Uid:"):
                 uid = int(line.split()[3])
                 break
-    link = f"/proc/{pid}/exe"
-    return Process(
-        pid=pid,
-        parent=parent,
-        saved_uid=uid,
-        executable=os.readlink(link),
-        executable_uid=os.stat(link).st_uid,
-    )
+    executable = os.readlink(f"/proc/{pid}/exe")
+    return Process(pid=pid, parent=parent, saved_uid=uid, executable=executable)
+
+
+def executable_uid(pid: int) -> int:
+    """Return the owner of a process's program; this waits for the file system that it is on."""
+    return os.stat(f"/proc/{pid}/exe").st_uid
+
+
+def command(pid: int) -> str:
+    """Return the name of a process, at most 15 characters of it."""
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+        return comm.read().strip()
+
+
+def arguments(pid: int) -> list[str]:
+    """Return the words that a process was started with."""
+    with open(f"/proc/{pid}/cmdline", "rb") as line:
+        return [os.fsdecode(word) for word in line.read().split(b"\0")]
 
 
 def started(pid: int) -> float:
-    """Return when a process was started, in seconds of this start of the machine (proc(5), stat).
+    """Return when a process was started, in seconds of this boot (proc(5), stat).
 
     One that has ended was started at its beginning.
     """
@@ -401,44 +434,62 @@ def started(pid: int) -> float:
     return int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
-def writers(mounts: Collection[int]) -> Iterator[tuple[int, str]]:
-    """Yield process id and path of each file open or mapped for writing through some mounts.
-
-    Processes that end or may not be read meanwhile are left out.
-    """
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
+def descendants(pid: int) -> list[int]:
+    """Return all processes below one, parents before their children; the dead count too."""
+    children: dict[int, list[int]] = {}
+    for child in pids():
         try:
-            for fd in os.listdir(f"/proc/{entry}/fdinfo"):
-                with open(f"/proc/{entry}/fdinfo/{fd}", encoding="ascii") as info:
-                    facts = dict(line.split(":\t", 1) for line in info if ":\t" in line)
-                writable = int(facts.get("flags", "0"), 8) & os.O_ACCMODE
-                if int(facts.get("mnt_id", "-1")) in mounts and writable:
-                    yield int(entry), os.readlink(f"/proc/{entry}/fd/{fd}")
-            yield from ((int(entry), path) for path in _mapped(entry, mounts))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            with open(f"/proc/{child}/stat", "rb") as stat:
+                parent = int(stat.read().rpartition(b")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked
+        children.setdefault(parent, []).append(child)
+    found = list(children.get(pid, ()))
+    for child in found:
+        found.extend(children.get(child, ()))
+    return found
+
+
+def mount_namespace(pid: int) -> str:
+    """Return what tells a process's mount namespace from others."""
+    return os.readlink(f"/proc/{pid}/ns/mnt")
+
+
+def open_files(pid: int) -> Iterator[HeldFile]:
+    """Yield the files that a process has open; one that it closes meanwhile may be left out."""
+    for number in os.listdir(f"/proc/{pid}/fdinfo"):
+        try:
+            with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as info:
+                facts = dict(line.split(":\t", 1) for line in info if ":\t" in line)
+            path = os.readlink(f"/proc/{pid}/fd/{number}")
+        except FileNotFoundError:
             continue
+        yield HeldFile(
+            path=path,
+            mount=int(facts.get("mnt_id", "-1")),
+            inode=int(facts.get("ino", "0")),
+            writable=bool(int(facts.get("flags", "0"), 8) & os.O_ACCMODE),
+        )
 
 
-def _mapped(process: str, mounts: Collection[int]) -> Iterator[str]:
-    """Yield the path of each file that a process has mapped for writing through some mounts.
+def writable_mappings(pid: int) -> Iterator[HeldFile]:
+    """Yield the files that a process has mapped for writing into them.
 
     A mapping outlives the descriptor that it was made from, and counts as a writer all the same.
     """
-    with open(f"/proc/{process}/maps", "rb") as maps:
-        fields = [line.split(b" ", 2)[:2] for line in maps]
-    for span, permissions in fields:
+    with open(f"/proc/{pid}/maps", "rb") as maps:
+        rows = [line.split(b" ", 5)[:5] for line in maps]
+    for span, permissions, _offset, _device, inode in rows:
         if permissions != b"rw-s":
             continue
         # fs/proc/base.c, dname_to_vma_addr(): without the zeros that maps pads with
         name = "-".join(f"{int(word, 16):x}" for word in span.split(b"-"))
-        fd = os.open(f"/proc/{process}/map_files/{name}", os.O_PATH | os.O_CLOEXEC)
+        fd = os.open(f"/proc/{pid}/map_files/{name}", os.O_PATH | os.O_CLOEXEC)
         try:
-            if mount_id(fd) in mounts:
-                yield os.readlink(f"/proc/self/fd/{fd}")
+            path, mount = os.readlink(f"/proc/self/fd/{fd}"), mount_id(fd)
         finally:
             os.close(fd)
+        yield HeldFile(path=path, mount=mount, inode=int(inode), writable=True)
 
 
 def inotify() -> int:

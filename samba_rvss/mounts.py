@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
@@ -211,12 +212,12 @@ class Mounts:
             if mount.target == path or mount.target.startswith(f"{path}/")
         )
         found = []
-        for pid, target in kernel.writers(numbers):
-            try:
-                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                    found.append(Holder(pid=pid, command=comm.read().strip(), path=target))
-            except OSError:
-                continue  # it has just ended
+        for pid in kernel.pids():
+            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended
+                for file in chain(kernel.open_files(pid), kernel.writable_mappings(pid)):
+                    if file.writable and file.mount in numbers:
+                        command = kernel.command(pid)
+                        found.append(Holder(pid=pid, command=command, path=file.path))
         return found
 
     def _set(self, path: str, *, set_: int = 0, clear: int = 0) -> None:

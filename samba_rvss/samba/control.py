@@ -52,17 +52,14 @@ def worker_pids(lock_directory: str) -> list[int]:
     messaging_dgm_lockfile_create()).
     """
     found = []
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
+    for pid in kernel.pids():
         with suppress(OSError):
-            with open(f"/proc/{entry.name}/comm", encoding="utf-8", errors="replace") as comm:
-                if comm.read().strip() != WORKER:
-                    continue
-            if is_worker(kernel.process(int(entry.name))) and os.path.exists(
-                f"{lock_directory}/msg.lock/{entry.name}"
+            if (
+                kernel.command(pid) == WORKER
+                and is_worker(kernel.process(pid))
+                and os.path.exists(f"{lock_directory}/msg.lock/{pid}")
             ):
-                found.append(int(entry.name))
+                found.append(pid)
     return sorted(found)
 
 
@@ -72,10 +69,13 @@ def is_worker(process: kernel.Process) -> bool:
     While it acts for a client, a worker's real and effective uid are the client's; its saved uid
     stays root's (lib/util/setid.c and source3/lib/util_sec.c, set_effective_uid()), which no
     user can give to a process of his own. The file of a worker that outlived an upgrade is
-    "… (deleted)".
+    "… (deleted)". Who owns it is asked last, because that can wait for somebody's file system.
+
+    Raises:
+        OSError: if the process has ended.
     """
     name = os.path.basename(process.executable).removesuffix(" (deleted)")
-    return name == WORKER and process.saved_uid == 0 and process.executable_uid == 0
+    return name == WORKER and process.saved_uid == 0 and kernel.executable_uid(process.pid) == 0
 
 
 def workers(configfile: str, lock_directory: str) -> tuple[Worker, ...]:

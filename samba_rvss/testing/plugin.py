@@ -26,7 +26,7 @@ from samba_rvss import kernel
 from samba_rvss.errors import RvssError
 from samba_rvss.run import run, tool
 from samba_rvss.testing.loop import LoopBtrfs
-from samba_rvss.testing.smbd import PrivateSmbd, descendants
+from samba_rvss.testing.smbd import PrivateSmbd
 
 if TYPE_CHECKING:
     from samba_rvss.testing.users import BackupOperator
@@ -135,7 +135,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _children() -> Iterator[tuple[str, str]]:
-    for pid in descendants(os.getpid()):
+    for pid in kernel.descendants(os.getpid()):
         try:
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")

@@ -29,6 +29,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import descendants, pids
 from samba_rvss.run import environment, run, tool
 from samba_rvss.testing.example import GLOBAL_EXAMPLE, share_section
 from samba_rvss.testing.undoing import Undoing
@@ -44,23 +45,6 @@ _DIRECTORIES = {
     "ncalrpc dir": "ncalrpc",
     "winbindd socket directory": "winbindd",
 }
-
-
-def descendants(pid: int) -> list[int]:
-    """Return all processes below one, parents before their children; the dead count too."""
-    children: dict[int, list[int]] = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdecimal():
-            try:
-                stat = Path(entry.path, "stat").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # ended while we looked
-            parent = int(stat.rpartition(b")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry.name))
-    found = list(children.get(pid, ()))
-    for child in found:
-        found.extend(children.get(child, ()))
-    return found
 
 
 def _supervise() -> None:
@@ -121,7 +105,7 @@ def _supervisor() -> str:
     return "\n".join(
         (
             "import ctypes, os, select, signal, sys, time",
-            "from pathlib import Path",
+            inspect.getsource(pids),
             inspect.getsource(descendants),
             inspect.getsource(_supervise),
             "_supervise()",

@@ -29,14 +29,14 @@ import btrfsutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from samba_rvss import wire
+from samba_rvss import kernel, wire
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase
 from samba_rvss.samba.fsrvp import BACKUP, Client
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.smbclient import Session
-from samba_rvss.testing.smbd import PrivateSmbd, btrfs_share, descendants, script_share
+from samba_rvss.testing.smbd import PrivateSmbd, btrfs_share, script_share
 from samba_rvss.testing.users import BackupOperator
 
 HOOK_LIMIT = 1.25
@@ -412,7 +412,7 @@ class Bench:
                 limit=MEMORY_LIMIT,
             )
         )
-        for pid in (self.daemon.pid, *descendants(self.daemon.pid)):
+        for pid in (self.daemon.pid, *kernel.descendants(self.daemon.pid)):
             status = Path(f"/proc/{pid}/status").read_text("ascii")
             (size,) = (line.split()[1] for line in status.splitlines() if "VmRSS" in line)
             what = "the daemon" if pid == self.daemon.pid else "its helper"

@@ -17,8 +17,8 @@ import pytest
 
 import samba_rvss
 from samba_rvss import kernel
+from samba_rvss.kernel import descendants
 from samba_rvss.run import environment
-from samba_rvss.testing.smbd import descendants
 
 pytestmark = pytest.mark.require("root", "btrfs", "loop", "smbd", "qemu")
 

@@ -1,8 +1,11 @@
-"""What samba-dcerpcd says of its workers, as each Samba words it."""
+"""Running Sambas: who is a worker, and what samba-dcerpcd says of them, as each words it."""
+
+import subprocess
 
 import pytest
 
-from samba_rvss.samba.control import connections
+from samba_rvss.kernel import Process, executable_uid
+from samba_rvss.samba.control import connections, is_worker
 
 SAMBA_4_17 = """\
 /usr/libexec/samba/rpcd_winreg: active_workers=1
@@ -30,3 +33,29 @@ def test_connections(said: str) -> None:
 @pytest.mark.parametrize("said", ["", "/usr/libexec/samba/rpcd_fsrvp: active_workers=0\n", "?"])
 def test_no_connections(said: str) -> None:
     assert connections(said) == {}
+
+
+@pytest.mark.parametrize(
+    ("executable", "saved_uid"),
+    [
+        ("/home/user/mounted/program", 0),
+        ("/home/user/mounted/rpcd_fsrvp", 1000),
+        ("/home/user/rpcd_fsrvp/program", 0),
+        ("/home/user/not_rpcd_fsrvp", 0),
+    ],
+)
+def test_who_cannot_be_a_worker_has_no_file_looked_at(executable: str, saved_uid: int) -> None:
+    """It may be on a file system of a user, who need not answer.
+
+    No process has this number any more: to look at its file fails.
+    """
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    with pytest.raises(OSError, match=f"/proc/{ended.pid}/exe"):
+        executable_uid(ended.pid)
+    process = Process(pid=ended.pid, parent=1, saved_uid=saved_uid, executable=executable)
+    assert not is_worker(process)
+    for name in ("rpcd_fsrvp", "rpcd_fsrvp (deleted)"):
+        like = Process(pid=ended.pid, parent=1, saved_uid=0, executable=f"/usr/libexec/{name}")
+        with pytest.raises(OSError, match=f"/proc/{ended.pid}/exe"):
+            is_worker(like)

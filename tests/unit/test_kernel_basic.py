@@ -2,11 +2,13 @@
 
 import errno
 import fcntl
+import mmap
 import os
 import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -156,8 +158,64 @@ def test_process_reads_this_one() -> None:
         parent=os.getppid(),
         saved_uid=os.getuid(),
         executable=str(executable.readlink()),
-        executable_uid=executable.stat().st_uid,
     )
+    assert kernel.executable_uid(os.getpid()) == executable.stat().st_uid
+    assert kernel.command(os.getpid()) == Path("/proc/self/comm").read_text().strip()
+    words = Path("/proc/self/cmdline").read_bytes().split(b"\0")
+    assert kernel.arguments(os.getpid()) == [os.fsdecode(word) for word in words]
+    assert os.getpid() in kernel.pids()
+
+
+def test_files_that_a_process_has_open(tmp_path: Path) -> None:
+    read, written = tmp_path / "read only", tmp_path / "tab\tand\nline"
+    read.write_text("x")
+    with read.open(), written.open("w"):
+        found = {file.path: file for file in kernel.open_files(os.getpid())}
+    with _opened(tmp_path, os.O_PATH) as fd:
+        mount = kernel.mount_id(fd)
+    for path, writable in ((read, False), (written, True)):
+        file = found[str(path)]
+        assert (file.mount, file.writable) == (mount, writable)
+        assert file.inode in (0, path.stat().st_ino)
+    assert not {str(read), str(written)} & {file.path for file in kernel.open_files(os.getpid())}
+
+
+@pytest.mark.require("root")
+def test_files_that_a_process_has_mapped(tmp_path: Path) -> None:
+    """Only what it may write to, and through a shared mapping; also when the file is closed."""
+    path = tmp_path / "two  words"
+    path.write_bytes(bytes(8192))
+    status = path.stat()
+    with _opened(tmp_path, os.O_PATH) as fd:
+        mount = kernel.mount_id(fd)
+
+    def mapped() -> list[kernel.HeldFile]:
+        return [f for f in kernel.writable_mappings(os.getpid()) if f.path == str(path)]
+
+    with ExitStack() as undo:
+        with path.open("r+b") as file:
+            for access in (mmap.ACCESS_READ, mmap.ACCESS_COPY):
+                undo.enter_context(mmap.mmap(file.fileno(), 0, access=access))
+            assert mapped() == []
+            undo.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE))
+        assert mapped() == [
+            kernel.HeldFile(path=str(path), mount=mount, inode=status.st_ino, writable=True)
+        ]
+    assert mapped() == []
+
+
+def test_descendants() -> None:
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as child:
+        deadline = time.monotonic() + 30
+        while len(found := kernel.descendants(child.pid)) < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (grandchild,) = found
+        ours = kernel.descendants(os.getpid())
+        assert ours.index(child.pid) < ours.index(grandchild)
+        child.communicate(b"\n")
+    assert not {child.pid, grandchild} & {*kernel.descendants(os.getpid())}
 
 
 def test_process_that_has_ended() -> None:

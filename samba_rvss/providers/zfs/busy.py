@@ -33,14 +33,10 @@ def holders(zfs: Command, clones: Mapping[str, str], snapshots: Sequence[str]) -
                 roots.append((root, directory))
         known, ours = _mounts(clones)
         found += ours.values()
-        for pid in _pids():
+        for pid in kernel.pids():
             with suppress(OSError):
                 found += _process(pid, snapshots, known, ours, roots)
     return found
-
-
-def _pids() -> list[int]:
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
 
 
 def _clones(
@@ -59,13 +55,12 @@ def _mounts(clones: Mapping[str, str]) -> tuple[set[int], dict[int, str]]:
     spaces: set[str] = set()
     known: set[int] = set()
     ours: dict[int, str] = {}
-    for pid in _pids():
+    for pid in kernel.pids():
         with suppress(OSError):
-            space = os.readlink(f"/proc/{pid}/ns/mnt")
+            space = kernel.mount_namespace(pid)
             if space in spaces:
                 continue
-            with open(f"/proc/{pid}/mountinfo", "rb") as info:
-                mounts = list(kernel.mountinfo(info.read()))
+            mounts = list(kernel.mountinfo(kernel.read_mountinfo(pid)))
             spaces.add(space)
             known.update(mount.id for mount in mounts)
             for mount in mounts:
@@ -81,24 +76,18 @@ def _process(
     ours: Mapping[int, str],
     roots: Sequence[tuple[int, str]],
 ) -> Iterator[str]:
-    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-        who = f"{comm.read().strip()} (pid {pid})"
-    with open(f"/proc/{pid}/cmdline", "rb") as line:
-        words = [os.fsdecode(word) for word in line.read().split(b"\0")]
+    who = f"{kernel.command(pid)} (pid {pid})"
+    words = kernel.arguments(pid)
     for snapshot in snapshots:
         if snapshot in words:
             yield f"{who} works on {snapshot}"
     if pid == os.getpid():
         return
-    for number in os.listdir(f"/proc/{pid}/fdinfo"):
-        with suppress(FileNotFoundError):
-            with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as info:
-                facts = dict(line.split(":\t", 1) for line in info if ":\t" in line)
-            mount, path = int(facts["mnt_id"]), os.readlink(f"/proc/{pid}/fd/{number}")
-            if mount in ours or (
-                mount not in known and _is_below(roots, path, int(facts.get("ino", "0")))
-            ):
-                yield f"{who} has {path} open"
+    for file in kernel.open_files(pid):
+        if file.mount in ours or (
+            file.mount not in known and _is_below(roots, file.path, file.inode)
+        ):
+            yield f"{who} has {file.path} open"
 
 
 def _is_below(roots: Sequence[tuple[int, str]], path: str, inode: int) -> bool:
