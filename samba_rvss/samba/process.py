@@ -28,8 +28,7 @@ _logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SECONDS = 20.0
-"""Time limit of one call, in seconds."""
+_SECONDS = 20.0
 
 
 class Caller(Protocol):
@@ -56,9 +55,17 @@ class Here:
 
 
 class SambaProcess:
-    """Runs functions of `samba_rvss.samba` one at a time in a child process."""
+    """Runs functions of `samba_rvss.samba` one at a time in a child process.
 
-    def __init__(self) -> None:
+    Args:
+        seconds: time limit of one call.
+
+    Attributes:
+        seconds: the same, for the calls from now on.
+    """
+
+    def __init__(self, seconds: float = _SECONDS) -> None:
+        self.seconds = seconds
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
@@ -80,8 +87,8 @@ class SambaProcess:
             pipe = self._pipe or self._start()
             try:
                 pipe.send((function.__module__, name, args, kwargs))
-                if not pipe.poll(SECONDS):
-                    raise TimeoutError(f"no answer within {SECONDS:g} s")
+                if not pipe.poll(self.seconds):
+                    raise TimeoutError(f"no answer within {self.seconds:g} s")
                 good, value = pipe.recv()
             except (OSError, EOFError) as exc:
                 self._stop()

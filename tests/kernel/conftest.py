@@ -1,6 +1,6 @@
 """One file system and its provider, as the provider contract needs them.
 
-A new provider gets a `Rig` of its own and a line in RIGS; the tests stay as they are.
+A new provider gets a `Storage` of its own and a line in STORAGES; the tests stay as they are.
 """
 
 import os
@@ -31,7 +31,7 @@ from samba_rvss.testing.plugin import require
 _SECONDS = 60.0
 
 
-class Rig(Protocol):
+class Storage(Protocol):
     """A file system with one outermost volume, and what a test does to it from outside.
 
     Attributes:
@@ -100,8 +100,8 @@ class Rig(Protocol):
         """
 
 
-class BtrfsRig:
-    """btrfs on a loop device; see `Rig`."""
+class BtrfsStorage:
+    """btrfs on a loop device; see `Storage`."""
 
     def __init__(self, file_system: LoopBtrfs) -> None:
         self._fs = file_system
@@ -113,31 +113,31 @@ class BtrfsRig:
         self.other: Provider = Btrfs("two")
 
     def volume(self, name: str) -> Path:
-        """See `Rig`."""
+        """See `Storage`."""
         return self._fs.subvolume(name)
 
     def remove(self, name: str) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         run(["btrfs", "subvolume", "delete", str(self.top / name)], timeout=_SECONDS)
 
     def mount(self, name: str, target: Path) -> Path:
-        """See `Rig`."""
+        """See `Storage`."""
         return self._fs.mount(target, subvol=f"/{name}")
 
     def hide_top(self) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         kernel.umount(str(self.top))
 
     def take_away(self) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         self.hide_top()
 
     def sync(self) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         os.sync()
 
     def fill(self) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         size = 1 << 20
         with (self.top / "filler").open("wb", buffering=0) as filler:
             while size >= 4096:
@@ -164,18 +164,18 @@ class BtrfsRig:
         run(["btrfs", "quota", *words], timeout=_SECONDS)
 
     def set_read_only(self, *, read_only: bool) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         how = "ro" if read_only else "rw"
         run(["mount", "-o", f"remount,{how}", str(self.top)], timeout=_SECONDS)
 
     def is_read_only(self) -> bool:
-        """See `Rig`."""
+        """See `Storage`."""
         mounts = [mount for mount in kernel.mountinfo() if mount.source == self._fs.device]
         assert mounts
         return any("ro" in mount.super_options for mount in mounts)
 
     def after_power_loss(self, image: str, target: Path) -> Path:
-        """See `Rig`.
+        """See `Storage`.
 
         The copy of the device is read by a program: the kernel would take two file systems with
         one UUID for one.
@@ -189,18 +189,18 @@ class BtrfsRig:
         return out / HOME / image / "image"
 
     def names(self) -> list[str]:
-        """See `Rig`."""
+        """See `Storage`."""
         try:
             return sorted(os.listdir(self.top / HOME))
         except FileNotFoundError:
             return []
 
     def parts(self) -> list[str]:
-        """See `Rig`."""
+        """See `Storage`."""
         return [name for name in self._fs.subvolumes() if name != HOME]
 
     def foreign(self) -> list[str]:
-        """See `Rig`."""
+        """See `Storage`."""
         home = self.top / HOME
         if not home.exists():
             self._fs.subvolume(HOME, 0o700)
@@ -218,7 +218,7 @@ class BtrfsRig:
         return self.names()
 
     def cut_off(self, mark: Mark) -> tuple[list[str], list[str]]:
-        """See `Rig`."""
+        """See `Storage`."""
         home = self.top / HOME
         raw = os.getxattr(home / mark.id, MARK)
         (home / "no-mark").mkdir(0o700)
@@ -249,8 +249,8 @@ class BtrfsRig:
             os.chown(home, 1, 0)
 
 
-class ZfsRig:
-    """A pool in a file; see `Rig`.
+class ZfsStorage:
+    """A pool in a file; see `Storage`.
 
     Args:
         directory: a rig directory; the pool has its name.
@@ -299,7 +299,7 @@ class ZfsRig:
         return {target: name for name, target in self._datasets().items()}[str(path)]
 
     def volume(self, name: str) -> Path:
-        """See `Rig`. A dataset cannot have every name that a directory can."""
+        """See `Storage`. A dataset cannot have every name that a directory can."""
         path = self.top / name
         datasets = {target: dataset for dataset, target in self._datasets().items()}
         around = next(parent for parent in path.parents if str(parent) in datasets)
@@ -309,11 +309,11 @@ class ZfsRig:
         return path
 
     def remove(self, name: str) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         self._zfs("destroy", self.dataset(self.top / name))
 
     def mount(self, name: str, target: Path) -> Path:
-        """See `Rig`."""
+        """See `Storage`."""
         target.mkdir()
         mount = kernel.detached_mount("zfs", {"source": self.dataset(self.top / name)})
         try:
@@ -324,19 +324,19 @@ class ZfsRig:
         return target
 
     def hide_top(self) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         kernel.umount(str(self.top))
 
     def take_away(self) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         self._zpool("export", self._pool)
 
     def sync(self) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         self._zpool("sync", self._pool)
 
     def fill(self) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         size = 1 << 20
         with (self.top / "filler").open("wb", buffering=0) as filler:
             while size >= 4096:
@@ -348,7 +348,7 @@ class ZfsRig:
         self.sync()
 
     def set_read_only(self, *, read_only: bool) -> None:
-        """See `Rig`."""
+        """See `Storage`."""
         self._zpool("export", self._pool)
         self._import(self._directory, "-o", f"readonly={'on' if read_only else 'off'}")
 
@@ -357,11 +357,11 @@ class ZfsRig:
         self._zpool("import", "-f", *words, self._pool)
 
     def is_read_only(self) -> bool:
-        """See `Rig`."""
+        """See `Storage`."""
         return self._zpool("get", "-H", "-o", "value", "readonly", self._pool).strip() == "on"
 
     def after_power_loss(self, image: str, target: Path) -> Path:
-        """See `Rig`.
+        """See `Storage`.
 
         The kernel takes one pool of a name and a GUID at a time: the true one rests meanwhile.
         """
@@ -387,7 +387,7 @@ class ZfsRig:
         return out
 
     def names(self) -> list[str]:
-        """See `Rig`."""
+        """See `Storage`."""
         rows = self._zfs("list", "-H", "-t", "all", "-r", "-o", "name", self._pool)
         home = f"{self._pool}/{ZFS_HOME}/"
         found = {row[0].removeprefix(home).split("/")[0] for row in rows if row[0].startswith(home)}
@@ -395,7 +395,7 @@ class ZfsRig:
         return sorted(found)
 
     def parts(self) -> list[str]:
-        """See `Rig`."""
+        """See `Storage`."""
         home = f"{self._pool}/{ZFS_HOME}"
         found = self._datasets()
         targets = [os.path.relpath(t, self.top) for t in found.values() if t.startswith("/")]
@@ -403,7 +403,7 @@ class ZfsRig:
         return sorted([*(target for target in targets if target != "."), *clones])
 
     def foreign(self) -> list[str]:
-        """See `Rig`."""
+        """See `Storage`."""
         home = f"{self._pool}/{ZFS_HOME}"
         if home not in self._datasets():
             self._zfs("create", "-o", "mountpoint=none", home)
@@ -419,7 +419,7 @@ class ZfsRig:
         return self.names()
 
     def cut_off(self, mark: Mark) -> tuple[list[str], list[str]]:
-        """See `Rig`. Snapshots are born with the mark."""
+        """See `Storage`. Snapshots are born with the mark."""
         volume, home = mark.volume.name, f"{self._pool}/{ZFS_HOME}"
         whole = f"{volume}@rvss-{mark.id}"
         ((raw,),) = self._zfs("get", "-H", "-p", "-o", "value", ZFS_MARK, whole)
@@ -434,22 +434,22 @@ class ZfsRig:
         return [], names
 
 
-def _zfs(directory: Path, undo: ExitStack) -> Rig:
+def _zfs(directory: Path, undo: ExitStack) -> Storage:
     require("root", "zfs")
-    return undo.enter_context(ZfsRig(directory))
+    return undo.enter_context(ZfsStorage(directory))
 
 
-def _btrfs(directory: Path, undo: ExitStack) -> Rig:
+def _btrfs(directory: Path, undo: ExitStack) -> Storage:
     require("root", "btrfs", "loop")
-    return BtrfsRig(undo.enter_context(LoopBtrfs(directory, size=512 << 20)))
+    return BtrfsStorage(undo.enter_context(LoopBtrfs(directory, size=512 << 20)))
 
 
-RIGS: dict[str, Callable[[Path, ExitStack], Rig]] = {"btrfs": _btrfs, "zfs": _zfs}
+STORAGES: dict[str, Callable[[Path, ExitStack], Storage]] = {"btrfs": _btrfs, "zfs": _zfs}
 
 
-@pytest.fixture(params=RIGS)
-def rig(request: pytest.FixtureRequest, rig_directory: Path) -> Iterator[Rig]:
+@pytest.fixture(params=STORAGES)
+def storage(request: pytest.FixtureRequest, rig_directory: Path) -> Iterator[Storage]:
     """Each file system that we know, one after the other; with the daemon's umask."""
     with ExitStack() as undo:
         undo.callback(os.umask, os.umask(0o077))
-        yield RIGS[request.param](rig_directory, undo)
+        yield STORAGES[request.param](rig_directory, undo)

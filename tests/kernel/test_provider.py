@@ -1,6 +1,6 @@
 """What every provider promises, on every file system that we know.
 
-The same tests run on each; what differs is in conftest's `Rig`.
+The same tests run on each; what differs is in conftest's `Storage`.
 """
 
 import errno
@@ -30,9 +30,9 @@ from samba_rvss.providers import Provider
 from samba_rvss.run import run
 
 if TYPE_CHECKING:
-    from tests.kernel.conftest import BtrfsRig, Rig
+    from tests.kernel.conftest import BtrfsStorage, Storage
 
-btrfs_only = pytest.mark.parametrize("rig", ["btrfs"], indirect=True)
+btrfs_only = pytest.mark.parametrize("storage", ["btrfs"], indirect=True)
 
 NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
 
@@ -178,11 +178,11 @@ def furnish(top: Path) -> None:
     os.utime(top / "a", ns=(1, 4102444800_000000001))
 
 
-def settled(rig: "Rig", top: Path) -> dict[str, tuple[object, ...]]:
+def settled(storage: "Storage", top: Path) -> dict[str, tuple[object, ...]]:
     """Return a portrait after the file system has decided where everything lies."""
     fd = os.open(top, os.O_RDONLY)
     try:
-        rig.sync()
+        storage.sync()
         return portrait(top)
     finally:
         os.close(fd)
@@ -198,38 +198,38 @@ def without_ours(facts: dict[str, tuple[object, ...]]) -> dict[str, tuple[object
 # what an image is
 
 
-def test_image_is_the_volume_at_that_instant(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_image_is_the_volume_at_that_instant(storage: "Storage") -> None:
+    share = storage.volume("vms")
     furnish(share)
-    before = settled(rig, share)
-    mark = take(rig.provider, share)
+    before = settled(storage, share)
+    mark = take(storage.provider, share)
     (share / "later").write_text("later")
     (share / "a" / "b" / "file").write_bytes(b"changed")
     (share / "fifo").unlink()
     (share / "a").rename(share / "z")
-    with seen(rig.provider, mark) as image:
+    with seen(storage.provider, mark) as image:
         assert portrait(image) == before
 
 
-def test_what_was_not_yet_written_out_is_in_the_image(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_what_was_not_yet_written_out_is_in_the_image(storage: "Storage") -> None:
+    share = storage.volume("vms")
     with (share / "open").open("wb", buffering=0) as writer:
         writer.write(b"x" * 100000)
-        mark = take(rig.provider, share)
+        mark = take(storage.provider, share)
         writer.write(b"y" * 100000)
-    with seen(rig.provider, mark) as image:
+    with seen(storage.provider, mark) as image:
         assert (image / "open").read_bytes() == b"x" * 100000
 
 
-def test_image_begins_read_only_without_suid_devices_and_programs(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_image_begins_read_only_without_suid_devices_and_programs(storage: "Storage") -> None:
+    share = storage.volume("vms")
     furnish(share)
-    mark = take(rig.provider, share)
-    with seen(rig.provider, mark) as image:
+    mark = take(storage.provider, share)
+    with seen(storage.provider, mark) as image:
         with pytest.raises(OSError, match="new") as caught:
             (image / "new").touch()
         assert caught.value.errno == errno.EROFS
-    with seen(rig.provider, mark, writable=True) as image:
+    with seen(storage.provider, mark, writable=True) as image:
         flags = os.statvfs(image).f_flag
         assert flags & os.ST_NOSUID
         assert flags & os.ST_NODEV
@@ -240,16 +240,16 @@ def test_image_begins_read_only_without_suid_devices_and_programs(rig: "Rig") ->
     assert not (share / "new").exists()
 
 
-def test_image_and_volume_do_not_change_each_other(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_image_and_volume_do_not_change_each_other(storage: "Storage") -> None:
+    share = storage.volume("vms")
     (share / "disk").write_bytes(b"0" * 65536)
-    first, second = take(rig.provider, share), take(rig.provider, share)
-    with seen(rig.provider, first, writable=True) as image:
+    first, second = take(storage.provider, share), take(storage.provider, share)
+    with seen(storage.provider, first, writable=True) as image:
         (image / "disk").write_bytes(b"1" * 65536)
     (share / "disk").write_bytes(b"2" * 65536)
-    with seen(rig.provider, first) as image:
+    with seen(storage.provider, first) as image:
         assert (image / "disk").read_bytes() == b"1" * 65536
-    with seen(rig.provider, second) as image:
+    with seen(storage.provider, second) as image:
         assert (image / "disk").read_bytes() == b"0" * 65536
     assert (share / "disk").read_bytes() == b"2" * 65536
 
@@ -257,38 +257,38 @@ def test_image_and_volume_do_not_change_each_other(rig: "Rig") -> None:
 # where a share may sit
 
 
-def _top(rig: "Rig", at: Path) -> Path:
-    return rig.top
+def _top(storage: "Storage", at: Path) -> Path:
+    return storage.top
 
 
-def _directory_of_the_top(rig: "Rig", rig_directory: Path) -> Path:
-    (rig.top / "srv" / "vms").mkdir(parents=True)
-    return rig.top / "srv" / "vms"
+def _directory_of_the_top(storage: "Storage", rig_directory: Path) -> Path:
+    (storage.top / "srv" / "vms").mkdir(parents=True)
+    return storage.top / "srv" / "vms"
 
 
-def _volume(rig: "Rig", rig_directory: Path) -> Path:
-    return rig.volume("vms")
+def _volume(storage: "Storage", rig_directory: Path) -> Path:
+    return storage.volume("vms")
 
 
-def _directory(rig: "Rig", rig_directory: Path) -> Path:
-    share = rig.volume("vms") / "some where" / "below"
+def _directory(storage: "Storage", rig_directory: Path) -> Path:
+    share = storage.volume("vms") / "some where" / "below"
     share.mkdir(parents=True)
     return share
 
 
-def _nested_volume(rig: "Rig", rig_directory: Path) -> Path:
-    rig.volume("outer")
-    (rig.top / "outer" / "directory").mkdir()
-    return rig.volume("outer/directory/inner")
+def _nested_volume(storage: "Storage", rig_directory: Path) -> Path:
+    storage.volume("outer")
+    (storage.top / "outer" / "directory").mkdir()
+    return storage.volume("outer/directory/inner")
 
 
-def _mounted_apart(rig: "Rig", rig_directory: Path) -> Path:
-    rig.volume("vms")
-    return rig.mount("vms", rig_directory / "apart")
+def _mounted_apart(storage: "Storage", rig_directory: Path) -> Path:
+    storage.volume("vms")
+    return storage.mount("vms", rig_directory / "apart")
 
 
-def _bound(rig: "Rig", rig_directory: Path) -> Path:
-    below = rig.volume("vms") / "below"
+def _bound(storage: "Storage", rig_directory: Path) -> Path:
+    below = storage.volume("vms") / "below"
     below.mkdir()
     target = rig_directory / "bound"
     target.mkdir()
@@ -296,15 +296,15 @@ def _bound(rig: "Rig", rig_directory: Path) -> Path:
     return target
 
 
-def _top_out_of_sight(rig: "Rig", rig_directory: Path) -> Path:
-    rig.volume("vms")
-    share = rig.mount("vms", rig_directory / "apart") / "below"
+def _top_out_of_sight(storage: "Storage", rig_directory: Path) -> Path:
+    storage.volume("vms")
+    share = storage.mount("vms", rig_directory / "apart") / "below"
     share.mkdir()
-    rig.hide_top()
+    storage.hide_top()
     return share
 
 
-_PLACES: dict[str, tuple[Callable[["Rig", Path], Path], str]] = {
+_PLACES: dict[str, tuple[Callable[["Storage", Path], Path], str]] = {
     "top": (_top, ""),
     "directory of the top": (_directory_of_the_top, "srv/vms"),
     "volume": (_volume, ""),
@@ -317,62 +317,62 @@ _PLACES: dict[str, tuple[Callable[["Rig", Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("place", _PLACES)
-def test_where_a_share_may_sit(rig: "Rig", rig_directory: Path, place: str) -> None:
+def test_where_a_share_may_sit(storage: "Storage", rig_directory: Path, place: str) -> None:
     """Twice: where the first image is kept must not show in the second."""
     make, directory = _PLACES[place]
-    share = make(rig, rig_directory)
+    share = make(storage, rig_directory)
     furnish(share)
-    first = take(rig.provider, share)
-    rig.provider.destroy(first.volume, first.id)
+    first = take(storage.provider, share)
+    storage.provider.destroy(first.volume, first.id)
     for _ in range(2):
-        before = settled(rig, share)
-        mark = take(rig.provider, share)
+        before = settled(storage, share)
+        mark = take(storage.provider, share)
         assert mark.volume.directory == directory
-        with seen(rig.provider, mark) as image:
+        with seen(storage.provider, mark) as image:
             assert without_ours(portrait(image)) == without_ours(before)
             assert ".samba-rvss" not in os.listdir(image)
-        rig.provider.seal(mark.volume, mark.id)
-        rig.provider.settle(mark.volume, mark.id)
-        rig.provider.destroy(mark.volume, mark.id)
-        assert rig.provider.inventory().images == ()
+        storage.provider.seal(mark.volume, mark.id)
+        storage.provider.settle(mark.volume, mark.id)
+        storage.provider.destroy(mark.volume, mark.id)
+        assert storage.provider.inventory().images == ()
 
 
-def test_images_of_the_top_hold_no_images(rig: "Rig") -> None:
-    (rig.top / "file").write_text("content")
-    first = take(rig.provider, rig.top)
-    second = take(rig.provider, rig.top)
-    with seen(rig.provider, second) as image:
+def test_images_of_the_top_hold_no_images(storage: "Storage") -> None:
+    (storage.top / "file").write_text("content")
+    first = take(storage.provider, storage.top)
+    second = take(storage.provider, storage.top)
+    with seen(storage.provider, second) as image:
         assert os.listdir(image) == ["file"]
     for mark in (first, second):
-        rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+        storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
-def test_another_file_system_is_none_of_ours(rig: "Rig") -> None:
+def test_another_file_system_is_none_of_ours(storage: "Storage") -> None:
     fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        assert rig.provider.probe(fd, "/proc", Nested.REFUSE, thorough=True) is None
+        assert storage.provider.probe(fd, "/proc", Nested.REFUSE, thorough=True) is None
     finally:
         os.close(fd)
 
 
-def test_shares_of_one_volume_have_one_key(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_shares_of_one_volume_have_one_key(storage: "Storage") -> None:
+    share = storage.volume("vms")
     (share / "a").mkdir()
-    other = rig.volume("other")
-    one, two = probe(rig.provider, share), probe(rig.provider, share / "a")
-    assert one.key == two.key != probe(rig.provider, other).key
-    assert one.file_system == two.file_system == probe(rig.provider, other).file_system
+    other = storage.volume("other")
+    one, two = probe(storage.provider, share), probe(storage.provider, share / "a")
+    assert one.key == two.key != probe(storage.provider, other).key
+    assert one.file_system == two.file_system == probe(storage.provider, other).file_system
 
 
-def test_a_path_inside_an_image_is_refused(rig: "Rig", rig_directory: Path) -> None:
-    share = rig.volume("vms")
+def test_a_path_inside_an_image_is_refused(storage: "Storage", rig_directory: Path) -> None:
+    share = storage.volume("vms")
     (share / "below").mkdir()
-    mark = take(rig.provider, share)
-    parts = rig.provider.open(mark.volume, mark.id)
+    mark = take(storage.provider, share)
+    parts = storage.provider.open(mark.volume, mark.id)
     try:
         with attached(parts) as image, pytest.raises(RvssError) as caught:
-            probe(rig.provider, image / "below")
+            probe(storage.provider, image / "below")
     finally:
         os.close(parts[0][1])
     assert caught.value.problem is Problem.BAD_PATH
@@ -385,55 +385,55 @@ def test_a_path_inside_an_image_is_refused(rig: "Rig", rig_directory: Path) -> N
     "inner",
     ["vms/inner", "vms/deep/er/inner", "vms/inner name\twith blanks"],
 )
-def test_nested_volumes_are_refused(rig: "Rig", inner: str) -> None:
-    share = rig.volume("vms")
-    mark = mark_of(probe(rig.provider, share), share)
-    (rig.top / inner).parent.mkdir(parents=True, exist_ok=True)
-    rig.volume(inner)
+def test_nested_volumes_are_refused(storage: "Storage", inner: str) -> None:
+    share = storage.volume("vms")
+    mark = mark_of(probe(storage.provider, share), share)
+    (storage.top / inner).parent.mkdir(parents=True, exist_ok=True)
+    storage.volume(inner)
     with pytest.raises(RvssError, match=r"subvolume|dataset") as caught:
-        probe(rig.provider, share)
+        probe(storage.provider, share)
     assert caught.value.problem is Problem.NESTED
     assert inner.removeprefix("vms/") in caught.value.message
     with pytest.raises(RvssError) as caught:
-        rig.provider.create(mark)  # it came between check and create
+        storage.provider.create(mark)  # it came between check and create
     assert caught.value.problem is Problem.NESTED
-    assert rig.names() == []
+    assert storage.names() == []
 
 
-def test_volumes_nested_two_deep_are_refused_from_a_directory(rig: "Rig") -> None:
-    share = rig.volume("vms") / "directory"
+def test_volumes_nested_two_deep_are_refused_from_a_directory(storage: "Storage") -> None:
+    share = storage.volume("vms") / "directory"
     share.mkdir()
     (share / "below").mkdir()
-    rig.volume("vms/directory/below/inner")
+    storage.volume("vms/directory/below/inner")
     with pytest.raises(RvssError) as caught:
-        probe(rig.provider, share)
+        probe(storage.provider, share)
     assert caught.value.problem is Problem.NESTED
 
 
-def test_volumes_nested_elsewhere_do_not_matter(rig: "Rig") -> None:
-    share = rig.volume("vms") / "share"
+def test_volumes_nested_elsewhere_do_not_matter(storage: "Storage") -> None:
+    share = storage.volume("vms") / "share"
     share.mkdir()
     (share / "file").write_text("content")
-    rig.volume("vms/elsewhere")
-    rig.volume("vms/share2")  # its name only begins like the share's
-    before = settled(rig, share)
-    mark = take(rig.provider, share)
-    with seen(rig.provider, mark) as image:
+    storage.volume("vms/elsewhere")
+    storage.volume("vms/share2")  # its name only begins like the share's
+    before = settled(storage, share)
+    mark = take(storage.provider, share)
+    with seen(storage.provider, mark) as image:
         assert portrait(image) == before
 
 
-def test_nested_volumes_can_be_included(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_nested_volumes_can_be_included(storage: "Storage") -> None:
+    share = storage.volume("vms")
     (share / "deep").mkdir()
-    inner = rig.volume("vms/deep/inner")
-    innermost = rig.volume("vms/deep/inner/most")
-    beside = rig.volume("vms/beside")
+    inner = storage.volume("vms/deep/inner")
+    innermost = storage.volume("vms/deep/inner/most")
+    beside = storage.volume("vms/beside")
     for volume in (share, inner, innermost, beside):
         (volume / "file").write_text(volume.name)
     os.utime(share / "deep", ns=(1, 981173106_123456789))
-    before = settled(rig, share)
-    mark = take(rig.provider, share, Nested.INCLUDE)
-    with seen(rig.provider, mark, writable=True) as image:
+    before = settled(storage, share)
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    with seen(storage.provider, mark, writable=True) as image:
         after = portrait(image)
         assert after.keys() == before.keys()
         for name in before:
@@ -444,49 +444,49 @@ def test_nested_volumes_can_be_included(rig: "Rig") -> None:
             (image / name).write_text("recovered")
     assert (innermost / "file").read_text() == "most"
 
-    (found,) = rig.provider.inventory().images
+    (found,) = storage.provider.inventory().images
     assert (found.complete, found.read_only) == (True, False)
-    rig.provider.seal(mark.volume, mark.id)
-    (found,) = rig.provider.inventory().images
+    storage.provider.seal(mark.volume, mark.id)
+    (found,) = storage.provider.inventory().images
     assert (found.complete, found.read_only) == (True, True)
-    with seen(rig.provider, mark, writable=True) as image:
+    with seen(storage.provider, mark, writable=True) as image:
         for name in ("file", "deep/inner/file", "deep/inner/most/file", "beside/file"):
             with pytest.raises(OSError, match="file") as caught:
                 (image / name).write_text("too late")
             assert caught.value.errno == errno.EROFS
-    rig.provider.settle(mark.volume, mark.id)
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
-    assert rig.parts() == ["vms", "vms/beside", "vms/deep/inner", "vms/deep/inner/most"]
+    storage.provider.settle(mark.volume, mark.id)
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
+    assert storage.parts() == ["vms", "vms/beside", "vms/deep/inner", "vms/deep/inner/most"]
 
 
-def test_included_volumes_are_those_below_the_share(rig: "Rig") -> None:
-    share = rig.volume("vms") / "share"
+def test_included_volumes_are_those_below_the_share(storage: "Storage") -> None:
+    share = storage.volume("vms") / "share"
     share.mkdir()
-    rig.volume("vms/share/inner")
-    rig.volume("vms/elsewhere")
-    parts = len(rig.parts())
-    mark = take(rig.provider, share, Nested.INCLUDE)
-    assert len(rig.parts()) == parts + 2
-    with seen(rig.provider, mark) as image:
+    storage.volume("vms/share/inner")
+    storage.volume("vms/elsewhere")
+    parts = len(storage.parts())
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    assert len(storage.parts()) == parts + 2
+    with seen(storage.provider, mark) as image:
         assert os.listdir(image) == ["inner"]
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
 # sealing
 
 
-def test_after_seal_nothing_can_be_opened_for_writing(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_after_seal_nothing_can_be_opened_for_writing(storage: "Storage") -> None:
+    share = storage.volume("vms")
     (share / "file").write_text("content")
     (share / "directory").mkdir()
-    mark = take(rig.provider, share)
+    mark = take(storage.provider, share)
     with pytest.raises(RvssError) as not_sealed:
-        rig.provider.settle(mark.volume, mark.id)
+        storage.provider.settle(mark.volume, mark.id)
     assert not_sealed.value.problem is Problem.NOT_SEALED
-    rig.provider.seal(mark.volume, mark.id)
-    rig.provider.seal(mark.volume, mark.id)
+    storage.provider.seal(mark.volume, mark.id)
+    storage.provider.seal(mark.volume, mark.id)
     changes: list[Callable[[Path], object]] = [
         lambda image: (image / "file").open("ab"),
         lambda image: (image / "new").touch(),
@@ -501,54 +501,54 @@ def test_after_seal_nothing_can_be_opened_for_writing(rig: "Rig") -> None:
         lambda image: (image / "hard").hardlink_to(image / "file"),
     ]
     before = portrait(share)
-    with seen(rig.provider, mark, writable=True) as image:
+    with seen(storage.provider, mark, writable=True) as image:
         for change in changes:
             with pytest.raises(OSError, match="Read-only") as caught:
                 change(image)
             assert caught.value.errno == errno.EROFS
         assert portrait(image) == before
-    rig.provider.settle(mark.volume, mark.id)
+    storage.provider.settle(mark.volume, mark.id)
 
 
-def test_a_sealed_image_can_be_mounted_again(rig: "Rig") -> None:
+def test_a_sealed_image_can_be_mounted_again(storage: "Storage") -> None:
     """As for Previous Versions: beside the mounts that it has."""
-    share = rig.volume("vms")
+    share = storage.volume("vms")
     (share / "file").write_text("content")
-    mark = take(rig.provider, share)
-    with seen(rig.provider, mark) as before:
-        rig.provider.seal(mark.volume, mark.id)
-        with seen(rig.provider, mark) as after:
+    mark = take(storage.provider, share)
+    with seen(storage.provider, mark) as before:
+        storage.provider.seal(mark.volume, mark.id)
+        with seen(storage.provider, mark) as after:
             assert (before / "file").read_text() == (after / "file").read_text() == "content"
-    with seen(rig.provider, mark) as first, seen(rig.provider, mark) as second:
+    with seen(storage.provider, mark) as first, seen(storage.provider, mark) as second:
         assert (first / "file").read_text() == (second / "file").read_text() == "content"
 
 
-def test_a_sealed_image_that_was_mounted_anew_can_be_sealed_again(rig: "Rig") -> None:
+def test_a_sealed_image_that_was_mounted_anew_can_be_sealed_again(storage: "Storage") -> None:
     """As when sealing was cut off and the mount was lost: it goes on after it is mounted."""
-    mark = take(rig.provider, rig.volume("vms"))
-    rig.provider.seal(mark.volume, mark.id)
-    with seen(rig.provider, mark):
-        rig.provider.seal(mark.volume, mark.id)
-        rig.provider.settle(mark.volume, mark.id)
+    mark = take(storage.provider, storage.volume("vms"))
+    storage.provider.seal(mark.volume, mark.id)
+    with seen(storage.provider, mark):
+        storage.provider.seal(mark.volume, mark.id)
+        storage.provider.settle(mark.volume, mark.id)
 
 
-def test_settle_makes_durable_what_recovery_wrote(rig: "Rig", rig_directory: Path) -> None:
-    share = rig.volume("vms")
+def test_settle_makes_durable_what_recovery_wrote(storage: "Storage", rig_directory: Path) -> None:
+    share = storage.volume("vms")
     (share / "disk").write_bytes(bytes(1 << 20))
     (share / "gone").touch()
-    mark = take(rig.provider, share)
+    mark = take(storage.provider, share)
     recovered = secrets.token_bytes(1 << 20)
-    with seen(rig.provider, mark, writable=True) as image:
+    with seen(storage.provider, mark, writable=True) as image:
         (image / "disk").write_bytes(recovered)
         (image / "new").write_bytes(recovered)
         (image / "gone").unlink()
-    rig.provider.seal(mark.volume, mark.id)
+    storage.provider.seal(mark.volume, mark.id)
     early = None
-    if not rig.seal_is_durable:
+    if not storage.seal_is_durable:
         (rig_directory / "early").mkdir()
-        early = rig.after_power_loss(mark.id, rig_directory / "early")
-    rig.provider.settle(mark.volume, mark.id)
-    late = rig.after_power_loss(mark.id, rig_directory)
+        early = storage.after_power_loss(mark.id, rig_directory / "early")
+    storage.provider.settle(mark.volume, mark.id)
+    late = storage.after_power_loss(mark.id, rig_directory)
     assert sorted(os.listdir(late)) == ["disk", "new"]
     assert (late / "disk").read_bytes() == recovered
     assert (late / "new").read_bytes() == recovered
@@ -557,20 +557,20 @@ def test_settle_makes_durable_what_recovery_wrote(rig: "Rig", rig_directory: Pat
         assert lost, "without settle it is not: else this test shows nothing"
 
 
-def test_what_was_written_through_a_mapping_stays(rig: "Rig") -> None:
+def test_what_was_written_through_a_mapping_stays(storage: "Storage") -> None:
     """When the image is sealed it may be in memory only, of a file that nobody has open."""
-    share, inner = rig.volume("vms"), rig.volume("vms/inner")
+    share, inner = storage.volume("vms"), storage.volume("vms/inner")
     for directory in (share, inner):
         (directory / "disk").write_bytes(bytes(8192))
-    mark = take(rig.provider, share, Nested.INCLUDE)
-    with seen(rig.provider, mark, writable=True) as image:
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    with seen(storage.provider, mark, writable=True) as image:
         for disk in (image / "disk", image / "inner" / "disk"):
             with disk.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as mapping:
                 mapping[4000:4009] = b"recovered"
-        rig.provider.seal(mark.volume, mark.id)
-        rig.provider.settle(mark.volume, mark.id)
+        storage.provider.seal(mark.volume, mark.id)
+        storage.provider.settle(mark.volume, mark.id)
         before = portrait(image)
-    with seen(rig.provider, mark) as image:
+    with seen(storage.provider, mark) as image:
         for disk in (image / "disk", image / "inner" / "disk"):
             assert disk.read_bytes()[4000:4009] == b"recovered"
         assert portrait(image) == before
@@ -578,107 +578,107 @@ def test_what_was_written_through_a_mapping_stays(rig: "Rig") -> None:
 
 @pytest.mark.parametrize("place", ["volume", "top", "nested"])
 def test_an_image_is_durable_when_create_returns(
-    rig: "Rig", rig_directory: Path, place: str
+    storage: "Storage", rig_directory: Path, place: str
 ) -> None:
-    share = rig.top if place == "top" else rig.volume("vms")
-    where = rig.volume("vms/inner") if place == "nested" else share
+    share = storage.top if place == "top" else storage.volume("vms")
+    where = storage.volume("vms/inner") if place == "nested" else share
     content = secrets.token_bytes(300000)
     (where / "file").write_bytes(content)
-    mark = take(rig.provider, share, Nested.INCLUDE)
-    image = rig.after_power_loss(mark.id, rig_directory)
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    image = storage.after_power_loss(mark.id, rig_directory)
     assert (image / where.relative_to(share) / "file").read_bytes() == content
 
 
 # removing
 
 
-def test_destroy_can_be_repeated(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_destroy_can_be_repeated(storage: "Storage") -> None:
+    share = storage.volume("vms")
     furnish(share)
-    mark = take(rig.provider, share)
-    kept = take(rig.provider, share)
-    rig.provider.seal(mark.volume, mark.id)
+    mark = take(storage.provider, share)
+    kept = take(storage.provider, share)
+    storage.provider.seal(mark.volume, mark.id)
     for _ in range(3):
-        rig.provider.destroy(mark.volume, mark.id)
-        assert rig.names() == [kept.id]
+        storage.provider.destroy(mark.volume, mark.id)
+        assert storage.names() == [kept.id]
     with pytest.raises(RvssError) as caught:
-        rig.provider.open(mark.volume, mark.id)
+        storage.provider.open(mark.volume, mark.id)
     assert caught.value.problem is Problem.NOT_FOUND
-    for verb in (rig.provider.seal, rig.provider.settle):
+    for verb in (storage.provider.seal, storage.provider.settle):
         with pytest.raises(RvssError) as caught:
             verb(mark.volume, mark.id)
         assert caught.value.problem is Problem.NOT_FOUND
-    rig.provider.destroy(kept.volume, kept.id)
-    assert rig.names() == []
-    assert rig.parts() == ["vms"]
+    storage.provider.destroy(kept.volume, kept.id)
+    assert storage.names() == []
+    assert storage.parts() == ["vms"]
 
 
-def test_destroy_where_nothing_ever_was(rig: "Rig") -> None:
-    share = rig.volume("vms")
-    rig.provider.destroy(probe(rig.provider, share), "20240229T235959Z-00000000")
-    assert rig.names() == []
+def test_destroy_where_nothing_ever_was(storage: "Storage") -> None:
+    share = storage.volume("vms")
+    storage.provider.destroy(probe(storage.provider, share), "20240229T235959Z-00000000")
+    assert storage.names() == []
 
 
 @btrfs_only  # a dataset cannot be destroyed before its clones
-def test_destroy_outlives_its_volume(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_destroy_outlives_its_volume(storage: "Storage") -> None:
+    share = storage.volume("vms")
     (share / "file").write_text("content")
-    mark = take(rig.provider, share)
+    mark = take(storage.provider, share)
     run(["btrfs", "subvolume", "delete", str(share)], timeout=30)
-    with seen(rig.provider, mark) as image:
+    with seen(storage.provider, mark) as image:
         assert (image / "file").read_text() == "content"
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
-def test_destroy_while_a_file_is_open(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_destroy_while_a_file_is_open(storage: "Storage") -> None:
+    share = storage.volume("vms")
     (share / "file").write_text("content")
-    mark = take(rig.provider, share)
-    with seen(rig.provider, mark) as image, (image / "file").open() as reader:
-        if rig.destroys_what_is_open:
-            rig.provider.destroy(mark.volume, mark.id)
+    mark = take(storage.provider, share)
+    with seen(storage.provider, mark) as image, (image / "file").open() as reader:
+        if storage.destroys_what_is_open:
+            storage.provider.destroy(mark.volume, mark.id)
         else:
             with pytest.raises(RvssError) as caught:
-                rig.provider.destroy(mark.volume, mark.id)
+                storage.provider.destroy(mark.volume, mark.id)
             assert caught.value.problem is Problem.BUSY
         assert reader.read() == "content"
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
 @btrfs_only
-def test_seal_and_destroy_of_a_crashed_settle(rig: "BtrfsRig") -> None:
+def test_seal_and_destroy_of_a_crashed_settle(storage: "BtrfsStorage") -> None:
     """What settling leaves when it is cut off hinders nothing."""
-    share = rig.volume("vms")
-    first, second = take(rig.provider, share), take(rig.provider, share)
+    share = storage.volume("vms")
+    first, second = take(storage.provider, share), take(storage.provider, share)
     for mark in (first, second):
-        rig.provider.seal(mark.volume, mark.id)
-        rig.crash_settle(mark.id)
-    rig.provider.settle(first.volume, first.id)
-    assert os.listdir(rig.top / ".samba-rvss" / first.id) == ["image"]
+        storage.provider.seal(mark.volume, mark.id)
+        storage.crash_settle(mark.id)
+    storage.provider.settle(first.volume, first.id)
+    assert os.listdir(storage.top / ".samba-rvss" / first.id) == ["image"]
     for mark in (first, second):
-        rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+        storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
 # failing
 
 
-def test_full_file_system(rig: "Rig") -> None:
+def test_full_file_system(storage: "Storage") -> None:
     """Whatever can be made is whole; whatever fails leaves nothing, and room helps."""
-    share = rig.volume("vms")
+    share = storage.volume("vms")
     (share / "file").write_bytes(b"content" * 1000)
-    volume = probe(rig.provider, share)
-    first = take(rig.provider, share)
-    rig.fill()
+    volume = probe(storage.provider, share)
+    first = take(storage.provider, share)
+    storage.fill()
     made = [first.id]
     refused = 0
     while refused < 3:
         mark = mark_of(volume, share)
         problem = None
         try:
-            rig.provider.create(mark)
+            storage.provider.create(mark)
         except RvssError as exc:
             problem = exc.problem
         if problem is None:
@@ -686,83 +686,83 @@ def test_full_file_system(rig: "Rig") -> None:
         else:
             assert problem is Problem.NO_SPACE
             refused += 1
-        assert sorted(rig.names()) == sorted(made)
-    assert all(image.complete for image in rig.provider.inventory().images)
+        assert sorted(storage.names()) == sorted(made)
+    assert all(image.complete for image in storage.provider.inventory().images)
     for name in made:
-        rig.provider.destroy(volume, name)
-    assert rig.names() == []
-    (rig.top / "filler").unlink()
-    rig.sync()
-    take(rig.provider, share)
+        storage.provider.destroy(volume, name)
+    assert storage.names() == []
+    (storage.top / "filler").unlink()
+    storage.sync()
+    take(storage.provider, share)
 
 
 @btrfs_only
-def test_quota_group_limit(rig: "BtrfsRig") -> None:
-    share = rig.volume("vms")
-    volume = probe(rig.provider, share)
-    first = take(rig.provider, share)
-    rig.limit()
+def test_quota_group_limit(storage: "BtrfsStorage") -> None:
+    share = storage.volume("vms")
+    volume = probe(storage.provider, share)
+    first = take(storage.provider, share)
+    storage.limit()
     for _ in range(3):
         with pytest.raises(RvssError) as caught:
-            rig.provider.create(mark_of(volume, share))
+            storage.provider.create(mark_of(volume, share))
         assert caught.value.problem is Problem.NO_SPACE
-        assert rig.names() == [first.id]
-    rig.unlimit()
-    take(rig.provider, share)
+        assert storage.names() == [first.id]
+    storage.unlimit()
+    take(storage.provider, share)
 
 
-def test_read_only_file_system_stays_read_only(rig: "Rig") -> None:
-    share = rig.volume("vms")
-    first = take(rig.provider, share)
+def test_read_only_file_system_stays_read_only(storage: "Storage") -> None:
+    share = storage.volume("vms")
+    first = take(storage.provider, share)
     mark = mark_of(first.volume, share)
-    rig.set_read_only(read_only=True)
+    storage.set_read_only(read_only=True)
     try:
         verbs: list[Callable[[], object]] = [
-            lambda: probe(rig.provider, share),
-            lambda: rig.provider.create(mark),
-            lambda: rig.provider.seal(first.volume, first.id),
-            lambda: rig.provider.destroy(first.volume, first.id),
+            lambda: probe(storage.provider, share),
+            lambda: storage.provider.create(mark),
+            lambda: storage.provider.seal(first.volume, first.id),
+            lambda: storage.provider.destroy(first.volume, first.id),
         ]
         for verb in verbs:
             with pytest.raises(RvssError) as caught:
                 verb()
             assert caught.value.problem is Problem.READ_ONLY
-            assert rig.is_read_only()
-        with seen(rig.provider, first) as image:
+            assert storage.is_read_only()
+        with seen(storage.provider, first) as image:
             assert os.listdir(image) == []
-        assert [image.id for image in rig.provider.inventory().images] == [first.id]
-        assert rig.is_read_only()
+        assert [image.id for image in storage.provider.inventory().images] == [first.id]
+        assert storage.is_read_only()
     finally:
-        rig.set_read_only(read_only=False)
-    assert not rig.is_read_only()
-    assert rig.names() == [first.id]
-    rig.provider.create(mark)
+        storage.set_read_only(read_only=False)
+    assert not storage.is_read_only()
+    assert storage.names() == [first.id]
+    storage.provider.create(mark)
 
 
-def test_read_only_mount_of_a_writable_file_system(rig: "Rig", rig_directory: Path) -> None:
+def test_read_only_mount_of_a_writable_file_system(storage: "Storage", rig_directory: Path) -> None:
     """An administrator may share read-only what others write: that is no reason to refuse."""
-    (rig.volume("vms") / "file").write_text("content")
-    share = rig.mount("vms", rig_directory / "apart")
+    (storage.volume("vms") / "file").write_text("content")
+    share = storage.mount("vms", rig_directory / "apart")
     run(["mount", "-o", "remount,bind,ro", str(share)], timeout=10)
-    mark = take(rig.provider, share)
-    with seen(rig.provider, mark, writable=True) as image:
+    mark = take(storage.provider, share)
+    with seen(storage.provider, mark, writable=True) as image:
         (image / "file").write_text("recovered")
     assert os.statvfs(share).f_flag & os.ST_RDONLY
-    assert not rig.is_read_only()
+    assert not storage.is_read_only()
 
 
 @btrfs_only  # only root makes datasets
 @pytest.mark.parametrize("how", ["owner", "mode", "link"])
-def test_what_others_could_have_made_is_not_used(rig: "BtrfsRig", how: str) -> None:
-    share = rig.volume("vms")
-    volume = probe(rig.provider, share)
-    rig.untrusted_home(how)
-    names, parts = rig.names(), rig.parts()
+def test_what_others_could_have_made_is_not_used(storage: "BtrfsStorage", how: str) -> None:
+    share = storage.volume("vms")
+    volume = probe(storage.provider, share)
+    storage.untrusted_home(how)
+    names, parts = storage.names(), storage.parts()
     with pytest.raises(RvssError) as caught:
-        rig.provider.create(mark_of(volume, share))
+        storage.provider.create(mark_of(volume, share))
     assert caught.value.problem in {Problem.BAD_PATH, Problem.SYSTEM}
-    assert (rig.names(), rig.parts()) == (names, parts)
-    assert rig.provider.inventory().images == ()
+    assert (storage.names(), storage.parts()) == (names, parts)
+    assert storage.provider.inventory().images == ()
 
 
 # what may happen between check and create
@@ -806,58 +806,60 @@ def _file(share: Path) -> None:
     "change",
     [_removed, _renamed, _replaced, _linked, _linked_to_itself, _parent_linked, _file],
 )
-def test_directory_that_is_no_longer_the_share(rig: "Rig", change: Callable[[Path], None]) -> None:
+def test_directory_that_is_no_longer_the_share(
+    storage: "Storage", change: Callable[[Path], None]
+) -> None:
     """The image may exist; what is not the directory that was checked is never shown."""
-    share = rig.volume("vms") / "parent" / "share"
+    share = storage.volume("vms") / "parent" / "share"
     share.mkdir(parents=True)
-    mark = mark_of(probe(rig.provider, share), share)
+    mark = mark_of(probe(storage.provider, share), share)
     change(share)
-    rig.provider.create(mark)
+    storage.provider.create(mark)
     with pytest.raises(RvssError) as caught:
-        rig.provider.open(mark.volume, mark.id)
+        storage.provider.open(mark.volume, mark.id)
     assert caught.value.problem is Problem.BAD_PATH
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
-def test_volume_that_was_removed(rig: "Rig") -> None:
+def test_volume_that_was_removed(storage: "Storage") -> None:
     """Another one of its name is not the one that was checked."""
-    share = rig.volume("vms")
-    mark = mark_of(probe(rig.provider, share), share)
-    rig.remove("vms")
+    share = storage.volume("vms")
+    mark = mark_of(probe(storage.provider, share), share)
+    storage.remove("vms")
     with pytest.raises(RvssError) as caught:
-        rig.provider.create(mark)
-    rig.volume("vms")
+        storage.provider.create(mark)
+    storage.volume("vms")
     with pytest.raises(RvssError) as caught:
-        rig.provider.create(mark)
+        storage.provider.create(mark)
     assert caught.value.problem in {Problem.BAD_PATH, Problem.SYSTEM}
-    assert rig.names() == []
-    assert probe(rig.provider, share).key != mark.volume.key
+    assert storage.names() == []
+    assert probe(storage.provider, share).key != mark.volume.key
 
 
 @btrfs_only  # a dataset that is renamed is mounted elsewhere, and refused
-def test_volume_that_was_renamed(rig: "Rig") -> None:
+def test_volume_that_was_renamed(storage: "Storage") -> None:
     """It is still the one that was checked."""
-    share = rig.volume("vms")
+    share = storage.volume("vms")
     (share / "file").write_text("content")
-    mark = mark_of(probe(rig.provider, share), share)
-    share.rename(rig.top / "elsewhere")
-    (rig.volume("vms") / "file").write_text("another")
-    rig.provider.create(mark)
-    with seen(rig.provider, mark) as image:
+    mark = mark_of(probe(storage.provider, share), share)
+    share.rename(storage.top / "elsewhere")
+    (storage.volume("vms") / "file").write_text("another")
+    storage.provider.create(mark)
+    with seen(storage.provider, mark) as image:
         assert (image / "file").read_text() == "content"
 
 
 # finding
 
 
-def test_inventory_finds_what_was_made(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_inventory_finds_what_was_made(storage: "Storage") -> None:
+    share = storage.volume("vms")
     below = share / "a"
     below.mkdir()
-    marks = [take(rig.provider, share), take(rig.provider, below)]
-    rig.provider.seal(marks[0].volume, marks[0].id)
-    inventory = rig.provider.inventory()
+    marks = [take(storage.provider, share), take(storage.provider, below)]
+    storage.provider.seal(marks[0].volume, marks[0].id)
+    inventory = storage.provider.inventory()
     assert marks[0].volume.file_system in inventory.file_systems
     assert {image.id: image.mark for image in inventory.images} == {m.id: m for m in marks}
     assert {image.id: image.read_only for image in inventory.images} == {
@@ -865,67 +867,67 @@ def test_inventory_finds_what_was_made(rig: "Rig") -> None:
         marks[1].id: False,
     }
     assert all(image.complete for image in inventory.images)
-    rig.take_away()
-    gone = rig.provider.inventory()
+    storage.take_away()
+    gone = storage.provider.inventory()
     assert marks[0].volume.file_system not in gone.file_systems
     assert gone.images == ()
 
 
-def test_what_is_not_ours_is_neither_seen_nor_touched(rig: "Rig") -> None:
-    share = rig.volume("vms")
-    foreign = rig.foreign()
-    theirs = take(rig.other, share)
-    ours = take(rig.provider, share)
-    parts = rig.parts()
-    assert [image.id for image in rig.provider.inventory().images] == [ours.id]
-    assert [image.id for image in rig.other.inventory().images] == [theirs.id]
+def test_what_is_not_ours_is_neither_seen_nor_touched(storage: "Storage") -> None:
+    share = storage.volume("vms")
+    foreign = storage.foreign()
+    theirs = take(storage.other, share)
+    ours = take(storage.provider, share)
+    parts = storage.parts()
+    assert [image.id for image in storage.provider.inventory().images] == [ours.id]
+    assert [image.id for image in storage.other.inventory().images] == [theirs.id]
     for name in [*foreign, theirs.id]:
         with pytest.raises(RvssError):
-            rig.provider.destroy(ours.volume, name)
-    assert rig.parts() == parts
-    assert rig.names() == sorted([*foreign, theirs.id, ours.id])
-    rig.provider.destroy(ours.volume, ours.id)
-    rig.other.destroy(theirs.volume, theirs.id)
-    assert rig.names() == foreign
+            storage.provider.destroy(ours.volume, name)
+    assert storage.parts() == parts
+    assert storage.names() == sorted([*foreign, theirs.id, ours.id])
+    storage.provider.destroy(ours.volume, ours.id)
+    storage.other.destroy(theirs.volume, theirs.id)
+    assert storage.names() == foreign
 
 
 @pytest.mark.parametrize("nested", [Nested.REFUSE, Nested.INCLUDE])
-def test_create_that_was_cut_off_can_be_destroyed(rig: "Rig", nested: Nested) -> None:
+def test_create_that_was_cut_off_can_be_destroyed(storage: "Storage", nested: Nested) -> None:
     """Wherever it was: before the mark, before the image, in the middle of it."""
-    share = rig.volume("vms")
-    mark = take(rig.provider, share, nested)
-    unmarked, incomplete = rig.cut_off(mark)
-    found = {image.id: image.complete for image in rig.provider.inventory().images}
+    share = storage.volume("vms")
+    mark = take(storage.provider, share, nested)
+    unmarked, incomplete = storage.cut_off(mark)
+    found = {image.id: image.complete for image in storage.provider.inventory().images}
     assert found == {mark.id: True, **dict.fromkeys(incomplete, False)}
     for name in (*unmarked, *incomplete):
-        rig.provider.destroy(mark.volume, name)
-    assert rig.names() == [mark.id]
+        storage.provider.destroy(mark.volume, name)
+    assert storage.names() == [mark.id]
 
 
 # cost
 
 
-def test_two_images_in_one_second(rig: "Rig") -> None:
-    share = rig.volume("vms")
-    marks = [take(rig.provider, share) for _ in range(2)]
+def test_two_images_in_one_second(storage: "Storage") -> None:
+    share = storage.volume("vms")
+    marks = [take(storage.provider, share) for _ in range(2)]
     assert marks[0].created == marks[1].created
-    assert rig.names() == sorted(mark.id for mark in marks)
+    assert storage.names() == sorted(mark.id for mark in marks)
 
 
-def test_creates_side_by_side(rig: "Rig") -> None:
-    shares = [rig.volume(f"vms{number}") for number in range(4)]
+def test_creates_side_by_side(storage: "Storage") -> None:
+    shares = [storage.volume(f"vms{number}") for number in range(4)]
     failures: list[BaseException] = []
     made: list[str] = []
 
     def work(share: Path) -> None:
         try:
-            for _ in range(max(1, rig.many // 100)):
-                mark = take(rig.provider, share)
-                rig.provider.seal(mark.volume, mark.id)
-                rig.provider.settle(mark.volume, mark.id)
+            for _ in range(max(1, storage.many // 100)):
+                mark = take(storage.provider, share)
+                storage.provider.seal(mark.volume, mark.id)
+                storage.provider.settle(mark.volume, mark.id)
                 made.append(mark.id)
-                mark = take(rig.provider, share)
-                rig.provider.destroy(mark.volume, mark.id)
+                mark = take(storage.provider, share)
+                storage.provider.destroy(mark.volume, mark.id)
         except BaseException as exc:  # noqa: BLE001 - it is told below, by the test's own thread
             failures.append(exc)
 
@@ -935,21 +937,21 @@ def test_creates_side_by_side(rig: "Rig") -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert rig.names() == sorted(made)
+    assert storage.names() == sorted(made)
 
 
-def test_cost_does_not_grow_with_the_number_of_images(rig: "Rig") -> None:
-    share = rig.volume("vms")
+def test_cost_does_not_grow_with_the_number_of_images(storage: "Storage") -> None:
+    share = storage.volume("vms")
     (share / "file").write_text("content")
     seconds = []
-    for _ in range(rig.many):
+    for _ in range(storage.many):
         started = time.perf_counter()
-        take(rig.provider, share)
+        take(storage.provider, share)
         seconds.append(time.perf_counter() - started)
-    fifth = rig.many // 5
+    fifth = storage.many // 5
     first, last = (statistics.median(part) * 1000 for part in (seconds[:fifth], seconds[-fifth:]))
     started = time.perf_counter()
-    assert len(rig.provider.inventory().images) == rig.many
+    assert len(storage.provider.inventory().images) == storage.many
     listing = (time.perf_counter() - started) * 1000
     print(f"create: {first:.1f} ms at first, {last:.1f} ms at last; a listing {listing:.0f} ms")
     assert last < 5 * first + 20
@@ -978,21 +980,21 @@ def ticking() -> Iterator[list[float]]:
         thread.join()
 
 
-def test_the_interpreter_runs_on_meanwhile(rig: "Rig") -> None:
+def test_the_interpreter_runs_on_meanwhile(storage: "Storage") -> None:
     """Whatever takes long is not waited for with the interpreter's lock held."""
-    share = rig.volume("vms")
+    share = storage.volume("vms")
     (share / "dirty").write_bytes(secrets.token_bytes(1 << 20) * 200)
     with ticking() as gap:
         started = time.perf_counter()
-        mark = take(rig.provider, share)
+        mark = take(storage.provider, share)
         created = time.perf_counter() - started
-        with seen(rig.provider, mark, writable=True) as image:
+        with seen(storage.provider, mark, writable=True) as image:
             (image / "dirty").write_bytes(bytes(100 << 20))
         started = time.perf_counter()
-        rig.provider.seal(mark.volume, mark.id)
-        rig.provider.settle(mark.volume, mark.id)
+        storage.provider.seal(mark.volume, mark.id)
+        storage.provider.settle(mark.volume, mark.id)
         sealed = time.perf_counter() - started
-        rig.provider.destroy(mark.volume, mark.id)
+        storage.provider.destroy(mark.volume, mark.id)
     print(f"create {created * 1000:.0f} ms, seal {sealed * 1000:.0f} ms, gap {gap[0] * 1000:.0f}")
     # Emulated machines stutter by themselves.
     assert gap[0] < max(0.05, created / 4)

@@ -22,9 +22,9 @@ from samba_rvss.run import run
 from tests.kernel.test_provider import mark_of, probe, seen, take
 
 if TYPE_CHECKING:
-    from tests.kernel.conftest import ZfsRig
+    from tests.kernel.conftest import ZfsStorage
 
-pytestmark = pytest.mark.parametrize("rig", ["zfs"], indirect=True)
+pytestmark = pytest.mark.parametrize("storage", ["zfs"], indirect=True)
 
 
 def zfs(*words: str) -> str:
@@ -48,25 +48,25 @@ def clone_of(mark: Mark) -> str:
     return f"{mark.volume.file_system}/{HOME}/{mark.id}"
 
 
-def test_clone_behaves_like_its_origin(rig: "ZfsRig") -> None:
+def test_clone_behaves_like_its_origin(storage: "ZfsStorage") -> None:
     """Whatever it is: it does not inherit that from where the clone is."""
-    share, inner = rig.volume("vms"), rig.volume("vms/inner")
-    outer, nested = rig.dataset(share), rig.dataset(inner)
+    share, inner = storage.volume("vms"), storage.volume("vms/inner")
+    outer, nested = storage.dataset(share), storage.dataset(inner)
     wanted = ("acltype=nfsv4", "xattr=on", "aclmode=passthrough", "aclinherit=passthrough-x")
     zfs("set", *wanted, "recordsize=16K", "compression=zstd-7", "dnodesize=1k", outer)
     zfs("set", "acltype=posix", "copies=2", "logbias=throughput", "primarycache=metadata", nested)
-    mark = take(rig.provider, share, Nested.INCLUDE)
+    mark = take(storage.provider, share, Nested.INCLUDE)
     home = f"{mark.volume.file_system}/{HOME}"
     before = [properties(outer), properties(nested)]
     assert before[0] != before[1] != properties(home)
     assert [properties(f"{home}/{mark.id}"), properties(f"{home}/{mark.id}/1")] == before
 
 
-def test_clone_has_no_properties_of_the_pool(rig: "ZfsRig") -> None:
+def test_clone_has_no_properties_of_the_pool(storage: "ZfsStorage") -> None:
     """What an administrator sets on a pool's root is for his datasets, not for images."""
-    share = rig.volume("vms")
+    share = storage.volume("vms")
     (share / "File").write_text("content")
-    pool, dataset = rig.dataset(rig.top), rig.dataset(share)
+    pool, dataset = storage.dataset(storage.top), storage.dataset(share)
     zfs("set", "readonly=off", "quota=100M", "reservation=20M", "refreservation=10M", dataset)
     zfs("set", "readonly=on", "sync=disabled", "dedup=on", "com.sun:auto-snapshot=true", pool)
     zfs("set", "sync=always", "dedup=off", "refquota=90M", dataset)
@@ -76,17 +76,17 @@ def test_clone_has_no_properties_of_the_pool(rig: "ZfsRig") -> None:
         run(["zfs", "set", f"{sharing}=on", pool], timeout=60, allow=frozenset(range(256)))
         assert value(pool, sharing) == "on"
     zfs("set", "sharenfs=off", "sharesmb=off", dataset)
-    mark = take(rig.provider, share)
+    mark = take(storage.provider, share)
     clone = clone_of(mark)
     limits = ("quota", "refquota", "reservation", "refreservation")
     assert {value(clone, name) for name in limits} == {"0"}
     assert {value(clone, name) for name in ("sharenfs", "sharesmb", "readonly")} == {"off"}
     assert value(clone, "com.sun:auto-snapshot") == "false"
     assert properties(clone) == properties(dataset)
-    with seen(rig.provider, mark, writable=True) as image:
+    with seen(storage.provider, mark, writable=True) as image:
         (image / "File").write_text("recovered")
-    rig.provider.seal(mark.volume, mark.id)
-    rig.provider.settle(mark.volume, mark.id)
+    storage.provider.seal(mark.volume, mark.id)
+    storage.provider.settle(mark.volume, mark.id)
     for sharing in ("sharenfs", "sharesmb"):
         run(["zfs", "set", f"{sharing}=off", pool], timeout=60, allow=frozenset(range(256)))
 
@@ -99,195 +99,195 @@ def write(path: Path, size: int) -> None:
             os.fsync(file.fileno())
 
 
-def test_dataset_that_has_reached_its_own_quota(rig: "ZfsRig") -> None:
+def test_dataset_that_has_reached_its_own_quota(storage: "ZfsStorage") -> None:
     """It can be backed up, and recovery has room: the clone is not under that quota."""
-    share = rig.volume("vms")
-    zfs("set", "refquota=2M", rig.dataset(share))
+    share = storage.volume("vms")
+    zfs("set", "refquota=2M", storage.dataset(share))
     with pytest.raises(OSError, match="quota") as caught:
         write(share / "big", 20 << 20)
     assert caught.value.errno == errno.EDQUOT
-    rig.sync()
+    storage.sync()
     assert os.statvfs(share).f_bavail == 0
-    mark = take(rig.provider, share)
-    with seen(rig.provider, mark, writable=True) as image:
+    mark = take(storage.provider, share)
+    with seen(storage.provider, mark, writable=True) as image:
         (image / "recovered").write_bytes(os.urandom(4 << 20))
 
 
-def test_names_of_files_are_compared_as_in_the_origin(rig: "ZfsRig") -> None:
+def test_names_of_files_are_compared_as_in_the_origin(storage: "ZfsStorage") -> None:
     """Its case sensitivity and normalization cannot be set later; they come along."""
     how = {"casesensitivity": "insensitive", "normalization": "formD", "utf8only": "on"}
-    share = rig.top / "two  words"
+    share = storage.top / "two  words"
     words = [word for key, text in how.items() for word in ("-o", f"{key}={text}")]
-    zfs("create", *words, "-o", f"mountpoint={share}", f"{rig.dataset(rig.top)}/two  words")
+    zfs("create", *words, "-o", f"mountpoint={share}", f"{storage.dataset(storage.top)}/two  words")
     (share / "Ünicode").write_text("content")
-    mark = take(rig.provider, share)
+    mark = take(storage.provider, share)
     assert {key: value(clone_of(mark), key) for key in how} == how
-    with seen(rig.provider, mark) as image:
+    with seen(storage.provider, mark) as image:
         assert (image / "u\u0308NICODE").read_text() == "content"
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
-def test_longest_name(rig: "ZfsRig") -> None:
+def test_longest_name(storage: "ZfsStorage") -> None:
     """A snapshot's name may have 255 bytes; what has no room for it is refused in time."""
-    pool = rig.dataset(rig.top)
+    pool = storage.dataset(storage.top)
     room = 255 - len("@rvss-20240229T235959Z-01234567")
     longest = f"{pool}/{'n' * (room - len(pool) - 1)}"
-    shares = [rig.top / name for name in ("longest", "longer", "outer/longer")]
+    shares = [storage.top / name for name in ("longest", "longer", "outer/longer")]
     outer = f"{pool}/outer"
-    zfs("create", "-o", f"mountpoint={rig.top}/outer", outer)
+    zfs("create", "-o", f"mountpoint={storage.top}/outer", outer)
     for share, name in zip(shares, (longest, f"{longest}n"), strict=False):
         zfs("create", "-o", f"mountpoint={share}", name)
     zfs("create", "-o", f"mountpoint={shares[2]}", f"{outer}/{'n' * (room - len(outer))}")
-    mark = take(rig.provider, shares[0])
-    rig.provider.destroy(mark.volume, mark.id)
-    for share, nested in ((shares[1], Nested.REFUSE), (rig.top / "outer", Nested.INCLUDE)):
+    mark = take(storage.provider, shares[0])
+    storage.provider.destroy(mark.volume, mark.id)
+    for share, nested in ((shares[1], Nested.REFUSE), (storage.top / "outer", Nested.INCLUDE)):
         with pytest.raises(RvssError, match="too long by 1 bytes") as caught:
-            probe(rig.provider, share, nested)
+            probe(storage.provider, share, nested)
         assert caught.value.problem is Problem.NOT_SUPPORTED
 
 
-def test_nested_datasets_are_of_one_instant(rig: "ZfsRig") -> None:
+def test_nested_datasets_are_of_one_instant(storage: "ZfsStorage") -> None:
     """Also those with a directory's name that is no word of zfs(8)'s tables."""
-    share = rig.volume("vms")
-    inner = rig.volume("vms/tab\tand line\nin it")
+    share = storage.volume("vms")
+    inner = storage.volume("vms/tab\tand line\nin it")
     (inner / "file").write_text("content")
-    mark = take(rig.provider, share, Nested.INCLUDE)
-    names = [f"{rig.dataset(path)}@rvss-{mark.id}" for path in (share, inner)]
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    names = [f"{storage.dataset(path)}@rvss-{mark.id}" for path in (share, inner)]
     assert len({value(name, "createtxg") for name in names}) == 1
-    with seen(rig.provider, mark) as image:
+    with seen(storage.provider, mark) as image:
         assert (image / "tab\tand line\nin it" / "file").read_text() == "content"
 
 
-def test_more_nested_datasets_than_ten(rig: "ZfsRig") -> None:
+def test_more_nested_datasets_than_ten(storage: "ZfsStorage") -> None:
     """A clone's number sorts as text, and a parent must be mounted before what is in it."""
-    share = rig.volume("vms")
+    share = storage.volume("vms")
     names = ["a", "p", *(f"p-{number}" for number in range(8)), "p/q"]
     for name in names:
-        (rig.volume(f"vms/{name}") / "file").write_text(name)
-    mark = take(rig.provider, share, Nested.INCLUDE)
-    with seen(rig.provider, mark) as image:
+        (storage.volume(f"vms/{name}") / "file").write_text(name)
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    with seen(storage.provider, mark) as image:
         assert [(image / name / "file").read_text() for name in names] == names
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
-def test_images_are_mounted_and_shared_nowhere(rig: "ZfsRig") -> None:
-    mark = take(rig.provider, rig.volume("vms"))
+def test_images_are_mounted_and_shared_nowhere(storage: "ZfsStorage") -> None:
+    mark = take(storage.provider, storage.volume("vms"))
     home = f"{mark.volume.file_system}/{HOME}"
     out = zfs("list", "-H", "-r", "-o", "name,mountpoint,canmount,mounted", home)
     assert [row.split("\t") for row in out.splitlines()] == [
         [home, "none", "off", "no"],
         [f"{home}/{mark.id}", "legacy", "noauto", "no"],
     ]
-    with seen(rig.provider, mark):
+    with seen(storage.provider, mark):
         assert not [m for m in kernel.mountinfo() if m.source.startswith(f"{home}/")]
 
 
-def test_seal_stops_who_has_a_file_open(rig: "ZfsRig") -> None:
-    share = rig.volume("vms")
+def test_seal_stops_who_has_a_file_open(storage: "ZfsStorage") -> None:
+    share = storage.volume("vms")
     (share / "file").write_bytes(b"content")
-    mark = take(rig.provider, share)
-    with seen(rig.provider, mark, writable=True) as image:
+    mark = take(storage.provider, share)
+    with seen(storage.provider, mark, writable=True) as image:
         with (image / "file").open("r+b", buffering=0) as writer:
             writer.write(b"CON")
-            rig.provider.seal(mark.volume, mark.id)
+            storage.provider.seal(mark.volume, mark.id)
             with pytest.raises(OSError, match="Read-only") as caught:
                 writer.write(b"TENT")
             assert caught.value.errno == errno.EROFS
-        rig.provider.settle(mark.volume, mark.id)
+        storage.provider.settle(mark.volume, mark.id)
         assert (image / "file").read_bytes() == b"CONtent"
 
 
-def test_others_cannot_destroy_the_snapshot(rig: "ZfsRig") -> None:
-    share, inner = rig.volume("vms"), rig.volume("vms/inner")
-    mark = take(rig.provider, share, Nested.INCLUDE)
-    snapshots = [f"{rig.dataset(path)}@rvss-{mark.id}" for path in (share, inner)]
+def test_others_cannot_destroy_the_snapshot(storage: "ZfsStorage") -> None:
+    share, inner = storage.volume("vms"), storage.volume("vms/inner")
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    snapshots = [f"{storage.dataset(path)}@rvss-{mark.id}" for path in (share, inner)]
     for snapshot in snapshots:
         assert HOLD in zfs("holds", "-H", snapshot).split("\t")
         with pytest.raises(RvssError, match=r"clone|hold|busy"):
             zfs("destroy", snapshot)
     zfs("hold", "somebody", snapshots[1])
     with pytest.raises(RvssError, match="'somebody'") as caught:
-        rig.provider.destroy(mark.volume, mark.id)
+        storage.provider.destroy(mark.volume, mark.id)
     assert caught.value.problem is Problem.BUSY
     assert mark.volume.name in caught.value.message
-    assert [image.complete for image in rig.provider.inventory().images] == [True]
+    assert [image.complete for image in storage.provider.inventory().images] == [True]
     zfs("release", "somebody", snapshots[1])
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
 @pytest.mark.parametrize("inner", ["vms/tab\tand line\nin it"])
-def test_dataset_that_is_not_mounted_is_refused(rig: "ZfsRig", inner: str) -> None:
+def test_dataset_that_is_not_mounted_is_refused(storage: "ZfsStorage", inner: str) -> None:
     """Its files belong into the share, and nothing else tells that they are missing."""
-    share = rig.volume("vms")
-    missing = rig.dataset(rig.volume(inner))
-    rig.volume("vms2")
+    share = storage.volume("vms")
+    missing = storage.dataset(storage.volume(inner))
+    storage.volume("vms2")
     zfs("unmount", missing)
     for nested in Nested:
         with pytest.raises(RvssError, match=missing) as caught:
-            probe(rig.provider, share, nested)
+            probe(storage.provider, share, nested)
         assert caught.value.problem is Problem.BAD_PATH
     zfs("set", "canmount=noauto", missing)
-    take(rig.provider, share)
+    take(storage.provider, share)
 
 
-def test_nested_dataset_of_elsewhere_cannot_be_included(rig: "ZfsRig") -> None:
-    share = rig.volume("vms")
-    rig.volume("other")
-    rig.mount("other", share / "inner")
+def test_nested_dataset_of_elsewhere_cannot_be_included(storage: "ZfsStorage") -> None:
+    share = storage.volume("vms")
+    storage.volume("other")
+    storage.mount("other", share / "inner")
     with pytest.raises(RvssError) as caught:
-        take(rig.provider, share, Nested.INCLUDE)
+        take(storage.provider, share, Nested.INCLUDE)
     assert caught.value.problem is Problem.NESTED
-    assert rig.names() == []
+    assert storage.names() == []
 
 
-def test_image_of_a_dataset_that_was_renamed(rig: "ZfsRig") -> None:
-    share, inner = rig.volume("vms"), rig.volume("vms/inner")
+def test_image_of_a_dataset_that_was_renamed(storage: "ZfsStorage") -> None:
+    share, inner = storage.volume("vms"), storage.volume("vms/inner")
     (inner / "file").write_text("content")
-    mark = take(rig.provider, share, Nested.INCLUDE)
+    mark = take(storage.provider, share, Nested.INCLUDE)
     zfs("rename", mark.volume.name, f"{mark.volume.file_system}/renamed")
-    zfs("rename", rig.dataset(inner), f"{mark.volume.file_system}/away")
-    (found,) = rig.provider.inventory().images
+    zfs("rename", storage.dataset(inner), f"{mark.volume.file_system}/away")
+    (found,) = storage.provider.inventory().images
     assert found.mark == mark
-    with seen(rig.provider, mark) as image:
+    with seen(storage.provider, mark) as image:
         assert (image / "inner" / "file").read_text() == "content"
-    rig.provider.seal(mark.volume, mark.id)
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    storage.provider.seal(mark.volume, mark.id)
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
-def test_create_cut_off_before_its_dataset_was_renamed(rig: "ZfsRig") -> None:
+def test_create_cut_off_before_its_dataset_was_renamed(storage: "ZfsStorage") -> None:
     """There is no clone to tell where the snapshot is; its dataset's guid does."""
-    share = rig.volume("vms")
-    mark = take(rig.provider, share)
+    share = storage.volume("vms")
+    mark = take(storage.provider, share)
     zfs("destroy", clone_of(mark))
     zfs("rename", mark.volume.name, f"{mark.volume.file_system}/renamed")
-    rig.volume("vms")
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    storage.volume("vms")
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
-def test_dataset_that_was_replaced_or_renamed_is_refused(rig: "ZfsRig") -> None:
+def test_dataset_that_was_replaced_or_renamed_is_refused(storage: "ZfsStorage") -> None:
     """It is not where the share is any more."""
-    share, moved = rig.volume("vms"), f"{rig.dataset(rig.top)}/moved"
-    mark = mark_of(probe(rig.provider, share), share)
+    share, moved = storage.volume("vms"), f"{storage.dataset(storage.top)}/moved"
+    mark = mark_of(probe(storage.provider, share), share)
     zfs("rename", mark.volume.name, moved)
     with pytest.raises(RvssError) as caught:
-        rig.provider.create(mark)
+        storage.provider.create(mark)
     assert caught.value.problem is Problem.NOT_FOUND
     zfs("create", "-o", f"mountpoint={share}-2", mark.volume.name)
     with pytest.raises(RvssError, match="not the dataset that was checked") as caught:
-        rig.provider.create(mark)
+        storage.provider.create(mark)
     assert caught.value.problem is Problem.BAD_PATH
-    assert rig.names() == []
+    assert storage.names() == []
 
 
-def test_marks_of_others_and_of_old(rig: "ZfsRig") -> None:
+def test_marks_of_others_and_of_old(storage: "ZfsStorage") -> None:
     """The first marks had no guid; text that is no mark is no trouble; a copy is no image."""
-    share = rig.volume("vms")
-    mark = take(rig.provider, share)
+    share = storage.volume("vms")
+    mark = take(storage.provider, share)
     snapshot, pool = f"{mark.volume.name}@rvss-{mark.id}", mark.volume.file_system
     data = json.loads(value(snapshot, MARK))
     for name in ("key", "provider", "file_system", "volume_id"):
@@ -299,36 +299,36 @@ def test_marks_of_others_and_of_old(rig: "ZfsRig") -> None:
     assert MARK in zfs(
         "get", "-H", "-s", "received", "all", f"{mark.volume.name}/received@rvss-{mark.id}"
     )
-    (found,) = rig.provider.inventory().images
+    (found,) = storage.provider.inventory().images
     assert found.mark == replace(mark, volume=replace(mark.volume, id=""))
     assert found.mark.volume.key == f"zfs:{pool}:"
-    rig.provider.seal(found.mark.volume, found.id)
-    rig.provider.destroy(found.mark.volume, found.id)
-    assert rig.names() == [mark.id]  # the copy of a backup program
-    assert rig.provider.inventory().images == ()
+    storage.provider.seal(found.mark.volume, found.id)
+    storage.provider.destroy(found.mark.volume, found.id)
+    assert storage.names() == [mark.id]  # the copy of a backup program
+    assert storage.provider.inventory().images == ()
 
 
-def test_create_cut_off_between_its_clones(rig: "ZfsRig") -> None:
+def test_create_cut_off_between_its_clones(storage: "ZfsStorage") -> None:
     """The mark of a clone with others inside comes last."""
-    share = rig.volume("vms")
-    rig.volume("vms/inner")
-    mark = take(rig.provider, share, Nested.INCLUDE)
+    share = storage.volume("vms")
+    storage.volume("vms/inner")
+    mark = take(storage.provider, share, Nested.INCLUDE)
     clone = f"{mark.volume.file_system}/{HOME}/{mark.id}"
     zfs("inherit", "org.samba-rvss:mark", clone)
-    assert [image.complete for image in rig.provider.inventory().images] == [False]
+    assert [image.complete for image in storage.provider.inventory().images] == [False]
     zfs("destroy", f"{clone}/1")
-    assert [image.complete for image in rig.provider.inventory().images] == [False]
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    assert [image.complete for image in storage.provider.inventory().images] == [False]
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
-def test_path_in_the_snapshot_directory_is_refused(rig: "ZfsRig") -> None:
-    share = rig.volume("vms")
-    mark = take(rig.provider, share)
+def test_path_in_the_snapshot_directory_is_refused(storage: "ZfsStorage") -> None:
+    share = storage.volume("vms")
+    mark = take(storage.provider, share)
     path = share / ".zfs" / "snapshot" / f"rvss-{mark.id}"
     os.listdir(path)  # it is mounted by looking
     with pytest.raises(RvssError) as caught:
-        probe(rig.provider, path)
+        probe(storage.provider, path)
     assert caught.value.problem is Problem.BAD_PATH
     kernel.umount(str(path))
 
@@ -336,19 +336,19 @@ def test_path_in_the_snapshot_directory_is_refused(rig: "ZfsRig") -> None:
 # encryption
 
 
-def test_encrypted_datasets(rig: "ZfsRig", rig_directory: Path) -> None:
+def test_encrypted_datasets(storage: "ZfsStorage", rig_directory: Path) -> None:
     """With their keys they are as any other; without, each refusal says so."""
     key = rig_directory / "key"
     key.write_text("correct horse")
-    pool, share = rig.dataset(rig.top), rig.top / "secret"
+    pool, share = storage.dataset(storage.top), storage.top / "secret"
     words = ["-o", "encryption=on", "-o", "keyformat=passphrase", "-o", f"keylocation=file://{key}"]
     zfs("create", *words, "-o", f"mountpoint={share}", f"{pool}/secret")
     zfs("create", *words, f"{pool}/secret/inner")
     (share / "file").write_text("content")
     (share / "inner" / "file").write_text("content")
-    mark = take(rig.provider, share, Nested.INCLUDE)
+    mark = take(storage.provider, share, Nested.INCLUDE)
     assert value(clone_of(mark), "encryption") != "off"
-    with seen(rig.provider, mark, writable=True) as image:
+    with seen(storage.provider, mark, writable=True) as image:
         for name in ("file", "inner/file"):
             assert (image / name).read_text() == "content"
             (image / name).write_text("recovered")
@@ -357,47 +357,47 @@ def test_encrypted_datasets(rig: "ZfsRig", rig_directory: Path) -> None:
     zfs("unload-key", f"{pool}/secret/inner")
     for nested in Nested:
         with pytest.raises(RvssError, match="its key is not loaded") as caught:
-            probe(rig.provider, share, nested)
+            probe(storage.provider, share, nested)
         assert caught.value.problem is Problem.BAD_PATH
     with pytest.raises(RvssError, match=r"the key of .*/1 is not loaded") as caught:
-        rig.provider.open(mark.volume, mark.id)
+        storage.provider.open(mark.volume, mark.id)
     assert caught.value.problem is Problem.BUSY
 
     zfs("unmount", f"{pool}/secret")
     zfs("unload-key", f"{pool}/secret")
     with pytest.raises(RvssError, match="its key is not loaded") as caught:
-        probe(rig.provider, rig.top, Nested.INCLUDE)
-    rig.provider.seal(mark.volume, mark.id)
-    rig.provider.settle(mark.volume, mark.id)
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+        probe(storage.provider, storage.top, Nested.INCLUDE)
+    storage.provider.seal(mark.volume, mark.id)
+    storage.provider.settle(mark.volume, mark.id)
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
 # what keeps an image
 
 
-def fails_to_destroy(rig: "ZfsRig", mark: Mark, match: str) -> None:
+def fails_to_destroy(storage: "ZfsStorage", mark: Mark, match: str) -> None:
     """Expect one sentence that names who keeps an image."""
     with pytest.raises(RvssError, match=match) as caught:
-        rig.provider.destroy(mark.volume, mark.id)
+        storage.provider.destroy(mark.volume, mark.id)
     assert caught.value.problem is Problem.BUSY
 
 
-def test_what_others_do_with_an_image_is_reported_and_not_forced(rig: "ZfsRig") -> None:
-    share = rig.volume("vms")
+def test_what_others_do_with_an_image_is_reported_and_not_forced(storage: "ZfsStorage") -> None:
+    share = storage.volume("vms")
     (share / "big").write_bytes(os.urandom(8 << 20))
-    rig.sync()
-    mark, another = take(rig.provider, share), take(rig.provider, share)
+    storage.sync()
+    mark, another = take(storage.provider, share), take(storage.provider, share)
     snapshot, pool = f"{mark.volume.name}@rvss-{mark.id}", mark.volume.file_system
 
     zfs("create", f"{clone_of(mark)}/theirs")
-    fails_to_destroy(rig, mark, f"put {clone_of(mark)}/theirs into it")
+    fails_to_destroy(storage, mark, f"put {clone_of(mark)}/theirs into it")
     zfs("destroy", f"{clone_of(mark)}/theirs")
 
     # Recursive snapshots of a pool take clones too, whatever their properties say.
     zfs("snapshot", "-r", f"{pool}@daily")
     zfs("hold", "somebody", f"{clone_of(mark)}@daily")
-    fails_to_destroy(rig, mark, f"{clone_of(mark)}@daily: it's being held")
+    fails_to_destroy(storage, mark, f"{clone_of(mark)}@daily: it's being held")
     zfs("release", "somebody", f"{clone_of(mark)}@daily")
 
     zfs("clone", snapshot, f"{pool}/theirs")
@@ -405,15 +405,15 @@ def test_what_others_do_with_an_image_is_reported_and_not_forced(rig: "ZfsRig") 
         try:
             assert sender.stdout is not None
             sender.stdout.read(1000)
-            fails_to_destroy(rig, mark, rf"zfs \(pid {sender.pid}\) works on {snapshot}")
-            rig.provider.destroy(another.volume, another.id)
+            fails_to_destroy(storage, mark, rf"zfs \(pid {sender.pid}\) works on {snapshot}")
+            storage.provider.destroy(another.volume, another.id)
         finally:
             sender.kill()
-    fails_to_destroy(rig, mark, f"{pool}/theirs is a clone of {snapshot}")
-    assert [image.id for image in rig.provider.inventory().images] == [mark.id]
+    fails_to_destroy(storage, mark, f"{pool}/theirs is a clone of {snapshot}")
+    assert [image.id for image in storage.provider.inventory().images] == [mark.id]
     zfs("destroy", f"{pool}/theirs")
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
 HOLDER = """
@@ -431,14 +431,14 @@ def holder(argv: list[str], directory: Path) -> "subprocess.Popen[str]":
     )
 
 
-def test_who_keeps_a_file_open_is_named(rig: "ZfsRig", rig_directory: Path) -> None:
+def test_who_keeps_a_file_open_is_named(storage: "ZfsStorage", rig_directory: Path) -> None:
     """Also through a mount that is nowhere any more, or in another namespace only."""
-    share = rig.volume("vms") / "below"
+    share = storage.volume("vms") / "below"
     share.mkdir()
     (share / "file").write_text("content")
-    mark = take(rig.provider, share)
+    mark = take(storage.provider, share)
     argv = [sys.executable, "-ISEc", HOLDER]
-    with seen(rig.provider, mark) as image, ExitStack() as undo:
+    with seen(storage.provider, mark) as image, ExitStack() as undo:
         target = rig_directory / "mounted"
         target.mkdir()
         run(["mount", "-t", "zfs", clone_of(mark), str(target)], timeout=30)
@@ -449,23 +449,23 @@ def test_who_keeps_a_file_open_is_named(rig: "ZfsRig", rig_directory: Path) -> N
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         kernel.umount(str(target))
-        fails_to_destroy(rig, mark, rf"python3\S* \(pid {lazily.pid}\) has /file open")
+        fails_to_destroy(storage, mark, rf"python3\S* \(pid {lazily.pid}\) has /file open")
         lazily.communicate("")
-        fails_to_destroy(rig, mark, rf"\(pid {elsewhere.pid}\) has {target}/below/file open")
-        fails_to_destroy(rig, mark, f"mounted at {target} for pid {elsewhere.pid}")
+        fails_to_destroy(storage, mark, rf"\(pid {elsewhere.pid}\) has {target}/below/file open")
+        fails_to_destroy(storage, mark, f"mounted at {target} for pid {elsewhere.pid}")
         elsewhere.communicate("")
-        fails_to_destroy(rig, mark, f"{clone_of(mark)}")  # ourselves
-    rig.provider.destroy(mark.volume, mark.id)
-    assert rig.names() == []
+        fails_to_destroy(storage, mark, f"{clone_of(mark)}")  # ourselves
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
-def test_destroy_waits_a_little_for_who_lets_go(rig: "ZfsRig") -> None:
-    mark = take(rig.provider, rig.volume("vms"))
-    ((_, part),) = rig.provider.open(mark.volume, mark.id)
+def test_destroy_waits_a_little_for_who_lets_go(storage: "ZfsStorage") -> None:
+    mark = take(storage.provider, storage.volume("vms"))
+    ((_, part),) = storage.provider.open(mark.volume, mark.id)
     timer = threading.Timer(0.5, os.close, (part,))
     timer.start()
     try:
-        rig.provider.destroy(mark.volume, mark.id)
+        storage.provider.destroy(mark.volume, mark.id)
     finally:
         timer.join()
-    assert rig.names() == []
+    assert storage.names() == []

@@ -13,7 +13,7 @@ from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.run import run
 from samba_rvss.testing.plugin import require
-from tests.kernel.conftest import ZfsRig
+from tests.kernel.conftest import ZfsStorage
 from tests.kernel.test_provider import mark_of, probe, take
 
 _MIB = 1 << 20
@@ -26,7 +26,7 @@ class Fragile:
         self._directory = directory
         self._filler = directory / "filler"
         self._state = Path(f"/proc/spl/kstat/zfs/{directory.name}/state")
-        self.rig = ZfsRig(directory)
+        self.storage = ZfsStorage(directory)
 
     def break_device(self) -> None:
         """Take what room there is: writes to the device fail from now on."""
@@ -61,19 +61,19 @@ def fragile(rig_directory: Path) -> Iterator[Fragile]:
         run(["mount", "-t", "tmpfs", "-o", "size=160M", "none", str(directory)], timeout=10)
         undo.callback(run, ["umount", str(directory)], timeout=10)
         fragile = Fragile(directory)
-        undo.enter_context(fragile.rig)
+        undo.enter_context(fragile.storage)
         undo.callback(fragile.repair)
         yield fragile
 
 
 def test_suspended_pool(fragile: Fragile) -> None:
     """The first command meets it unawares, and is given up; the others do not even begin."""
-    rig = fragile.rig
-    share = rig.volume("vms")
+    storage = fragile.storage
+    share = storage.volume("vms")
     (share / "file").write_bytes(os.urandom(_MIB))
-    first = take(rig.provider, share)
+    first = take(storage.provider, share)
     mark = mark_of(first.volume, share)
-    rig.sync()
+    storage.sync()
     fragile.break_device()
     (share / "more").write_bytes(os.urandom(4 * _MIB))
     impatient = Zfs("one", Command(seconds=4.0))
@@ -83,11 +83,11 @@ def test_suspended_pool(fragile: Fragile) -> None:
     assert time.monotonic() - started < 60
     assert fragile.suspended()
     verbs: list[Callable[[], object]] = [
-        lambda: probe(rig.provider, share),
-        lambda: rig.provider.create(mark),
-        lambda: rig.provider.open(first.volume, first.id),
-        lambda: rig.provider.seal(first.volume, first.id),
-        lambda: rig.provider.destroy(first.volume, first.id),
+        lambda: probe(storage.provider, share),
+        lambda: storage.provider.create(mark),
+        lambda: storage.provider.open(first.volume, first.id),
+        lambda: storage.provider.seal(first.volume, first.id),
+        lambda: storage.provider.destroy(first.volume, first.id),
     ]
     for verb in verbs:
         started = time.monotonic()
@@ -95,11 +95,11 @@ def test_suspended_pool(fragile: Fragile) -> None:
             verb()
         assert caught.value.problem is Problem.SYSTEM
         assert time.monotonic() - started < 2
-    assert first.volume.file_system not in rig.provider.inventory().file_systems
+    assert first.volume.file_system not in storage.provider.inventory().file_systems
 
     fragile.repair()
-    rig.sync()
-    for image in rig.provider.inventory().images:
-        rig.provider.destroy(image.mark.volume, image.id)
-    assert rig.names() == []
-    take(rig.provider, share)
+    storage.sync()
+    for image in storage.provider.inventory().images:
+        storage.provider.destroy(image.mark.volume, image.id)
+    assert storage.names() == []
+    take(storage.provider, share)

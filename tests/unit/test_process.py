@@ -18,7 +18,7 @@ import tdb
 import samba_rvss
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import ToolError, run
-from samba_rvss.samba import conf, process, registry
+from samba_rvss.samba import conf, registry
 from samba_rvss.samba.process import SambaProcess
 
 ROOT = str(Path(samba_rvss.__file__).parent.parent)
@@ -107,30 +107,26 @@ def test_unknown_errors_are_told_with_their_function(samba: SambaProcess) -> Non
     assert samba.call(os.getpid) == samba.pid
 
 
-def test_a_call_that_hangs_is_ended_and_the_next_works(
-    samba: SambaProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_that_hangs_is_ended_and_the_next_works(samba: SambaProcess) -> None:
     hung = samba.call(os.getpid)
-    monkeypatch.setattr(process, "SECONDS", 0.5)
+    samba.seconds = 0.5
     started = time.monotonic()
     with pytest.raises(RvssError, match=r"sleep: no answer within 0\.5 s") as caught:
         samba.call(time.sleep, 60.0)
     assert time.monotonic() - started < 5
     assert caught.value.problem is Problem.SAMBA
     assert not Path(f"/proc/{hung}").exists()
-    monkeypatch.setattr(process, "SECONDS", 20.0)
+    samba.seconds = 20.0
     assert samba.call(os.getpid) not in (hung, 0)
 
 
-def test_a_child_that_ignores_signals_is_ended(
-    samba: SambaProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_that_ignores_signals_is_ended(samba: SambaProcess) -> None:
     samba.call(os.getpid)
     os.kill(samba.pid, signal.SIGSTOP)
-    monkeypatch.setattr(process, "SECONDS", 0.5)
+    samba.seconds = 0.5
     with pytest.raises(RvssError, match="no answer"):
         samba.call(os.getpid)
-    monkeypatch.setattr(process, "SECONDS", 20.0)
+    samba.seconds = 20.0
     assert samba.call(os.getpid) == samba.pid
 
 
