@@ -24,10 +24,12 @@ def listed(
     found: list[Image] = []
     for file_system in file_systems:
         try:
-            found += images(file_system)
-            seen.add(file_system)
+            there = list(images(file_system))
         except (OSError, RvssError) as exc:
             _logger.warning("cannot list the images %s %s: %s", where, file_system, exc)
+        else:
+            seen.add(file_system)
+            found += there
     return Inventory(file_systems=frozenset(seen), images=tuple(found))
 
 
