@@ -8,20 +8,14 @@ answer in time. Arguments and results are values of `samba_rvss.model` and `samb
 The owner calls `close`; the child ends by itself when its owner is gone.
 """
 
-import importlib
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import ParamSpec, Protocol, TypeVar, cast
+from typing import ParamSpec, Protocol, TypeVar
 
+from samba_rvss.child import Child
+from samba_rvss.closing import Closing
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.run import environment
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +48,7 @@ class Here:
         return function(*args, **kwargs)
 
 
-class SambaProcess:
+class SambaProcess(Closing):
     """Runs functions of `samba_rvss.samba` one at a time in a child process.
 
     Args:
@@ -67,8 +61,7 @@ class SambaProcess:
     def __init__(self, seconds: float = _SECONDS) -> None:
         self.seconds = seconds
         self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
+        self._child: Child | None = None
 
     @property
     def pid(self) -> int:
@@ -82,74 +75,30 @@ class SambaProcess:
             RvssError: what the function raised; SAMBA if it did not answer in time or the child
                 died, after which the next call gets a new child.
         """
-        name = function.__name__
         with self._lock:
-            pipe = self._pipe or self._start()
+            child = self._child or self._start()
             try:
-                pipe.send((function.__module__, name, args, kwargs))
-                if not pipe.poll(self.seconds):
-                    raise TimeoutError(f"no answer within {self.seconds:g} s")
-                good, value = pipe.recv()
+                return child.call(self.seconds, function, *args, **kwargs)
             except (OSError, EOFError) as exc:
                 self._stop()
                 reason = str(exc) or "its process died"
                 raise RvssError(
                     Problem.SAMBA,
-                    f"Samba's library failed in {name}: {reason}",
+                    f"Samba's library failed in {function.__name__}: {reason}",
                     "see whether Samba's databases are damaged or locked (tdbtool, smbstatus)",
                 ) from exc
-        if not good:
-            raise cast("BaseException", value)
-        return cast("R", value)
 
     def close(self) -> None:
         """End the child."""
         with self._lock:
             self._stop()
 
-    def _start(self) -> Connection:
-        ours, theirs = socket.socketpair()
-        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        code = (
-            f"import sys; sys.path.insert(0, {root!r}); "
-            f"from samba_rvss.samba.process import serve; serve({theirs.fileno()})"
-        )
-        try:
-            self._child = subprocess.Popen(
-                [sys.executable, "-I", "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env=environment(),
-            )
-        finally:
-            theirs.close()
-        self._pipe = Connection(ours.detach())
+    def _start(self) -> Child:
+        self._child = Child()
         _logger.debug("python-samba runs as %d", self._child.pid)
-        return self._pipe
+        return self._child
 
     def _stop(self) -> None:
-        if self._pipe:
-            self._pipe.close()
-        if self._child:
-            self._child.kill()
-            self._child.wait()
-        self._pipe = self._child = None
-
-
-def serve(fd: int) -> None:
-    """Answer calls until the owner closes its end (the child's main function)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe = Connection(fd)
-    while True:
-        try:
-            module, name, args, kwargs = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = (True, getattr(importlib.import_module(module), name)(*args, **kwargs))
-        except RvssError as exc:
-            answer = (False, exc)
-        except Exception as exc:  # noqa: BLE001 - an unknown failure is the caller's to report
-            answer = (False, RuntimeError(f"{module}.{name}: {type(exc).__name__}: {exc}"))
-        pipe.send(answer)
+        child, self._child = self._child, None
+        if child:
+            child.close()

@@ -32,7 +32,7 @@ ROOTS = frozenset({"__init__"})
 
 # Modules that may import by name, which this test cannot follow, and why.
 BY_NAME = {
-    "samba/process": "its child calls the function that its parent, the same program, names",
+    "child": "it calls the function that its owner, the same program, names",
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,102 @@
+"""A child process of our own program that runs functions for its owner.
+
+Place: beside `run`, which is for other programs. Contract: the child has nothing of its owner's but
+one end of a pipe; it ends by itself when its owner is gone, and when it is closed it is killed and
+reaped. One call at a time: whoever has threads keeps them apart.
+"""
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import ParamSpec, TypeVar, cast
+
+from samba_rvss.closing import Closing
+from samba_rvss.errors import RvssError
+from samba_rvss.run import environment
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class Child(Closing):
+    """A process that calls functions; it has to be closed.
+
+    Attributes:
+        pid: its process id.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        code = (
+            f"import sys; sys.path.insert(0, {_ROOT!r}); "
+            f"from samba_rvss.child import serve; serve({theirs.fileno()})"
+        )
+        self._pipe = Connection(ours.detach())
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=environment(),
+            )
+        except OSError:
+            self._pipe.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+
+    def call(
+        self, seconds: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call a module-level function in the child and return its result.
+
+        Args:
+            seconds: how long it may take.
+            function: it, its arguments and its result have to be picklable.
+
+        Raises:
+            RvssError: what the function raised.
+            RuntimeError: in words, what else the function raised.
+            TimeoutError: it took too long.
+            OSError, EOFError: the child has died. After these three it has to be closed.
+        """
+        self._pipe.send((function.__module__, function.__name__, args, kwargs))
+        if not self._pipe.poll(seconds):
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        good, value = self._pipe.recv()
+        if not good:
+            raise cast("BaseException", value)
+        return cast("R", value)
+
+    def close(self) -> None:
+        """End it with SIGKILL, and wait for it."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def serve(fd: int) -> None:
+    """Answer calls until the owner closes its end (the child's main function)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = Connection(fd)
+    while True:
+        try:
+            module, name, args, kwargs = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = (True, getattr(importlib.import_module(module), name)(*args, **kwargs))
+        except RvssError as exc:
+            answer = (False, RvssError(exc.problem, exc.message, exc.hint))
+        except Exception as exc:  # noqa: BLE001 - an unknown failure is the caller's to report
+            answer = (False, RuntimeError(f"{module}.{name}: {type(exc).__name__}: {exc}"))
+        pipe.send(answer)
