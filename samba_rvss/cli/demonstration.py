@@ -25,7 +25,8 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.samba import fss_state
-from samba_rvss.samba.fsrvp import BACKUP, Client
+from samba_rvss.samba.fsrvp.client import Client
+from samba_rvss.samba.fsrvp.methods import BACKUP
 from samba_rvss.testing import machine as virtual
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.loop import LoopBtrfs
@@ -125,7 +126,7 @@ class _Play:
         )
 
     def _connect(self, share: str) -> Session:
-        return Session(self.samba.address, share, self.operator.name, self.operator.password)
+        return Session(self.samba.address, share, self.operator.logon)
 
     def _fetch(self, session: Session, name: str, target: Path) -> str:
         """Copy a file from a share, keeping holes; return its size for people."""
@@ -351,7 +352,7 @@ def perform(record: Record, parent: Path) -> None:
             saw.append(f"{machine.done} writes so far")
         with stage("connect to FSRVP") as saw:
             client = stack.enter_context(
-                Client(samba.address, operator.name, operator.password, timeout=_SECONDS)
+                Client(samba.address, operator.logon, timeout=_SECONDS)
             )
             saw.append(f"as {operator.name}")
         play = _Play(

@@ -6,152 +6,117 @@ a word to the server if the link to it has been cut. A call that fails raises he
 there.
 """
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-from contextlib import ExitStack
-from multiprocessing.connection import Connection
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from samba_rvss.child import Child
+from samba_rvss.closing import Closing
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.run import environment
+from samba_rvss.samba.fsrvp.methods import Methods
+from samba_rvss.testing.netns import enter
+
+if TYPE_CHECKING:
+    from samba_rvss.samba.fsrvp.client import Client
+    from samba_rvss.samba.logon import Logon
+    from samba_rvss.testing.smbclient import File, Session
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _SECONDS = 60.0
-_ROOT = Path(__file__).resolve().parents[2]
 
 
-class Remote:
-    """A context manager: a process with FSRVP clients and SMB sessions.
+class Remote(Methods, Closing):
+    """An FSRVP client in a process of its own; it connects when a method is first called.
 
     Args:
         host: the server's address.
-        user: who connects.
-        password: in clear.
+        logon: who connects.
         namespace: the network namespace to stand in; empty for ours.
+        options: of the DCE/RPC binding, as the Client has them.
     """
 
-    def __init__(self, host: str, user: str, password: str, namespace: str = "") -> None:
-        self._words = (host, user, password, namespace)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
-
-    def __enter__(self) -> Self:
-        ours, theirs = socket.socketpair()
-        code = (
-            f"import sys; sys.path.insert(0, {str(_ROOT)!r});"
-            f" from samba_rvss.testing.remote import serve; serve({theirs.fileno()})"
-        )
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env=environment(),
-            )
-        self._pipe = Connection(ours.detach())
-        with ExitStack() as guard:
-            guard.callback(self.close)
-            self._ask("", *self._words)
-            guard.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
+    def __init__(
+        self, host: str, logon: "Logon", namespace: str = "", *, options: Sequence[str] = ()
     ) -> None:
-        self.close()
+        super().__init__(host)
+        self._child: Child | None = Child()
+        try:
+            self._ask("the start", _begin, host, logon, namespace, options)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the process with SIGKILL; its kernel closes the connections, if it can be heard."""
-        if self._pipe is not None:
-            self._pipe.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._pipe = self._process = None
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
 
-    def call(self, method: str, *args: object) -> Any:
-        """Call a method of the process's `samba_rvss.samba.fsrvp.Client` by name.
-
-        It connects when it is first called.
+    def request(self, method: str, opnum: int, data: bytes) -> bytes:
+        """Send a request over the other process's connection; see `Methods.request`.
 
         Raises:
-            FsrvpError: the server refused.
             RvssError: SAMBA if the connection failed; BUSY if there is no answer within 60 s.
         """
-        return self._ask(method, *args)
+        return self._ask(method, _request, method, opnum, data)
 
     def hold(self, share: str, name: str) -> None:
         """Connect to a share, open a file there for writing, and keep it open.
 
         Raises:
-            SmbError: the server refused.
+            RvssError: SAMBA if the server refused.
         """
-        self._ask("hold", share, name)
+        self._ask("hold", _hold, share, name)
 
-    def _ask(self, method: str, *args: object) -> Any:
-        if self._pipe is None:
-            raise RvssError(Problem.USAGE, f"{method} needs a process, and it has been closed")
-        self._pipe.send((method, args))
-        if not self._pipe.poll(_SECONDS):
-            raise RvssError(Problem.BUSY, f"no answer to {method} within {_SECONDS:g} s")
-        good, value = self._pipe.recv()
-        if good:
-            return value
-        kind, values = value
-        raise _error(kind, values)
+    def _ask(self, what: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._child is None:
+            raise RvssError(Problem.USAGE, f"{what} needs a process, and it has been closed")
+        try:
+            return self._child.call(_SECONDS, function, *args, **kwargs)
+        except (OSError, EOFError) as exc:
+            reason = str(exc) or "its process died"
+            raise RvssError(Problem.BUSY, f"{what} in another process: {reason}") from exc
 
 
-def _error(kind: str, values: tuple[Any, ...]) -> Exception:
-    from samba_rvss.samba.fsrvp import FsrvpError
+class _There:
+    """What the other process has."""
 
-    if kind == "fsrvp":
-        return FsrvpError(*values)
-    return RvssError(Problem.SAMBA, *values) if kind == "known" else RuntimeError(*values)
+    def __init__(self, host: str, logon: "Logon", options: Sequence[str]) -> None:
+        self.host = host
+        self.logon = logon
+        self.options = options
+        self.held: list[tuple[Session, File]] = []
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> "Client":
+        """The connection for FSRVP."""
+        from samba_rvss.samba.fsrvp.client import Client
+
+        if self._client is None:
+            self._client = Client(self.host, self.logon, options=self.options)
+        return self._client
 
 
-def serve(fd: int) -> None:
-    """Answer calls until the owner closes its end (the process's main function)."""
-    from samba_rvss.samba.fsrvp import Client, FsrvpError
-    from samba_rvss.testing.netns import enter
+# Called in the other process; the first makes what the others find.
+
+_there: _There
+
+
+def _begin(host: str, logon: "Logon", namespace: str, options: Sequence[str]) -> None:
+    global _there
+    if namespace:
+        enter(namespace)
+    _there = _There(host, logon, options)
+
+
+def _request(method: str, opnum: int, data: bytes) -> bytes:
+    return _there.client.request(method, opnum, data)
+
+
+def _hold(share: str, name: str) -> None:
     from samba_rvss.testing.smbclient import Session
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe = Connection(fd)
-    _, (host, user, password, namespace) = pipe.recv()
-    client: Client | None = None
-    held = []
-    try:
-        if namespace:
-            enter(namespace)
-    except RvssError as exc:
-        pipe.send((False, ("known", (exc.message,))))
-        return
-    pipe.send((True, os.getpid()))
-    while True:
-        try:
-            method, args = pipe.recv()
-        except EOFError:
-            return
-        answer: tuple[bool, object]
-        try:
-            if method == "hold":
-                session = Session(host, args[0], user, password)
-                held.append((session, session.open(args[1], write=True)))
-                answer = (True, None)
-            else:
-                client = client or Client(host, user, password)
-                answer = (True, getattr(client, method)(*args))
-        except FsrvpError as exc:
-            answer = (False, ("fsrvp", (exc.method, exc.hresult)))
-        except RvssError as exc:
-            answer = (False, ("known", (exc.message, exc.hint)))
-        except Exception as exc:  # noqa: BLE001 - an unknown failure is the caller's to report
-            answer = (False, ("unknown", (f"{method}: {type(exc).__name__}: {exc}",)))
-        pipe.send(answer)
+    session = Session(_there.host, share, _there.logon)
+    _there.held.append((session, session.open(name, write=True)))

@@ -8,17 +8,14 @@ a File one handle of it. Closing the session drops the files that are still open
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 from samba import NTSTATUSError
-from samba.credentials import DONT_USE_KERBEROS, Credentials
-from samba.param import LoadParm
 from samba.samba3 import libsmb_samba_internal as libsmb
 from samba.samba3 import param as s3param
 
+from samba_rvss.closing import Closing
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.samba.fsrvp import status_name
+from samba_rvss.samba.logon import Logon, credentials, load_parm, status_name
 
 # MS-SMB2 2.2.13
 FILE_READ_DATA = 0x1
@@ -53,19 +50,6 @@ def _naming(what: str) -> Iterator[None]:
         raise SmbError(what, exc) from exc
 
 
-def _credentials(user: str, password: str) -> Credentials:
-    credentials = Credentials()
-    if user:
-        credentials.set_username(user)
-        credentials.set_password(password)
-        credentials.set_domain("WORKGROUP")
-    else:
-        credentials.set_anonymous()
-    credentials.set_workstation("SAMBA-RVSS")
-    credentials.set_kerberos_state(DONT_USE_KERBEROS)
-    return credentials
-
-
 def _load_globals() -> None:
     """Give libsmb the built-in defaults, unless somebody has loaded a configuration.
 
@@ -87,38 +71,27 @@ def probe(address: str) -> None:
     Session(address, "IPC$").close()
 
 
-class Session:
+class Session(Closing):
     """A connection to one share, usable as a context manager.
 
     Args:
         address: of the server.
         share: the share's name.
-        user: its user; empty for nobody.
-        password: in clear.
+        logon: its user; nobody without it.
 
     Raises:
         SmbError: the server or the share refused.
     """
 
-    def __init__(self, address: str, share: str, user: str = "", password: str = "") -> None:
+    def __init__(self, address: str, share: str, logon: Logon | None = None) -> None:
         self._share = share
         _load_globals()
-        lp = LoadParm(filename_for_non_global_lp=os.devnull)
+        who = logon or Logon()
+        lp = load_parm(who)
         with _naming(f"connecting to {share}"):
             self._connection: libsmb.Conn | None = libsmb.Conn(
-                address, share, lp=lp, creds=_credentials(user, password)
+                address, share, lp=lp, creds=credentials(who, lp)
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Drop the connection, and with it all files that it has open."""
@@ -181,24 +154,13 @@ class Session:
             self.connection.unlink(name)
 
 
-class File:
+class File(Closing):
     """An open file of a session, usable as a context manager."""
 
     def __init__(self, session: Session, name: str, number: int) -> None:
         self._session = session
         self._number = number
         self.name = name
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def write(self, data: bytes, offset: int = 0) -> None:
         """Write at an offset (bytes)."""

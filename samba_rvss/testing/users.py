@@ -10,6 +10,7 @@ import pwd
 import secrets
 
 from samba_rvss.run import run
+from samba_rvss.samba.logon import Logon
 from samba_rvss.testing.smbd import PrivateSmbd
 from samba_rvss.testing.undoing import Undoing
 
@@ -60,6 +61,11 @@ class User(Undoing):
         set_password(self._samba, self.name, self.password)
         self.grant()
 
+    @property
+    def logon(self) -> Logon:
+        """How it logs on."""
+        return Logon(user=self.name, password=self.password)
+
     def grant(self) -> None:
         """Give the user what it is to have in Samba: nothing."""
 
@@ -102,6 +108,11 @@ class Root:
         self.password = secrets.token_hex(8)
         self.uid = 0
         set_password(samba, self.name, self.password)
+
+    @property
+    def logon(self) -> Logon:
+        """How it logs on."""
+        return Logon(user=self.name, password=self.password)
 
 
 def _remove_user(name: str) -> None:

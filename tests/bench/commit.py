@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from samba_rvss import kernel, wire
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase
-from samba_rvss.samba.fsrvp import BACKUP, Client
+from samba_rvss.samba.fsrvp.client import Client
+from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.smbclient import Session
@@ -195,9 +196,7 @@ class Bench:
             self.operator = stack.enter_context(BackupOperator(self.samba))
             self.daemon.start()
             self.samba.start()
-            self.client = stack.enter_context(
-                Client(self.samba.address, self.operator.name, self.operator.password)
-            )
+            self.client = stack.enter_context(Client(self.samba.address, self.operator.logon))
             yield
 
     def _fill(self, path: Path) -> None:
@@ -233,18 +232,13 @@ class Bench:
 
     def commit_time(self, *shares: str) -> float:
         """Return the seconds that CommitShadowCopySet takes; the set is deleted again."""
-        client = self.client
         time.sleep(PAUSE)
-        client.set_context(BACKUP)
-        set_id = client.start_shadow_copy_set()
-        copies = [client.add_to_shadow_copy_set(set_id, share) for share in shares]
-        client.prepare_shadow_copy_set(set_id)
-        started = time.perf_counter()
-        client.commit_shadow_copy_set(set_id)
-        spent = time.perf_counter() - started
-        client.expose_shadow_copy_set(set_id)
-        for share, copy in zip(shares, copies, strict=True):
-            client.delete_share_mapping(set_id, copy, share)
+        taken = CopySet(self.client)
+        taken.prepare(*shares)
+        taken.commit()
+        spent = taken.calls[-1].seconds
+        taken.expose()
+        taken.delete()
         return spent
 
     def _snapshot_time(self, name: str) -> float:
@@ -358,38 +352,33 @@ class Bench:
             ]
 
     def _seal_time(self, *, keep_writer: bool) -> float:
-        client = self.client
-        client.set_context(BACKUP | Context.AUTO_RECOVERY)
-        set_id = client.start_shadow_copy_set()
-        copy_id = client.add_to_shadow_copy_set(set_id, "plain")
-        client.prepare_shadow_copy_set(set_id)
-        client.commit_shadow_copy_set(set_id)
-        client.expose_shadow_copy_set(set_id)
-        exposed = client.get_share_mapping(set_id, copy_id, "plain").exposed_share
+        taken = CopySet(self.client, Context.AUTO_RECOVERY)
+        taken.prepare("plain")
+        taken.commit()
+        (exposed,) = taken.expose()
+        copy_id = str(taken.copies["plain"])
         with ExitStack() as stack:
             path = str(self.daemon.state_directory / "ledger.db")
             ledger = stack.enter_context(closing(Ledger(path, read_only=True)))
-            session = stack.enter_context(
-                Session(self.samba.address, exposed, self.operator.name, self.operator.password)
-            )
+            session = stack.enter_context(Session(self.samba.address, exposed, self.operator.logon))
             file = session.open("data", write=True, create=True)
             for piece in range(4):
                 file.write(os.urandom(1 << 20), piece << 20)
             if not keep_writer:
                 file.close()
                 session.close()
-            client.recovery_complete_shadow_copy_set(set_id)
+            taken.complete()
             started = time.perf_counter()
             while True:
                 # It learns what Samba calls the copy a moment after Samba has told its client.
-                copy = next(iter(ledger.find(str(copy_id))), None)
+                copy = next(iter(ledger.find(copy_id)), None)
                 sealed = copy is not None and copy.phase is Phase.SEALED
                 if copy and sealed and os.statvfs(copy.path).f_flag & os.ST_RDONLY:
                     break
                 assert time.perf_counter() - started < SECONDS, "it is never sealed"
                 time.sleep(0.001)
             spent = time.perf_counter() - started
-        client.delete_share_mapping(set_id, copy_id, "plain")
+        taken.delete()
         return spent
 
     def large_set(self) -> None:

@@ -102,7 +102,7 @@ def run(made: Lane, cell: Cell) -> float:
             _back_up(made)
         client = made.far(undo) if fault is Fault.VANISHED else made.near(undo)
         shares = SHARES if fault is Fault.HALF else SHARES[:1]
-        walk = Walk(lane=made, client=client, shares=shares)
+        walk = Walk(made, client, shares)
         _go(walk, cell, holding)
         due = time.monotonic() + TIMERS.of(cell)
         _happen(walk, cell, undo, holding)
@@ -140,7 +140,7 @@ def _go(walk: Walk, cell: Cell, holding: ExitStack) -> None:
     if order >= 5:
         walk.delete_in_vain(holding)
     if cell.stage is Stage.EXPOSED and cell.fault in (Fault.SILENT, Fault.VANISHED):
-        walk.client.hold(walk.exposed[0], "data")
+        walk.client.hold(walk.set.exposed_shares[0], "data")
 
 
 def _happen(walk: Walk, cell: Cell, undo: ExitStack, holding: ExitStack) -> None:
@@ -165,7 +165,7 @@ def _happen(walk: Walk, cell: Cell, undo: ExitStack, holding: ExitStack) -> None
         case Fault.UNCONFIGURED:
             rig.samba.drop_share(SHARES[0])
         case Fault.UNSHARED:
-            for share in set(rig.exposed_shares()).intersection(walk.exposed):
+            for share in set(rig.exposed_shares()).intersection(walk.set.exposed_shares):
                 rig.samba.net("conf", "delshare", share)
         case Fault.DESTROYED:
             copies = walk.copies()
@@ -196,8 +196,7 @@ def _back_up(made: Lane) -> None:
     backup = made.rig.directory / "backup"
     shutil.rmtree(backup, ignore_errors=True)
     with ExitStack() as undo:
-        walk = Walk(lane=made, client=made.near(undo))
-        walk.start()
+        walk = Walk(made, made.near(undo))
         walk.add()
         walk.commit()
         walk.expose()

@@ -26,6 +26,8 @@ from samba_rvss.model import Context, Phase, SetState, ShadowCopy
 from samba_rvss.run import environment
 from samba_rvss.samba import fss_state
 from samba_rvss.samba.parser import EXPOSED
+from samba_rvss.samba.fsrvp.copyset import CopySet, take
+from samba_rvss.samba.fsrvp.methods import BACKUP
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.plugin import CAPABILITIES, require
 from samba_rvss.testing.smbd import PrivateSmbd
@@ -34,7 +36,7 @@ from tests.samba import leftovers
 from tests.samba.filesystems import FileSystem, OnBtrfs, OnZfs
 
 if TYPE_CHECKING:
-    from samba_rvss.samba.fsrvp import Client, CopySet
+    from samba_rvss.samba.fsrvp.client import Client
     from samba_rvss.testing.smbclient import Session
     from samba_rvss.testing.users import BackupOperator, Root
 
@@ -83,29 +85,21 @@ class Rig:
 
     def client(self, user: "Account | None" = None) -> "Client":
         """Connect to FSRVP, as the operator unless somebody else is named."""
-        from samba_rvss.samba.fsrvp import Client
+        from samba_rvss.samba.fsrvp.client import Client
 
         who = user or self.operator
-        return Client(self.samba.address, who.name, who.password)
+        return Client(self.samba.address, who.logon)
 
     def session(self, share: str, user: "Account | None" = None) -> "Session":
         """Connect to a share, as the operator unless somebody else is named."""
         from samba_rvss.testing.smbclient import Session
 
         who = user or self.operator
-        return Session(self.samba.address, share, who.name, who.password)
+        return Session(self.samba.address, share, who.logon)
 
-    def expose(self, client: "Client", *shares: str, recovery: bool = True) -> "CopySet":
+    def expose(self, client: "Client", *shares: str, recovery: bool = True) -> CopySet:
         """Take a shadow copy set and expose it, with auto-recovery unless told not to."""
-        from samba_rvss.samba.fsrvp import BACKUP, shadow_copy_set
-
-        context = BACKUP | Context.AUTO_RECOVERY if recovery else BACKUP
-        return shadow_copy_set(client, shares, context)
-
-    def delete(self, client: "Client", taken: "CopySet", *shares: str) -> None:
-        """Delete every mapping of a set."""
-        for share, mapping in zip(shares, taken.mappings, strict=True):
-            client.delete_share_mapping(taken.id, mapping.copy_id, share)
+        return take(client, shares, Context.AUTO_RECOVERY if recovery else BACKUP)
 
     # samba-rvss
 

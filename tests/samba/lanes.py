@@ -14,12 +14,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
 from samba_rvss import kernel
 from samba_rvss.model import Context, Phase, ShadowCopy
+from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.netns import LENGTH, Link
 from samba_rvss.testing.plugin import require
@@ -31,7 +32,6 @@ from tests.samba.filesystems import OnBtrfs, OnZfs
 
 SHARES = ("vms", "sql", "web")
 _SECONDS = 20.0
-_NIL = UUID(int=0)
 
 
 class Stage(Enum):
@@ -61,12 +61,12 @@ class Lane:
     def near(self, undo: ExitStack) -> Remote:
         """Return a client on this machine."""
         who = self.rig.operator
-        return undo.enter_context(Remote(self.rig.samba.address, who.name, who.password))
+        return undo.enter_context(Remote(self.rig.samba.address, who.logon))
 
     def far(self, undo: ExitStack) -> Remote:
         """Return a client behind the link."""
         who, link = self.rig.operator, self.link
-        return undo.enter_context(Remote(link.address, who.name, who.password, link.namespace))
+        return undo.enter_context(Remote(link.address, who.logon, link.namespace))
 
     def configure(self) -> None:
         """Put the shares into smb.conf."""
@@ -153,107 +153,90 @@ def wait_until(what: str, true: Callable[[], bool], seconds: float = _SECONDS) -
         time.sleep(0.02)
 
 
-@dataclass(kw_only=True)
 class Walk:
     """A set with auto-recovery on its way, and the client that takes it there.
 
-    Attributes:
+    Args:
+        made: where.
+        client: who.
         shares: what it is to hold.
-        set_id: Samba's id of it.
-        members: Samba's ids of its shadow copies.
-        exposed: names of the exposed shares.
     """
 
-    lane: Lane
-    client: Remote
-    shares: Sequence[str] = SHARES[:1]
-    set_id: UUID = _NIL
-    members: list[UUID] = field(default_factory=list)
-    exposed: list[str] = field(default_factory=list)
+    def __init__(self, made: Lane, client: Remote, shares: Sequence[str] = SHARES[:1]) -> None:
+        self.lane = made
+        self.client = client
+        self.shares = shares
+        self.set = CopySet(client, Context.AUTO_RECOVERY, abort_on_failure=False)
 
     def start(self) -> None:
         """Begin it."""
-        self.client.call("set_context", Context.AUTO_RECOVERY)
-        self.set_id = self.client.call("start_shadow_copy_set")
+        self.set.start()
 
     def add(self) -> None:
         """Add its shares."""
-        for share in self.shares:
-            self.members.append(self.client.call("add_to_shadow_copy_set", self.set_id, share))
-        self.client.call("prepare_shadow_copy_set", self.set_id)
+        self.set.prepare(*self.shares)
 
     def commit(self) -> None:
         """Commit it, and wait until its copies are open."""
-        self.client.call("commit_shadow_copy_set", self.set_id)
+        self.set.commit()
         self._wait_for(Phase.OPEN)
 
     def commit_in_vain(self) -> None:
         """Let its Commit fail for the second share; the shares before or after it are taken."""
-        from samba_rvss.samba.fsrvp import FsrvpError
-
         path = self.lane.path / self.shares[1]
         path.rename(path.with_name("elsewhere"))
         try:
             with pytest.raises(FsrvpError):
-                self.client.call("commit_shadow_copy_set", self.set_id)
+                self.set.commit()
         finally:
             path.with_name("elsewhere").rename(path)
         assert Phase.TAKEN in {copy.phase for copy in self.lane.rig.ledger()}
 
     def expose(self) -> None:
         """Expose it."""
-        self.client.call("expose_shadow_copy_set", self.set_id)
-        for member, share in zip(self.members, self.shares, strict=True):
-            mapping = self.client.call("get_share_mapping", self.set_id, member, share)
-            self.exposed.append(mapping.exposed_share)
+        self.set.expose()
 
     def recover(self) -> None:
         """Say that it is recovered, and wait until its copies are sealed."""
-        self.client.call("recovery_complete_shadow_copy_set", self.set_id)
+        self.set.complete()
         self._wait_for(Phase.SEALED)
 
     def delete(self) -> None:
         """Delete its mappings."""
-        for member, share in zip(self.members, self.shares, strict=True):
-            self.client.call("delete_share_mapping", self.set_id, member, share)
+        self.set.delete()
 
     def delete_in_vain(self, undo: ExitStack) -> None:
         """Delete the first of its mappings, whose image cannot be destroyed until undone."""
-        from samba_rvss.samba.fsrvp import FsrvpError
-
         undo.enter_context(self.lane.rig.fs.keep(self.copies()[0].id))
         # Where somebody keeps the image busy, as on ZFS, the copy is gone for Samba all the same.
         with suppress(FsrvpError):
-            self.client.call("delete_share_mapping", self.set_id, self.members[0], self.shares[0])
+            self.set.delete(self.shares[0])
         assert Phase.DELETING in {copy.phase for copy in self.copies()}
 
     def abort(self) -> None:
-        """Abort it; Samba may not know it any more."""
-        from samba_rvss.samba.fsrvp import FsrvpError
-
+        """Abort it, also where it is too late; Samba may not know it any more."""
         try:
-            self.client.call("abort_shadow_copy_set", self.set_id)
+            self.client.abort_shadow_copy_set(self.set.id)
         except FsrvpError as exc:
-            if exc.name != "E_INVALIDARG" or not self.exposed:
+            if exc.hresult != HResult.E_INVALIDARG or not self.set.mappings:
                 raise
 
     def copies(self) -> list[ShadowCopy]:
         """Return its shadow copies in the ledger."""
-        found = [copy for copy in self.lane.rig.ledger() if copy.set_id == str(self.set_id)]
+        found = [copy for copy in self.lane.rig.ledger() if copy.set_id == str(self.set.id)]
         return sorted(found, key=lambda copy: self.shares.index(copy.share))
 
     def _wait_for(self, phase: Phase) -> None:
         def reached() -> bool:
             return [copy.phase for copy in self.copies()] == [phase] * len(self.shares)
 
-        wait_until(f"all copies of {self.set_id} {phase.value}", reached)
+        wait_until(f"all copies of {self.set.id} {phase.value}", reached)
 
 
 def take_a_set(made: Lane, share: str = SHARES[0]) -> None:
     """Take a set from beginning to end with a client of its own; fail if anything is refused."""
     with ExitStack() as undo:
-        walk = Walk(lane=made, client=made.near(undo), shares=(share,))
-        walk.start()
+        walk = Walk(made, made.near(undo), (share,))
         walk.add()
         walk.commit()
         walk.expose()

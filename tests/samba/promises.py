@@ -7,6 +7,7 @@ from pathlib import Path
 
 from samba_rvss.model import Context, Phase, SambaCopy, SambaState, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
+from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from tests.samba.cells import SLOW
 from tests.samba.world import GRACE, RECOVERY_TIMEOUT, SHARES, Actor, World
 
@@ -181,8 +182,6 @@ class Promises:
     def _fresh_set(self, actor: Actor) -> None:
         """Take a set from beginning to end."""
         rig = self._world.rig
-        from samba_rvss.samba.fsrvp import FsrvpError, HResult
-
         try:
             with rig.client(actor.account) as client:
                 taken = rig.expose(client, *SHARES)
@@ -199,10 +198,10 @@ class Promises:
         for mapping in taken.mappings:
             with rig.session(mapping.exposed_share, actor.account) as session:
                 session.write("recovered", b"x")
-        with rig.client(actor.account) as client:
-            client.recovery_complete_shadow_copy_set(taken.id)
+        with rig.client(actor.account) as taken.client:
+            taken.complete()
             rig.wait_for_phase(Phase.SEALED, 2, SETTLE)
-            rig.delete(client, taken, *SHARES)
+            taken.delete()
 
 
 def content(path: str) -> str:

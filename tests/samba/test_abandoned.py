@@ -15,6 +15,7 @@ import tdb
 
 from samba_rvss.model import Context, Phase, SetState
 from samba_rvss.samba import fss_state
+from samba_rvss.samba.fsrvp.copyset import CopySet
 
 if TYPE_CHECKING:
     from tests.samba.conftest import Rig
@@ -22,20 +23,18 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("state", [SetState.STARTED, SetState.ADDED])
 def test_a_set_that_was_begun_and_left_does_not_block_samba(rig: "Rig", state: SetState) -> None:
-    from samba_rvss.samba.fsrvp import BACKUP
-
     rig.samba.set_options({"rvss:grace": "2 s", "rvss:recovery timeout": "3 s"})
     rig.share("vms", rig.volume())
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, "vms")
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_phase(Phase.SEALED)
-        client.set_context(BACKUP | Context.AUTO_RECOVERY)
-        begun = client.start_shadow_copy_set()
+        begun = CopySet(client, Context.AUTO_RECOVERY)
+        begun.start()
         if state is SetState.ADDED:
-            client.add_to_shadow_copy_set(begun, "vms")
-        rig.delete(client, taken, "vms")
+            begun.add("vms")
+        taken.delete()
     left = fss_state.read(str(rig.samba.lock_directory / "srv_fss.tdb"))
     assert left is not None
     assert [one.state for one in left.sets] == [state]
@@ -46,7 +45,7 @@ def test_a_set_that_was_begun_and_left_does_not_block_samba(rig: "Rig", state: S
         assert time.monotonic() < deadline, rig.daemon.log()[-1000:]
         time.sleep(0.1)
     with rig.client() as client:
-        rig.delete(client, rig.expose(client, "vms"), "vms")
+        rig.expose(client, "vms").delete()
     rig.assert_nothing_left()
 
 
@@ -61,7 +60,7 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_nothing_writable(
     path = rig.samba.lock_directory / "srv_fss.tdb"
     with rig.client() as client:
         kept = rig.expose(client, "vms")
-        client.recovery_complete_shadow_copy_set(kept.id)
+        kept.complete()
         rig.wait_for_phase(Phase.SEALED)
         rig.expose(client, "vms")
         for pid in rig.samba.worker_pids():
@@ -77,7 +76,7 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_nothing_writable(
     assert left.set_id == str(kept.id)
     rig.samba.end_workers()
     with rig.client() as client:
-        rig.delete(client, rig.expose(client, "vms"), "vms")
+        rig.expose(client, "vms").delete()
     with rig.session(kept.mappings[0].exposed_share) as session:
         assert session.read("data").startswith(b"from the source")
     assert rig.command("delete", left.id).returncode == 0

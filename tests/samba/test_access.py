@@ -146,7 +146,7 @@ def test_user_gets_nothing(rig: "Rig") -> None:
     # Samba's own worker is let in, for the same user
     with rig.client() as client:
         taken = rig.expose(client, "vms")
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
 
 
@@ -185,7 +185,7 @@ def test_user_sees_nothing_of_ours(rig: "Rig") -> None:
         )
         done = _as_user(rig, _LOOK_AROUND, *map(str, places))
         assert done.stdout == "denied\n" * len(places), done
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
 
 
@@ -273,7 +273,7 @@ def test_malformed_requests_change_nothing(rig: "Rig") -> None:
     # Samba is still served
     with rig.client() as client:
         taken = rig.expose(client, "vms")
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
 
 

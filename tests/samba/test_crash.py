@@ -15,12 +15,14 @@ import pytest
 from samba_rvss.copies.instance import POINTS
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Context, Phase, SetState
+from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.samba.fsrvp.methods import BACKUP
+from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from uuid import UUID
 
-    from samba_rvss.samba.fsrvp import Client
+    from samba_rvss.samba.fsrvp.client import Client
     from tests.samba.conftest import Rig
 
 SHARE = "vms"
@@ -53,34 +55,12 @@ def share(request: pytest.FixtureRequest, rig: "Rig") -> Path:
 only_previous = pytest.mark.parametrize("share", [PREVIOUS], indirect=True)
 
 
-class Sequence:
-    """A client's way through one shadow copy set, that can be stopped after any step."""
-
-    def __init__(self, client: "Client", *, recovery: bool = True) -> None:
-        from samba_rvss.samba.fsrvp import BACKUP
-
-        self._client = client
-        client.set_context(BACKUP | Context.AUTO_RECOVERY if recovery else BACKUP)
-        self.set_id: UUID = client.start_shadow_copy_set()
-        self.copy_id: UUID = client.add_to_shadow_copy_set(self.set_id, SHARE)
-        client.prepare_shadow_copy_set(self.set_id)
-
-    def commit(self) -> None:
-        self._client.commit_shadow_copy_set(self.set_id)
-
-    def expose(self) -> str:
-        self._client.expose_shadow_copy_set(self.set_id)
-        mapping = self._client.get_share_mapping(self.set_id, self.copy_id, SHARE)
-        return mapping.exposed_share
-
-    def recovery_complete(self) -> None:
-        self._client.recovery_complete_shadow_copy_set(self.set_id)
-
-    def delete(self) -> None:
-        self._client.delete_share_mapping(self.set_id, self.copy_id, SHARE)
-
-    def abort(self) -> None:
-        self._client.abort_shadow_copy_set(self.set_id)
+def begin(client: "Client", *, recovery: bool = True) -> CopySet:
+    """Prepare a set that stays as it is when a step fails."""
+    context = Context.AUTO_RECOVERY if recovery else BACKUP
+    sequence = CopySet(client, context, abort_on_failure=False)
+    sequence.prepare(SHARE)
+    return sequence
 
 
 def recover(rig: "Rig", exposed: str) -> None:
@@ -140,11 +120,9 @@ def assert_whole_or_gone(rig: "Rig") -> None:
 
 def assert_a_fresh_set_succeeds(rig: "Rig") -> None:
     """Take a set from beginning to end; if Samba is blocked by its own record, free it first."""
-    from samba_rvss.samba.fsrvp import FsrvpError, HResult
-
     try:
         with rig.client() as client:
-            _to_the_end(rig, Sequence(client))
+            _to_the_end(rig, begin(client))
     except FsrvpError as exc:
         if exc.hresult != HResult.FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS:
             raise
@@ -153,15 +131,15 @@ def assert_a_fresh_set_succeeds(rig: "Rig") -> None:
     rig.samba.end_workers()
     (rig.samba.lock_directory / "srv_fss.tdb").unlink()
     with rig.client() as client:
-        _to_the_end(rig, Sequence(client))
+        _to_the_end(rig, begin(client))
 
 
-def _to_the_end(rig: "Rig", sequence: Sequence) -> None:
+def _to_the_end(rig: "Rig", sequence: CopySet) -> None:
     others = {copy.id for copy in rig.ledger()}
     sequence.commit()
-    exposed = sequence.expose()
+    (exposed,) = sequence.expose()
     recover(rig, exposed)
-    sequence.recovery_complete()
+    sequence.complete()
     _wait_until_sealed(rig, others)
     assert_recovered(rig, exposed)
     sequence.delete()
@@ -180,16 +158,16 @@ def _wait_until_sealed(rig: "Rig", others: set[str]) -> None:
         time.sleep(0.01)
 
 
-def recovered(rig: "Rig", sequence: Sequence) -> str:
+def recovered(rig: "Rig", sequence: CopySet) -> str:
     """Bring a sequence to where the client would say that recovery is complete."""
     sequence.commit()
-    exposed = sequence.expose()
+    (exposed,) = sequence.expose()
     rig.wait_for_phase(Phase.OPEN)
     recover(rig, exposed)
     return exposed
 
 
-def end_well(rig: "Rig", sequence: Sequence, exposed: str) -> None:
+def end_well(rig: "Rig", sequence: CopySet, exposed: str) -> None:
     """See that a copy is sealed, whole and recovered, and goes when its client deletes it."""
     rig.wait_for_phase(Phase.SEALED)
     assert_whole_or_gone(rig)
@@ -235,10 +213,8 @@ def test_crash_after_the_mount_of_previous_versions(rig: "Rig", client: "Client"
 
 
 def _commit_in_vain(rig: "Rig", client: "Client", point: str) -> None:
-    from samba_rvss.samba.fsrvp import FsrvpError
-
     rig.daemon.start(crash_at=point)
-    sequence = Sequence(client)
+    sequence = begin(client)
     with pytest.raises(FsrvpError):
         sequence.commit()
     wait_for_crash(rig, point)
@@ -250,16 +226,16 @@ def _commit_in_vain(rig: "Rig", client: "Client", point: str) -> None:
 def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: str) -> None:
     """The client notices nothing: when the daemon is back, its sequence goes on."""
     rig.daemon.start(crash_at=point)
-    sequence = Sequence(client)
+    sequence = begin(client)
     sequence.commit()
     wait_for_crash(rig, point)
 
     rig.daemon.start()
     rig.wait_for_phase(Phase.OPEN)
     assert_whole_or_gone(rig)
-    exposed = sequence.expose()
+    (exposed,) = sequence.expose()
     recover(rig, exposed)
-    sequence.recovery_complete()
+    sequence.complete()
     end_well(rig, sequence, exposed)
 
 
@@ -268,9 +244,9 @@ def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: 
 def test_crash_after_recovery(rig: "Rig", client: "Client", point: str) -> None:
     """Sealing is resumed and completed; the recovery is in the copy, and nothing else ever is."""
     rig.daemon.start(crash_at=point)
-    sequence = Sequence(client)
+    sequence = begin(client)
     exposed = recovered(rig, sequence)
-    sequence.recovery_complete()
+    sequence.complete()
     wait_for_crash(rig, point)
     rig.daemon.start()
     end_well(rig, sequence, exposed)
@@ -282,9 +258,9 @@ def test_crash_after_recovery(rig: "Rig", client: "Client", point: str) -> None:
 def test_recovery_is_recorded_when_it_is_on_disk(rig: "Rig", client: "Client", point: str) -> None:
     """Not before it is sealed: a power loss may have taken it, and the next start must know."""
     rig.daemon.start(crash_at=point)
-    sequence = Sequence(client)
+    sequence = begin(client)
     exposed = recovered(rig, sequence)
-    sequence.recovery_complete()
+    sequence.complete()
     rig.daemon.wait_until_dead()
     (copy,) = rig.ledger()
     sealed = copy.phase is Phase.SEALED
@@ -299,14 +275,14 @@ def test_crash_while_a_copy_without_recovery_is_sealed(
     rig: "Rig", client: "Client", point: str
 ) -> None:
     rig.daemon.start(crash_at=point)
-    sequence = Sequence(client, recovery=False)
+    sequence = begin(client, recovery=False)
     sequence.commit()
     wait_for_crash(rig, point)
 
     rig.daemon.start()
     rig.wait_for_phase(Phase.SEALED)
     assert_whole_or_gone(rig)
-    exposed = sequence.expose()
+    (exposed,) = sequence.expose()
     with rig.session(exposed) as session:
         assert session.read("data") == b"from the source"
     sequence.delete()
@@ -318,14 +294,12 @@ def test_crash_while_a_copy_without_recovery_is_sealed(
 @pytest.mark.parametrize("point", points("delete"))
 def test_crash_during_deletion(rig: "Rig", client: "Client", point: str) -> None:
     """The deletion is finished, with share and descriptor, though Samba was told it failed."""
-    from samba_rvss.samba.fsrvp import FsrvpError
-
     rig.daemon.start(crash_at=point)
-    sequence = Sequence(client)
+    sequence = begin(client)
     sequence.commit()
-    exposed = sequence.expose()
+    (exposed,) = sequence.expose()
     recover(rig, exposed)
-    sequence.recovery_complete()
+    sequence.complete()
     rig.wait_for_phase(Phase.SEALED)
     with pytest.raises(FsrvpError):
         sequence.delete()
@@ -358,14 +332,12 @@ def test_crash_during_deletion(rig: "Rig", client: "Client", point: str) -> None
 def test_crash_while_a_crash_is_undone(
     rig: "Rig", client: "Client", first: str, second: str
 ) -> None:
-    from samba_rvss.samba.fsrvp import FsrvpError
-
     rig.daemon.start(crash_at=first)
-    sequence = Sequence(client)
+    sequence = begin(client)
     with suppress(FsrvpError):
         sequence.commit()
         sequence.expose()
-        sequence.recovery_complete()
+        sequence.complete()
         rig.wait_for_phase(Phase.SEALED)
         sequence.delete()
     wait_for_crash(rig, first)
@@ -375,7 +347,7 @@ def test_crash_while_a_crash_is_undone(
     assert_whole_or_gone(rig)
     rig.assert_nothing_left(sets=False)
     with suppress(FsrvpError):
-        sequence.abort()
+        client.abort_shadow_copy_set(sequence.id)
     assert_a_fresh_set_succeeds(rig)
 
 
@@ -387,9 +359,9 @@ def test_crash_while_sealing_is_resumed(
     rig: "Rig", client: "Client", first: str, second: str
 ) -> None:
     rig.daemon.start(crash_at=first)
-    sequence = Sequence(client)
+    sequence = begin(client)
     exposed = recovered(rig, sequence)
-    sequence.recovery_complete()
+    sequence.complete()
     wait_for_crash(rig, first)
     crash(rig, second)
     rig.daemon.start()
@@ -401,10 +373,10 @@ def test_crash_while_sealing_is_resumed(
 def test_crash_while_mounts_are_made_anew(rig: "Rig", client: "Client", sealed: bool) -> None:  # noqa: FBT001
     """As after a reboot: the mounts are gone, images and record are there."""
     rig.daemon.start()
-    sequence = Sequence(client)
+    sequence = begin(client)
     exposed = recovered(rig, sequence)
     if sealed:
-        sequence.recovery_complete()
+        sequence.complete()
         rig.wait_for_phase(Phase.SEALED)
     rig.daemon.kill()
     rig.daemon.unmount()
@@ -413,7 +385,7 @@ def test_crash_while_mounts_are_made_anew(rig: "Rig", client: "Client", sealed: 
     if not sealed:
         rig.wait_for_phase(Phase.OPEN)
         assert_whole_or_gone(rig)
-        sequence.recovery_complete()
+        sequence.complete()
     end_well(rig, sequence, exposed)
 
 
@@ -421,9 +393,9 @@ def test_crash_while_mounts_are_made_anew(rig: "Rig", client: "Client", sealed: 
 def test_the_ledger_is_lost_with_the_crash(rig: "Rig", client: "Client") -> None:
     """Losing the ledger loses nothing: the images bear their marks."""
     rig.daemon.start()
-    sequence = Sequence(client)
+    sequence = begin(client)
     sequence.commit()
-    exposed = sequence.expose()
+    (exposed,) = sequence.expose()
     rig.wait_for_phase(Phase.OPEN)
     (before,) = rig.ledger()
     recover(rig, exposed)
@@ -434,7 +406,7 @@ def test_the_ledger_is_lost_with_the_crash(rig: "Rig", client: "Client") -> None
     (after,) = rig.wait_for_phase(Phase.OPEN)
     assert (after.id, after.path, after.volume) == (before.id, before.path, before.volume)
     assert_whole_or_gone(rig)
-    sequence.recovery_complete()
+    sequence.complete()
     rig.wait_for_phase(Phase.SEALED)
     assert_recovered(rig, exposed)
     rig.daemon.kill()

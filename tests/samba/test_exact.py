@@ -200,7 +200,7 @@ def test_everything_is_as_at_the_source(rig: "Rig", place: str) -> None:
         (copy,) = rig.wait_for_phase(Phase.OPEN)
         for sealed in (False, True):
             if sealed:
-                client.recovery_complete_shadow_copy_set(taken.id)
+                taken.complete()
                 rig.wait_for_phase(Phase.SEALED)
             mounted = Path(copy.path)
             _assert_same(_local(mounted), local)
@@ -214,7 +214,7 @@ def test_everything_is_as_at_the_source(rig: "Rig", place: str) -> None:
                 assert session.read("mIXED cASE") == b"Mixed Case"
                 assert (session.read("twins"), session.read("TWINS")) == (b"twins", b"TWINS")
             assert [_smbcacls(rig, exposed, n) for n in ("nt", "nt directory", "data")] == nt
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
 
 
@@ -244,10 +244,10 @@ def test_names_in_any_case(rig: "Rig", sensitivity: str) -> None:
         taken = rig.expose(client, "vms")
         (copy,) = rig.wait_for_phase(Phase.OPEN)
         look(Path(copy.path), taken.mappings[0].exposed_share)
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_phase(Phase.SEALED)
         look(Path(copy.path), taken.mappings[0].exposed_share)
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
 
 
@@ -285,5 +285,5 @@ def test_special_files_do_not_hang(rig: "Rig", how: str) -> None:
             # /dev/zero; the copy's mount has no devices.
             assert answers[1][1].startswith(b"NT_STATUS_")
         assert b"NT_STATUS_IO_TIMEOUT" not in {said for _, said in answers}
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()

@@ -55,8 +55,7 @@ def _name(number: int) -> str:
 def _volume_of_a_copy(made: Lane) -> Volume:
     """Return the volume as a shadow copy has it."""
     with ExitStack() as undo:
-        walk = Walk(lane=made, client=made.near(undo))
-        walk.start()
+        walk = Walk(made, made.near(undo))
         walk.add()
         walk.commit()
         (copy,) = walk.copies()

@@ -13,6 +13,7 @@ import pytest
 
 from samba_rvss.model import Context
 from samba_rvss.run import environment
+from samba_rvss.samba.fsrvp.copyset import CopySet
 
 if TYPE_CHECKING:
     from tests.samba.conftest import Rig
@@ -48,14 +49,11 @@ def test_first_write_succeeds(rig: "Rig", capsys: pytest.CaptureFixture[str]) ->
     begun = time.monotonic()
     with _busy(), rig.client() as client:
         for number in range(SETS):
-            client.set_context(Context.AUTO_RECOVERY)
-            set_id = client.start_shadow_copy_set()
-            copy_id = client.add_to_shadow_copy_set(set_id, "vms")
-            client.prepare_shadow_copy_set(set_id)
-            client.commit_shadow_copy_set(set_id)
+            taken = CopySet(client, Context.AUTO_RECOVERY)
+            taken.prepare("vms")
+            taken.commit()
             committed = time.monotonic()
-            client.expose_shadow_copy_set(set_id)
-            exposed = client.get_share_mapping(set_id, copy_id, "vms").exposed_share
+            (exposed,) = taken.expose()
             with rig.session(exposed) as session:
                 try:
                     # "data" is there already: opening it for writing is the first thing to fail.
@@ -63,8 +61,8 @@ def test_first_write_succeeds(rig: "Rig", capsys: pytest.CaptureFixture[str]) ->
                 except SmbError as exc:
                     refused.append(f"{number}: {exc}")
                 gaps.append(time.monotonic() - committed)
-                client.recovery_complete_shadow_copy_set(set_id)
-                client.delete_share_mapping(set_id, copy_id, "vms")
+                taken.complete()
+                taken.delete()
     spent = time.monotonic() - begun
     with capsys.disabled():
         print(

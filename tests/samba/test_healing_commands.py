@@ -15,7 +15,7 @@ from samba_rvss.errors import Problem
 from samba_rvss.model import Phase
 
 if TYPE_CHECKING:
-    from samba_rvss.samba.fsrvp import CopySet
+    from samba_rvss.samba.fsrvp.copyset import CopySet
     from tests.samba.conftest import Rig
 
 SHARE = "vms"
@@ -35,7 +35,7 @@ def _exposed(rig: "Rig") -> "CopySet":
     with rig.client() as client:
         taken = rig.expose(client, SHARE)
         rig.wait_for_phase(Phase.OPEN)
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_phase(Phase.SEALED)
     return taken
 
@@ -123,8 +123,8 @@ def test_reconcile_removes_what_is_nobodys(served: "Rig") -> None:
     change = told["reconcile"]["last_change"]["detail"]
     assert f"unmount {mount}: no shadow copy belongs to it" in change
     assert share in change
-    with served.client() as client:
-        served.delete(client, taken, SHARE)
+    with served.client() as taken.client:
+        taken.delete()
     served.assert_nothing_left()
 
 
@@ -220,7 +220,7 @@ def test_boot_seals_what_samba_recovered_meanwhile(served: "Rig") -> None:
         taken = served.expose(client, SHARE)
         served.wait_for_phase(Phase.OPEN)
         served.daemon.stop()
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         sick = served.command("status", "--json")
         (late,) = _json(sick, 1)["copies"]["unsealed_past_recovery"]
         assert late["id"] == served.ledger()[0].id
@@ -261,7 +261,7 @@ def test_status_names_a_writer_that_holds_out(served: "Rig") -> None:
         taken = served.expose(client, SHARE)
         (copy,) = served.wait_for_phase(Phase.OPEN)
         with open(f"{copy.path}/data", "r+b"):
-            client.recovery_complete_shadow_copy_set(taken.id)
+            taken.complete()
             served.wait_for_phase(Phase.SEALING)
             time.sleep(1.5)
             told = _json(served.command("status", "--json"), 1)
@@ -301,8 +301,8 @@ def test_status_tells_of_a_share_that_cannot_be_copied(served: "Rig", tmp_path: 
 def test_events_tell_the_life_of_a_set(served: "Rig") -> None:
     taken = _exposed(served)
     (copy,) = served.ledger()
-    with served.client() as client:
-        served.delete(client, taken, SHARE)
+    with served.client() as taken.client:
+        taken.delete()
     served.assert_nothing_left()
     by_copy = _json(served.command("events", "--json", copy.id), 0)
     whats = [one["what"] for one in by_copy]

@@ -9,7 +9,8 @@ from samba_rvss.model import Phase
 
 if TYPE_CHECKING:
     from samba_rvss.model import ShadowCopy
-    from samba_rvss.samba.fsrvp import Client, CopySet
+    from samba_rvss.samba.fsrvp.client import Client
+    from samba_rvss.samba.fsrvp.copyset import CopySet
     from tests.samba.conftest import Rig
 
 
@@ -32,7 +33,7 @@ def test_an_image_that_is_lost_before_it_is_sealed(
     client, taken, copy = opened
     rig.fs.provider(str(rig.daemon.run_directory)).destroy(copy.volume, copy.id)
     with client:
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_log("is not sealed")
     rig.assert_nothing_left(90)
 
@@ -44,12 +45,12 @@ def test_a_mount_that_is_lost_before_it_is_sealed(
     client, taken, copy = opened
     kernel.umount(copy.path)
     with client:
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_log("is not sealed")
         rig.wait_for_phase(Phase.SEALED, seconds=60)
         with rig.session(taken.mappings[0].exposed_share) as session:
             assert session.read("data").startswith(b"from the source")
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
 
 
@@ -61,9 +62,9 @@ def test_a_ledger_that_is_lost_before_the_copy_is_sealed(
     for file in rig.daemon.state_directory.glob("ledger.db*"):
         file.unlink()
     with client:
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_log("was removed or replaced and is written anew")
         (sealed,) = rig.wait_for_phase(Phase.SEALED)
         assert (sealed.id, sealed.set_id, sealed.context) == (copy.id, copy.set_id, copy.context)
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()

@@ -80,7 +80,7 @@ def test_nested_volumes_go_with_the_share(rig: "Rig", *, previous: bool) -> None
                 assert session.read(f"{where}\\data") == name.encode()
                 session.write(f"{where}\\recovered", name.encode())
                 handles.append(session.open(f"{where}\\recovered", write=True))
-            client.recovery_complete_shadow_copy_set(taken.id)
+            taken.complete()
             rig.wait_for_phase(Phase.SEALED)
             for handle in handles:
                 with pytest.raises(SmbError):
@@ -102,7 +102,7 @@ def test_nested_volumes_go_with_the_share(rig: "Rig", *, previous: bool) -> None
         for mount in kernel.mountinfo():
             if mount.target.startswith(f"{rig.daemon.run_directory}/"):
                 assert mount.options >= {"ro", "nosuid", "nodev", "noexec"}, mount
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
     assert rig.fs.parts() == before
 
@@ -118,7 +118,7 @@ def test_nested_datasets_after_a_reboot(rig: "Rig") -> None:
         (copy,) = rig.wait_for_phase(Phase.OPEN)
         with rig.session(taken.mappings[0].exposed_share) as session:
             session.write("inner\\recovered", b"before")
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_phase(Phase.SEALED)
         targets = rig.mounts()
         rig.daemon.stop()
@@ -128,5 +128,5 @@ def test_nested_datasets_after_a_reboot(rig: "Rig") -> None:
         assert len(targets) == 4
         assert [_writable(Path(target)) for target in targets] == [False] * 4
         assert (Path(copy.path) / "inner" / "recovered").read_bytes() == b"before"
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()

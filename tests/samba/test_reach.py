@@ -113,8 +113,8 @@ def test_no_path_leads_out_of_the_copy(rig: "Rig", links: str) -> None:
             (place / "secret").write_bytes(b"live")
         for sealed in (False, True):
             if sealed:
-                client.recovery_complete_shadow_copy_set(taken.id)
-                client.recovery_complete_shadow_copy_set(others.id)
+                taken.complete()
+                others.complete()
                 rig.wait_for_phase(Phase.SEALED, 2)
             with rig.session(taken.mappings[0].exposed_share) as session:
                 assert session.read("data") == b"from the source"
@@ -126,8 +126,8 @@ def test_no_path_leads_out_of_the_copy(rig: "Rig", links: str) -> None:
                 assert followed <= (absolute if links == "wide" else set())
                 # It would be no test if absolute links were not followed at all.
                 assert ("root" in followed) == (links == "wide")
-        rig.delete(client, taken, "vms")
-        rig.delete(client, others, "other")
+        taken.delete()
+        others.delete()
     rig.assert_nothing_left()
 
 
@@ -198,7 +198,7 @@ def test_the_root_of_the_mount_is_the_share(rig: "Rig") -> None:
         names = str(sorted(os.listdir(share)))
         assert said >= {f"/ {names}", f".. {names}"}
         assert {line for line in said if not line.endswith(f" {names}")} == set()
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
 
 
@@ -240,9 +240,9 @@ def test_snapshots_of_the_dataset_are_not_in_the_copy(rig: "Rig") -> None:
             assert _fails(session.make_directory, ".zfs\\snapshot\\new")
         assert os.listdir(copy.path) == ["data"]
         assert os.listdir(Path(copy.path) / ".zfs" / "snapshot") == []
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_phase(Phase.SEALED)
-        rig.delete(client, taken, "vms")
+        taken.delete()
     zfs("destroy", f"{rig.fs.dataset}/vms@before")
     rig.assert_nothing_left()
 
@@ -263,6 +263,6 @@ def test_images_are_not_in_a_copy_of_the_top(rig: "Rig") -> None:
                 assert _fails(session.list, ".samba-rvss")
                 for other in copies:
                     assert _fails(session.read, f".samba-rvss\\{other.id}\\image\\data")
-        rig.delete(client, first, "vms")
-        rig.delete(client, second, "vms")
+        first.delete()
+        second.delete()
     rig.assert_nothing_left()

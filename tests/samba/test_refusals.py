@@ -12,9 +12,10 @@ from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context, Phase, SetState
 from samba_rvss.run import run
+from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.samba.fsrvp.results import FsrvpError
 
 if TYPE_CHECKING:
-    from samba_rvss.samba.fsrvp import Client
     from tests.samba.conftest import Rig
 
 _SECONDS = 30.0
@@ -36,8 +37,6 @@ def _assert_said(rig: "Rig", sentence: str, daemon: int = 0, samba: int = 0) -> 
 
 def _refused(rig: "Rig", sentence: str, name: str, call: Callable[..., Any], *words: Any) -> None:
     """Expect a method of FSRVP to fail, and a sentence in both logs."""
-    from samba_rvss.samba.fsrvp import FsrvpError
-
     daemon, samba = len(rig.daemon.log()), len(rig.samba.log())
     with pytest.raises(FsrvpError) as caught:
         call(*words)
@@ -127,24 +126,14 @@ def test_share_is_not_supported(
     sentence = arrange(rig, undo)
     with rig.client(samba_root) as client:
         _refused(rig, sentence, "FSRVP_E_NOT_SUPPORTED", client.is_path_supported, "vms")
-        client.set_context(Context.AUTO_RECOVERY)
-        set_id = client.start_shadow_copy_set()
-        add = client.add_to_shadow_copy_set
-        _refused(rig, sentence, "FSRVP_E_NOT_SUPPORTED", add, set_id, "vms")
-        client.abort_shadow_copy_set(set_id)
+        begun = CopySet(client, Context.AUTO_RECOVERY, abort_on_failure=False)
+        begun.start()
+        _refused(rig, sentence, "FSRVP_E_NOT_SUPPORTED", begun.add, "vms")
+        begun.abort()
     shown = rig.command("shares")
     assert sentence in shown.stdout
     undo.close()
     rig.assert_nothing_left()
-
-
-def _started(client: "Client", *shares: str) -> tuple[Any, list[Any]]:
-    """Bring a set to the moment before its commit."""
-    client.set_context(Context.AUTO_RECOVERY)
-    set_id = client.start_shadow_copy_set()
-    copies = [client.add_to_shadow_copy_set(set_id, share) for share in shares]
-    client.prepare_shadow_copy_set(set_id)
-    return set_id, copies
 
 
 @pytest.mark.parametrize("arrange", [_link, _nested, _read_only], ids=lambda c: c.__name__[1:])
@@ -154,26 +143,26 @@ def test_share_changes_before_commit(
     rig.share("vms", rig.volume())
     rig.start()
     with rig.client() as client:
-        set_id, _ = _started(client, "vms")
+        begun = CopySet(client, Context.AUTO_RECOVERY, abort_on_failure=False)
+        begun.prepare("vms")
         sentence = arrange(rig, undo)
-        _refused(rig, sentence, "E_FAIL", client.commit_shadow_copy_set, set_id)
-        client.abort_shadow_copy_set(set_id)
+        _refused(rig, sentence, "E_FAIL", begun.commit)
+        begun.abort()
     undo.close()
     rig.assert_nothing_left()
 
 
 def test_share_vanishes_before_commit(rig: "Rig") -> None:
     """smb.conf is not read inside the freeze: the copy is taken, and Samba cannot expose it."""
-    from samba_rvss.samba.fsrvp import FsrvpError
-
     rig.share("vms", rig.volume())
     rig.start()
     with rig.client() as client:
-        set_id, _ = _started(client, "vms")
+        begun = CopySet(client, Context.AUTO_RECOVERY, abort_on_failure=False)
+        begun.prepare("vms")
         rig.samba.drop_share("vms")
-        client.commit_shadow_copy_set(set_id)
+        begun.commit()
         with pytest.raises(FsrvpError) as caught:
-            client.expose_shadow_copy_set(set_id)
+            begun.expose()
         assert caught.value.name == "E_FAIL"
         assert rig.exposed_shares() == []
     (copy,) = rig.ledger()
@@ -187,12 +176,11 @@ def test_share_vanishes_before_delete(rig: "Rig") -> None:
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, "vms")
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         (copy,) = rig.wait_for_phase(Phase.SEALED)
         rig.samba.drop_share("vms")
         sentence = f"no share in {rig.samba.configuration} has the path {volume} and calls"
-        delete = client.delete_share_mapping
-        _refused(rig, sentence, "E_FAIL", delete, taken.id, taken.mappings[0].copy_id, "vms")
+        _refused(rig, sentence, "E_FAIL", taken.delete)
         # It is kept, and the administrator can remove it.
         assert rig.ledger() == [copy]
         assert rig.images() == [copy.id]
@@ -226,18 +214,16 @@ def test_delete_of_what_is_not_ours(rig: "Rig") -> None:
         assert rig.images() == [copy.id]
         with rig.session(taken.mappings[0].exposed_share) as session:
             session.write("still", b"open")
-        rig.delete(client, taken, "first")
+        taken.delete()
     rig.assert_nothing_left()
 
 
 def test_exposed_copy_is_no_base_share(rig: "Rig") -> None:
-    from samba_rvss.samba.fsrvp import FsrvpError
-
     rig.share("vms", rig.volume())
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, "vms")
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         (copy,) = rig.wait_for_phase(Phase.SEALED)
     rig.samba.end_workers()  # a new one knows the exposed share
     rig.share("again", copy.path)
@@ -247,7 +233,8 @@ def test_exposed_copy_is_no_base_share(rig: "Rig") -> None:
         sentence = f"the path {copy.path} of [again] is a shadow copy's own"
         _refused(rig, sentence, "FSRVP_E_NOT_SUPPORTED", client.is_path_supported, "again")
         assert rig.ledger() == [copy]
-        rig.delete(client, taken, "vms")
+        taken.client = client
+        taken.delete()
     rig.assert_nothing_left()
 
 
@@ -338,7 +325,7 @@ def test_one_daemon_for_a_state_directory(rig: "Rig") -> None:
     assert sentence in done.stderr
     # The first one serves on
     with rig.client() as client:
-        rig.delete(client, rig.expose(client, "vms"), "vms")
+        rig.expose(client, "vms").delete()
     rig.assert_nothing_left()
 
 
@@ -348,9 +335,9 @@ def _complete(rig: "Rig", share: str) -> None:
         taken = rig.expose(client, share)
         with rig.session(taken.mappings[0].exposed_share) as session:
             session.write("recovered", b"x")
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_phase(Phase.SEALED)
-        rig.delete(client, taken, share)
+        taken.delete()
 
 
 def test_new_share_needs_no_word(rig: "Rig") -> None:

@@ -14,6 +14,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase, SambaState, SetState, Worker
 from samba_rvss.samba import control, fss_state
+from samba_rvss.samba.fsrvp.copyset import CopySet
 
 if TYPE_CHECKING:
     from samba_rvss.testing.users import BackupOperator
@@ -57,14 +58,14 @@ def _a_whole_set(rig: "Rig", share: str = "vms") -> None:
         taken = rig.expose(client, share)
         with rig.session(taken.mappings[0].exposed_share) as session:
             session.write("recovered", b"by the application")
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         before = [copy for copy in rig.ledger() if copy.set_id == str(taken.id)]
         assert len(before) == 1
         deadline = time.monotonic() + 10
         while [c.phase for c in rig.ledger() if c.id == before[0].id] != [Phase.SEALED]:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        rig.delete(client, taken, share)
+        taken.delete()
 
 
 def test_workers_and_who_is_connected(rig: "Rig", second_operator: "BackupOperator") -> None:
@@ -88,11 +89,11 @@ def test_workers_and_who_is_connected(rig: "Rig", second_operator: "BackupOperat
         assert exposed not in control.connected_shares(configuration)
         with rig.session(exposed):
             assert exposed in control.connected_shares(configuration)
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_phase(Phase.SEALED)
         # Another Samba's workers are not this one's.
         assert control.worker_pids("/run/another") == []
-        rig.delete(client, taken, "vms")
+        taken.delete()
     assert _wait_for_clients(rig, 0) == (replace(worker, clients=0),)
     assert control.end_worker(pid, locks)
     assert control.worker_pids(locks) == []
@@ -129,25 +130,23 @@ def test_a_set_whose_client_vanished_is_removed(rig: "Rig") -> None:
     rig.share("vms", rig.volume())
     rig.start()
     with rig.client() as client:
-        client.set_context(Context.AUTO_RECOVERY)
-        lost = client.start_shadow_copy_set()
-        client.add_to_shadow_copy_set(lost, "vms")
-        client.commit_shadow_copy_set(lost)
+        lost = CopySet(client, Context.AUTO_RECOVERY)
+        lost.start()
+        lost.add("vms")
+        lost.commit()
         kept_before = _state(rig)
         with pytest.raises(RvssError, match="rpcd_fsrvp lives") as caught:
-            _delete(rig, {str(lost): SetState.COMMITTED})
+            _delete(rig, {str(lost.id): SetState.COMMITTED})
         assert caught.value.problem is Problem.BUSY
         assert _state(rig) == kept_before
     for worker in _wait_for_clients(rig, 0):
         assert control.end_worker(worker.pid, str(rig.samba.lock_directory))
-    with rig.client() as client:
-        client.set_context(Context.AUTO_RECOVERY)
-        with pytest.raises(RvssError, match="0x80042316"):
-            client.start_shadow_copy_set()
+    with rig.client() as client, pytest.raises(RvssError, match="0x80042316"):
+        CopySet(client, Context.AUTO_RECOVERY).start()
     for worker in _wait_for_clients(rig, 0):
         assert control.end_worker(worker.pid, str(rig.samba.lock_directory))
-    assert _delete(rig, {str(lost): SetState.EXPOSED}) == ()
-    assert _delete(rig, {str(lost): SetState.COMMITTED}) == (str(lost),)
+    assert _delete(rig, {str(lost.id): SetState.EXPOSED}) == ()
+    assert _delete(rig, {str(lost.id): SetState.COMMITTED}) == (str(lost.id),)
     assert _states(rig) == []
     _a_whole_set(rig)
 
@@ -161,10 +160,10 @@ def test_the_daemon_removes_a_set_whose_client_vanished(rig: "Rig") -> None:
     _grace(rig, 2)
     rig.start()
     with rig.client() as client:
-        client.set_context(Context.AUTO_RECOVERY)
-        lost = client.start_shadow_copy_set()
-        client.add_to_shadow_copy_set(lost, "vms")
-        client.commit_shadow_copy_set(lost)
+        lost = CopySet(client, Context.AUTO_RECOVERY)
+        lost.start()
+        lost.add("vms")
+        lost.commit()
     rig.assert_nothing_left(20)
     _a_whole_set(rig)
     rig.assert_nothing_left()
@@ -176,7 +175,7 @@ def test_the_daemon_removes_the_set_of_a_copy_that_an_administrator_deletes(rig:
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, "vms")
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         (copy,) = rig.wait_for_phase(Phase.SEALED)
     time.sleep(5)  # nothing is due any more
     assert rig.command("delete", copy.id).returncode == 0
@@ -194,29 +193,29 @@ def test_the_daemon_removes_a_set_that_was_only_begun(
     with rig.client() as first:
         taken = rig.expose(first, "vms")
         with rig.client(second_operator) as second:
-            second.set_context(Context(0))
-            lost = second.start_shadow_copy_set()
-            second.add_to_shadow_copy_set(lost, "vms")
-            first.recovery_complete_shadow_copy_set(taken.id)
+            lost = CopySet(second)
+            lost.start()
+            lost.add("vms")
+            taken.complete()
             assert _states(rig) == [SetState.ADDED, SetState.RECOVERED]
             # While its client is there, it may go on.
             time.sleep(4)
             assert _states(rig) == [SetState.ADDED, SetState.RECOVERED]
-            second.commit_shadow_copy_set(lost)
+            lost.commit()
             assert _states(rig) == [SetState.COMMITTED, SetState.RECOVERED]
-            second.expose_shadow_copy_set(lost)
-            second.recovery_complete_shadow_copy_set(lost)
-            second.set_context(Context(0))
-            begun = second.start_shadow_copy_set()
-            rig.delete(first, taken, "vms")
+            lost.expose()
+            lost.complete()
+            begun = CopySet(second)
+            begun.start()
+            taken.delete()
             assert _states(rig) == [SetState.STARTED, SetState.RECOVERED]
     deadline = time.monotonic() + 20
     while _states(rig) != [SetState.RECOVERED]:
         assert time.monotonic() < deadline, _state(rig)
         time.sleep(0.1)
     with closing(Ledger(str(rig.daemon.state_directory / "ledger.db"), read_only=True)) as ledger:
-        while "removed from srv_fss.tdb" not in [one.what for one in ledger.events(str(begun))]:
-            assert time.monotonic() < deadline, ledger.events(str(begun))
+        while "removed from srv_fss.tdb" not in [one.what for one in ledger.events(str(begun.id))]:
+            assert time.monotonic() < deadline, ledger.events(str(begun.id))
             time.sleep(0.1)
     # The recovered one is left alone, and served.
     (copy,) = rig.wait_for_phase(Phase.SEALED)

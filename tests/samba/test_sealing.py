@@ -169,7 +169,7 @@ def test_recovered_copy_cannot_change(rig: "Rig") -> None:
             old = session.open("recovered", write=True, create=True)
             old.write(b"written by recovery")
             started = time.monotonic()
-            client.recovery_complete_shadow_copy_set(taken.id)
+            taken.complete()
             (sealed,) = rig.wait_for_phase(Phase.SEALED)
             print(f"sealed {1000 * (time.monotonic() - started):.0f} ms after RecoveryComplete")
             with rig.image(copy) as image:
@@ -196,7 +196,7 @@ def test_recovered_copy_cannot_change(rig: "Rig") -> None:
         parameters = rig.parameters(mapping.exposed_share)
         assert parameters["read only"] == "yes"
         assert parameters["vfs objects"] == "acl_xattr streams_xattr"
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
     assert sorted(os.listdir(volume)) == ["data", "link"]
 
@@ -250,7 +250,7 @@ def test_without_recovery_never_writable(rig: "Rig") -> None:
             rig.wait_for_phase(Phase.SEALED)
             with rig.session(taken.mappings[0].exposed_share) as session:
                 answers.add(_refused(session.write, "data", b"x"))
-            rig.delete(client, taken, "vms")
+            taken.delete()
         assert poller.stdin is not None
         assert poller.stdout is not None
         poller.stdin.close()
@@ -292,13 +292,13 @@ def test_read_only_share_can_recover(rig: "Rig") -> None:
             taken = rig.expose(client, "vms")
             exposed = taken.mappings[0].exposed_share
             early += _write_when_allowed(rig, exposed, b"%d" % number) > 0
-            client.recovery_complete_shadow_copy_set(taken.id)
+            taken.complete()
             rig.wait_for_phase(Phase.SEALED)
             assert rig.parameters(exposed)["read only"] == "yes"
             with rig.session(exposed) as session:
                 _refused(session.write, "recovered", b"late")
                 assert session.read("recovered") == b"%d" % number
-            rig.delete(client, taken, "vms")
+            taken.delete()
     print(f"{early} of {ROUNDS} clients were too early")
     with rig.session("vms") as session:
         _refused(session.write, "data", b"x")
@@ -315,7 +315,7 @@ def test_local_writer_is_waited_for_and_named(rig: "Rig", *, mapped: bool) -> No
         (copy,) = rig.wait_for_phase(Phase.OPEN)
         file, wanted = Path(copy.path) / "data", b"held the"
         with _program(_MAPPER if mapped else _HOLDER, str(file)) as holder:
-            client.recovery_complete_shadow_copy_set(taken.id)
+            taken.complete()
             line = rig.wait_for_log("still open for writing")
             assert f"pid {holder.pid}" in line
             assert str(file) in line
@@ -347,7 +347,7 @@ def test_local_writer_is_waited_for_and_named(rig: "Rig", *, mapped: bool) -> No
         _assert_closed_to_root(Path(copy.path))
         with rig.image(copy) as image:
             assert _fingerprint(image) == before
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
 
 
@@ -365,7 +365,7 @@ def test_recovery_completed_while_the_daemon_is_down(rig: "Rig", how: str) -> No
                 rig.daemon.stop()
             else:
                 rig.daemon.kill()
-            client.recovery_complete_shadow_copy_set(taken.id)
+            taken.complete()
             handle.write(b"still open, as nobody is there to close it")
             rig.daemon.start()
             rig.wait_for_phase(Phase.SEALED)
@@ -381,7 +381,7 @@ def test_recovery_completed_while_the_daemon_is_down(rig: "Rig", how: str) -> No
         deadline = time.monotonic() + 60
         while rig.parameters(taken.mappings[0].exposed_share)["read only"] != "yes":
             assert time.monotonic() < deadline
-        rig.delete(client, taken, "vms")
+        taken.delete()
     rig.assert_nothing_left()
 
 
@@ -411,7 +411,7 @@ def test_source_goes_on(rig: "Rig") -> None:
                 session.write("data", b"consistent")
                 session.write("added", b"by recovery")
                 frozen = session.read("journal")
-            client.recovery_complete_shadow_copy_set(taken.id)
+            taken.complete()
             (copy,) = rig.wait_for_phase(Phase.SEALED)
             after = written
             with rig.session(exposed) as session:
@@ -426,7 +426,7 @@ def test_source_goes_on(rig: "Rig") -> None:
             while written <= after and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert written > after
-            rig.delete(client, taken, "vms")
+            taken.delete()
     finally:
         stop.set()
         writer.join()
@@ -450,9 +450,9 @@ def test_inherited_modules_stay(rig: "Rig", origin: str) -> None:
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, "inheriting")
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_phase(Phase.SEALED)
         parameters = rig.parameters(taken.mappings[0].exposed_share)
         assert parameters["vfs objects"] == "acl_xattr streams_xattr"
-        rig.delete(client, taken, "inheriting")
+        taken.delete()
     rig.assert_nothing_left()

@@ -9,6 +9,8 @@ import pytest
 
 from samba_rvss.model import Context, Phase
 from samba_rvss.run import run
+from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.samba.fsrvp.results import FsrvpError
 
 if TYPE_CHECKING:
     from samba_rvss.testing.users import BackupOperator
@@ -19,9 +21,8 @@ SHARES = int(os.environ.get("SAMBA_RVSS_SHARES", "64"))
 """How many shares a large set has; for slow machines, as Windows waits a minute for a Commit."""
 
 
-def _seconds(stages: object, name: str) -> float:
-    assert isinstance(stages, tuple)
-    return float(sum(stage.seconds for stage in stages if stage.name.startswith(name)))
+def _seconds(taken: CopySet, method: str) -> float:
+    return sum(call.seconds for call in taken.calls if call.method == method)
 
 
 def test_large_set(rig: "Rig") -> None:
@@ -38,8 +39,8 @@ def test_large_set(rig: "Rig") -> None:
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, *names)
-        commit = _seconds(taken.stages, "CommitShadowCopySet")
-        expose = _seconds(taken.stages, "ExposeShadowCopySet")
+        commit = _seconds(taken, "CommitShadowCopySet")
+        expose = _seconds(taken, "ExposeShadowCopySet")
         each = f"{1000 * commit / SHARES:.1f} ms a share"
         print(f"Commit of {SHARES} shares: {1000 * commit:.0f} ms, {each};")
         print(f"Expose: {1000 * expose:.0f} ms")
@@ -52,13 +53,13 @@ def test_large_set(rig: "Rig") -> None:
                     assert session.read("data") == b"%d" % number
                     session.write("recovered", b"%d" % number)
         started = time.monotonic()
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         copies = rig.wait_for_phase(Phase.SEALED, SHARES)
         print(f"all sealed {1000 * (time.monotonic() - started):.0f} ms after RecoveryComplete")
         assert {copy.exposed_share for copy in copies} == set(rig.exposed_shares())
         assert len(rig.images()) == SHARES
         started = time.monotonic()
-        rig.delete(client, taken, *names)
+        taken.delete()
         print(f"all deleted in {1000 * (time.monotonic() - started):.0f} ms")
     rig.assert_nothing_left()
 
@@ -71,37 +72,35 @@ def test_two_users_one_after_the_other(rig: "Rig", second_operator: "BackupOpera
         two = rig.expose(second, "vms")
         with rig.session(one.mappings[0].exposed_share) as session:
             session.write("from", b"the first")
-        first.recovery_complete_shadow_copy_set(one.id)
+        one.complete()
         with rig.session(two.mappings[0].exposed_share, second_operator) as session:
             session.write("from", b"the second")
             assert session.list() == ["data", "from"]
         (copy,) = [c for c in rig.ledger() if c.set_id == str(one.id)]
         assert copy.uid == rig.operator.uid
-        second.recovery_complete_shadow_copy_set(two.id)
+        two.complete()
         copies = rig.wait_for_phase(Phase.SEALED, 2)
         assert {c.uid for c in copies} == {rig.operator.uid, second_operator.uid}
         with rig.session(one.mappings[0].exposed_share) as session:
             assert session.read("from") == b"the first"
-        rig.delete(second, two, "vms")
+        two.delete()
         with rig.session(one.mappings[0].exposed_share) as session:
             assert session.read("from") == b"the first"
-        rig.delete(first, one, "vms")
+        one.delete()
     rig.assert_nothing_left()
 
 
 def test_daemon_is_down(rig: "Rig") -> None:
-    from samba_rvss.samba.fsrvp import FsrvpError
-
     rig.share("vms", rig.volume())
     rig.start()
     with rig.client() as client:
-        client.set_context(Context.AUTO_RECOVERY)
-        set_id = client.start_shadow_copy_set()
-        client.add_to_shadow_copy_set(set_id, "vms")
+        taken = CopySet(client, Context.AUTO_RECOVERY, abort_on_failure=False)
+        taken.start()
+        taken.add("vms")
         rig.daemon.stop()
         started = time.monotonic()
         with pytest.raises(FsrvpError) as caught:
-            client.commit_shadow_copy_set(set_id)
+            taken.commit()
         spent = time.monotonic() - started
         assert spent < 10
         assert caught.value.name == "E_FAIL"
@@ -114,39 +113,36 @@ def test_daemon_is_down(rig: "Rig") -> None:
             " start samba-rvss.service"
         )
         assert rig.samba.log().count(sentence) == 2
-        client.abort_shadow_copy_set(set_id)
+        taken.abort()
         rig.assert_nothing_left()
         # It is there again, and the next set works.
         rig.daemon.start()
-        rig.delete(client, rig.expose(client, "vms"), "vms")
+        rig.expose(client, "vms").delete()
         # Killed, it leaves its socket behind.
         rig.daemon.kill()
         with pytest.raises(FsrvpError):
             client.is_path_supported("vms")
         assert "(Connection refused): start samba-rvss.service" in rig.samba.log()
         rig.daemon.start()
-        rig.delete(client, rig.expose(client, "vms"), "vms")
+        rig.expose(client, "vms").delete()
     rig.assert_nothing_left()
 
 
 def test_one_share_of_a_set_fails(rig: "Rig") -> None:
-    from samba_rvss.samba.fsrvp import FsrvpError
-
     names = ["first", "second", "third"]
     for name in names:
         rig.share(name, rig.volume(name))
     rig.start()
     with rig.client() as client:
-        client.set_context(Context.AUTO_RECOVERY)
-        set_id = client.start_shadow_copy_set()
-        for name in names:
-            client.add_to_shadow_copy_set(set_id, name)
+        failing = CopySet(client, Context.AUTO_RECOVERY, abort_on_failure=False)
+        failing.start()
+        failing.add(*names)
         rig.fs.volume("second/inner")
         with pytest.raises(FsrvpError) as caught:
-            client.commit_shadow_copy_set(set_id)
+            failing.commit()
         assert caught.value.name == "E_FAIL"
         assert rig.fs.nested_refusal("second/inner") in rig.samba.log()
-        client.abort_shadow_copy_set(set_id)
+        failing.abort()
         # The failed one has left nothing; what Samba took before it, it forgets. Such a copy is
         # never opened, is in nobody's reach, and the administrator can remove it.
         copies = rig.wait_for_phase(Phase.TAKEN, len(rig.ledger()))
@@ -158,8 +154,8 @@ def test_one_share_of_a_set_fails(rig: "Rig") -> None:
         # They are in no other set's way.
         rig.fs.delete_volume("second/inner")
         taken = rig.expose(client, *names)
-        client.recovery_complete_shadow_copy_set(taken.id)
-        rig.delete(client, taken, *names)
+        taken.complete()
+        taken.delete()
         if copies:
             done = rig.command("delete", *(copy.id for copy in copies))
             assert done.returncode == 0, done.stderr
@@ -167,19 +163,17 @@ def test_one_share_of_a_set_fails(rig: "Rig") -> None:
 
 
 def test_delete_twice(rig: "Rig") -> None:
-    from samba_rvss.samba.fsrvp import FsrvpError
-
     volume = rig.volume()
     rig.share("vms", volume)
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, "vms")
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         (copy,) = rig.wait_for_phase(Phase.SEALED)
-        rig.delete(client, taken, "vms")
+        taken.delete()
         rig.assert_nothing_left()
         with pytest.raises(FsrvpError) as caught:
-            rig.delete(client, taken, "vms")
+            client.delete_share_mapping(taken.id, taken.copies["vms"], "vms")
         print("the second time:", caught.value.name)
     # To the hook, gone already is success.
     done = rig.hook("delete", str(volume), copy.path)
@@ -203,8 +197,8 @@ def test_previous_versions(rig: "Rig") -> None:
     with rig.client() as client:
         one = rig.expose(client, "vms")
         two = rig.expose(client, "vms")  # within the same second, most likely
-        client.recovery_complete_shadow_copy_set(one.id)
-        client.recovery_complete_shadow_copy_set(two.id)
+        one.complete()
+        two.complete()
         copies = rig.wait_for_phase(Phase.SEALED, 2)
         (volume / "data").write_bytes(b"new")
         names = sorted(Path(copy.previous_path).name for copy in copies)
@@ -213,9 +207,9 @@ def test_previous_versions(rig: "Rig") -> None:
             assert session.read("data") == b"new"
             for name in names:
                 assert session.read(f"{name}\\data") == b"old"
-        rig.delete(client, one, "vms")
+        one.delete()
         assert len(listed()) == 1
-        rig.delete(client, two, "vms")
+        two.delete()
         assert listed() == []
     rig.assert_nothing_left()
 
@@ -252,7 +246,7 @@ def test_delete_while_in_use(rig: "Rig", how: str) -> None:
             device = os.stat(copy.path).st_dev
             assert _held_by_samba(rig, device)
             if how == "client":
-                rig.delete(client, taken, "vms")
+                taken.delete()
             else:
                 done = rig.command("delete", copy.id)
                 assert (done.returncode, done.stdout) == (0, f"{copy.id} is deleted\n")
@@ -277,7 +271,7 @@ def test_command_deletes_an_exposed_copy(rig: "Rig", *, recovered: bool) -> None
     with rig.client() as client:
         taken = rig.expose(client, "vms")
         if recovered:
-            client.recovery_complete_shadow_copy_set(taken.id)
+            taken.complete()
         (copy,) = rig.wait_for_phase(Phase.SEALED if recovered else Phase.OPEN)
         assert rig.exposed_shares() == [taken.mappings[0].exposed_share]
         assert len(rig.descriptors()) == 1
@@ -285,6 +279,6 @@ def test_command_deletes_an_exposed_copy(rig: "Rig", *, recovered: bool) -> None
         assert (done.returncode, done.stdout) == (0, f"{copy.id} is deleted\n")
         rig.assert_nothing_left(sets=False)
         # The client's own delete finds it gone, and Samba forgets the set too.
-        rig.delete(client, taken, "vms")
+        taken.delete()
         assert rig.command("delete", copy.id).returncode != 0
     rig.assert_nothing_left()

@@ -12,10 +12,11 @@ import pytest
 
 from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.run import environment, run
+from samba_rvss.samba.fsrvp.copyset import CopySet
 from tests.samba.filesystems import FileSystem, OnBtrfs, only
 
 if TYPE_CHECKING:
-    from samba_rvss.samba.fsrvp import Client
+    from samba_rvss.samba.fsrvp.client import Client
     from tests.samba.conftest import Rig
 
 _SETS = 3
@@ -52,16 +53,13 @@ def _hold(file_system: FileSystem, copy: ShadowCopy) -> Iterator[None]:
 
 def _commit(rig: "Rig", client: "Client") -> float:
     """Take a shadow copy of the share "quick" through Samba; return the seconds of its Commit."""
-    client.set_context(Context.AUTO_RECOVERY)
-    set_id = client.start_shadow_copy_set()
-    copy_id = client.add_to_shadow_copy_set(set_id, "quick")
-    client.prepare_shadow_copy_set(set_id)
-    started = time.monotonic()
-    client.commit_shadow_copy_set(set_id)
-    spent = time.monotonic() - started
-    client.expose_shadow_copy_set(set_id)
-    client.recovery_complete_shadow_copy_set(set_id)
-    client.delete_share_mapping(set_id, copy_id, "quick")
+    taken = CopySet(client, Context.AUTO_RECOVERY)
+    taken.prepare("quick")
+    taken.commit()
+    spent = taken.calls[-1].seconds
+    taken.expose()
+    taken.complete()
+    taken.delete()
     return spent
 
 
@@ -83,7 +81,7 @@ def test_commit_during_a_destruction(rig: "Rig", other: FileSystem) -> None:
         (copy,) = rig.wait_for_phase(Phase.OPEN)
         with rig.session(taken.mappings[0].exposed_share) as session:
             session.write("data", b"x" * _DIRTY)
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         rig.wait_for_phase(Phase.SEALED)
         alone = [_commit(rig, client) for _ in range(_SETS)]
         deletion = threading.Thread(target=lambda: answers.append(rig.command("delete", copy.id)))
@@ -106,7 +104,7 @@ def test_commit_during_a_destruction(rig: "Rig", other: FileSystem) -> None:
         while _phase(rig, copy) is not Phase.GONE:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        rig.delete(client, taken, "slow")
+        taken.delete()
     print(f"the deletion: {answers[0].returncode} {answers[0].stderr}")
     rig.assert_nothing_left()
     assert other.images() == []
@@ -128,7 +126,7 @@ def test_samba_does_not_wait_for_a_destruction(rig: "Rig") -> None:
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, "slow")
-        client.recovery_complete_shadow_copy_set(taken.id)
+        taken.complete()
         (copy,) = rig.wait_for_phase(Phase.SEALED)
         # A process of its own: python-samba keeps the interpreter's lock while it waits.
         words = f"fss_delete slow {taken.id} {taken.mappings[0].copy_id}"

@@ -16,6 +16,8 @@ import pytest
 
 from samba_rvss.errors import RvssError
 from samba_rvss.samba import fss_state
+from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from samba_rvss.testing.remote import Remote
 from samba_rvss.testing.smbd import PrivateSmbd, script_share
 from tests.samba.lanes import SHARES, Lane, Walk, lane, take_a_set, wait_until
@@ -37,15 +39,13 @@ exit 0
 
 def _start(client: Remote) -> str:
     """Begin a set as a backup program does; return "" or the name of the refusal."""
-    from samba_rvss.samba.fsrvp import FsrvpError
-
     try:
-        client.call("is_path_supported", "vms")
-        client.call("set_context", 0)
-        set_id = client.call("start_shadow_copy_set")
-        client.call("abort_shadow_copy_set", set_id)
+        begun = CopySet(client)
+        begun.check("vms")
+        begun.start()
+        begun.abort()
     except FsrvpError as exc:
-        if exc.hresult != 0x80042316:
+        if exc.hresult != HResult.FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS:
             raise
         return exc.name
     return ""
@@ -68,7 +68,7 @@ def stock(
     path.chmod(0o777)
     samba.set_share("vms", script_share("vms", path, script))
     samba.start()
-    return samba, lambda: Remote(samba.address, operator.name, operator.password)
+    return samba, lambda: Remote(samba.address, operator.logon)
 
 
 def test_stock_samba_is_stuck_for_ever(
@@ -77,14 +77,14 @@ def test_stock_samba_is_stuck_for_ever(
     """A set was committed, and client and worker are gone: the next worker reads it again."""
     samba, connect = stock
     with connect() as client:
-        client.call("set_context", 0)
-        set_id = client.call("start_shadow_copy_set")
-        client.call("add_to_shadow_copy_set", set_id, "vms")
-        client.call("commit_shadow_copy_set", set_id)
+        lost = CopySet(client)
+        lost.start()
+        lost.add("vms")
+        lost.commit()
     samba.end_workers()
     with connect() as client:
         assert _start(client) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
-        client.call("abort_shadow_copy_set", set_id)
+        client.abort_shadow_copy_set(lost.id)
         assert _start(client) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
         time.sleep(SEQUENCE + 2)
         assert _start(client) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
@@ -93,7 +93,7 @@ def test_stock_samba_is_stuck_for_ever(
         assert _start(client) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
     state = fss_state.read(str(samba.lock_directory / "srv_fss.tdb"))
     assert state is not None
-    assert [one.id for one in state.sets] == [str(set_id)]
+    assert [one.id for one in state.sets] == [str(lost.id)]
 
 
 def test_stock_samba_forgets_its_timer_when_another_asks(
@@ -103,10 +103,9 @@ def test_stock_samba_forgets_its_timer_when_another_asks(
     _, connect = stock
     for asking, expected in ((False, ""), (True, "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS")):
         with connect() as other:
-            other.call("get_supported_version")
+            other.get_supported_version()
             with connect() as client:
-                client.call("set_context", 0)
-                client.call("start_shadow_copy_set")
+                CopySet(client).start()
             if asking:
                 assert _start(other) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
             time.sleep(SEQUENCE + 2)
@@ -153,8 +152,7 @@ def test_is_cured_while_another_client_asks_again_and_again(
     with ExitStack() as undo:
         made = undo.enter_context(lane(kind, options, {"fss:sequence timeout": str(SEQUENCE)}))
         client = made.far(undo) if how is _vanished else made.near(undo)
-        walk = Walk(lane=made, client=client)
-        walk.start()
+        walk = Walk(made, client)
         walk.add()
         walk.commit()
         due = time.monotonic() + GRACE  # the shorter one counts before Expose
@@ -190,7 +188,7 @@ def test_what_only_a_worker_knows_goes_with_it(
     }
     with ExitStack() as undo:
         made = undo.enter_context(lane("btrfs", {}, samba_options))
-        walk = Walk(lane=made, client=made.far(undo) if how is _vanished else made.near(undo))
+        walk = Walk(made, made.far(undo) if how is _vanished else made.near(undo))
         walk.start()
         if added:
             walk.add()
@@ -211,12 +209,11 @@ def test_a_started_set_that_came_into_the_file(
     for added in (False, True):
         with ExitStack() as undo:
             made = undo.enter_context(lane("btrfs", options))
-            walk = Walk(lane=made, client=made.near(undo))
-            walk.start()
+            walk = Walk(made, made.near(undo))
             walk.add()
             walk.commit()
             walk.expose()
-            other = Walk(lane=made, client=made.near(undo), shares=SHARES[1:])
+            other = Walk(made, made.near(undo), SHARES[1:])
             other.start()
             if added:
                 other.add()

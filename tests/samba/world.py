@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID, uuid4
@@ -25,11 +26,13 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context, Image, Mark, Nested, Phase, ShadowCopy
 from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
+from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from tests.samba.cells import SLOW
 
 if TYPE_CHECKING:
     from samba_rvss.providers import Provider
-    from samba_rvss.samba.fsrvp import Client
+    from samba_rvss.samba.fsrvp.client import Client
     from samba_rvss.testing.smbclient import File, Session
     from samba_rvss.testing.users import BackupOperator
     from tests.samba.conftest import Rig
@@ -43,6 +46,7 @@ GRACE = 2.0 * SLOW
 SEQUENCE_TIMEOUT = 2 * RECOVERY_TIMEOUT
 IN_PROGRESS = "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
 FOREIGN_SHARE = "other@{00000000-0000-4000-8000-000000000001}"
+_NEVER_GIVEN = uuid4()
 _MOST = 300
 # Samba refuses this to everybody, and asks no hook (source3/rpc_server/fss/srv_fss_agent.c).
 _NEVER_SUPPORTED = "IsPathShadowCopied"
@@ -68,10 +72,15 @@ class Actor:
     sessions: "dict[str, Session]" = field(default_factory=dict)
     held: "list[tuple[str, File]]" = field(default_factory=list)
     stage: str = "start"
-    set_id: UUID = field(default_factory=uuid4)
+    set: CopySet | None = None
     wanted: tuple[str, ...] = ()
     context: Context = Context.AUTO_RECOVERY
     copies: list[Told] = field(default_factory=list)
+
+    @property
+    def set_id(self) -> UUID:
+        """Samba's id of the set that it works on, or has last worked on."""
+        return self.set.id if self.set is not None else _NEVER_GIVEN
 
     def begin(self, context: Context, shares: tuple[str, ...]) -> None:
         """Want a set of some shares next."""
@@ -256,8 +265,6 @@ class World:
         Raises:
             AssertionError: it was refused without a reason in Samba's log.
         """
-        from samba_rvss.samba.fsrvp import FsrvpError, HResult
-
         before = len(self.rig.samba.log())
         try:
             result = function(self.client(actor))
@@ -297,56 +304,36 @@ class World:
                 actor.stage = "start" if stage == "start" else "abort"
 
     def _forward(self, actor: Actor, said: list[str]) -> bool:
-        set_id = actor.set_id
         match actor.stage:
             case "start":
-                found, good = self.call(actor, said, lambda one: self._start(one, actor.context))
-                if found is not None:
-                    actor.set_id, actor.stage, actor.copies = found, "add", []
-                    self._begun = found
+                begun, good = self.call(actor, said, lambda client: _begin(client, actor.context))
+                if begun is not None:
+                    actor.set, actor.stage, actor.copies = begun, "add", []
+                    self._begun = begun.id
                 elif IN_PROGRESS in said:
                     actor.stage, good = "unblock", True
             case "unblock":
                 # Somebody has begun a set and left it. Its client would end it like this; what
                 # happens to one that nobody ever ends is seen in the end.
                 for give_up in (False, True):
-                    self.call(
-                        actor,
-                        said,
-                        lambda one, give_up=give_up: _end(  # type: ignore[misc]
-                            one, self._begun, give_up=give_up
-                        ),
-                    )
+                    self.call(actor, said, partial(_end, set_id=self._begun, give_up=give_up))
                 actor.stage, good = "start", True
             case "add":
                 share = actor.wanted[len(actor.copies)]
-                copy, good = self.call(
-                    actor, said, lambda one: one.add_to_shadow_copy_set(set_id, share)
-                )
-                if copy is not None:
-                    actor.copies.append(Told(set_id=set_id, copy_id=copy, share=share))
+                taken, good = self._go(actor, said, lambda taken: taken.add(share))
+                if good:
+                    copy_id = taken.copies[share]
+                    actor.copies.append(Told(set_id=taken.id, copy_id=copy_id, share=share))
                     more = len(actor.copies) < len(actor.wanted)
                     actor.stage = "add" if more else "commit"
             case "commit":
-                _, good = self.call(actor, said, lambda one: one.commit_shadow_copy_set(set_id))
+                _, good = self._go(actor, said, CopySet.commit)
                 actor.stage = "expose"
             case "expose":
-                _, good = self.call(actor, said, lambda one: one.expose_shadow_copy_set(set_id))
-                actor.stage = "map"
-            case "map":
-                good = True
-                for told in actor.copies:
-                    mapping, ok = self.call(
-                        actor,
-                        said,
-                        lambda one, told=told: one.get_share_mapping(  # type: ignore[misc]
-                            set_id, told.copy_id, told.share
-                        ),
-                    )
-                    if mapping is not None:
-                        told.exposed = mapping.exposed_share
-                        self.told.append(told)
-                    good = good and ok
+                taken, good = self._go(actor, said, CopySet.expose)
+                for told, exposed in zip(actor.copies, taken.exposed_shares, strict=False):
+                    told.exposed = exposed
+                    self.told.append(told)
                 actor.stage = "recover"
             case "recover":
                 good = True
@@ -354,19 +341,26 @@ class World:
                     self.write(actor, told, said)
                 actor.stage = "complete"
             case "complete":
-                _, good = self.call(
-                    actor, said, lambda one: one.recovery_complete_shadow_copy_set(set_id)
-                )
+                _, good = self._go(actor, said, CopySet.complete)
                 actor.stage = "start"
             case _:
-                self.call(actor, said, lambda one: one.abort_shadow_copy_set(set_id))
+                # Also where it is too late, so that it is not for the set to refuse.
+                self.call(actor, said, lambda client: client.abort_shadow_copy_set(actor.set_id))
                 actor.stage, good = "start", True
         return good
 
-    @staticmethod
-    def _start(client: "Client", context: Context) -> UUID:
-        client.set_context(context)
-        return client.start_shadow_copy_set()
+    def _go(
+        self, actor: Actor, said: list[str], step: Callable[[CopySet], object]
+    ) -> tuple[CopySet, bool]:
+        """Go a step on with an actor's set, over the connection that it has now."""
+        taken = actor.set
+        assert taken is not None
+
+        def go(client: "Client") -> None:
+            taken.client = client
+            step(taken)
+
+        return taken, self.call(actor, said, go)[1]
 
     def delete(self, actor: Actor, told: Told) -> None:
         """Delete a copy as a client."""
@@ -376,7 +370,7 @@ class World:
             _, good = self.call(
                 actor,
                 said,
-                lambda one: one.delete_share_mapping(told.set_id, told.copy_id, told.share),
+                lambda client: client.delete_share_mapping(told.set_id, told.copy_id, told.share),
             )
             if good:
                 self.told.remove(told)
@@ -390,23 +384,23 @@ class World:
         copy = copies[number % len(copies)] if copies else Told(set_id, uuid4(), PLAIN)
         share = SHARES[number // 2 % 2]
         calls: tuple[tuple[str, Callable[[Client], object]], ...] = (
-            ("GetSupportedVersion", lambda one: one.get_supported_version()),
-            ("SetContext", lambda one: one.set_context(Context.AUTO_RECOVERY)),
-            ("AddToShadowCopySet", lambda one: one.add_to_shadow_copy_set(set_id, share)),
-            ("CommitShadowCopySet", lambda one: one.commit_shadow_copy_set(set_id)),
-            ("ExposeShadowCopySet", lambda one: one.expose_shadow_copy_set(set_id)),
-            ("RecoveryComplete", lambda one: one.recovery_complete_shadow_copy_set(set_id)),
-            ("AbortShadowCopySet", lambda one: one.abort_shadow_copy_set(set_id)),
-            ("IsPathSupported", lambda one: one.is_path_supported(share)),
-            ("IsPathShadowCopied", lambda one: one.is_path_shadow_copied(share)),
-            ("PrepareShadowCopySet", lambda one: one.prepare_shadow_copy_set(set_id)),
+            ("GetSupportedVersion", lambda client: client.get_supported_version()),
+            ("SetContext", lambda client: client.set_context(Context.AUTO_RECOVERY)),
+            ("AddToShadowCopySet", lambda client: client.add_to_shadow_copy_set(set_id, share)),
+            ("CommitShadowCopySet", lambda client: client.commit_shadow_copy_set(set_id)),
+            ("ExposeShadowCopySet", lambda client: client.expose_shadow_copy_set(set_id)),
+            ("RecoveryComplete", lambda client: client.recovery_complete_shadow_copy_set(set_id)),
+            ("AbortShadowCopySet", lambda client: client.abort_shadow_copy_set(set_id)),
+            ("IsPathSupported", lambda client: client.is_path_supported(share)),
+            ("IsPathShadowCopied", lambda client: client.is_path_shadow_copied(share)),
+            ("PrepareShadowCopySet", lambda client: client.prepare_shadow_copy_set(set_id)),
             (
                 "GetShareMapping",
-                lambda one: one.get_share_mapping(set_id, copy.copy_id, share),
+                lambda client: client.get_share_mapping(set_id, copy.copy_id, share),
             ),
             (
                 "DeleteShareMapping",
-                lambda one: one.delete_share_mapping(set_id, copy.copy_id, share),
+                lambda client: client.delete_share_mapping(set_id, copy.copy_id, share),
             ),
         )
         name, function = calls[method % len(calls)]
@@ -614,7 +608,13 @@ class World:
         return found
 
 
-def _end(client: "Client", set_id: UUID, *, give_up: bool) -> None:
+def _begin(client: "Client", context: Context) -> CopySet:
+    begun = CopySet(client, context, abort_on_failure=False)
+    begun.start()
+    return begun
+
+
+def _end(client: "Client", *, set_id: UUID, give_up: bool) -> None:
     """Bring a set out of the way: to its end if it is committed, else away."""
     if give_up:
         client.abort_shadow_copy_set(set_id)

@@ -20,24 +20,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from samba_rvss.model import Context, Phase, ShadowCopy
-from samba_rvss.samba.fsrvp import (
-    APP_ROLLBACK,
-    BACKUP,
-    FILE_SHARE_BACKUP,
-    NAS_ROLLBACK,
-    Client,
-    CopySet,
-    shadow_copy_set,
-)
+from samba_rvss.samba.fsrvp import copyset
+from samba_rvss.samba.fsrvp.client import Client
+from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.samba.fsrvp.methods import APP_ROLLBACK, BACKUP, FILE_SHARE_BACKUP, NAS_ROLLBACK
 from samba_rvss.testing.smbclient import Session
 from tests.vm import whole
 from tests.vm.sight import (
     DATA,
     HOST,
+    LOGON,
     NAME,
-    PASSWORD,
     UNITS,
-    USER,
     digest,
     ledger,
     look,
@@ -125,7 +119,7 @@ def fill(system: str) -> tuple[str, str]:
 
 def connect() -> Client:
     """Return a connection to the server."""
-    return Client(HOST, USER, PASSWORD)
+    return Client(HOST, LOGON)
 
 
 def take(client: Client, system: str, context: Context) -> Taken:
@@ -134,23 +128,23 @@ def take(client: Client, system: str, context: Context) -> Taken:
     persistent = bool(context & Context.PERSISTENT)
     files = {NAME: digest(name.encode()), DATA: data}
     note("creating", name, system=system, persistent=persistent, files=files)
-    made = shadow_copy_set(client, [system], context)
+    made = copyset.take(client, [system], context)
     share = made.mappings[0].exposed_share
     note("exposed", name, set=str(made.id), copy=str(made.mappings[0].copy_id), share=share)
     return Taken(name=name, system=system, made=made)
 
 
-def recover(client: Client, taken: Taken) -> None:
+def recover(taken: Taken) -> None:
     """Write to a copy, complete its recovery, and wait until it is sealed."""
     share = taken.made.mappings[0].exposed_share
     content = secrets.token_bytes(50_000)
     wait_for(taken, Phase.OPEN)
-    with Session(HOST, share, USER, PASSWORD) as session:
+    with Session(HOST, share, LOGON) as session:
         session.write(_RECOVERED, content)
     before = whole.promised(read_record())[taken.name]["files"]
     with doing("seal", taken.system):
         note("completing", taken.name, files={**before, _RECOVERED: digest(content)})
-        client.recovery_complete_shadow_copy_set(taken.made.id)
+        taken.made.complete()
         wait_for(taken, Phase.SEALED)
         note("sealed", taken.name)
 
@@ -216,7 +210,7 @@ def take_all() -> None:
                     continue
                 taken = take(client, system, context)
                 if end == "recovered":
-                    recover(client, taken)
+                    recover(taken)
                 else:
                     wait_for(taken, Phase.OPEN if context & recovery else Phase.SEALED)
                 found.append(_told(label, taken))
@@ -225,17 +219,16 @@ def take_all() -> None:
 
 def _commit(client: Client, context: Context) -> dict[str, Any]:
     """Commit a set of both shares, and expose nothing."""
-    client.set_context(context)
-    set_id = client.start_shadow_copy_set()
-    copies = {system: str(client.add_to_shadow_copy_set(set_id, system)) for system in SYSTEMS}
-    client.prepare_shadow_copy_set(set_id)
-    client.commit_shadow_copy_set(set_id)
+    made = CopySet(client, context)
+    made.prepare(*SYSTEMS)
+    made.commit()
+    copies = {system: str(copy_id) for system, copy_id in made.copies.items()}
     learned = set(copies.values())
     wait(
-        lambda: learned == {one.copy_id for one in ledger() if one.set_id == str(set_id)},
+        lambda: learned == {one.copy_id for one in ledger() if one.set_id == str(made.id)},
         "the committed set is not learned",
     )
-    return {"set": str(set_id), "copies": copies}
+    return {"set": str(made.id), "copies": copies}
 
 
 def _told(label: str, taken: Taken) -> dict[str, Any]:
@@ -259,7 +252,7 @@ def look_again() -> None:
     with connect() as client:
         for system in SYSTEMS:
             taken = take(client, system, APP_ROLLBACK | Context.AUTO_RECOVERY)
-            recover(client, taken)
+            recover(taken)
             fresh.append(_told("fresh", taken))
             delete(client, taken)
     _result(
@@ -277,8 +270,8 @@ def look_again() -> None:
 def delete(client: Client, taken: Taken) -> None:
     """Delete a copy as its client does."""
     note("deleting", taken.name)
-    mapping = taken.made.mappings[0]
-    client.delete_share_mapping(taken.made.id, mapping.copy_id, taken.system)
+    taken.made.client = client  # it may have been another that took it
+    taken.made.delete()
     note("deleted", taken.name)
 
 
@@ -313,7 +306,7 @@ def work(system: str) -> None:
             with connect() as client:
                 with doing("create", one):
                     taken = take(client, one, APP_ROLLBACK | Context.AUTO_RECOVERY)
-                recover(client, taken)
+                recover(taken)
                 for name in [name for name, copy in old.items() if copy["system"] == one]:
                     with doing("delete", one):
                         _delete_old(name, old.pop(name))

@@ -18,10 +18,11 @@ from samba_rvss.model import ShadowCopy
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
 from samba_rvss.samba import fss_state, registry
+from samba_rvss.samba.logon import Logon
 from samba_rvss.testing.smbclient import Session, SmbError
 
 HOST = "127.0.0.1"
-USER, PASSWORD = "requestor", "secret"
+LOGON = Logon(user="requestor", password="secret")
 UNITS = ("samba-rvss.service", "smbd.service")
 NAME, DATA = "name", "data"
 """Files in the shares: which content it is, and the content."""
@@ -103,7 +104,7 @@ def _served(share: str) -> dict[str, Any]:
     if not share:
         return {}
     try:
-        with Session(HOST, share, USER, PASSWORD) as session:
+        with Session(HOST, share, LOGON) as session:
             files = {file: digest(session.read(file)) for file in session.list()}
             try:
                 session.write(DATA, b"not the data")

@@ -1,0 +1,79 @@
+"""A client for MS-FSRVP: its methods over a connection of python-samba's.
+
+Place: the requestor's side of the wire. The Client owns one SMB connection, and `close` frees it.
+"""
+
+from collections.abc import Sequence
+
+from samba import NTSTATUSError
+from samba.dcerpc import mgmt
+from samba.dcerpc.base import ClientConnection
+
+from samba_rvss.closing import Closing
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.samba.fsrvp.methods import Methods
+from samba_rvss.samba.logon import Logon, credentials, load_parm, status_name
+
+_PIPE = "\\pipe\\FssagentRpc"
+INTERFACE = ("a8e0653c-2744-4389-a61d-7373df8b2292", 1)
+
+
+class Client(Methods, Closing):
+    """A connection to a file server's FSRVP service.
+
+    Args:
+        host: name or address of the server; also the host in share paths.
+        logon: a member of Backup Operators or Administrators, or the server's own root.
+        options: of the DCE/RPC binding, such as "sign" or "seal".
+        timeout: seconds that one call may take; Windows gives them 180.
+
+    Raises:
+        RvssError: SAMBA if the server cannot be reached or the user is refused.
+    """
+
+    def __init__(
+        self, host: str, logon: Logon, *, options: Sequence[str] = (), timeout: float = 180.0
+    ) -> None:
+        super().__init__(host)
+        self._connection: ClientConnection | None = None
+        try:
+            self._connection = _connect(host, logon, options)
+        except NTSTATUSError as exc:
+            raise RvssError(
+                Problem.SAMBA,
+                f"cannot connect to the FSRVP service of {host} as {logon.user}"
+                f" ({status_name(exc)})",
+                "see that smbd serves there, that the password is right and that rpcd_fsrvp starts",
+            ) from exc
+        self._connection.request_timeout = max(1, round(timeout))
+
+    def close(self) -> None:
+        """Drop the connection; nothing is asked of the server, as when a client vanishes."""
+        self._connection = None
+
+    def request(self, method: str, opnum: int, data: bytes) -> bytes:
+        """Send a request over the connection; see `Methods.request`."""
+        if self._connection is None:
+            raise RvssError(Problem.SAMBA, f"{method} needs a connection, and it has been closed")
+        try:
+            reply: bytes = self._connection.request(opnum, data)
+        except NTSTATUSError as exc:
+            raise RvssError(
+                Problem.SAMBA,
+                f"the FSRVP service of {self.host} did not answer {method} ({status_name(exc)})",
+                "see log.rpcd_fsrvp on the server",
+            ) from exc
+        return reply
+
+
+def _connect(host: str, logon: Logon, options: Sequence[str]) -> ClientConnection:
+    lp = load_parm(logon)
+    who = credentials(logon, lp)
+    endpoint = f"ncacn_np:{host}[{','.join((_PIPE, *options))}]"
+    if not options:
+        return ClientConnection(endpoint, INTERFACE, lp, who)
+    # Signed or sealed, a connection that is bound by hand ends the process: its interface table is
+    # all zeros (source4/librpc/rpc/pyrpc.c, py_dcerpc_interface_init_helper()). One that is bound
+    # to an interface of python-samba's own has a table, and serves others too.
+    basis = mgmt.mgmt(endpoint, lp, who)
+    return ClientConnection(endpoint, INTERFACE, lp, who, basis_connection=basis)

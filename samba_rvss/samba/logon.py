@@ -1,0 +1,93 @@
+"""Logging on to a file server with python-samba: who, by which means, and what a refusal is called.
+
+Place: for whatever here connects to a Samba as a client. Contract: a `Logon` is a value and holds
+no connection; `credentials` is the one place that makes python-samba's credentials of it, and
+`load_parm` the one that makes a client's configuration.
+"""
+
+import os
+from dataclasses import dataclass, field
+
+from samba import NTSTATUSError, ntstatus
+from samba.credentials import (
+    DONT_USE_KERBEROS,
+    MUST_USE_KERBEROS,
+    SPECIFIED,
+    Credentials,
+)
+from samba.param import LoadParm
+
+WORKSTATION = "SAMBA-RVSS"
+"""What we call ourselves, as NTLM wants a name."""
+
+_STATUS_NAMES: dict[int, str] = {
+    value: name
+    for name, value in vars(ntstatus).items()
+    if name.startswith("NT_STATUS_") and isinstance(value, int)
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logon:
+    """Who logs on.
+
+    Args:
+        user: name of the user; empty for nobody.
+        password: in clear; not looked at where ``ccache`` has a ticket.
+        domain: of the user, a realm with Kerberos; empty for a user of the server itself.
+        use_kerberos: Kerberos and nothing else; otherwise NTLM and nothing else. The server must
+            then be called by a name that its tickets can be for, not by its address.
+        ccache: name of a Kerberos credentials cache, such as "FILE:/run/user/0/krb5cc"; empty to
+            ask for a ticket with the password. libsmb looks into $KRB5CCNAME instead.
+    """
+
+    user: str = ""
+    password: str = field(default="", repr=False)
+    domain: str = ""
+    use_kerberos: bool = False
+    ccache: str = ""
+
+
+def load_parm(logon: Logon) -> LoadParm:
+    """Return a client's configuration of its own, read from no file.
+
+    A named file keeps it apart from the process's global one (source4/param/pyparam.c,
+    py_lp_ctx_new), and the server's smb.conf cannot be loaded here: it includes the registry.
+    """
+    lp = LoadParm(filename_for_non_global_lp=os.devnull)
+    lp.set("netbios name", WORKSTATION)
+    lp.set("client use kerberos", "required" if logon.use_kerberos else "disabled")
+    lp.set("name resolve order", "host")
+    return lp
+
+
+def credentials(logon: Logon, lp: LoadParm) -> Credentials:
+    """Return what python-samba logs on with.
+
+    Args:
+        logon: who.
+        lp: the client's configuration, as of `load_parm`.
+    """
+    made = Credentials()
+    if logon.user:
+        made.set_username(logon.user)
+        made.set_domain(logon.domain or "WORKGROUP")
+        if not logon.ccache:
+            made.set_password(logon.password)
+    else:
+        made.set_anonymous()
+    made.set_workstation(WORKSTATION)
+    if not logon.use_kerberos:
+        made.set_kerberos_state(DONT_USE_KERBEROS)
+        return made
+    made.set_realm(logon.domain)
+    made.set_kerberos_state(MUST_USE_KERBEROS)
+    if logon.ccache:
+        made.set_named_ccache(logon.ccache, SPECIFIED, lp)
+    return made
+
+
+def status_name(error: NTSTATUSError) -> str:
+    """Return the NTSTATUS name of what python-samba raised, or its number."""
+    number: int = error.args[0]
+    return _STATUS_NAMES.get(number) or f"0x{number:08x}"
