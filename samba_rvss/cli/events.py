@@ -5,7 +5,7 @@ import pwd
 from collections.abc import Iterable
 from functools import cache
 
-from samba_rvss.cli import output
+from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration, ledger
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger

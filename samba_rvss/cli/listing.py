@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from samba_rvss.cli import output
+from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration, ledger, the_copy
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context, Event, Volume

@@ -4,8 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-from samba_rvss import wire
-from samba_rvss.cli import output
+from samba_rvss import output, wire
 from samba_rvss.cli.common import Verbs, ask, configuration
 from samba_rvss.findings import Fate, Finding
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
-from samba_rvss.cli import output
+from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration
 from samba_rvss.copies.locate import locate
 from samba_rvss.errors import RvssError

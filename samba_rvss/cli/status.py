@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from samba_rvss.cli import output
+from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration
 from samba_rvss.cli.shares import examine
 

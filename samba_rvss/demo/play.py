@@ -1,55 +1,49 @@
-"""The play behind ``samba-rvss demo``: one backup of a virtual disk that is being written to.
+"""The play: a shadow copy is taken, recovered, sealed, read and deleted, while a machine writes.
 
-Place: acts on the rigs of `samba_rvss.testing`; `samba_rvss.cli.demo` starts it and shows what it
-recorded. Contract: `perform` fills the record that it is given, step by step, so that a caller has
-what there is when a step fails; whatever it made is gone when it returns or raises. It is never
-cut off inside a step: it asks between steps whether to go on.
+Place: acts on what `stage` has set up. Contract: each step and each expectation is told to the
+reporter at once, so that there is what there is when a step fails. It is never cut off inside a
+step: it asks between steps whether to go on.
 """
 
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from uuid import UUID
 
 from samba_rvss import kernel
-from samba_rvss.cli.record import Record
+from samba_rvss.demo.reporter import Reporter
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.samba import fss_state
 from samba_rvss.samba.fsrvp.client import Client
-from samba_rvss.samba.fsrvp.methods import BACKUP
+from samba_rvss.samba.fsrvp.copyset import Call, CopySet
 from samba_rvss.testing import machine as virtual
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.machine import Machine
 from samba_rvss.testing.smbclient import File, Session, SmbError
 from samba_rvss.testing.smbd import PrivateSmbd
-from samba_rvss.testing.users import BackupOperator, User
+from samba_rvss.testing.users import User
 
-TOOLS = ("mkfs.btrfs", "losetup", "smbd", "net", "smbpasswd", "useradd", "qemu-img", "qemu-io")
-"""The programs that it needs."""
-
-_SHARE = "vms"
-_DISK = "vm.vhdx"
+SHARE = "vms"
+DISK = "vm.vhdx"
 _MARKER = "recovered.txt"
-_SECONDS = 30.0
+SECONDS = 30.0
 _PIECE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Play:
+class Play:
     """The scenes, on a stage that is set."""
 
-    record: Record
+    reporter: Reporter
     file_system: LoopBtrfs
     samba: PrivateSmbd
     daemon: RvssDaemon
@@ -60,66 +54,60 @@ class _Play:
 
     def back_up(self, client: Client, machine: Machine) -> None:
         """Take, recover, seal, read and delete a shadow copy, while a machine goes on writing."""
-        stage = self.record.stage
         subvolumes = self.file_system.subvolumes()
-        with stage("GetSupportedVersion") as saw:
-            saw.append("versions {} to {}".format(*client.get_supported_version()))
-        with stage("IsPathSupported") as saw:
-            supported, owner = client.is_path_supported(_SHARE)
-            saw.append(f"{'supported' if supported else 'not supported'} by {owner}")
-        with stage("SetContext") as saw:
-            client.set_context(BACKUP | Context.AUTO_RECOVERY)
-            saw.append("backup, with auto-recovery")
-        with stage("StartShadowCopySet") as saw:
-            set_id = client.start_shadow_copy_set()
-            saw.append(f"set {set_id}")
-        with stage("AddToShadowCopySet") as saw:
-            copy_id = client.add_to_shadow_copy_set(set_id, _SHARE)
-            saw.append(f"copy {copy_id}")
-        with stage("PrepareShadowCopySet"):
-            client.prepare_shadow_copy_set(set_id)
-        with stage("CommitShadowCopySet") as saw:
-            done = machine.done
-            client.commit_shadow_copy_set(set_id)
-            begun = machine.begun
-            saw.append(f"success, the machine being between its writes {done} and {begun}")
+        done = begun = 0
+
+        def tell(call: Call) -> None:
+            nonlocal begun
+            name, saw = call.method, call.answer
+            if call.failure is not None:
+                saw = f"failed: {call.failure}"
+            elif name == "SetContext":
+                saw = "backup, with auto-recovery"
+            elif name == "CommitShadowCopySet":
+                begun = machine.begun
+                saw = f"success, the machine being between its writes {done} and {begun}"
+            elif name == "RecoveryCompleteShadowCopySet":
+                name = "RecoveryComplete"
+            self.reporter.step(name, call.seconds, saw)
+            self.reporter.look()
+
+        taken = CopySet(client, Context.AUTO_RECOVERY, report=tell, abort_on_failure=False)
+        taken.check(SHARE)
+        taken.prepare(SHARE)
+        done = machine.done
+        taken.commit()
         machine.pause = 0.02  # from here on the disk need not grow that fast
-        with stage("ExposeShadowCopySet"):
-            client.expose_shadow_copy_set(set_id)
-        with stage("GetShareMapping") as saw:
-            exposed = client.get_share_mapping(set_id, copy_id, _SHARE).exposed_share
-            saw.append(exposed)
+        (exposed,) = taken.expose()
         # Left open on purpose: once the copy is sealed, this handle must be unable to write.
         with self._connect(exposed) as session:
-            handle = session.open(_DISK, write=True)
+            handle = session.open(DISK, write=True)
             self._recover(session, handle)
-            with stage("RecoveryComplete"):
-                client.recovery_complete_shadow_copy_set(set_id)
-            copy = self._wait_until_sealed(copy_id)
+            taken.complete()
+            copy = self._wait_until_sealed(taken.copies[SHARE])
             self._try_to_write(exposed, copy, handle)
         self._read(exposed, done, begun)
-        with stage("the machine on the source goes on"):
+        with self.reporter.stage("the machine on the source goes on"):
             now = machine.done
             machine.wait_until(now + 5)
-        self.record.expect(
+        self.reporter.expect(
             "the writer on the source was not disturbed",
             f"it was at write {begun} at the Commit and is at {machine.done} now",
             met=machine.done > begun,
         )
-        with stage("DeleteShareMapping"):
-            client.delete_share_mapping(set_id, copy_id, _SHARE)
+        taken.delete()
         self._look_for_leftovers(copy, exposed, subvolumes)
 
     def look_at_source(self, writes: int) -> None:
         """See that the source has all of its writes, and none of the recovery's."""
-        self.record.look()
-        self.record.expect(
+        self.reporter.look()
+        self.reporter.expect(
             "the source has every write of its own",
             f"writes 1 to {writes}",
             met=virtual.has_writes(self.disk, range(1, writes + 1)),
         )
         marked = (self.disk.parent / _MARKER).exists()
-        self.record.expect(
+        self.reporter.expect(
             "the source has nothing of the recovery",
             "no marker, and the disk says that its machine runs",
             met=not marked and virtual.says_running(self.disk),
@@ -143,15 +131,15 @@ class _Play:
 
     def _recover(self, session: Session, handle: File) -> None:
         """Make the disk in the copy consistent; every byte that changes there goes over SMB."""
-        stage, expect = self.record.stage, self.record.expect
+        stage, expect = self.reporter.stage, self.reporter.expect
         fetched = self.client_directory / "fetched.vhdx"
         repaired = self.client_directory / "repaired.vhdx"
         names = session.list()
         expect(
-            "the copy shows the share and nothing beside it", ", ".join(names), met=names == [_DISK]
+            "the copy shows the share and nothing beside it", ", ".join(names), met=names == [DISK]
         )
         with stage("recovery: fetch the disk over SMB") as saw:
-            saw.append(self._fetch(session, _DISK, fetched))
+            saw.append(self._fetch(session, DISK, fetched))
         with stage("recovery: qemu-img check -r all on what was fetched") as saw:
             shutil.copy(fetched, repaired)
             replayed = virtual.repair(repaired)
@@ -172,8 +160,8 @@ class _Play:
             session.write(_MARKER, b"recovered\n")
 
     def _wait_until_sealed(self, copy_id: UUID) -> ShadowCopy:
-        deadline = time.monotonic() + _SECONDS
-        with self.record.stage("samba-rvss seals the copy") as saw:
+        deadline = time.monotonic() + SECONDS
+        with self.reporter.stage("samba-rvss seals the copy") as saw:
             while True:
                 # It learns what Samba calls the copy a moment after Samba has told its client.
                 copy = self._in_ledger(str(copy_id))
@@ -182,42 +170,42 @@ class _Play:
                 if time.monotonic() > deadline:
                     phase = "nothing" if copy is None else copy.phase.value
                     raise RvssError(
-                        Problem.NOT_SEALED, f"after {_SECONDS:g} s the ledger says {phase}"
+                        Problem.NOT_SEALED, f"after {SECONDS:g} s the ledger says {phase}"
                     )
                 time.sleep(0.002)
             closed = bool(os.statvfs(copy.path).f_flag & os.ST_RDONLY)
             saw.append(f"ledger: {copy.phase.value}, mount: {'ro' if closed else 'rw'}")
-        self.record.expect("the copy is sealed", saw[0], met=closed)
+        self.reporter.expect("the copy is sealed", saw[0], met=closed)
         return copy
 
     def _try_to_write(self, exposed: str, copy: ShadowCopy, handle: File) -> None:
-        local = f"{copy.path}/{_DISK}"
+        local = f"{copy.path}/{DISK}"
         before = _digest(local)
         with self._connect(exposed) as session:
             attempts: dict[str, Callable[[], object]] = {
                 "the SMB handle from before cannot write": partial(handle.write, b"late"),
-                "a new SMB handle cannot write": partial(session.open, _DISK, write=True),
+                "a new SMB handle cannot write": partial(session.open, DISK, write=True),
                 "no file can be made over SMB": partial(session.write, "late", b"late"),
                 "root cannot write through the local mount": partial(os.open, local, os.O_WRONLY),
             }
             for name, attempt in attempts.items():
-                self.record.look()
+                self.reporter.look()
                 said = _refusal(attempt)
-                self.record.expect(name, said or "it was accepted", met=bool(said))
+                self.reporter.expect(name, said or "it was accepted", met=bool(said))
         after = _digest(local)
-        self.record.expect(
+        self.reporter.expect(
             "not one byte of the disk has changed", f"SHA-256 {after[:16]}…", met=after == before
         )
 
     def _read(self, exposed: str, done: int, begun: int) -> None:
         """Make the backup: read the sealed copy over SMB, and see that it is one instant's."""
-        expect = self.record.expect
+        expect = self.reporter.expect
         backup = self.client_directory / "backup.vhdx"
         with (
-            self.record.stage("backup: read the sealed copy over SMB") as saw,
+            self.reporter.stage("backup: read the sealed copy over SMB") as saw,
             self._connect(exposed) as session,
         ):
-            saw.append(self._fetch(session, _DISK, backup))
+            saw.append(self._fetch(session, DISK, backup))
             marker = session.read(_MARKER)
         expect("the backup has the recovery's file", repr(marker), met=marker == b"recovered\n")
         said = virtual.verdict(backup)
@@ -247,9 +235,9 @@ class _Play:
         self, copy: ShadowCopy, exposed: str, subvolumes: Sequence[str]
     ) -> None:
         """See that nothing of the shadow copy is left wherever it had left something."""
-        self.record.look()
+        self.reporter.look()
         refusal = _refusal(lambda: self._connect(exposed).close())
-        self.record.expect("the exposed share is gone", refusal or "it serves", met=bool(refusal))
+        self.reporter.expect("the exposed share is gone", refusal or "it serves", met=bool(refusal))
         home = self.file_system.path / ".samba-rvss"
         below = f"{self.daemon.run_directory}/"
         listing = self.samba.net("conf", "listshares").splitlines()
@@ -257,23 +245,23 @@ class _Play:
         left: dict[str, Sequence[str]] = {
             "image": os.listdir(home),
             "subvolume": sorted({*self.file_system.subvolumes()} - {*subvolumes, home.name}),
-            "mount": [one.target for one in kernel.mountinfo() if one.target.startswith(below)],
+            "mount": [m.target for m in kernel.mountinfo() if m.target.startswith(below)],
             "registry share": [line for line in listing if copy.copy_id in line],
             "security descriptor": [line for line in security if copy.copy_id in line],
             "set in srv_fss.tdb": self._sets(),
         }
         for what, names in left.items():
-            self.record.expect(f"no {what} is left", ", ".join(names) or "none", met=not names)
+            self.reporter.expect(f"no {what} is left", ", ".join(names) or "none", met=not names)
         now = self._in_ledger(copy.id)
         phase = now.phase.value if now else "nothing"
-        self.record.expect("the ledger knows", phase, met=phase == Phase.GONE.value)
+        self.reporter.expect("the ledger knows", phase, met=phase == Phase.GONE.value)
 
     def _sets(self) -> list[str]:
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             state = fss_state.read(str(self.samba.lock_directory / "srv_fss.tdb"))
             if state is not None:
-                return [one.set_id for one in state.copies]
+                return [copy.set_id for copy in state.copies]
             time.sleep(0.01)  # Samba is writing it
         return ["unreadable"]
 
@@ -299,85 +287,3 @@ def _refusal(attempt: Callable[[], object]) -> str:
 def _digest(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def perform(record: Record, parent: Path) -> None:
-    """Set the stage, play, and clear everything away.
-
-    Args:
-        record: filled as it goes on.
-        parent: where to make the directory with the file system's file; every user must be able
-            to walk there.
-
-    Raises:
-        RvssError: of whatever failed, and whatever the record's ``look`` raises.
-    """
-    stage = record.stage
-    with ExitStack() as stack:
-        directory = Path(tempfile.mkdtemp(prefix="rvss-demo-", dir=parent))
-        stack.callback(shutil.rmtree, directory)
-        directory.chmod(0o755)
-        client_directory = directory / "client"
-        client_directory.mkdir(mode=0o700)
-        with stage("make a btrfs on a loop device") as saw:
-            file_system = stack.enter_context(LoopBtrfs(directory, size=1 << 30))
-            share = file_system.subvolume("data", 0o755) / _SHARE
-            share.mkdir()
-            # What is beside the share must not be seen in its copy.
-            (share.parent / "beside.txt").touch()
-            saw.append(f"{file_system.device} at {file_system.path}")
-        with stage("configure a private Samba") as saw:
-            samba = stack.enter_context(PrivateSmbd())
-            daemon = stack.enter_context(RvssDaemon(samba))
-            samba.set_share(_SHARE, daemon.share(_SHARE, share))
-            saw.append(f"{samba.configuration}, at {samba.address}")
-        with stage("make a Backup Operator") as saw:
-            operator = stack.enter_context(BackupOperator(samba))
-            saw.append(f"{operator.name}, uid {operator.uid}")
-        with stage("start samba-rvss") as saw:
-            daemon.start()
-            saw.append(f"process {daemon.pid}")
-        with stage("start smbd"):
-            samba.start()
-        stack.push(partial(_keep_logs, record, samba, daemon))
-        with stage("make a virtual disk of known content") as saw:
-            disk, known = share / _DISK, directory / "known.raw"
-            virtual.make_disk(disk, known)
-            for path in (share, disk):
-                os.chown(path, operator.uid, -1)
-            saw.append(f"{virtual.KNOWN >> 20} MiB in a VHDX of {virtual.SIZE >> 30} GiB")
-        with stage("start a machine that writes to it") as saw:
-            machine = stack.enter_context(Machine(disk, uid=operator.uid, gid=disk.stat().st_gid))
-            machine.wait_until(20)
-            saw.append(f"{machine.done} writes so far")
-        with stage("connect to FSRVP") as saw:
-            client = stack.enter_context(
-                Client(samba.address, operator.logon, timeout=_SECONDS)
-            )
-            saw.append(f"as {operator.name}")
-        play = _Play(
-            record=record,
-            file_system=file_system,
-            samba=samba,
-            daemon=daemon,
-            operator=operator,
-            disk=disk,
-            known=known,
-            client_directory=client_directory,
-        )
-        play.back_up(client, machine)
-        machine.stop()
-        play.look_at_source(machine.done)
-
-
-def _keep_logs(
-    record: Record,
-    samba: PrivateSmbd,
-    daemon: RvssDaemon,
-    kind: type[BaseException] | None,
-    value: BaseException | None,
-    traceback: TracebackType | None,
-) -> bool:
-    if value is not None or not all(check.ok for check in record.checks):
-        record.logs.update({"samba-rvss": daemon.log(), "rpcd_fsrvp": samba.log()})
-    return False

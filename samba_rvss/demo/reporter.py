@@ -1,4 +1,4 @@
-"""What the demonstration has done and found so far: steps and expectations."""
+"""Notes what the demonstration has done and found so far: steps and expectations."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class Step:
     """One step: how long it took, and what whoever did it saw."""
 
     name: str
@@ -25,7 +25,7 @@ class Check:
 
 
 @dataclass(slots=True)
-class Record:
+class Reporter:
     """What has happened so far.
 
     Args:
@@ -38,7 +38,7 @@ class Record:
 
     progress: Callable[[str], None]
     look: Callable[[], None]
-    stages: list[Stage] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
 
@@ -54,12 +54,15 @@ class Record:
             saw.append(f"failed: {exc}")
             raise
         finally:
-            spent = (time.monotonic() - started) * 1000
-            stage = Stage(name=name, milliseconds=spent, saw=", ".join(saw) or "success")
-            self.stages.append(stage)
-            self.progress(f"{spent:9.1f} ms  {name}: {stage.saw}")
+            self.step(name, time.monotonic() - started, ", ".join(saw))
+
+    def step(self, name: str, seconds: float, saw: str) -> None:
+        """Note a step that is over; nothing seen means success."""
+        step = Step(name=name, milliseconds=seconds * 1000, saw=saw or "success")
+        self.steps.append(step)
+        self.progress(f"{step.milliseconds:9.1f} ms  {name}: {step.saw}")
 
     def expect(self, name: str, found: str, *, met: bool) -> None:
-        """Record an expectation, and go on whether it was met or not."""
+        """Note an expectation, and go on whether it was met or not."""
         self.checks.append(Check(name=name, ok=met, found=found))
         self.progress(f"{'yes' if met else 'NO':>12}  {name}: {found}")
