@@ -14,16 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import environment
 from samba_rvss.testing.example import share_section
 from samba_rvss.testing.smbd import PrivateSmbd
+from samba_rvss.testing.undoing import Undoing
 
 _SECONDS = 120.0  # an emulated machine may need as long
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -47,7 +45,7 @@ asyncio.run(Daemon(sys.argv[2], reached).run())
 """
 
 
-class RvssDaemon:
+class RvssDaemon(Undoing):
     """A context manager: one instance of samba-rvss for a private Samba.
 
     Args:
@@ -61,6 +59,7 @@ class RvssDaemon:
     """
 
     def __init__(self, samba: PrivateSmbd, *, options: Mapping[str, str] | None = None) -> None:
+        super().__init__()
         self._samba = samba
         self._options = dict(options or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,7 +69,7 @@ class RvssDaemon:
         self._log = home / "log"
         self.hook = f"{home / 'hook'} -S {self.run_directory / 'hook.sock'}"
 
-    def __enter__(self) -> Self:
+    def _set_up(self) -> None:
         home = self.run_directory.parent
         home.mkdir(mode=0o755)
         shutil.copy(_PACKAGE / "hook.py", home / "hook")
@@ -81,17 +80,8 @@ class RvssDaemon:
             **self._options,
         }
         self._samba.set_options({f"rvss:{name}": text for name, text in options.items()})
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with ExitStack() as undo:
-            undo.callback(self.unmount)
-            undo.callback(self.stop)
+        self._undo.callback(self.unmount)
+        self._undo.callback(self.stop)
 
     @property
     def pid(self) -> int:

@@ -1,6 +1,6 @@
 """A virtual machine, as far as its disk goes: a VHDX and a qemu-io that keeps writing to it.
 
-Place: a rig for tests and for the demonstration; it stands on `run` alone. Contract: leaving the
+Place: a rig for tests and for the demonstration; it stands on `run`. Contract: leaving the
 context ends the process; the disk is its directory's owner's to remove. Nothing here knows of
 shadow copies: a disk is a path, wherever it was copied to.
 
@@ -17,11 +17,10 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import environment, run, tool
+from samba_rvss.testing.undoing import Undoing
 
 KNOWN = 8 << 20
 """Bytes of known content at the beginning of the disk."""
@@ -121,7 +120,7 @@ def _holds(disk: Path, commands: Sequence[str]) -> bool:
     return read == len(commands) and "verification failed" not in out
 
 
-class Machine:
+class Machine(Undoing):
     """A context manager: a machine that writes block after block, each when the last is on disk.
 
     A true point-in-time copy of its disk therefore holds an unbroken series.
@@ -137,6 +136,7 @@ class Machine:
     """
 
     def __init__(self, disk: Path, *, uid: int, gid: int) -> None:
+        super().__init__()
         self._disk = disk
         self._uid, self._gid = uid, gid
         self._process: subprocess.Popen[str] | None = None
@@ -145,7 +145,7 @@ class Machine:
         self.pause = 0.0
         self.begun = self.done = 0
 
-    def __enter__(self) -> Self:
+    def _set_up(self) -> None:
         self._process = process = subprocess.Popen(
             [tool("qemu-io"), "-f", "vhdx", str(self._disk)],
             stdin=subprocess.PIPE,
@@ -160,15 +160,7 @@ class Machine:
         )
         self._thread = threading.Thread(target=self._write, args=(process,), daemon=True)
         self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
+        self._undo.callback(self.stop)
 
     def stop(self) -> None:
         """End it after the write that is under way; nothing to do if it does not run."""

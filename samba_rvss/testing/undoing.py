@@ -3,13 +3,14 @@
 Place: below the rigs of this package.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
+from samba_rvss.closing import Closing
 
-class Undoing(ABC):
+
+class Undoing(Closing):
     """A context manager whose making registers, step by step, how each step is undone.
 
     What was made is undone in the end, the last step first, and at once if a later step fails;
@@ -25,15 +26,11 @@ class Undoing(ABC):
 
     def __enter__(self) -> Self:
         with ExitStack() as guard:
-            guard.push(self._undo)
+            guard.callback(self.close)
             self._set_up()
             guard.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Undo what was made."""
         self._undo.close()
