@@ -5,23 +5,17 @@ Place: a rig for tests and for the demonstration; it stands on `run` and on the 
 process that came from it, and removes the directory. It touches neither the machine's own Samba
 nor its users.
 
-smbd runs below a small supervisor that is a child subreaper: samba-dcerpcd makes itself a daemon
-(source3/rpc_server/rpc_host.c, main), and so would be nobody's child. The supervisor ends when
-all of them have been reaped, and it starts ending them when its standard input closes: also when
-the test process is killed.
+smbd runs below a `supervisor`: samba-dcerpcd makes itself a daemon (source3/rpc_server/rpc_host.c,
+main), and so would be nobody's child.
 """
 
-import ctypes
 import errno
-import inspect
 import os
 import secrets
-import select
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -29,9 +23,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import descendants, pids
+from samba_rvss.kernel import descendants
 from samba_rvss.run import environment, run, tool
 from samba_rvss.testing.example import GLOBAL_EXAMPLE, share_section
+from samba_rvss.testing.supervisor import supervised
 from samba_rvss.testing.undoing import Undoing
 
 WORKGROUP = "RVSSTEST"
@@ -45,72 +40,6 @@ _DIRECTORIES = {
     "ncalrpc dir": "ncalrpc",
     "winbindd socket directory": "winbindd",
 }
-
-
-def _supervise() -> None:
-    """Run argv as a child until standard input closes, then end all that came from it.
-
-    Exit status: 0 all has ended, 1 the child had ended by itself, 2 something is left.
-    """
-    child_ended = False
-
-    def reap() -> bool:
-        """Reap what has ended; return whether nothing is left."""
-        nonlocal child_ended
-        try:
-            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
-                child_ended = child_ended or pid == child
-        except ChildProcessError:
-            return True
-        return False
-
-    def end(number: signal.Signals, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        again = 0.0
-        while not reap():
-            now = time.monotonic()
-            if now > deadline:
-                return False
-            if now >= again:
-                again = now + 1
-                for pid in descendants(os.getpid()):
-                    try:
-                        os.kill(pid, number)
-                    except ProcessLookupError:
-                        continue
-            time.sleep(0.005)
-        return True
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if ctypes.CDLL(None).prctl(36, 1, 0, 0, 0):  # linux/prctl.h, PR_SET_CHILD_SUBREAPER
-        sys.exit(3)
-    null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    child = os.posix_spawn(
-        sys.argv[1],
-        sys.argv[1:],
-        os.environ,
-        file_actions=[null],
-        setsigdef=[signal.SIGINT, signal.SIGTERM],
-    )
-    while not child_ended and not select.select([0], [], [], 0.1)[0]:
-        reap()
-    cut_off = child_ended
-    done = end(signal.SIGTERM, 5) or end(signal.SIGKILL, 5)
-    sys.exit((1 if cut_off else 0) if done else 2)
-
-
-def _supervisor() -> str:
-    """Return the supervisor's program: a fresh interpreter inherits nothing of the caller's."""
-    return "\n".join(
-        (
-            "import ctypes, os, select, signal, sys, time",
-            inspect.getsource(pids),
-            inspect.getsource(descendants),
-            inspect.getsource(_supervise),
-            "_supervise()",
-        )
-    )
 
 
 def free_address(port: int = 445) -> str:
@@ -302,7 +231,7 @@ class PrivateSmbd(Undoing):
         ]
         with (log / "output").open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-ISEc", _supervisor(), *argv],
+                supervised(argv),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

@@ -36,13 +36,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from samba_rvss.clock import moment
 from samba_rvss.copies.instance import Instance
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Context, Mark, Nested, Phase, SetState, ShadowCopy, Volume
+from samba_rvss.model import (
+    Context,
+    Mark,
+    Nested,
+    Phase,
+    SambaCopy,
+    SambaSet,
+    SambaState,
+    SetState,
+    ShadowCopy,
+    Volume,
+)
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.reconcile.plan import plan
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
+from samba_rvss.testing import fss_records
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.smbd import PrivateSmbd
@@ -219,16 +231,24 @@ class Stock:
 
     def _write_sets(self) -> None:
         """Write srv_fss.tdb as Samba does: the whole file anew."""
-        records = {b"db_version\0": _ndr(1), b"sc_set_count\0": _ndr(self._count)}
-        for number in range(self._count):
-            of, copy, exposed = _guid(1, number), _guid(2, number), _exposed(number)
-            key = f"sc_set/{of}"
-            records[f"{key}\0".encode()] = _ndr(of, int(SetState.RECOVERED), int(_CONTEXT), 1)
-            stamp = int(CREATED.timestamp())
-            key = f"{key}/sc/{copy}"
-            records[f"{key}\0".encode()] = _ndr(copy, self._path, self._path_of(number), stamp, 1)
-            records[f"{key}/smap/{exposed}\0".encode()] = _ndr(SHARE, exposed, "a comment", 1)
-        _store(self.config.fss_state, records)
+        copies = [
+            SambaCopy(
+                set_id=_guid(1, number),
+                copy_id=_guid(2, number),
+                share=SHARE,
+                share_path=self._path,
+                path=self._path_of(number),
+                exposed_share=_exposed(number),
+                is_exposed=True,
+                state=SetState.RECOVERED,
+                context=_CONTEXT,
+                created=CREATED,
+            )
+            for number in range(self._count)
+        ]
+        sets = [SambaSet(id=copy.set_id, state=copy.state, context=copy.context) for copy in copies]
+        state = SambaState(sets=tuple(sets), copies=tuple(copies))
+        fss_records.store(self.config.fss_state, fss_records.of_state(state))
 
     def _write_descriptors(self) -> None:
         descriptors = {
@@ -241,17 +261,6 @@ class Stock:
 _CONTEXT = Context.AUTO_RECOVERY | Context.PERSISTENT | Context.NO_AUTO_RELEASE
 _KEY = "HKLM\\SOFTWARE\\SAMBA\\SMBCONF"
 _VERBS = ("check path", "create", "delete")
-
-
-def _ndr(*values: str | int) -> bytes:
-    """Pack strings and aligned words, as librpc/idl/fsrvp_state.idl has them."""
-    data = b""
-    for value in values:
-        if isinstance(value, str):
-            data += value.encode() + b"\0"
-        else:
-            data += bytes(-len(data) % 4) + struct.pack("<I", value)
-    return data
 
 
 def _packed(values: dict[str, str]) -> bytes:

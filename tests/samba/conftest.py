@@ -25,9 +25,9 @@ from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase, SetState, ShadowCopy
 from samba_rvss.run import environment
 from samba_rvss.samba import fss_state
-from samba_rvss.samba.parser import EXPOSED
 from samba_rvss.samba.fsrvp.copyset import CopySet, take
 from samba_rvss.samba.fsrvp.methods import BACKUP
+from samba_rvss.samba.parser import EXPOSED
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.plugin import CAPABILITIES, require
 from samba_rvss.testing.smbd import PrivateSmbd

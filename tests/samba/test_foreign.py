@@ -6,7 +6,6 @@ in srv_fss.tdb.
 """
 
 import os
-import struct
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from samba_rvss import kernel
 from samba_rvss.clock import now
 from samba_rvss.model import Image, Mark, Volume
 from samba_rvss.run import run as run_tool
+from samba_rvss.testing import fss_records
 from samba_rvss.testing.zfs import zfs
 from tests.samba.cells import SECONDS, TIMERS, Cell, Fault, run
 from tests.samba.filesystems import OnBtrfs, OnZfs
@@ -145,40 +145,17 @@ def _is_foreign(key: bytes) -> bool:
     return b"SECDESC/x" in bytes(key)
 
 
-def _ndr(*values: str | int) -> bytes:
-    """Pack as librpc/idl/fsrvp_state.idl says: strings with a NUL, aligned 32-bit words."""
-    data = b""
-    for value in values:
-        if isinstance(value, str):
-            data += value.encode() + b"\0"
-        else:
-            data += bytes(-len(data) % 4) + struct.pack("<I", value)
-    return data
-
-
 def _make_sets(made: Lane) -> None:
     """Put sets of other shares into srv_fss.tdb, exposed and recovered ones: none is in our way."""
     made.rig.samba.end_workers()
     path = made.rig.samba.lock_directory / "srv_fss.tdb"
-    database = tdb.Tdb(str(path), 0, tdb.DEFAULT, os.O_RDWR)
-    try:
-        database.transaction_start()
-        for number in range(COUNT):
-            one, copy = _guid(number + 1000), _guid(number)
-            top = f"sc_set/{one}"
-            mapping = f"{top}/sc/{copy}/smap/{_name(number)}"
-            state = 4 + number % 2
-            records = {
-                top: _ndr(one, state, 0x400000, 1),
-                f"{top}/sc/{copy}": _ndr(copy, "/srv/theirs", f"/snap/{number}", 1709251199, 1),
-                mapping: _ndr(f"x{number}", _name(number), "a comment", 1),
-            }
-            for key, value in records.items():
-                database.store(key.encode() + b"\0", value)
-        database.store(b"sc_set_count\0", struct.pack("<I", COUNT))
-        database.transaction_commit()
-    finally:
-        database.close()
+    records = fss_records.of_file(COUNT)
+    for number in range(COUNT):
+        of, copy = _guid(number + 1000), _guid(number)
+        records |= fss_records.of_set(of, 4 + number % 2, 0x400000, 1)
+        records |= fss_records.of_copy(of, copy, "/srv/theirs", f"/snap/{number}", 1709251199, 1)
+        records |= fss_records.of_map(of, copy, f"x{number}", _name(number), 1)
+    fss_records.store(path, records)
 
 
 def _records(path: Path) -> dict[bytes, bytes]:

@@ -19,34 +19,19 @@ from hypothesis import strategies as st
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context, SambaCopy, SambaSet, SambaState, SetState
 from samba_rvss.samba.fss_state import delete_sets, parse, read, settled
+from samba_rvss.testing import fss_records
+from samba_rvss.testing.fss_records import Records, pack, store
 
 SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
 COPY = "0f0e0d0c-0b0a-0908-0706-050403020100"
 PATH = "/run/samba-rvss/exposed/vms/20240229T235959Z-0123abcd"
-Records = dict[bytes, bytes]
-
-
-def _ndr(*values: str | int) -> bytes:
-    """Pack strings (UTF-8 with a NUL) and aligned 32-bit words, as fsrvp_state.idl has them."""
-    data = b""
-    for value in values:
-        if isinstance(value, str):
-            data += value.encode() + b"\0"
-        else:
-            data += bytes(-len(data) % 4) + struct.pack("<I", value)
-    return data
-
-
-def _key(text: str) -> bytes:
-    return text.encode() + b"\0"
 
 
 def of_sets(*sets: Records) -> Records:
     """Return the records of the whole file."""
-    records = {_key("db_version"): struct.pack("<I", 1)}
-    records[_key("sc_set_count")] = struct.pack("<I", len(sets))
-    for one in sets:
-        records |= one
+    records = fss_records.of_file(len(sets))
+    for each in sets:
+        records |= each
     return records
 
 
@@ -54,7 +39,7 @@ def of_set(
     name: str = SET, state: int = 3, context: int = int(Context.AUTO_RECOVERY), copies: int = 1
 ) -> Records:
     """Return the record of a set."""
-    return {_key(f"sc_set/{name}"): _ndr(name, state, context, copies)}
+    return fss_records.of_set(name, state, context, copies)
 
 
 def of_copy(
@@ -66,15 +51,12 @@ def of_copy(
     maps: int = 1,
 ) -> Records:
     """Return the record of a shadow copy."""
-    return {_key(f"sc_set/{of}/sc/{name}"): _ndr(name, share_path, path, 1709251199, maps)}
+    return fss_records.of_copy(of, name, share_path, path, 1709251199, maps)
 
 
 def of_map(share: str = "vms", *, of: str = COPY, exposed: int = 0) -> Records:
     """Return the record of a share mapping."""
-    name = f"{share}@{{{of}}}"
-    return {
-        _key(f"sc_set/{SET}/sc/{of}/smap/{name}"): _ndr(share, name, "a comment", exposed),
-    }
+    return fss_records.of_map(SET, of, share, f"{share}@{{{of}}}", exposed)
 
 
 def a_copy(**other: object) -> SambaCopy:
@@ -103,19 +85,6 @@ def a_state(*copies: SambaCopy, more: Sequence[SambaSet] = ()) -> SambaState:
 
 
 WHOLE = of_sets({**of_set(), **of_copy(), **of_map()})
-
-
-def store(path: Path, records: Records) -> None:
-    """Write a file as Samba does: wiped first, then everything in one transaction."""
-    database = tdb.Tdb(str(path), 0, tdb.DEFAULT, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        database.clear()
-        database.transaction_start()
-        for key, value in records.items():
-            database.store(key, value)
-        database.transaction_commit()
-    finally:
-        database.close()
 
 
 @pytest.fixture
@@ -204,7 +173,7 @@ def test_reading_changes_nothing(file: Path) -> None:
 
 
 def _without(key: str) -> Records:
-    return {raw: value for raw, value in WHOLE.items() if raw != _key(key)}
+    return {raw: value for raw, value in WHOLE.items() if raw != pack(key)}
 
 
 TORN = {
@@ -215,9 +184,9 @@ TORN = {
     "a map less than counted": _without(f"sc_set/{SET}/sc/{COPY}/smap/vms@{{{COPY}}}"),
     "a set more than counted": of_sets() | of_set(copies=0),
     "a state that there is not": of_sets({**of_set(state=6), **of_copy(), **of_map()}),
-    "a record cut off": {**WHOLE, _key(f"sc_set/{SET}"): _ndr(SET, 3)},
-    "a string without an end": {**WHOLE, _key(f"sc_set/{SET}/sc/{COPY}"): b"0f0e"},
-    "a count cut off": {**WHOLE, _key("sc_set_count"): b"\1"},
+    "a record cut off": {**WHOLE, pack(f"sc_set/{SET}"): pack(SET, 3)},
+    "a string without an end": {**WHOLE, pack(f"sc_set/{SET}/sc/{COPY}"): b"0f0e"},
+    "a count cut off": {**WHOLE, pack("sc_set_count"): b"\1"},
 }
 
 
@@ -310,7 +279,7 @@ def test_a_commit_that_was_cut_off_is_not_believed(file: Path) -> None:
 # what was left by a worker that was killed
 
 
-_VERSION = {_key("db_version"): struct.pack("<I", 1)}
+_VERSION = {pack("db_version"): struct.pack("<I", 1)}
 _KILLED = {
     "when it made the file": lambda file: file.write_bytes(b""),
     "when it had wiped the file": lambda file: store(file, {}),
@@ -512,13 +481,12 @@ def test_any_file_is_a_state_or_none_or_refused(
 
 OTHER = SET.replace("3", "4")
 LIKE = f"{SET}0"  # begins as the other one does
-_MAP = f"vms@{{{COPY}}}"
 THREE = of_sets(
     {**of_set(state=4), **of_copy(), **of_map(exposed=1)},
     {
         **of_set(OTHER, state=3),
         **of_copy(of=OTHER, path="/run/2"),
-        _key(f"sc_set/{OTHER}/sc/{COPY}/smap/{_MAP}"): _ndr("vms", _MAP, "", 0),
+        **fss_records.of_map(OTHER, COPY, "vms", f"vms@{{{COPY}}}", 0),
     },
     of_set(LIKE, state=1, copies=0),
 ) | {b"something_new\0": b"\xff"}
@@ -545,8 +513,8 @@ def test_a_set_is_removed_and_the_others_stay_as_they_are(file: Path) -> None:
     assert _forgotten(file, first=SetState.EXPOSED) == (SET,)
     left = records_of(file)
     mine = [key for key in THREE if key.startswith(f"sc_set/{SET}".encode())]
-    expected = {k: v for k, v in THREE.items() if k not in mine or k == _key(f"sc_set/{LIKE}")}
-    assert left == expected | {_key("sc_set_count"): struct.pack("<I", 2)}
+    expected = {k: v for k, v in THREE.items() if k not in mine or k == pack(f"sc_set/{LIKE}")}
+    assert left == expected | {pack("sc_set_count"): struct.pack("<I", 2)}
     seen = read(str(file))
     assert seen is not None
     assert {one.id for one in seen.sets} == {OTHER, LIKE}
@@ -559,7 +527,7 @@ def test_several_sets_are_removed_at_once(file: Path) -> None:
     assert _forgotten(file, first=SetState.EXPOSED, like=SetState.ADDED) == ()
     assert _forgotten(file, other=SetState.COMMITTED) == (OTHER,)
     assert read(str(file)) == a_state()
-    assert set(records_of(file)) == {_key("db_version"), _key("sc_set_count"), b"something_new\0"}
+    assert set(records_of(file)) == {pack("db_version"), pack("sc_set_count"), b"something_new\0"}
 
 
 @pytest.mark.parametrize(
