@@ -1,13 +1,9 @@
 """An instance's files, real ones, on which nothing runs: for tests of reconciling."""
 
-import os
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-
-import tdb
 
 from samba_rvss.clock import now
 from samba_rvss.copies.instance import Instance
@@ -18,6 +14,7 @@ from samba_rvss.mounts import Mounts
 from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
+from samba_rvss.testing import fss_records
 from tests.unit.values import COPY_ID, SET, SHARE_PATH, copy_of, image_of, share_of
 
 SHARE = share_of(COPY_ID)
@@ -114,38 +111,18 @@ class Site:
         self.images = (image_of("a", self.copy.created),)
         self.store()
 
-    def records(self) -> dict[bytes, bytes]:
+    def records(self) -> fss_records.Records:
         """Return srv_fss.tdb as Samba writes it."""
-
-        def text(value: str) -> bytes:
-            return value.encode() + b"\0"
-
-        def aligned(data: bytes, *words: int) -> bytes:
-            return data + bytes(-len(data) % 4) + struct.pack(f"<{len(words)}I", *words)
-
-        top = f"sc_set/{SET}"
-        copy = text(COPY_ID) + text(SHARE_PATH) + text(self.path)
-        smap = text("VMs") + text(SHARE) + text("")
         return {
-            b"db_version\0": struct.pack("<I", 1),
-            b"sc_set_count\0": struct.pack("<I", 1),
-            text(top): aligned(text(SET), 5, 0, 1),
-            text(f"{top}/sc/{COPY_ID}"): aligned(copy, 1709251199, 1),
-            text(f"{top}/sc/{COPY_ID}/smap/{SHARE}"): aligned(smap, 1),
+            **fss_records.of_file(1),
+            **fss_records.of_set(SET, SetState.RECOVERED, 0, 1),
+            **fss_records.of_copy(SET, COPY_ID, SHARE_PATH, self.path, 1709251199, 1),
+            **fss_records.of_map(SET, COPY_ID, "VMs", SHARE, 1),
         }
 
-    def store(self, records: dict[bytes, bytes] | None = None) -> None:
+    def store(self, records: fss_records.Records | None = None) -> None:
         """Write srv_fss.tdb as Samba does."""
-        path = self.config.fss_state
-        database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            database.clear()
-            database.transaction_start()
-            for key, value in (self.records() if records is None else records).items():
-                database.store(key, value)
-            database.transaction_commit()
-        finally:
-            database.close()
+        fss_records.store(self.config.fss_state, self.records() if records is None else records)
 
     def inventory(self) -> Inventory:
         """Return what is on the file systems; fail if they are said to."""

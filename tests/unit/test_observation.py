@@ -1,7 +1,6 @@
 """Looking: each source can fail alone, and absence is believed when it was seen twice."""
 
 import os
-import struct
 import subprocess
 import sys
 import threading
@@ -31,6 +30,7 @@ from samba_rvss.reconcile.observation import TWICE_SECONDS, Sources, observe
 from samba_rvss.reconcile.plan import plan
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
+from samba_rvss.testing import fss_records
 from tests.unit.site import SHARE, Site
 from tests.unit.values import SET, copy_of, image_of
 
@@ -44,7 +44,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
             yield made
 
 
-EMPTY = {b"db_version\0": struct.pack("<I", 1), b"sc_set_count\0": struct.pack("<I", 0)}
+EMPTY = fss_records.of_file(0)
 REMOVALS = {Delete, Destroy, Unmount, DeleteShare, DeleteSet}
 
 
