@@ -9,10 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,15 +21,17 @@ import tdb
 from samba_rvss import kernel
 from samba_rvss.errors import RvssError
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Context, Phase, SetState, ShadowCopy
+from samba_rvss.model import Context, Phase, SambaState, SetState, ShadowCopy
 from samba_rvss.run import environment
 from samba_rvss.samba import fss_state
 from samba_rvss.samba.fsrvp.copyset import CopySet, take
-from samba_rvss.samba.fsrvp.methods import BACKUP
+from samba_rvss.samba.fsrvp.methods import BACKUP, Methods
+from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from samba_rvss.samba.parser import EXPOSED
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.plugin import CAPABILITIES, require
 from samba_rvss.testing.smbd import PrivateSmbd
+from samba_rvss.testing.waiting import wait_until
 from samba_rvss.testing.zfs import Pool
 from tests.samba import leftovers
 from tests.samba.filesystems import FileSystem, OnBtrfs, OnZfs
@@ -55,6 +56,8 @@ class Rig:
     samba: PrivateSmbd
     daemon: RvssDaemon
     operator: "BackupOperator"
+    others: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    """What is there that is not ours, as `left` returns it."""
 
     def start(self) -> None:
         """Start Samba and then samba-rvss."""
@@ -97,7 +100,7 @@ class Rig:
         who = user or self.operator
         return Session(self.samba.address, share, who.logon)
 
-    def expose(self, client: "Client", *shares: str, recovery: bool = True) -> CopySet:
+    def expose(self, client: Methods, *shares: str, recovery: bool = True) -> CopySet:
         """Take a shadow copy set and expose it, with auto-recovery unless told not to."""
         return take(client, shares, Context.AUTO_RECOVERY if recovery else BACKUP)
 
@@ -161,35 +164,32 @@ class Rig:
             seconds: for how long.
             state: what the ledger is to know of their set, if that matters.
         """
-        deadline = time.monotonic() + seconds
-        while True:
-            copies = self.ledger()
-            ready = [copy for copy in copies if copy.phase is phase and state in (None, copy.state)]
-            if len(copies) == len(ready) == count:
-                return copies
-            if time.monotonic() > deadline:
-                found = [(copy.id, copy.phase.value) for copy in copies]
-                pytest.fail(f"not {count} copies {phase.value} within {seconds:g} s: {found}")
-            time.sleep(0.01)
+        copies: list[ShadowCopy] = []
+
+        def reached() -> bool:
+            copies[:] = self.ledger()
+            ready = [c for c in copies if c.phase is phase and state in (None, c.state)]
+            return len(copies) == len(ready) == count
+
+        wait_until(
+            lambda: f"{count} copies {phase.value}: {[(c.id, c.phase.value) for c in copies]}",
+            reached,
+            seconds,
+            pause=0.01,
+        )
+        return copies
 
     def wait_for_log(self, text: str, seconds: float = _SECONDS, start: int = 0) -> str:
         """Wait until samba-rvss has logged a line with some text; return the line."""
-        deadline = time.monotonic() + seconds
-        while True:
-            for line in self.daemon.log()[start:].splitlines():
-                if text in line:
-                    return line
-            if time.monotonic() > deadline:
-                pytest.fail(f"{text!r} was not logged: {self.daemon.log()[start:][-2000:]}")
-            time.sleep(0.02)
+        return wait_until(
+            lambda: f"a line with {text!r} in the log: {self.daemon.log()[start:][-2000:]}",
+            lambda: next((s for s in self.daemon.log()[start:].splitlines() if text in s), ""),
+            seconds,
+        )
 
     def wait_for_unmounted(self, path: str, seconds: float = _SECONDS) -> None:
         """Wait until nothing is mounted at a path."""
-        deadline = time.monotonic() + seconds
-        while path in self.mounts():
-            if time.monotonic() > deadline:
-                pytest.fail(f"{path} is still mounted after {seconds:g} s")
-            time.sleep(0.01)
+        wait_until(f"nothing is mounted at {path}", lambda: path not in self.mounts(), seconds)
 
     # what is there
 
@@ -236,17 +236,21 @@ class Rig:
             database.close()
         return [key for key in keys if key.startswith("SECDESC/") and "@{" in key]
 
-    def sets(self) -> int:
-        """Return how many sets srv_fss.tdb holds; -1 while it is being written."""
-        try:
-            state = fss_state.settled(str(self.samba.lock_directory / "srv_fss.tdb"), 1)
-        except RvssError:
-            return -1
-        return len(state.sets)
+    def samba_state(self, seconds: float = 5.0) -> SambaState:
+        """Return what srv_fss.tdb holds, as soon as Samba does not write it."""
+        return fss_state.settled(str(self.samba.lock_directory / "srv_fss.tdb"), seconds)
 
-    def left(self, *, sets: bool = True) -> dict[str, object]:
-        """Return what is left of shadow copies, anywhere."""
-        found: dict[str, object] = {
+    def sets(self) -> list[SetState]:
+        """Return the states of the sets that srv_fss.tdb holds, sorted."""
+        return sorted(each.state for each in self.samba_state().sets)
+
+    def left(self, *, sets: bool = True) -> dict[str, list[object]]:
+        """Return what is left of shadow copies, anywhere, besides what is others'.
+
+        Args:
+            sets: whether those in srv_fss.tdb count.
+        """
+        found: dict[str, Sequence[object]] = {
             "ledger": [(copy.id, copy.phase.value) for copy in self.ledger()],
             "images": self.images(),
             "mounts": self.mounts(),
@@ -255,16 +259,90 @@ class Rig:
             "security descriptors": self.descriptors(),
         }
         if sets:
-            found["sets"] = self.sets()
-        return {name: value for name, value in found.items() if value}
+            found["sets"] = self._sets()
+        ours = {
+            name: [value for value in values if value not in self.others.get(name, ())]
+            for name, values in found.items()
+        }
+        return {name: values for name, values in ours.items() if values}
+
+    def note_others(self) -> None:
+        """Take all that is there for others', from now on."""
+        self.others = {}
+        self.others = self.left()
+
+    def _sets(self) -> list[str]:
+        try:
+            return [each.id for each in self.samba_state(1.0).sets]
+        except RvssError as exc:
+            return [str(exc)]
 
     def assert_nothing_left(self, seconds: float = _SECONDS, *, sets: bool = True) -> None:
         """Fail unless every trace of every shadow copy has gone, or goes within some time."""
-        deadline = time.monotonic() + seconds
-        while left := self.left(sets=sets):
-            if time.monotonic() > deadline:
-                pytest.fail(f"something is left of shadow copies: {left}")
-            time.sleep(0.1)
+        left: dict[str, object] = {}
+
+        def gone() -> bool:
+            left.clear()
+            with suppress(OSError):  # Samba is making one of its databases just now
+                left.update(self.left(sets=sets))
+                return not left
+            return False
+
+        wait_until(lambda: f"nothing is left of shadow copies: {left}", gone, seconds, pause=0.1)
+
+    def assert_a_fresh_set_works(
+        self,
+        *shares: str,
+        user: "Account | None" = None,
+        client: Methods | None = None,
+        unblock: Callable[[], object] | None = None,
+    ) -> None:
+        """Take a set from beginning to end; fail if anything is refused, or is not as it should be.
+
+        Args:
+            shares: whose copies; "vms" if none is named.
+            user: who, if not the operator.
+            client: the user's connection, if there is one that is to be used. As it is in a
+                process of its own then, nothing is written to the copies: that is done from here.
+            unblock: called if Samba refuses because of a set that somebody has begun and left;
+                then it is tried once more.
+        """
+        with ExitStack() as undo:
+            connected = client or undo.enter_context(self.client(user))
+            try:
+                taken = self.expose(connected, *(shares or ("vms",)))
+            except FsrvpError as exc:
+                if exc.hresult != HResult.FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS or not unblock:
+                    raise
+                undo.close()
+                unblock()
+                self.assert_a_fresh_set_works(*shares, user=user)
+                return
+
+            def copies() -> list[Phase]:
+                return [c.phase for c in self.ledger() if c.set_id == str(taken.id)]
+
+            if client is None:
+                for exposed in taken.exposed_shares:
+                    with self.session(exposed, user) as session:
+                        session.write("recovered", b"by the application")
+            taken.complete()
+            sealed = [Phase.SEALED] * len(taken.copies)
+            wait_until(lambda: f"the fresh set is sealed: {copies()}", lambda: copies() == sealed)
+            if client is None:
+                for exposed in taken.exposed_shares:
+                    self._assert_sealed(exposed, user)
+            taken.delete()
+            assert copies() == []
+
+    def _assert_sealed(self, exposed: str, user: "Account | None") -> None:
+        from samba_rvss.testing.smbclient import SmbError
+
+        with self.session(exposed, user) as session:
+            assert session.read("recovered") == b"by the application"
+            for name in ("recovered", "late"):
+                with pytest.raises(SmbError):
+                    session.write(name, b"")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,10 +8,9 @@ processes of its own.
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from samba_rvss.testing.netns import LENGTH, Link
 from samba_rvss.testing.plugin import require
 from samba_rvss.testing.remote import Remote
 from samba_rvss.testing.smbd import PrivateSmbd
+from samba_rvss.testing.waiting import wait_until
 from samba_rvss.testing.zfs import Pool, zfs
 from tests.samba.conftest import Rig
 from tests.samba.filesystems import OnBtrfs, OnZfs
@@ -47,16 +47,11 @@ class Stage(Enum):
 
 @dataclass(kw_only=True)
 class Lane:
-    """A rig with some shares of one volume, and a client here or behind a link.
-
-    Attributes:
-        before: what is there of others, as `Rig.left` returns it.
-    """
+    """A rig with some shares of one volume, and a client here or behind a link."""
 
     rig: Rig
     link: Link
     path: Path
-    before: dict[str, object] = field(default_factory=dict)
 
     def near(self, undo: ExitStack) -> Remote:
         """Return a client on this machine."""
@@ -73,19 +68,10 @@ class Lane:
         for name in SHARES:
             self.rig.share(name, self.path / name)
 
-    def wait_until_nothing_is_left(self, deadline: float) -> None:
-        """Wait until nothing is there that was not there before, or fail the test.
-
-        Args:
-            deadline: by `time.monotonic`.
-        """
-        left: object = "not known"
-        while time.monotonic() < deadline:
-            with suppress(OSError):  # Samba is making one of its databases just now
-                if (left := self.rig.left()) == self.before:
-                    return
-            time.sleep(0.3)
-        pytest.fail(f"left: {left}, with {self.before} from before")
+    def assert_a_fresh_set_works(self, share: str = SHARES[0]) -> None:
+        """Take a set from beginning to end with a client of its own, in a process of its own."""
+        with ExitStack() as undo:
+            self.rig.assert_a_fresh_set_works(share, client=self.near(undo))
 
     def destroy(self, copy: ShadowCopy) -> None:
         """Destroy an image as an administrator might, who does not know what it is for."""
@@ -144,17 +130,8 @@ def lane(
         yield made
 
 
-def wait_until(what: str, true: Callable[[], bool], seconds: float = _SECONDS) -> None:
-    """Wait until something is so, or fail the test."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds:g} s: {what}")
-        time.sleep(0.02)
-
-
-class Walk:
-    """A set with auto-recovery on its way, and the client that takes it there.
+class SetDriver:
+    """Drives a set with auto-recovery on its way, and brings it into trouble.
 
     Args:
         made: where.
@@ -230,15 +207,4 @@ class Walk:
         def reached() -> bool:
             return [copy.phase for copy in self.copies()] == [phase] * len(self.shares)
 
-        wait_until(f"all copies of {self.set.id} {phase.value}", reached)
-
-
-def take_a_set(made: Lane, share: str = SHARES[0]) -> None:
-    """Take a set from beginning to end with a client of its own; fail if anything is refused."""
-    with ExitStack() as undo:
-        walk = Walk(made, made.near(undo), (share,))
-        walk.add()
-        walk.commit()
-        walk.expose()
-        walk.recover()
-        walk.delete()
+        wait_until(f"all copies of {self.set.id} {phase.value}", reached, _SECONDS)

@@ -18,6 +18,7 @@ from samba_rvss.errors import Problem
 from samba_rvss.run import environment, run
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.smbd import PrivateSmbd
+from samba_rvss.testing.waiting import wait_until
 from tests.samba.filesystems import FileSystem, OnBtrfs, only
 
 ROOT = Path(__file__).parents[2]
@@ -233,10 +234,7 @@ def test_an_answer_that_nobody_takes_is_undone(instance: Instance) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as hook:
             hook.connect(str(instance.daemon.run_directory / "hook.sock"))
             hook.send(b"create\0" + path)
-    deadline = time.monotonic() + 60
-    while not instance.nothing_left() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert instance.nothing_left()
+    wait_until("nothing is left", instance.nothing_left)
     assert instance.daemon.log().count("did not wait for the answer") == 20
 
 
@@ -250,9 +248,7 @@ def test_a_deletion_that_fails_is_tried_again(instance: Instance) -> None:
         # What is only busy is gone for Samba, which must not wait for it.
         assert done.returncode in (Problem.READ_ONLY, 0), done.stderr
         assert [copy["phase"] for copy in instance.listing()] == ["deleting"]
-    deadline = time.monotonic() + 60
-    while instance.listing() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until("the copy is gone", lambda: not instance.listing(), pause=0.2)
     assert instance.nothing_left()
     done = instance.hook("delete", str(top / "vms"), path)
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,6 @@ in srv_fss.tdb.
 """
 
 import os
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,26 +20,26 @@ from samba_rvss.model import Image, Mark, Volume
 from samba_rvss.run import run as run_tool
 from samba_rvss.testing import fss_records
 from samba_rvss.testing.zfs import zfs
-from tests.samba.cells import SECONDS, TIMERS, Cell, Fault, run
+from tests.samba.fault_cases import SECONDS, TIMERS, Fault, FaultCase, run
 from tests.samba.filesystems import OnBtrfs, OnZfs
-from tests.samba.lanes import SHARES, Lane, Stage, Walk, lane
+from tests.samba.lanes import SHARES, Lane, SetDriver, Stage, lane
 
 COUNT = 50
 ANOTHER = "/run/another-instance"
-CELLS = [
-    Cell(fault=Fault.SILENT, stage=Stage.EXPOSED),
-    Cell(fault=Fault.CLOSED, stage=Stage.COMMITTED),
-    Cell(fault=Fault.VANISHED, stage=Stage.EXPOSED),
-    Cell(fault=Fault.ABORTED, stage=Stage.RECOVERED),
-    Cell(fault=Fault.HALF, stage=Stage.RECOVERED),
-    Cell(fault=Fault.WORKER, stage=Stage.COMMITTED),
-    Cell(fault=Fault.UNCONFIGURED, stage=Stage.RECOVERED),
-    Cell(fault=Fault.UNSHARED, stage=Stage.EXPOSED),
-    Cell(fault=Fault.DESTROYED, stage=Stage.RECOVERED),
-    Cell(fault=Fault.KILLED, stage=Stage.DELETING),
-    Cell(fault=Fault.FORGOTTEN, stage=Stage.EXPOSED),
-    Cell(fault=Fault.RESTORED, stage=Stage.RECOVERED),
-    Cell(fault=Fault.TWO, stage=Stage.ADDED),
+CASES = [
+    FaultCase(fault=Fault.SILENT, stage=Stage.EXPOSED),
+    FaultCase(fault=Fault.CLOSED, stage=Stage.COMMITTED),
+    FaultCase(fault=Fault.VANISHED, stage=Stage.EXPOSED),
+    FaultCase(fault=Fault.ABORTED, stage=Stage.RECOVERED),
+    FaultCase(fault=Fault.HALF, stage=Stage.RECOVERED),
+    FaultCase(fault=Fault.WORKER, stage=Stage.COMMITTED),
+    FaultCase(fault=Fault.UNCONFIGURED, stage=Stage.RECOVERED),
+    FaultCase(fault=Fault.UNSHARED, stage=Stage.EXPOSED),
+    FaultCase(fault=Fault.DESTROYED, stage=Stage.RECOVERED),
+    FaultCase(fault=Fault.KILLED, stage=Stage.DELETING),
+    FaultCase(fault=Fault.FORGOTTEN, stage=Stage.EXPOSED),
+    FaultCase(fault=Fault.RESTORED, stage=Stage.RECOVERED),
+    FaultCase(fault=Fault.TWO, stage=Stage.ADDED),
 ]
 
 
@@ -55,13 +54,13 @@ def _name(number: int) -> str:
 def _volume_of_a_copy(made: Lane) -> Volume:
     """Return the volume as a shadow copy has it."""
     with ExitStack() as undo:
-        walk = Walk(made, made.near(undo))
-        walk.add()
-        walk.commit()
-        (copy,) = walk.copies()
-        walk.expose()
-        walk.delete()
-    made.wait_until_nothing_is_left(time.monotonic() + SECONDS)
+        driver = SetDriver(made, made.near(undo))
+        driver.add()
+        driver.commit()
+        (copy,) = driver.copies()
+        driver.expose()
+        driver.delete()
+    made.rig.assert_nothing_left(SECONDS)
     return copy.volume
 
 
@@ -211,14 +210,14 @@ def test_what_is_not_ours_is_untouched(kind: str, capsys: pytest.CaptureFixture[
         _make_mounts(made, undo)
         _make_shares(made)
         _make_sets(made)
-        made.before = made.rig.left()
+        made.rig.note_others()
         before = _everything(made)
         counts = {name: len(value) for name, value in before.items() if isinstance(value, list)}
         assert min(counts.values()) >= COUNT, counts
-        for cell in CELLS:
-            run(made, cell)
+        for case in CASES:
+            run(made, case)
         after = _everything(made)
         for name, value in before.items():
             assert after[name] == value, name
     with capsys.disabled():
-        print(f"\n{kind}: {len(CELLS)} cells beside {counts}: untouched")
+        print(f"\n{kind}: {len(CASES)} cases beside {counts}: untouched")

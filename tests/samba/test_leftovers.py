@@ -27,7 +27,7 @@ def undo() -> Iterator[ExitStack]:
 
 
 def _new(before: set[str]) -> list[str]:
-    return sorted(one.partition(" ")[0] for one in leftovers.everything() - before)
+    return sorted(what.partition(" ")[0] for what in leftovers.everything() - before)
 
 
 def test_what_a_session_leaves_is_seen(rig_directory: Path, undo: ExitStack) -> None:

@@ -174,7 +174,7 @@ def test_the_root_of_the_mount_is_the_share(rig: "Rig") -> None:
     with rig.client() as client:
         taken = rig.expose(client, "vms")
         (copy,) = rig.wait_for_phase(Phase.OPEN)
-        (mount,) = [one for one in kernel.mountinfo() if one.target == copy.path]
+        (mount,) = [m for m in kernel.mountinfo() if m.target == copy.path]
         assert mount.root.endswith("/outer/share")
         assert mount.options >= {"nosuid", "nodev", "noexec"}
         assert os.stat(copy.path).st_ino == share.stat().st_ino

@@ -329,30 +329,19 @@ def test_one_daemon_for_a_state_directory(rig: "Rig") -> None:
     rig.assert_nothing_left()
 
 
-def _complete(rig: "Rig", share: str) -> None:
-    """Take a share's copy through all of its life."""
-    with rig.client() as client:
-        taken = rig.expose(client, share)
-        with rig.session(taken.mappings[0].exposed_share) as session:
-            session.write("recovered", b"x")
-        taken.complete()
-        rig.wait_for_phase(Phase.SEALED)
-        taken.delete()
-
-
 def test_new_share_needs_no_word(rig: "Rig") -> None:
     """A new share of any origin works without a word to the daemon."""
     rig.share("vms", rig.volume())
     rig.start()
-    _complete(rig, "vms")
+    rig.assert_a_fresh_set_works("vms")
     rig.share("later", rig.volume("later"))
     rig.samba.end_workers()
-    _complete(rig, "later")
+    rig.assert_a_fresh_set_works("later")
 
     path = rig.volume("copied")
     rig.samba.set_share("copied", f"[copied]\n    copy = vms\n    path = {path}\n")
     rig.samba.end_workers()
-    _complete(rig, "copied")
+    rig.assert_a_fresh_set_works("copied")
 
     path = rig.volume("registered")
     rig.samba.net("conf", "addshare", "registered", str(path), "writeable=y")
@@ -362,7 +351,7 @@ def test_new_share_needs_no_word(rig: "Rig") -> None:
         rig.samba.net("conf", "setparm", "registered", key, text)
     rig.samba.reload()
     rig.samba.end_workers()
-    _complete(rig, "registered")
+    rig.assert_a_fresh_set_works("registered")
 
     # What stands in an included file is followed as well; but Samba itself cannot expose a share
     # that is defined there (lib/smbconf/smbconf_txt.c reads the one file only), so that it is
@@ -371,7 +360,7 @@ def test_new_share_needs_no_word(rig: "Rig") -> None:
     included.write_text("")
     included.chmod(0o644)
     rig.samba.set_share("include", f"    include = {included}\n")
-    _complete(rig, "vms")
+    rig.assert_a_fresh_set_works("vms")
     included.write_text(rig.daemon.share("included", rig.volume("included")))
     rig.samba.reload()
     rig.samba.end_workers()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import closing
@@ -9,28 +10,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import tdb
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Context, Phase, SambaState, SetState, Worker
+from samba_rvss.model import Context, Phase, SetState, Worker
 from samba_rvss.samba import control, fss_state
 from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from samba_rvss.testing.users import BackupOperator
     from tests.samba.conftest import Rig
-
-
-def _state(rig: "Rig") -> SambaState:
-    deadline = time.monotonic() + 5
-    while (state := fss_state.read(str(rig.samba.lock_directory / "srv_fss.tdb"))) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return state
-
-
-def _states(rig: "Rig") -> list[SetState]:
-    return sorted(one.state for one in _state(rig).sets)
 
 
 def _workers(rig: "Rig") -> tuple[Worker, ...]:
@@ -38,34 +29,16 @@ def _workers(rig: "Rig") -> tuple[Worker, ...]:
 
 
 def _wait_for_clients(rig: "Rig", *clients: int) -> tuple[Worker, ...]:
-    deadline = time.monotonic() + 10
-    found = _workers(rig)
-    while [one.clients for one in found] != list(clients):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.05)
-        found = _workers(rig)
-    return found
+    def found() -> tuple[Worker, ...]:
+        workers = _workers(rig)
+        return workers if [worker.clients for worker in workers] == list(clients) else ()
+
+    return wait_until(lambda: f"workers with {clients} clients: {_workers(rig)}", found)
 
 
 def _delete(rig: "Rig", wanted: dict[str, SetState]) -> tuple[str, ...]:
     path = str(rig.samba.lock_directory / "srv_fss.tdb")
     return fss_state.delete_sets(path, str(rig.samba.lock_directory), wanted)
-
-
-def _a_whole_set(rig: "Rig", share: str = "vms") -> None:
-    """Take, write to, seal and delete a shadow copy: Samba and we are in order."""
-    with rig.client() as client:
-        taken = rig.expose(client, share)
-        with rig.session(taken.mappings[0].exposed_share) as session:
-            session.write("recovered", b"by the application")
-        taken.complete()
-        before = [copy for copy in rig.ledger() if copy.set_id == str(taken.id)]
-        assert len(before) == 1
-        deadline = time.monotonic() + 10
-        while [c.phase for c in rig.ledger() if c.id == before[0].id] != [Phase.SEALED]:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        taken.delete()
 
 
 def test_workers_and_who_is_connected(rig: "Rig", second_operator: "BackupOperator") -> None:
@@ -98,7 +71,7 @@ def test_workers_and_who_is_connected(rig: "Rig", second_operator: "BackupOperat
     assert control.end_worker(pid, locks)
     assert control.worker_pids(locks) == []
     assert control.end_worker(pid, locks)  # ended already is success
-    _a_whole_set(rig)
+    rig.assert_a_fresh_set_works()
     rig.assert_nothing_left()
 
 
@@ -134,11 +107,11 @@ def test_a_set_whose_client_vanished_is_removed(rig: "Rig") -> None:
         lost.start()
         lost.add("vms")
         lost.commit()
-        kept_before = _state(rig)
+        kept_before = rig.samba_state()
         with pytest.raises(RvssError, match="rpcd_fsrvp lives") as caught:
             _delete(rig, {str(lost.id): SetState.COMMITTED})
         assert caught.value.problem is Problem.BUSY
-        assert _state(rig) == kept_before
+        assert rig.samba_state() == kept_before
     for worker in _wait_for_clients(rig, 0):
         assert control.end_worker(worker.pid, str(rig.samba.lock_directory))
     with rig.client() as client, pytest.raises(RvssError, match="0x80042316"):
@@ -147,8 +120,8 @@ def test_a_set_whose_client_vanished_is_removed(rig: "Rig") -> None:
         assert control.end_worker(worker.pid, str(rig.samba.lock_directory))
     assert _delete(rig, {str(lost.id): SetState.EXPOSED}) == ()
     assert _delete(rig, {str(lost.id): SetState.COMMITTED}) == (str(lost.id),)
-    assert _states(rig) == []
-    _a_whole_set(rig)
+    assert rig.sets() == []
+    rig.assert_a_fresh_set_works()
 
 
 def _grace(rig: "Rig", seconds: int) -> None:
@@ -165,7 +138,7 @@ def test_the_daemon_removes_a_set_whose_client_vanished(rig: "Rig") -> None:
         lost.add("vms")
         lost.commit()
     rig.assert_nothing_left(20)
-    _a_whole_set(rig)
+    rig.assert_a_fresh_set_works()
     rig.assert_nothing_left()
 
 
@@ -180,7 +153,7 @@ def test_the_daemon_removes_the_set_of_a_copy_that_an_administrator_deletes(rig:
     time.sleep(5)  # nothing is due any more
     assert rig.command("delete", copy.id).returncode == 0
     rig.assert_nothing_left(20)
-    _a_whole_set(rig)
+    rig.assert_a_fresh_set_works()
 
 
 def test_the_daemon_removes_a_set_that_was_only_begun(
@@ -197,28 +170,63 @@ def test_the_daemon_removes_a_set_that_was_only_begun(
             lost.start()
             lost.add("vms")
             taken.complete()
-            assert _states(rig) == [SetState.ADDED, SetState.RECOVERED]
+            assert rig.sets() == [SetState.ADDED, SetState.RECOVERED]
             # While its client is there, it may go on.
             time.sleep(4)
-            assert _states(rig) == [SetState.ADDED, SetState.RECOVERED]
+            assert rig.sets() == [SetState.ADDED, SetState.RECOVERED]
             lost.commit()
-            assert _states(rig) == [SetState.COMMITTED, SetState.RECOVERED]
+            assert rig.sets() == [SetState.COMMITTED, SetState.RECOVERED]
             lost.expose()
             lost.complete()
             begun = CopySet(second)
             begun.start()
             taken.delete()
-            assert _states(rig) == [SetState.STARTED, SetState.RECOVERED]
-    deadline = time.monotonic() + 20
-    while _states(rig) != [SetState.RECOVERED]:
-        assert time.monotonic() < deadline, _state(rig)
-        time.sleep(0.1)
+            assert rig.sets() == [SetState.STARTED, SetState.RECOVERED]
+    recovered = [SetState.RECOVERED]
+    wait_until(lambda: f"one set is left: {rig.sets()}", lambda: rig.sets() == recovered, 20)
     with closing(Ledger(str(rig.daemon.state_directory / "ledger.db"), read_only=True)) as ledger:
-        while "removed from srv_fss.tdb" not in [one.what for one in ledger.events(str(begun.id))]:
-            assert time.monotonic() < deadline, ledger.events(str(begun.id))
-            time.sleep(0.1)
+
+        def told() -> list[str]:
+            return [event.what for event in ledger.events(str(begun.id))]
+
+        wait_until(
+            lambda: f"it is told: {told()}", lambda: "removed from srv_fss.tdb" in told(), 20
+        )
     # The recovered one is left alone, and served.
     (copy,) = rig.wait_for_phase(Phase.SEALED)
     assert os.path.ismount(copy.path)
-    _a_whole_set(rig)
-    assert [one.id for one in rig.ledger()] == [copy.id]
+    rig.assert_a_fresh_set_works()
+    assert [copy.id for copy in rig.ledger()] == [copy.id]
+
+
+@pytest.mark.parametrize("cut", ["wiped", "version"])
+def test_a_worker_that_is_killed_while_it_writes_leaves_nothing_writable(
+    rig: "Rig", cut: str
+) -> None:
+    """Samba wipes the file, notes its version, and then stores all sets: SIGKILL in between."""
+    rig.samba.set_options({"rvss:grace": "2 s", "rvss:recovery timeout": "4 s"})
+    rig.share("vms", rig.volume())
+    rig.start()
+    path = rig.samba.lock_directory / "srv_fss.tdb"
+    with rig.client() as client:
+        kept = rig.expose(client, "vms")
+        kept.complete()
+        rig.wait_for_phase(Phase.SEALED)
+        rig.expose(client, "vms")
+        for pid in rig.samba.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        database = tdb.Tdb(str(path), 0, tdb.DEFAULT, os.O_RDWR)
+        database.clear()
+        if cut == "version":
+            database.store(b"db_version\0", b"\1\0\0\0")
+        database.close()
+    assert fss_state.read(str(path)) is None
+    # What was open goes; what was sealed stays, as its share still works.
+    (left,) = rig.wait_for_phase(Phase.SEALED, seconds=40)
+    assert left.set_id == str(kept.id)
+    rig.samba.end_workers()
+    rig.assert_a_fresh_set_works()
+    with rig.session(kept.mappings[0].exposed_share) as session:
+        assert session.read("data").startswith(b"from the source")
+    assert rig.command("delete", left.id).returncode == 0
+    rig.assert_nothing_left()

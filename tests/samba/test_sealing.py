@@ -20,6 +20,7 @@ import pytest
 
 from samba_rvss.model import Phase, SetState
 from samba_rvss.run import environment
+from samba_rvss.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.samba.conftest import Rig
@@ -257,7 +258,7 @@ def test_without_recovery_never_writable(rig: "Rig") -> None:
         seen = ast.literal_eval(poller.stdout.read())
     print(f"smbd answered {sorted(answers)}, the kernel {seen}")
     assert len(seen) == ROUNDS
-    assert {result for one in seen.values() for result in one} == {"EROFS"}
+    assert {result for results in seen.values() for result in results} == {"EROFS"}
     rig.assert_nothing_left()
 
 
@@ -320,11 +321,12 @@ def test_local_writer_is_waited_for_and_named(rig: "Rig", *, mapped: bool) -> No
             assert f"pid {holder.pid}" in line
             assert str(file) in line
             # What recovery wrote is on disk by now, or soon: it outlives a reboot.
-            deadline = time.monotonic() + 10
-            while (waiting := rig.ledger()[0]).state is not SetState.RECOVERED:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            assert waiting.phase is Phase.SEALING
+            wait_until(
+                "it is recorded as recovered",
+                lambda: rig.ledger()[0].state is SetState.RECOVERED,
+                10,
+            )
+            assert rig.ledger()[0].phase is Phase.SEALING
             # New opens fail all the same, and so does SMB.
             with pytest.raises(OSError, match="Read-only file system"):
                 file.open("r+b")
@@ -378,9 +380,8 @@ def test_recovery_completed_while_the_daemon_is_down(rig: "Rig", how: str) -> No
         with rig.session(taken.mappings[0].exposed_share) as session:
             _refused(session.write, "data", b"x")
             assert session.read("data").startswith(b"still open")
-        deadline = time.monotonic() + 60
-        while rig.parameters(taken.mappings[0].exposed_share)["read only"] != "yes":
-            assert time.monotonic() < deadline
+        (exposed,) = taken.exposed_shares
+        wait_until("its share is", lambda: rig.parameters(exposed)["read only"] == "yes")
         taken.delete()
     rig.assert_nothing_left()
 
@@ -422,10 +423,7 @@ def test_source_goes_on(rig: "Rig") -> None:
                 assert (image / "added").read_bytes() == b"by recovery"
             assert (volume / "data").read_bytes().startswith(b"from the source")
             assert not (volume / "added").exists()
-            deadline = time.monotonic() + 60
-            while written <= after and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert written > after
+            wait_until("the source is written to", lambda: written > after)
             taken.delete()
     finally:
         stop.set()

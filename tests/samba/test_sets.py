@@ -11,6 +11,7 @@ from samba_rvss.model import Context, Phase
 from samba_rvss.run import run
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.results import FsrvpError
+from samba_rvss.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from samba_rvss.testing.users import BackupOperator
@@ -255,10 +256,10 @@ def test_delete_while_in_use(rig: "Rig", how: str) -> None:
                 with pytest.raises(SmbError):
                     attempt()
             # smbd lets go although both clients are still connected
-            deadline = time.monotonic() + 60
-            while held := _held_by_samba(rig, device):
-                assert time.monotonic() < deadline, held
-                time.sleep(0.1)
+            wait_until(
+                lambda: f"Samba lets go: {_held_by_samba(rig, device)}",
+                lambda: not _held_by_samba(rig, device),
+            )
         with pytest.raises(SmbError):
             rig.session(exposed)
     rig.assert_nothing_left(sets=how == "client")

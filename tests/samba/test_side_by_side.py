@@ -3,7 +3,6 @@
 import statistics
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import pytest
 from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.run import environment, run
 from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.testing.waiting import wait_until
 from tests.samba.filesystems import FileSystem, OnBtrfs, only
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _commit(rig: "Rig", client: "Client") -> float:
 
 
 def _phase(rig: "Rig", copy: ShadowCopy) -> Phase:
-    return next((one.phase for one in rig.ledger() if one.id == copy.id), Phase.GONE)
+    return next((c.phase for c in rig.ledger() if c.id == copy.id), Phase.GONE)
 
 
 def test_commit_during_a_destruction(rig: "Rig", other: FileSystem) -> None:
@@ -88,10 +88,7 @@ def test_commit_during_a_destruction(rig: "Rig", other: FileSystem) -> None:
         with _hold(other, copy):
             deletion.start()
             stack.callback(deletion.join)
-            deadline = time.monotonic() + 30
-            while _phase(rig, copy) is not Phase.DELETING:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until("it is being deleted", lambda: _phase(rig, copy) is Phase.DELETING, 30)
             # It is the destruction that does not end, and not what comes before it.
             rig.wait_for_unmounted(copy.path)
             beside = [_commit(rig, client) for _ in range(_SETS)]
@@ -100,10 +97,7 @@ def test_commit_during_a_destruction(rig: "Rig", other: FileSystem) -> None:
         print(f"Commit alone {_figures(alone)}, during a destruction {_figures(beside)}")
         deletion.join(60)
         # It ends at once, or a moment after it was given up: it is tried again.
-        deadline = time.monotonic() + 60
-        while _phase(rig, copy) is not Phase.GONE:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until("it is gone", lambda: _phase(rig, copy) is Phase.GONE)
         taken.delete()
     print(f"the deletion: {answers[0].returncode} {answers[0].stderr}")
     rig.assert_nothing_left()
@@ -148,8 +142,5 @@ def test_samba_does_not_wait_for_a_destruction(rig: "Rig") -> None:
         print(f"Commit beside another client's deletion of what is in use: {1000 * spent:.0f} ms")
         print(f"that deletion: {said}")
         assert deletion.returncode == 0
-        deadline = time.monotonic() + 60
-        while _phase(rig, copy) is not Phase.GONE:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until("it is gone", lambda: _phase(rig, copy) is Phase.GONE)
     rig.assert_nothing_left()

@@ -25,8 +25,8 @@ from hypothesis.stateful import (
 
 from samba_rvss.copies.instance import POINTS
 from samba_rvss.model import Context
-from tests.samba.promises import Promises
-from tests.samba.world import PLAIN, PREVIOUS, SHARES, Actor, Told, World
+from tests.samba.invariants import Invariants
+from tests.samba.step_runner import PLAIN, PREVIOUS, SHARES, Actor, StepRunner, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,33 +62,33 @@ victims = st.sampled_from(["daemon", "worker", "smbd"])
 
 
 class Steps(RuleBasedStateMachine):
-    """Steps on a world that outlives the machine; a machine leaves it empty."""
+    """Steps on a rig that outlives the machine; a machine leaves it empty."""
 
-    world: ClassVar[World]
-    promises: ClassVar[Promises]
+    runner: ClassVar[StepRunner]
+    watch: ClassVar[Invariants]
 
     def _actor(self, number: int) -> Actor:
-        return self.world.actors[number]
+        return self.runner.actors[number]
 
     def _told(self, number: int) -> Told:
-        return self.world.told[number % len(self.world.told)]
+        return self.runner.told[number % len(self.runner.told)]
 
     def _checked(self, *, thorough: bool = False) -> None:
-        self.promises.check(thorough=thorough or self.world.steps % _THOROUGH == 0)
+        self.watch.check(thorough=thorough or self.runner.steps % _THOROUGH == 0)
 
     @initialize(first=wishes, second=wishes, context=contexts)
     def begin(self, first: tuple[str, ...], second: tuple[str, ...], context: Context) -> None:
         """Let both users want a set."""
         # hypothesis swallows what goes wrong in the end of steps that it has cut short itself.
-        assert not self.world.broken, self.world.broken
+        assert not self.runner.broken, self.runner.broken
         self._actor(0).begin(context, first)
         self._actor(1).begin(Context.AUTO_RECOVERY, second)
-        self.world.start_daemon()
+        self.runner.start_daemon()
 
     # the way of a client
 
     def _room(self) -> bool:
-        return len(self.world.told) < _MOST_COPIES
+        return len(self.runner.told) < _MOST_COPIES
 
     @precondition(_room)
     @rule(one=who, context=contexts, shares=wishes, patience=most, served=most, count=distances)
@@ -105,7 +105,7 @@ class Steps(RuleBasedStateMachine):
         actor = self._actor(one)
         if patience and actor.stage != "start":
             actor.stage = "abort"
-            self.world.forward(actor)
+            self.runner.forward(actor)
         actor.begin(context, shares)
         self._go_on(one, count, served)
 
@@ -124,118 +124,118 @@ class Steps(RuleBasedStateMachine):
         """Go on; seldom without the daemon."""
         actor = self._actor(one)
         if served:
-            self.world.start_daemon()
+            self.runner.start_daemon()
         for _ in range(count):
             if actor.stage == "start" and not self._room():
                 return
-            self.world.forward(actor)
+            self.runner.forward(actor)
             self._checked()
 
-    @precondition(lambda self: self.world.told)
+    @precondition(lambda self: self.runner.told)
     @rule(one=who, number=which)
     def delete(self, one: int, number: int) -> None:
         """Delete what some client has exposed."""
-        self.world.delete(self._actor(one), self._told(number))
+        self.runner.delete(self._actor(one), self._told(number))
         self._checked()
 
     @rule(one=who)
     def vanish(self, one: int) -> None:
         """Lose every connection."""
-        with self.world.step(f"{self._actor(one).name} vanishes"):
+        with self.runner.step(f"{self._actor(one).name} vanishes"):
             self._actor(one).vanish()
         self._checked()
 
     @rule(one=who, number=which, method=st.integers(0, 11), own=st.booleans())
     def anything(self, one: int, number: int, method: int, own: bool) -> None:  # noqa: FBT001
         """Call a method of FSRVP on a set that may be anybody's, or long gone."""
-        self.world.anything(self._actor(one), self._actor(one if own else 1 - one), number, method)
+        self.runner.anything(self._actor(one), self._actor(one if own else 1 - one), number, method)
         self._checked()
 
     # what is written
 
-    @precondition(lambda self: self.world.told)
+    @precondition(lambda self: self.runner.told)
     @rule(one=who, number=which)
     def write(self, one: int, number: int) -> None:
         """Write through an exposed share."""
         actor, told = self._actor(one), self._told(number)
-        with self.world.step(f"{actor.name} writes") as said:
-            self.world.write(actor, told, said)
+        with self.runner.step(f"{actor.name} writes") as said:
+            self.runner.write(actor, told, said)
         self._checked()
 
-    @precondition(lambda self: self.world.told)
+    @precondition(lambda self: self.runner.told)
     @rule(one=who, number=which)
     def hold(self, one: int, number: int) -> None:
         """Keep a file open for writing."""
-        self.world.hold(self._actor(one), self._told(number))
+        self.runner.hold(self._actor(one), self._told(number))
         self._checked()
 
-    @precondition(lambda self: any(actor.held for actor in self.world.actors))
+    @precondition(lambda self: any(actor.held for actor in self.runner.actors))
     @rule(one=who)
     def write_held(self, one: int) -> None:
         """Write to what was kept open."""
-        self.world.write_held(self._actor(one))
+        self.runner.write_held(self._actor(one))
         self._checked()
 
     @rule(share=st.sampled_from(SHARES))
     def change_source(self, share: str) -> None:
         """Change what the next copy is taken of."""
-        self.world.change_source(share)
+        self.runner.change_source(share)
 
     # what dies
 
     @rule(victim=victims)
     def kill(self, victim: str) -> None:
         """SIGKILL a process between two calls."""
-        with self.world.step(f"SIGKILL of {victim}"):
-            self.world.kill(victim)
+        with self.runner.step(f"SIGKILL of {victim}"):
+            self.runner.kill(victim)
         self._checked()
 
     @rule(one=who, victim=victims, milliseconds=st.integers(0, 40), count=st.integers(1, 4))
     def kill_meanwhile(self, one: int, victim: str, milliseconds: int, count: int) -> None:
         """SIGKILL a process in the middle of a call."""
         actor = self._actor(one)
-        with self.world.killing(victim, milliseconds):
-            self.world.note(f"SIGKILL of {victim} in {milliseconds} ms")
+        with self.runner.killing(victim, milliseconds):
+            self.runner.note(f"SIGKILL of {victim} in {milliseconds} ms")
             for _ in range(count):
-                self.world.forward(actor)
+                self.runner.forward(actor)
         self._checked()
 
     @rule(one=who, point=st.sampled_from(POINTS), count=st.integers(1, 9))
     def crash(self, one: int, point: str, count: int) -> None:
         """Let the daemon end itself at one point of its work, and go on."""
-        self.world.stop_daemon(kindly=False)
-        self.world.start_daemon(crash_at=point)
+        self.runner.stop_daemon(kindly=False)
+        self.runner.start_daemon(crash_at=point)
         for _ in range(count):
-            self.world.forward(self._actor(one))
+            self.runner.forward(self._actor(one))
         self._checked()
 
     @rule(kindly=st.booleans())
     def stop_daemon(self, kindly: bool) -> None:  # noqa: FBT001
         """End the daemon for a while."""
-        with self.world.step("samba-rvss stops"):
-            self.world.stop_daemon(kindly=kindly)
+        with self.runner.step("samba-rvss stops"):
+            self.runner.stop_daemon(kindly=kindly)
         self._checked()
 
-    @precondition(lambda self: not self.world.rig.daemon.running)
+    @precondition(lambda self: not self.runner.rig.daemon.running)
     @rule()
     def start_daemon(self) -> None:
         """Start the daemon."""
-        with self.world.step("samba-rvss starts"):
-            self.world.start_daemon()
+        with self.runner.step("samba-rvss starts"):
+            self.runner.start_daemon()
         self._checked(thorough=True)
 
     @rule()
     def reconcile(self) -> None:
         """Reconcile as an administrator."""
-        with self.world.step("samba-rvss reconcile") as said:
-            self.world.ask(said, "reconcile")
+        with self.runner.step("samba-rvss reconcile") as said:
+            self.runner.ask(said, "reconcile")
         self._checked(thorough=True)
 
     @rule()
     def restart_daemon(self) -> None:
         """Start the daemon anew."""
-        with self.world.step("samba-rvss starts anew"):
-            self.world.restart_daemon()
+        with self.runner.step("samba-rvss starts anew"):
+            self.runner.restart_daemon()
         self._checked(thorough=True)
 
     # an administrator, and time
@@ -243,24 +243,24 @@ class Steps(RuleBasedStateMachine):
     @rule(number=which)
     def administer_delete(self, number: int) -> None:
         """Delete a copy as an administrator."""
-        if copies := self.world.rig.ledger():
-            with self.world.step("samba-rvss delete") as said:
-                self.world.ask(said, "delete", copies[number % len(copies)])
+        if copies := self.runner.rig.ledger():
+            with self.runner.step("samba-rvss delete") as said:
+                self.runner.ask(said, "delete", copies[number % len(copies)])
             self._checked()
 
     @rule(number=which, what=st.sampled_from(["share", "mount", "image"]))
     def damage(self, number: int, what: str) -> None:
         """Remove a part of a copy by hand."""
-        if copies := self.world.rig.ledger():
+        if copies := self.runner.rig.ledger():
             copy = copies[number % len(copies)]
-            with self.world.step(f"the {what} of {copy.id} is removed by hand"):
-                self.world.damage(copy, what)
+            with self.runner.step(f"the {what} of {copy.id} is removed by hand"):
+                self.runner.damage(copy, what)
             self._checked()
 
     @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0]))
     def wait(self, seconds: float) -> None:
         """Let time pass."""
-        with self.world.step(f"{seconds:g} s pass"):
+        with self.runner.step(f"{seconds:g} s pass"):
             time.sleep(seconds)
         self._checked()
 
@@ -269,19 +269,19 @@ class Steps(RuleBasedStateMachine):
         reason = sys.exception()
         if not isinstance(reason, Exception):
             try:
-                self.promises.in_the_end()
+                self.watch.in_the_end()
             except Exception as exc:
-                self.world.broken = str(exc)
+                self.runner.broken = str(exc)
                 self._clear_away(exc)
                 raise
-        elif not self.world.broken:
+        elif not self.runner.broken:
             self._clear_away(reason)
 
     def _clear_away(self, reason: Exception) -> None:
         """Say what is wrong while it is known, and begin anew: hypothesis tries again first."""
-        self.world.tell(str(reason))
-        self.world.reset()
-        self.promises.forget()
+        self.runner.tell(str(reason))
+        self.runner.reset()
+        self.watch.forget()
 
 
 def _settings(steps: int) -> settings:
@@ -303,22 +303,22 @@ def test_random_steps(rig: "Rig", second_operator: "BackupOperator") -> None:
     """Two users, real daemons, and no broken promise."""
     wanted = int(os.environ.get(STEPS, "500"))
     number = int(os.environ.get(SEED) or secrets.randbelow(1 << 32))
-    world = World(rig, (rig.operator, second_operator))
-    with closing(world):
-        world.build()
+    runner = StepRunner(rig, (rig.operator, second_operator))
+    with closing(runner):
+        runner.build()
 
         class Run(Steps):
             """The steps on this rig."""
 
-        Run.world, Run.promises = world, Promises(world)
-        while world.steps < wanted:
-            began, left = time.monotonic(), wanted - world.steps
+        Run.runner, Run.watch = runner, Invariants(runner)
+        while runner.steps < wanted:
+            began, left = time.monotonic(), wanted - runner.steps
             print(f"{SEED}={number} {STEPS}={left}", flush=True)
             run: Callable[..., None] = run_state_machine_as_test
             run(seed(number)(Run), settings=_settings(left))
-            print(f"{world.steps} steps, {time.monotonic() - began:.0f} s", flush=True)
+            print(f"{runner.steps} steps, {time.monotonic() - began:.0f} s", flush=True)
             number += 1
-        for what, count in sorted(world.tally.items()):
+        for what, count in sorted(runner.tally.items()):
             print(f"{count:6} {what}")
         # What never happens cannot go wrong.
-        assert wanted < _ENOUGH or world.tally["complete done"], world.tally
+        assert wanted < _ENOUGH or runner.tally["complete done"], runner.tally

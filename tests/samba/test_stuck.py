@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from samba_rvss.errors import RvssError
+from samba_rvss.model import Context, Phase, SetState
 from samba_rvss.samba import fss_state
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from samba_rvss.testing.remote import Remote
 from samba_rvss.testing.smbd import PrivateSmbd, script_share
-from tests.samba.lanes import SHARES, Lane, Walk, lane, take_a_set, wait_until
+from samba_rvss.testing.waiting import wait_until
+from tests.samba.lanes import SHARES, Lane, SetDriver, lane
 
 if TYPE_CHECKING:
     from samba_rvss.testing.users import BackupOperator
+    from tests.samba.conftest import Rig
 
 SEQUENCE = 3
 """Samba's own timer here, in seconds; it is 180 to 1800 s without the option."""
@@ -93,7 +96,7 @@ def test_stock_samba_is_stuck_for_ever(
         assert _start(client) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
     state = fss_state.read(str(samba.lock_directory / "srv_fss.tdb"))
     assert state is not None
-    assert [one.id for one in state.sets] == [str(lost.id)]
+    assert [each.id for each in state.sets] == [str(lost.id)]
 
 
 def test_stock_samba_forgets_its_timer_when_another_asks(
@@ -152,9 +155,9 @@ def test_is_cured_while_another_client_asks_again_and_again(
     with ExitStack() as undo:
         made = undo.enter_context(lane(kind, options, {"fss:sequence timeout": str(SEQUENCE)}))
         client = made.far(undo) if how is _vanished else made.near(undo)
-        walk = Walk(made, client)
-        walk.add()
-        walk.commit()
+        driver = SetDriver(made, client)
+        driver.add()
+        driver.commit()
         due = time.monotonic() + GRACE  # the shorter one counts before Expose
         how(made, undo, client)
         other, tried = made.near(undo), 1
@@ -188,44 +191,45 @@ def test_what_only_a_worker_knows_goes_with_it(
     }
     with ExitStack() as undo:
         made = undo.enter_context(lane("btrfs", {}, samba_options))
-        walk = Walk(made, made.far(undo) if how is _vanished else made.near(undo))
-        walk.start()
+        driver = SetDriver(made, made.far(undo) if how is _vanished else made.near(undo))
+        driver.start()
         if added:
-            walk.add()
-        how(made, undo, walk.client)
+            driver.add()
+        how(made, undo, driver.client)
         wait_until("no worker", lambda: not made.rig.samba.worker_pids(), WITHIN)
-        take_a_set(made)
+        made.assert_a_fresh_set_works()
         made.rig.assert_nothing_left()
 
 
-def test_a_started_set_that_came_into_the_file(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("state", [SetState.STARTED, SetState.ADDED], ids=lambda s: s.name)
+def test_a_set_that_was_begun_and_left_and_came_into_the_file(
+    rig: "Rig", state: SetState, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Samba writes all sets whenever it writes one: the next worker reads what was begun.
+    """Samba writes all sets that it has in memory whenever it writes one: the next worker reads it.
 
-    It has no shadow copies yet, or such as have no path.
+    It has no shadow copies yet, or such as have no path (source3/rpc_server/fss/srv_fss_state.c,
+    fss_state_store()).
     """
-    options = {"recovery timeout": f"{RECOVERY} s", "grace": f"{GRACE} s"}
-    for added in (False, True):
-        with ExitStack() as undo:
-            made = undo.enter_context(lane("btrfs", options))
-            walk = Walk(made, made.near(undo))
-            walk.add()
-            walk.commit()
-            walk.expose()
-            other = Walk(made, made.near(undo), SHARES[1:])
-            other.start()
-            if added:
-                other.add()
-            walk.recover()
-            walk.delete()
-            other.client.close()
-            walk.client.close()
-            made.rig.samba.end_workers()
-            assert made.rig.sets() == 1
-            due = time.monotonic() + GRACE
-            wait_until("Samba's file is clean", lambda: made.rig.sets() == 0, WITHIN)  # noqa: B023
-            with capsys.disabled():
-                print(f"\n{'added' if added else 'started'}: {time.monotonic() - due:.1f} s")
-            take_a_set(made)
-            made.rig.assert_nothing_left()
+    options = {"rvss:recovery timeout": f"{RECOVERY} s", "rvss:grace": f"{GRACE} s"}
+    rig.samba.set_options(options)
+    for name in SHARES:
+        rig.share(name, rig.volume(name))
+    rig.start()
+    with rig.client() as client, rig.client() as other:
+        taken = rig.expose(client, SHARES[0])
+        taken.complete()
+        rig.wait_for_phase(Phase.SEALED)
+        begun = CopySet(other, Context.AUTO_RECOVERY)
+        begun.start()
+        if state is SetState.ADDED:
+            begun.add(*SHARES[1:])
+            begun.prepare()
+        taken.delete()
+    assert rig.sets() == [state]
+    rig.samba.end_workers()
+    due = time.monotonic() + GRACE
+    wait_until("Samba's file is clean", lambda: not rig.sets(), WITHIN)
+    with capsys.disabled():
+        print(f"\n{state.name}: {time.monotonic() - due:.1f} s")
+    rig.assert_a_fresh_set_works(SHARES[0])
+    rig.assert_nothing_left()

@@ -25,6 +25,7 @@ from samba_rvss.samba.fsrvp.client import Client
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.methods import APP_ROLLBACK, BACKUP, FILE_SHARE_BACKUP, NAS_ROLLBACK
 from samba_rvss.testing.smbclient import Session
+from samba_rvss.testing.waiting import wait_until
 from tests.vm import whole
 from tests.vm.sight import (
     DATA,
@@ -151,26 +152,19 @@ def recover(taken: Taken) -> None:
 
 def copy_of(taken: Taken) -> ShadowCopy:
     """Return what the ledger says of a copy."""
-    (copy,) = (one for one in ledger() if one.copy_id == str(taken.made.mappings[0].copy_id))
+    (copy,) = (c for c in ledger() if c.copy_id == str(taken.made.mappings[0].copy_id))
     return copy
 
 
 def wait_for(taken: Taken, phase: Phase) -> None:
     """Wait until a copy has come to a phase; the ledger learns of it after Samba answers."""
     copy_id = str(taken.made.mappings[0].copy_id)
-    wait(
-        lambda: phase in (one.phase for one in ledger() if one.copy_id == copy_id),
-        f"{taken.name} is not {phase.value}",
+    wait_until(
+        f"{taken.name} is {phase.value}",
+        lambda: phase in (copy.phase for copy in ledger() if copy.copy_id == copy_id),
+        SETTLE_SECONDS,
+        pause=0.2,
     )
-
-
-def wait(condition: Callable[[], bool], complaint: str, seconds: float = SETTLE_SECONDS) -> None:
-    """Wait for something, or fail."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{complaint} after {seconds:g} s")
-        time.sleep(0.2)
 
 
 def settled() -> tuple[dict[str, Any], list[str]]:
@@ -224,9 +218,11 @@ def _commit(client: Client, context: Context) -> dict[str, Any]:
     made.commit()
     copies = {system: str(copy_id) for system, copy_id in made.copies.items()}
     learned = set(copies.values())
-    wait(
-        lambda: learned == {one.copy_id for one in ledger() if one.set_id == str(made.id)},
-        "the committed set is not learned",
+    wait_until(
+        "the committed set is learned",
+        lambda: learned == {copy.copy_id for copy in ledger() if copy.set_id == str(made.id)},
+        SETTLE_SECONDS,
+        pause=0.2,
     )
     return {"set": str(made.id), "copies": copies}
 
@@ -295,23 +291,23 @@ def work(system: str) -> None:
         if copy["what"] in ("completing", "sealed", "deleting")
         and any(name == mount["name"] for mount in seen["mounts"].values())
     }
-    for one in SYSTEMS:
-        with doing("prepare", one), connect() as client:
-            take(client, one, BACKUP | Context.AUTO_RECOVERY)  # for the next start to release
+    for each in SYSTEMS:
+        with doing("prepare", each), connect() as client:
+            take(client, each, BACKUP | Context.AUTO_RECOVERY)  # for the next start to release
     say("ready")
-    order = (system, *(one for one in SYSTEMS if one != system))
+    order = (system, *(other for other in SYSTEMS if other != system))
     kept: list[Taken] = []
     while True:
-        for one in order:
+        for each in order:
             with connect() as client:
-                with doing("create", one):
-                    taken = take(client, one, APP_ROLLBACK | Context.AUTO_RECOVERY)
+                with doing("create", each):
+                    taken = take(client, each, APP_ROLLBACK | Context.AUTO_RECOVERY)
                 recover(taken)
-                for name in [name for name, copy in old.items() if copy["system"] == one]:
-                    with doing("delete", one):
+                for name in [name for name, copy in old.items() if copy["system"] == each]:
+                    with doing("delete", each):
                         _delete_old(name, old.pop(name))
-                for other in [other for other in kept if other.system == one]:
-                    with doing("delete", one):
+                for other in [other for other in kept if other.system == each]:
+                    with doing("delete", each):
                         delete(client, other)
                     kept.remove(other)
                 kept.append(taken)

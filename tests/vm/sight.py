@@ -59,7 +59,7 @@ def look() -> dict[str, Any]:
     """Return all that `whole` judges, as JSON has it."""
     copies = ledger()
     mounts = Mounts(_RUN)
-    images = [image for one in providers(_RUN) for image in one.inventory().images]
+    images = [image for p in providers(_RUN) for image in p.inventory().images]
     samba = fss_state.read(_FSS)
     datasets = output("zfs", "list", "-H", "-t", "all", "-o", "name", "-r", "tank").split()
     ours = [name for name in datasets if "@rvss-" in name or name.startswith("tank/samba-rvss/")]
@@ -75,7 +75,7 @@ def look() -> dict[str, Any]:
         "directories": mounts.directories(),
         "shares": registry.exposed_shares("/etc/samba/smb.conf", _SAMBA_STATE),
         "descriptors": registry.exposed_descriptors(_SAMBA_STATE),
-        "sets": [str(one.id) for one in samba.sets] if samba else None,
+        "sets": [str(each.id) for each in samba.sets] if samba else None,
         "lock": output("stat", "-f", "-c", "%T", "/run/samba").strip(),
         "served": {copy.exposed_share: _served(copy.exposed_share) for copy in copies},
         "zfs": ours,

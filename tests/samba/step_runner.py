@@ -1,6 +1,6 @@
-"""The world that random steps change: two users, one Samba, one samba-rvss, and what is foreign.
+"""Runs random steps: of two users, on one Samba and one samba-rvss, beside what is foreign.
 
-What must hold is in `tests.samba.promises`; the steps are chosen in `tests.samba.test_stateful`.
+What must hold is in `tests.samba.invariants`; the steps are chosen in `tests.samba.test_stateful`.
 A step that Samba or samba-rvss refuses is a step like any other; here it is only seen that a
 refusal names itself.
 """
@@ -28,7 +28,7 @@ from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
-from tests.samba.cells import SLOW
+from tests.samba.fault_cases import SLOW
 
 if TYPE_CHECKING:
     from samba_rvss.providers import Provider
@@ -97,8 +97,8 @@ class Actor:
         self.connection = None
 
 
-class World:
-    """Everything that a step may do.
+class StepRunner:
+    """Does everything that a step may do, and keeps count of it.
 
     Args:
         rig: a rig in which nothing runs yet.
@@ -108,7 +108,7 @@ class World:
     def __init__(self, rig: "Rig", accounts: "tuple[BackupOperator, BackupOperator]") -> None:
         self.rig = rig
         self.actors = tuple(
-            Actor(name=name, account=one) for name, one in zip("AB", accounts, strict=True)
+            Actor(name=name, account=account) for name, account in zip("AB", accounts, strict=True)
         )
         self.told: list[Told] = []
         self.attempted: set[str] = set()
@@ -153,6 +153,7 @@ class World:
         rig.samba.start()
         rig.daemon.start()
         self._make_foreign(volume)
+        rig.note_others()
 
     def _make_foreign(self, volume: Path) -> None:
         """Take an image as another instance of samba-rvss would."""
@@ -246,7 +247,7 @@ class World:
 
     def inventory(self) -> dict[str, Image]:
         """Return this instance's images, by their ids."""
-        found = [image for one in self.providers() for image in one.inventory().images]
+        found = [image for p in self.providers() for image in p.inventory().images]
         return {image.id: image for image in found}
 
     # clients
@@ -587,25 +588,12 @@ class World:
     def foreign_is_there(self) -> list[str]:
         """Return what of the foreign things has gone or was changed."""
         wrong = []
-        found = [image for one in self._others() for image in one.inventory().images]
+        found = [image for p in self._others() for image in p.inventory().images]
         if found != [self._foreign]:
             wrong.append(f"the image of another instance: {found}")
         if self.rig.parameters(FOREIGN_SHARE).get("path") != "/srv":
             wrong.append("a foreign registry share")
         return wrong
-
-    def left(self) -> dict[str, object]:
-        """Return what is left of shadow copies, anywhere, other than what is foreign."""
-        assert self._foreign is not None
-        foreign = {FOREIGN_SHARE, self._foreign.id}
-        found = {}
-        for name, value in self.rig.left().items():
-            ours = (
-                [one for one in value if one not in foreign] if isinstance(value, list) else value
-            )
-            if ours:
-                found[name] = ours
-        return found
 
 
 def _begin(client: "Client", context: Context) -> CopySet:

@@ -1,6 +1,6 @@
 """One fault at one stage of a set: bringing it about, and seeing that it heals.
 
-A cell takes a set to its stage, does what its fault says, and then waits, with nobody's help,
+A case takes a set to its stage, does what its fault says, and then waits, with nobody's help,
 until nothing of it is left anywhere; then a fresh set must succeed. It has its stage's timer and
 `SECONDS` more.
 """
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from enum import Enum
 
 from samba_rvss.errors import Problem
-from tests.samba.lanes import SHARES, Lane, Stage, Walk, take_a_set
+from tests.samba.lanes import SHARES, Lane, SetDriver, Stage
 
 SLOW = int(os.environ.get("SAMBA_RVSS_SLOW", "1"))
 """How many times as long everything takes, on an emulated machine."""
 
 SECONDS = 10.0 * SLOW
-"""What a cell has beyond its timer."""
+"""What a case has beyond its timer."""
 
 
 class Fault(Enum):
@@ -42,7 +42,7 @@ class Fault(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class FaultCase:
     """One fault at one stage."""
 
     fault: Fault
@@ -67,11 +67,11 @@ class Timers:
     recovery: int
     age: int
 
-    def of(self, cell: Cell) -> float:
-        """Return the one after which a cell's set must be gone."""
-        if cell.uncommitted:
+    def of(self, case: FaultCase) -> float:
+        """Return the one after which a case's set must be gone."""
+        if case.uncommitted:
             return self.sequence
-        match cell.stage:
+        match case.stage:
             case Stage.RECOVERED:
                 return self.age
             case _:
@@ -94,69 +94,69 @@ class Timers:
 TIMERS = Timers(sequence=4 * SLOW, grace=2 * SLOW, recovery=3 * SLOW, age=5 * SLOW)
 
 
-def run(made: Lane, cell: Cell) -> float:
-    """Run one cell; return how many seconds past its timer nothing was left."""
-    rig, fault = made.rig, cell.fault
+def run(made: Lane, case: FaultCase) -> float:
+    """Run one case; return how many seconds past its timer nothing was left."""
+    rig, fault = made.rig, case.fault
     with ExitStack() as undo, ExitStack() as holding:
         if fault is Fault.RESTORED:
             _back_up(made)
         client = made.far(undo) if fault is Fault.VANISHED else made.near(undo)
         shares = SHARES if fault is Fault.HALF else SHARES[:1]
-        walk = Walk(made, client, shares)
-        _go(walk, cell, holding)
-        due = time.monotonic() + TIMERS.of(cell)
-        _happen(walk, cell, undo, holding)
+        driver = SetDriver(made, client, shares)
+        _go(driver, case, holding)
+        due = time.monotonic() + TIMERS.of(case)
+        _happen(driver, case, undo, holding)
         holding.close()
         if fault is not Fault.SILENT:
             client.close()
-        if cell.uncommitted:  # only Samba's own timer ends it
+        if case.uncommitted:  # only Samba's own timer ends it
             time.sleep(max(0.0, due + 1 - time.monotonic()))
-        made.wait_until_nothing_is_left(due + SECONDS)
+        rig.assert_nothing_left(due + SECONDS - time.monotonic())
         healed = time.monotonic() - due
-        take_a_set(made, SHARES[1] if fault is Fault.UNCONFIGURED else SHARES[0])
-        made.wait_until_nothing_is_left(time.monotonic() + SECONDS)
+        made.assert_a_fresh_set_works(SHARES[1 if fault is Fault.UNCONFIGURED else 0])
+        rig.assert_nothing_left(SECONDS)
     if fault is Fault.UNCONFIGURED:
         made.configure()
         rig.samba.end_workers()  # a living one does not learn of the share
     return healed
 
 
-def _go(walk: Walk, cell: Cell, holding: ExitStack) -> None:
-    """Take a set to a cell's stage."""
-    order = list(Stage).index(cell.stage)
-    walk.start()
+def _go(driver: SetDriver, case: FaultCase, holding: ExitStack) -> None:
+    """Take a set to a case's stage."""
+    order = list(Stage).index(case.stage)
+    driver.start()
     if order >= 1:
-        walk.add()
-    if cell.fault is Fault.HALF and order >= 2:
-        walk.commit_in_vain()
+        driver.add()
+    if case.fault is Fault.HALF and order >= 2:
+        driver.commit_in_vain()
         if order == 2:
             return
     if order >= 2:
-        walk.commit()
+        driver.commit()
     if order >= 3:
-        walk.expose()
+        driver.expose()
     if order >= 4:
-        walk.recover()
+        driver.recover()
     if order >= 5:
-        walk.delete_in_vain(holding)
-    if cell.stage is Stage.EXPOSED and cell.fault in (Fault.SILENT, Fault.VANISHED):
-        walk.client.hold(walk.set.exposed_shares[0], "data")
+        driver.delete_in_vain(holding)
+    if case.stage is Stage.EXPOSED and case.fault in (Fault.SILENT, Fault.VANISHED):
+        driver.client.hold(driver.set.exposed_shares[0], "data")
 
 
-def _happen(walk: Walk, cell: Cell, undo: ExitStack, holding: ExitStack) -> None:
-    """Do what a cell's fault says."""
-    made, rig = walk.lane, walk.lane.rig
-    match cell.fault:
+def _happen(driver: SetDriver, case: FaultCase, undo: ExitStack, holding: ExitStack) -> None:
+    """Do what a case's fault says."""
+    made, rig = driver.lane, driver.lane.rig
+    match case.fault:
         case Fault.SILENT | Fault.CLOSED | Fault.HALF:
             pass
         case Fault.VANISHED:
             undo.callback(made.link.mend)
             made.link.cut()
-            walk.client.close()
+            driver.client.close()
             time.sleep(0.5)
             assert made.link.established(), "the server has heard that its client is gone"
         case Fault.ABORTED:
-            walk.abort()
+            driver.abort()
         case Fault.WORKER:
             pids = rig.samba.worker_pids()
             assert pids
@@ -165,10 +165,10 @@ def _happen(walk: Walk, cell: Cell, undo: ExitStack, holding: ExitStack) -> None
         case Fault.UNCONFIGURED:
             rig.samba.drop_share(SHARES[0])
         case Fault.UNSHARED:
-            for share in set(rig.exposed_shares()).intersection(walk.set.exposed_shares):
+            for share in set(rig.exposed_shares()).intersection(driver.set.exposed_shares):
                 rig.samba.net("conf", "delshare", share)
         case Fault.DESTROYED:
-            copies = walk.copies()
+            copies = driver.copies()
             holding.close()
             for copy in copies:
                 made.destroy(copy)
@@ -196,11 +196,11 @@ def _back_up(made: Lane) -> None:
     backup = made.rig.directory / "backup"
     shutil.rmtree(backup, ignore_errors=True)
     with ExitStack() as undo:
-        walk = Walk(made, made.near(undo))
-        walk.add()
-        walk.commit()
-        walk.expose()
+        driver = SetDriver(made, made.near(undo))
+        driver.add()
+        driver.commit()
+        driver.expose()
         shutil.copytree(made.rig.daemon.state_directory, backup)
-        walk.recover()
-        walk.delete()
-    made.wait_until_nothing_is_left(time.monotonic() + SECONDS)
+        driver.recover()
+        driver.delete()
+    made.rig.assert_nothing_left(SECONDS)

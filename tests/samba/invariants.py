@@ -5,11 +5,9 @@ import os
 import time
 from pathlib import Path
 
-from samba_rvss.model import Context, Phase, SambaCopy, SambaState, SetState, ShadowCopy
-from samba_rvss.samba import fss_state
-from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
-from tests.samba.cells import SLOW
-from tests.samba.world import GRACE, RECOVERY_TIMEOUT, SHARES, Actor, World
+from samba_rvss.model import Context, Phase, SambaCopy, SetState, ShadowCopy
+from tests.samba.fault_cases import SLOW
+from tests.samba.step_runner import GRACE, RECOVERY_TIMEOUT, SHARES, StepRunner
 
 SETTLE = 30.0 * SLOW
 """Seconds in which samba-rvss does what is due at once; far more than an idle machine needs."""
@@ -19,15 +17,15 @@ _GONE_SOON = 2 * (RECOVERY_TIMEOUT + GRACE) + SETTLE
 _REQUIRED = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC
 
 
-class Promises:
-    """Watches a world for broken promises.
+class Invariants:
+    """Watches whether the promises are kept while steps are run.
 
     Args:
-        world: the world.
+        runner: what runs them.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, runner: StepRunner) -> None:
+        self._runner = runner
         self._digests: dict[str, str] = {}
         self._kept: dict[str, str] = {}  # Samba's ids of what was recovered, by ours
         self._unrecorded: dict[str, float] = {}
@@ -45,17 +43,17 @@ class Promises:
             time.sleep(0.02)
         if thorough:
             self._look_at_images()
-            foreign = self._world.foreign_is_there()
+            foreign = self._runner.foreign_is_there()
             assert not foreign, f"what is foreign was touched: {foreign}"
 
     def _look(self) -> list[str]:
         """Return what samba-rvss has not done yet; what may never be is an AssertionError."""
-        world = self._world
-        running = world.rig.daemon.running
+        runner = self._runner
+        running = runner.rig.daemon.running
         # The ledger first: nothing that it says to be over may be undone afterwards.
-        copies = {copy.path: copy for copy in world.rig.ledger()}
+        copies = {copy.path: copy for copy in runner.rig.ledger()}
         writable = self._writable(copies)
-        state = self._samba()
+        state = runner.rig.samba_state()
         known = {copy.path: copy for copy in state.copies}
         for path in writable:
             assert path not in copies or copies[path].phase is not Phase.SEALED, (
@@ -70,28 +68,24 @@ class Promises:
         for path, copy in copies.items():
             late += _steps_due(copy, known.get(path))
             if copy.phase is Phase.OPEN and path not in writable and _awaits(known.get(path)):
-                late += [f"{path} is open, and not writable"] * (copy.id not in world.damaged)
+                late += [f"{path} is open, and not writable"] * (copy.id not in runner.damaged)
         self._look_at_the_sealed(copies, known)
         return late if running else []
 
     def _writable(self, copies: dict[str, ShadowCopy]) -> list[str]:
         found = []
-        for target in self._world.rig.mounts():
+        for target in self._runner.rig.mounts():
             try:
                 flags = os.statvfs(target).f_flag
             except FileNotFoundError:
                 continue  # unmounted while we looked
-            if target not in self._world.rig.mounts():
+            if target not in self._runner.rig.mounts():
                 continue
             assert flags & _REQUIRED == _REQUIRED, f"{target} has lost its restrictions"
             if not flags & os.ST_RDONLY:
                 assert "/previous/" not in target, f"{target} is writable"
                 found.append(target)
         return found
-
-    def _samba(self) -> SambaState:
-        path = str(self._world.rig.samba.lock_directory / "srv_fss.tdb")
-        return fss_state.settled(path)
 
     def _look_at_the_unrecorded(
         self, writable: list[str], known: dict[str, SambaCopy]
@@ -111,7 +105,7 @@ class Promises:
         self, copies: dict[str, ShadowCopy], known: dict[str, SambaCopy]
     ) -> None:
         """See that what was sealed is as it was, and there until its time has come."""
-        world = self._world
+        runner = self._runner
         sealed = {c.id: c for c in copies.values() if c.phase is Phase.SEALED}
         wanted = {name for name, samba in self._kept.items() if not self._may_go(name, samba)}
         assert wanted <= sealed.keys(), (
@@ -119,7 +113,7 @@ class Promises:
         )
         self._kept = {name: self._kept[name] for name in wanted}
         for name, copy in sealed.items():
-            if name in world.damaged:
+            if name in runner.damaged:
                 continue
             digest = content(copy.path)
             if not digest:
@@ -130,78 +124,59 @@ class Promises:
                 self._kept[name] = copy.copy_id
 
     def _may_go(self, name: str, samba: str) -> bool:
-        world = self._world
-        return name in world.damaged or bool({name, samba} & world.attempted)
+        runner = self._runner
+        return name in runner.damaged or bool({name, samba} & runner.attempted)
 
     def _look_at_images(self) -> None:
         """See that the image of what is sealed is read-only, not only its mount."""
-        sealed = [copy.id for copy in self._world.rig.ledger() if copy.phase is Phase.SEALED]
-        images = self._world.inventory()
+        sealed = [copy.id for copy in self._runner.rig.ledger() if copy.phase is Phase.SEALED]
+        images = self._runner.inventory()
         for name in sealed:
             if name in images:
                 assert images[name].read_only, f"{name} is sealed, and its image is writable"
 
     def in_the_end(self) -> None:
         """Fail unless everything goes when nobody wants it any more, and a fresh set succeeds."""
-        world = self._world
-        if world.steps == self._ended:
+        runner = self._runner
+        if runner.steps == self._ended:
             return
-        for actor in world.actors:
+        for actor in runner.actors:
             actor.vanish()
             actor.stage = "start"
-        if world.armed:
-            world.stop_daemon(kindly=False)
-        world.start_daemon()
+        if runner.armed:
+            runner.stop_daemon(kindly=False)
+        runner.start_daemon()
         self.check(thorough=True)
         said: list[str] = []
-        for copy in world.rig.ledger():
+        for copy in runner.rig.ledger():
             if copy.phase is Phase.SEALED:
-                world.ask(said, "delete", copy)
-        world.note(f"in the end: {said}")
-        self._nothing_is_left()
-        self._fresh_set(world.actors[0])
-        self._nothing_is_left()
-        foreign = world.foreign_is_there()
+                runner.ask(said, "delete", copy)
+        runner.note(f"in the end: {said}")
+        rig = runner.rig
+        rig.assert_nothing_left(_GONE_SOON)
+        rig.assert_a_fresh_set_works(*SHARES, user=runner.actors[0].account, unblock=self._unblock)
+        rig.assert_nothing_left(_GONE_SOON)
+        foreign = runner.foreign_is_there()
         assert not foreign, f"what is foreign was touched: {foreign}"
-        self._ended = world.steps
-        world.forget()
+        self._ended = runner.steps
+        runner.forget()
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew with a world in which no copies are."""
+        """Begin anew where no copies are."""
         self._digests.clear()
         self._kept.clear()
         self._unrecorded.clear()
 
-    def _nothing_is_left(self) -> None:
-        deadline = time.monotonic() + _GONE_SOON
-        while left := self._world.left():
-            assert time.monotonic() < deadline, f"something is left of shadow copies: {left}"
-            time.sleep(0.2)
+    def _unblock(self) -> None:
+        """Free Samba of a set that a client has begun and left.
 
-    def _fresh_set(self, actor: Actor) -> None:
-        """Take a set from beginning to end."""
-        rig = self._world.rig
-        try:
-            with rig.client(actor.account) as client:
-                taken = rig.expose(client, *SHARES)
-        except FsrvpError as exc:
-            if exc.hresult != HResult.FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS:
-                raise
-            # A client has begun a set and left. It is in the memory of a worker alone, and goes
-            # with it, 60 s after the last connection; Samba's own timer does not free it, since
-            # every SetContext stops that (srv_fss_agent.c, _fss_SetContext()).
-            rig.samba.end_workers()
-            self._nothing_is_left()
-            with rig.client(actor.account) as client:
-                taken = rig.expose(client, *SHARES)
-        for mapping in taken.mappings:
-            with rig.session(mapping.exposed_share, actor.account) as session:
-                session.write("recovered", b"x")
-        with rig.client(actor.account) as taken.client:
-            taken.complete()
-            rig.wait_for_phase(Phase.SEALED, 2, SETTLE)
-            taken.delete()
+        It is in the memory of a worker alone, and goes with it, 60 s after the last connection;
+        Samba's own timer does not free it, since every SetContext stops that (srv_fss_agent.c,
+        _fss_SetContext()).
+        """
+        self._runner.rig.samba.end_workers()
+        self._runner.rig.assert_nothing_left(_GONE_SOON)
 
 
 def content(path: str) -> str:
