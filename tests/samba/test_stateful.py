@@ -91,10 +91,10 @@ class Steps(RuleBasedStateMachine):
         return len(self.runner.told) < _MOST_COPIES
 
     @precondition(_room)
-    @rule(one=who, context=contexts, shares=wishes, patience=most, served=most, count=distances)
+    @rule(user=who, context=contexts, shares=wishes, patience=most, served=most, count=distances)
     def start(
         self,
-        one: int,
+        user: int,
         context: Context,
         shares: tuple[str, ...],
         patience: int,
@@ -102,27 +102,27 @@ class Steps(RuleBasedStateMachine):
         count: int,
     ) -> None:
         """Begin a set; seldom without giving up the one before, which then blocks Samba."""
-        actor = self._actor(one)
+        actor = self._actor(user)
         if patience and actor.stage != "start":
             actor.stage = "abort"
             self.runner.forward(actor)
         actor.begin(context, shares)
-        self._go_on(one, count, served)
+        self._go_on(user, count, served)
 
-    @rule(one=who, count=distances, served=most)
-    def forward(self, one: int, count: int, served: int) -> None:
+    @rule(user=who, count=distances, served=most)
+    def forward(self, user: int, count: int, served: int) -> None:
         """Go on for some steps, in the order that leads somewhere."""
-        self._go_on(one, count, served)
+        self._go_on(user, count, served)
 
-    @rule(one=who, other_count=distances, count=distances, served=most)
-    def in_turns(self, one: int, count: int, other_count: int, served: int) -> None:
+    @rule(user=who, other_count=distances, count=distances, served=most)
+    def in_turns(self, user: int, count: int, other_count: int, served: int) -> None:
         """Go on with both."""
-        self._go_on(one, count, served)
-        self._go_on(1 - one, other_count, served)
+        self._go_on(user, count, served)
+        self._go_on(1 - user, other_count, served)
 
-    def _go_on(self, one: int, count: int, served: int) -> None:
+    def _go_on(self, user: int, count: int, served: int) -> None:
         """Go on; seldom without the daemon."""
-        actor = self._actor(one)
+        actor = self._actor(user)
         if served:
             self.runner.start_daemon()
         for _ in range(count):
@@ -132,48 +132,50 @@ class Steps(RuleBasedStateMachine):
             self._checked()
 
     @precondition(lambda self: self.runner.told)
-    @rule(one=who, number=which)
-    def delete(self, one: int, number: int) -> None:
+    @rule(user=who, number=which)
+    def delete(self, user: int, number: int) -> None:
         """Delete what some client has exposed."""
-        self.runner.delete(self._actor(one), self._told(number))
+        self.runner.delete(self._actor(user), self._told(number))
         self._checked()
 
-    @rule(one=who)
-    def vanish(self, one: int) -> None:
+    @rule(user=who)
+    def vanish(self, user: int) -> None:
         """Lose every connection."""
-        with self.runner.step(f"{self._actor(one).name} vanishes"):
-            self._actor(one).vanish()
+        with self.runner.step(f"{self._actor(user).name} vanishes"):
+            self._actor(user).vanish()
         self._checked()
 
-    @rule(one=who, number=which, method=st.integers(0, 11), own=st.booleans())
-    def anything(self, one: int, number: int, method: int, own: bool) -> None:  # noqa: FBT001
+    @rule(user=who, number=which, method=st.integers(0, 11), own=st.booleans())
+    def anything(self, user: int, number: int, method: int, own: bool) -> None:  # noqa: FBT001
         """Call a method of FSRVP on a set that may be anybody's, or long gone."""
-        self.runner.anything(self._actor(one), self._actor(one if own else 1 - one), number, method)
+        self.runner.anything(
+            self._actor(user), self._actor(user if own else 1 - user), number, method
+        )
         self._checked()
 
     # what is written
 
     @precondition(lambda self: self.runner.told)
-    @rule(one=who, number=which)
-    def write(self, one: int, number: int) -> None:
+    @rule(user=who, number=which)
+    def write(self, user: int, number: int) -> None:
         """Write through an exposed share."""
-        actor, told = self._actor(one), self._told(number)
+        actor, told = self._actor(user), self._told(number)
         with self.runner.step(f"{actor.name} writes") as said:
             self.runner.write(actor, told, said)
         self._checked()
 
     @precondition(lambda self: self.runner.told)
-    @rule(one=who, number=which)
-    def hold(self, one: int, number: int) -> None:
+    @rule(user=who, number=which)
+    def hold(self, user: int, number: int) -> None:
         """Keep a file open for writing."""
-        self.runner.hold(self._actor(one), self._told(number))
+        self.runner.hold(self._actor(user), self._told(number))
         self._checked()
 
     @precondition(lambda self: any(actor.held for actor in self.runner.actors))
-    @rule(one=who)
-    def write_held(self, one: int) -> None:
+    @rule(user=who)
+    def write_held(self, user: int) -> None:
         """Write to what was kept open."""
-        self.runner.write_held(self._actor(one))
+        self.runner.write_held(self._actor(user))
         self._checked()
 
     @rule(share=st.sampled_from(SHARES))
@@ -190,23 +192,23 @@ class Steps(RuleBasedStateMachine):
             self.runner.kill(victim)
         self._checked()
 
-    @rule(one=who, victim=victims, milliseconds=st.integers(0, 40), count=st.integers(1, 4))
-    def kill_meanwhile(self, one: int, victim: str, milliseconds: int, count: int) -> None:
+    @rule(user=who, victim=victims, milliseconds=st.integers(0, 40), count=st.integers(1, 4))
+    def kill_meanwhile(self, user: int, victim: str, milliseconds: int, count: int) -> None:
         """SIGKILL a process in the middle of a call."""
-        actor = self._actor(one)
+        actor = self._actor(user)
         with self.runner.killing(victim, milliseconds):
             self.runner.note(f"SIGKILL of {victim} in {milliseconds} ms")
             for _ in range(count):
                 self.runner.forward(actor)
         self._checked()
 
-    @rule(one=who, point=st.sampled_from(POINTS), count=st.integers(1, 9))
-    def crash(self, one: int, point: str, count: int) -> None:
+    @rule(user=who, point=st.sampled_from(POINTS), count=st.integers(1, 9))
+    def crash(self, user: int, point: str, count: int) -> None:
         """Let the daemon end itself at one point of its work, and go on."""
         self.runner.stop_daemon(kindly=False)
         self.runner.start_daemon(crash_at=point)
         for _ in range(count):
-            self.runner.forward(self._actor(one))
+            self.runner.forward(self._actor(user))
         self._checked()
 
     @rule(kindly=st.booleans())
