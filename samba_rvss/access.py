@@ -8,9 +8,9 @@ import os
 import socket
 from dataclasses import dataclass
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import Peer
+from samba_rvss.kernel import processes
+from samba_rvss.kernel.processes import Peer
 from samba_rvss.samba import control
 
 # rpcd_fsrvp, sh, and once more sh if the hook is wrapped in a script: one to spare
@@ -29,7 +29,7 @@ def authorise(connection: socket.socket) -> Peer:
     Raises:
         RvssError: REFUSED, with the reason.
     """
-    peer = kernel.peer_credentials(connection)
+    peer = processes.peer_credentials(connection)
     if peer.uid == 0:
         return peer
     if peer.pid == 0:
@@ -40,11 +40,11 @@ def authorise(connection: socket.socket) -> Peer:
         )
     try:
         # The descriptor keeps the number from being reused unnoticed.
-        pidfd = kernel.peer_pidfd(connection, peer.pid)
+        pidfd = processes.peer_pidfd(connection, peer.pid)
     except OSError as exc:
         raise _refusal(peer, "it has ended already") from exc
     try:
-        if not _started_by_worker(peer.pid) or kernel.has_ended(pidfd):
+        if not _started_by_worker(peer.pid) or processes.has_ended(pidfd):
             raise _refusal(peer, f"no {control.WORKER} of root started it")
     except OSError as exc:
         raise _refusal(peer, f"its parents cannot be read ({exc.strerror})") from exc
@@ -55,16 +55,16 @@ def authorise(connection: socket.socket) -> Peer:
 
 def _started_by_worker(pid: int) -> bool:
     links: list[_Link] = []
-    child = kernel.process(pid)
+    child = processes.process(pid)
     for _ in range(_PARENTS):
         if child.parent <= 1:
             return False
-        parent = kernel.process(child.parent)
+        parent = processes.process(child.parent)
         links.append(_Link(child.pid, parent.pid))
         if control.is_worker(parent):
             # A parent that ended meanwhile, its number taken by another, has left its child
             # to a new parent: the chain must still be the same.
-            return all(kernel.process(link.child).parent == link.parent for link in links)
+            return all(processes.process(link.child).parent == link.parent for link in links)
         child = parent
     return False
 

@@ -3,7 +3,7 @@
 import time
 from datetime import UTC, datetime
 
-from samba_rvss import kernel
+from samba_rvss.kernel import processes
 from samba_rvss.model import Moment
 
 
@@ -14,4 +14,4 @@ def now() -> datetime:
 
 def moment() -> Moment:
     """Return the present moment of this boot."""
-    return Moment(boot=kernel.boot_id(), seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
+    return Moment(boot=processes.boot_id(), seconds=time.clock_gettime(time.CLOCK_BOOTTIME))

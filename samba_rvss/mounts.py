@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounting, mounttable, processes
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _LONGEST = 200
 _ATTRIBUTES = (
-    kernel.MOUNT_ATTR_RDONLY
-    | kernel.MOUNT_ATTR_NOSUID
-    | kernel.MOUNT_ATTR_NODEV
-    | kernel.MOUNT_ATTR_NOEXEC
+    mounting.MOUNT_ATTR_RDONLY
+    | mounting.MOUNT_ATTR_NOSUID
+    | mounting.MOUNT_ATTR_NODEV
+    | mounting.MOUNT_ATTR_NOEXEC
 )
 
 
@@ -126,12 +126,12 @@ class Mounts:
                     os.mkdir(path, 0o700)
                 undo.callback(self.detach, path)
                 for below, part in parts:
-                    kernel.mount_setattr(
+                    mounting.mount_setattr(
                         part,
-                        set_=_ATTRIBUTES | kernel.MOUNT_ATTR_NOATIME,
-                        clear=kernel.MOUNT_ATTR__ATIME,
+                        set_=_ATTRIBUTES | mounting.MOUNT_ATTR_NOATIME,
+                        clear=mounting.MOUNT_ATTR__ATIME,
                     )
-                    kernel.move_mount(part, os.path.join(path, below) if below else path)
+                    mounting.move_mount(part, os.path.join(path, below) if below else path)
             except OSError as exc:
                 raise RvssError(Problem.SYSTEM, f"cannot mount {path}: {exc.strerror}") from exc
             undo.pop_all()
@@ -142,7 +142,7 @@ class Mounts:
         Raises:
             RvssError: NOT_FOUND if nothing is mounted there, or SYSTEM.
         """
-        self._set(path, clear=kernel.MOUNT_ATTR_RDONLY)
+        self._set(path, clear=mounting.MOUNT_ATTR_RDONLY)
 
     def close(self, path: str) -> bool:
         """Make a recovery mount read-only.
@@ -154,7 +154,7 @@ class Mounts:
             RvssError: NOT_FOUND if nothing is mounted there, or SYSTEM.
         """
         try:
-            self._set(path, set_=kernel.MOUNT_ATTR_RDONLY)
+            self._set(path, set_=mounting.MOUNT_ATTR_RDONLY)
         except RvssError as exc:
             if exc.problem is Problem.BUSY:
                 return False
@@ -163,11 +163,13 @@ class Mounts:
 
     def is_closed(self, path: str) -> bool:
         """Return whether the mount at a path is read-only, and every one below it."""
-        raw = kernel.read_mountinfo()
-        below = kernel.escape_mount_path(f"{path}/") in raw
+        raw = mounttable.read_mountinfo()
+        below = mounttable.escape_mount_path(f"{path}/") in raw
         targets = [path]
         if below:
-            targets += [m.target for m in kernel.mountinfo(raw) if m.target.startswith(f"{path}/")]
+            targets += [
+                m.target for m in mounttable.mountinfo(raw) if m.target.startswith(f"{path}/")
+            ]
         return all(os.statvfs(target).f_flag & os.ST_RDONLY for target in targets)
 
     def detach(self, path: str) -> None:
@@ -178,7 +180,7 @@ class Mounts:
         """
         try:
             while True:
-                kernel.umount(path)
+                mounting.umount(path)
         except OSError as exc:
             if exc.errno not in (errno.EINVAL, errno.ENOENT):
                 raise RvssError(Problem.SYSTEM, f"cannot unmount {path}: {exc.strerror}") from exc
@@ -191,7 +193,7 @@ class Mounts:
         """Return the paths of this instance's recovery mounts."""
         depth = f"{self._run}/exposed/share/copy".count("/")
         prefixes = (f"{self._run}/exposed/", f"{self._run}/previous/")
-        targets = [target for target in kernel.mount_targets() if target.startswith(prefixes)]
+        targets = [target for target in mounttable.mount_targets() if target.startswith(prefixes)]
         return [target for target in targets if target.count("/") == depth]
 
     def directories(self) -> list[str]:
@@ -208,21 +210,21 @@ class Mounts:
         """Return who has files open for writing through a recovery mount, as far as /proc tells."""
         numbers = frozenset(
             mount.id
-            for mount in kernel.mountinfo()
+            for mount in mounttable.mountinfo()
             if mount.target == path or mount.target.startswith(f"{path}/")
         )
         found = []
-        for pid in kernel.pids():
+        for pid in processes.pids():
             with suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended
-                for file in chain(kernel.open_files(pid), kernel.writable_mappings(pid)):
+                for file in chain(processes.open_files(pid), processes.writable_mappings(pid)):
                     if file.writable and file.mount in numbers:
-                        command = kernel.command(pid)
+                        command = processes.command(pid)
                         found.append(Holder(pid=pid, command=command, path=file.path))
         return found
 
     def _set(self, path: str, *, set_: int = 0, clear: int = 0) -> None:
         try:
-            kernel.mount_setattr(path, set_=set_, clear=clear)
+            mounting.mount_setattr(path, set_=set_, clear=clear)
         except OSError as exc:
             if exc.errno in (errno.EINVAL, errno.ENOENT):
                 raise RvssError(Problem.NOT_FOUND, f"nothing is mounted at {path}") from exc

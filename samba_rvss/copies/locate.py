@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from samba_rvss import kernel
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files, mounttable
 from samba_rvss.model import Nested, Share, Volume
 from samba_rvss.providers import Provider
 from samba_rvss.samba.conf import find_share
@@ -65,9 +65,9 @@ def locate(
         raise RvssError(
             Problem.BAD_PATH, f"the path {path} of [{share.name}] is a shadow copy's own"
         )
-    how = kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
+    how = files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS
     try:
-        fd = kernel.openat2(kernel.AT_FDCWD, path, os.O_RDONLY | os.O_DIRECTORY, how)
+        fd = files.openat2(files.AT_FDCWD, path, os.O_RDONLY | os.O_DIRECTORY, how)
     except OSError as exc:
         raise _path_problem(share, exc) from exc
     names = []
@@ -90,13 +90,13 @@ def locate(
     )
 
 
-def _refuse_mounts(path: str, is_included: Callable[[kernel.MountInfo], bool]) -> None:
+def _refuse_mounts(path: str, is_included: Callable[[mounttable.MountInfo], bool]) -> None:
     """Refuse file systems mounted below a share, but for those included (MS-FSRVP 3.1.4.9)."""
-    needle = b" " + kernel.escape_mount_path(path.rstrip("/")) + b"/"
-    raw = kernel.read_mountinfo()
+    needle = b" " + mounttable.escape_mount_path(path.rstrip("/")) + b"/"
+    raw = mounttable.read_mountinfo()
     if needle not in raw:
         return
-    for mount in kernel.mountinfo(raw):
+    for mount in mounttable.mountinfo(raw):
         below = mount.target.startswith(f"{path.rstrip('/')}/")
         if below and not is_included(mount):
             raise RvssError(

@@ -14,7 +14,7 @@ from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.sockets import log_request, receive
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate, Finding
-from samba_rvss.kernel import Peer
+from samba_rvss.kernel.processes import Peer
 from samba_rvss.reconcile import report
 
 _logger = logging.getLogger(__name__)

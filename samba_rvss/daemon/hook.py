@@ -12,7 +12,7 @@ from samba_rvss import wire
 from samba_rvss.daemon.requests import Requests
 from samba_rvss.daemon.sockets import log_request, receive
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import Peer
+from samba_rvss.kernel.processes import Peer
 
 _logger = logging.getLogger(__name__)
 

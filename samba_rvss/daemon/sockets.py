@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from samba_rvss import wire
 from samba_rvss.daemon.tasks import Tasks
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import Peer, peer_credentials
+from samba_rvss.kernel.processes import Peer, peer_credentials
 from samba_rvss.samba.conf import Config
 from systemd import daemon as systemd
 

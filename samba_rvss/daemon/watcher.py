@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from samba_rvss import kernel
 from samba_rvss.copies import exposed, follow
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.copies.instance import Instance
@@ -23,6 +22,7 @@ from samba_rvss.daemon.sealer import Sealer
 from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.errors import RvssError
+from samba_rvss.kernel import inotify
 from samba_rvss.model import Phase, SambaCopy, SambaState, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
 
@@ -89,7 +89,7 @@ class Watcher:
         """Follow until cancelled."""
         loop = asyncio.get_running_loop()
         with ExitStack() as cleanup:
-            self._inotify = kernel.inotify()
+            self._inotify = inotify.start()
             cleanup.callback(os.close, self._inotify)
             loop.add_reader(self._inotify, self._on_event)
             cleanup.callback(loop.remove_reader, self._inotify)
@@ -110,11 +110,11 @@ class Watcher:
     async def _watch(self) -> None:
         """Watch Samba's lock directory, once there is one, and look at what is there."""
         directory = self._present().config.samba_lock_directory
-        mask = kernel.IN_CLOSE_WRITE | kernel.IN_DELETE_SELF
+        mask = inotify.IN_CLOSE_WRITE | inotify.IN_DELETE_SELF
         said = False
         while True:
             try:
-                await whole(kernel.inotify_add_watch, self._inotify, directory, mask)
+                await whole(inotify.add_watch, self._inotify, directory, mask)
                 break
             except FileNotFoundError:
                 if not said:
@@ -124,10 +124,10 @@ class Watcher:
         self.look()
 
     def _on_event(self) -> None:
-        events = kernel.inotify_read(self._inotify)
-        if any(mask & kernel.IN_IGNORED for _, mask, _ in events):
+        events = inotify.read(self._inotify)
+        if any(mask & inotify.IN_IGNORED for _, mask, _ in events):
             self._rewatch = asyncio.ensure_future(self._watch())
-        if any(name == "srv_fss.tdb" or mask & kernel.IN_Q_OVERFLOW for _, mask, name in events):
+        if any(name == "srv_fss.tdb" or mask & inotify.IN_Q_OVERFLOW for _, mask, name in events):
             self._written()
             self.look()
 

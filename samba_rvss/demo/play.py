@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-from samba_rvss import kernel
 from samba_rvss.demo.reporter import Reporter
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounttable
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.samba import fss_state
@@ -245,7 +245,7 @@ class Play:
         left: dict[str, Sequence[str]] = {
             "image": os.listdir(home),
             "subvolume": sorted({*self.file_system.subvolumes()} - {*subvolumes, home.name}),
-            "mount": [m.target for m in kernel.mountinfo() if m.target.startswith(below)],
+            "mount": [m.target for m in mounttable.mountinfo() if m.target.startswith(below)],
             "registry share": [line for line in listing if copy.copy_id in line],
             "security descriptor": [line for line in security if copy.copy_id in line],
             "set in srv_fss.tdb": self._sets(),

@@ -8,7 +8,7 @@ volumes.
 
 from typing import Protocol
 
-from samba_rvss.kernel import MountInfo
+from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.model import Inventory, Mark, Nested, Volume
 
 

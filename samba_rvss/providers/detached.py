@@ -2,10 +2,10 @@
 
 import os
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files, mounting
 
-_HOW = kernel.BENEATH | kernel.RESOLVE_NO_XDEV
+_HOW = files.BENEATH | files.RESOLVE_NO_XDEV
 
 
 def narrow(mount: int, directory: str, inode: int, image: str) -> int:
@@ -24,7 +24,7 @@ def narrow(mount: int, directory: str, inode: int, image: str) -> int:
     try:
         where = directory or "."
         try:
-            fd = kernel.openat2(mount, where, os.O_PATH | os.O_DIRECTORY, _HOW)
+            fd = files.openat2(mount, where, os.O_PATH | os.O_DIRECTORY, _HOW)
         except OSError as exc:
             raise RvssError(
                 Problem.BAD_PATH,
@@ -39,7 +39,7 @@ def narrow(mount: int, directory: str, inode: int, image: str) -> int:
                     "it was replaced while the shadow copy was taken; try again",
                 )
             if directory:
-                return kernel.open_detached_tree(mount, fd)
+                return mounting.open_detached_tree(mount, fd)
         finally:
             os.close(fd)
         keep = True

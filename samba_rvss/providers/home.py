@@ -14,8 +14,8 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
 from samba_rvss.model import Image, Mark
 from samba_rvss.providers.mark import decode, encode
 
@@ -60,7 +60,7 @@ class Home:
         Raises:
             OSError: FileNotFoundError if there is none.
         """
-        return os.open(image, kernel.DIRECTORY, dir_fd=self._fd)
+        return os.open(image, files.DIRECTORY, dir_fd=self._fd)
 
     def images(self, look: Callable[[int], bool | None]) -> list[Image]:
         """Return the images that bear this instance's mark.
@@ -90,7 +90,7 @@ class Home:
             place = self.open(image)
         except FileNotFoundError:
             return
-        with kernel.opened(place):
+        with files.opened(place):
             if self._is_marked(place, image):
                 for name in os.listdir(place):
                     destroy(place, name)
@@ -98,7 +98,7 @@ class Home:
 
     def _inspect(self, name: str, look: Callable[[int], bool | None]) -> Image | None:
         try:
-            with kernel.opened(self.open(name)) as place:
+            with files.opened(self.open(name)) as place:
                 mark = decode(os.getxattr(place, MARK), self._instance, self._provider)
                 if mark is None:
                     return None
@@ -153,16 +153,16 @@ def opened(
         OSError: FileNotFoundError if it is not there.
     """
     try:
-        fd = os.open(NAME, kernel.DIRECTORY, dir_fd=top)
+        fd = os.open(NAME, files.DIRECTORY, dir_fd=top)
     except FileNotFoundError:
         if make is None:
             raise
         with suppress(FileExistsError):  # another request may make it just now
             make(top, NAME)
-        fd = os.open(NAME, kernel.DIRECTORY, dir_fd=top)
+        fd = os.open(NAME, files.DIRECTORY, dir_fd=top)
         if os.fstat(fd).st_uid == 0:
             os.fchmod(fd, 0o700)
-    with kernel.opened(fd):
+    with files.opened(fd):
         status = os.fstat(fd)
         if status.st_uid != 0 or stat.S_IMODE(status.st_mode) & 0o077:
             raise RvssError(

@@ -10,8 +10,8 @@ import signal
 import time
 from contextlib import suppress
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import processes
 from samba_rvss.model import Worker
 from samba_rvss.run import ToolError, run
 
@@ -52,18 +52,18 @@ def worker_pids(lock_directory: str) -> list[int]:
     messaging_dgm_lockfile_create()).
     """
     found = []
-    for pid in kernel.pids():
+    for pid in processes.pids():
         with suppress(OSError):
             if (
-                kernel.command(pid) == WORKER
-                and is_worker(kernel.process(pid))
+                processes.command(pid) == WORKER
+                and is_worker(processes.process(pid))
                 and os.path.exists(f"{lock_directory}/msg.lock/{pid}")
             ):
                 found.append(pid)
     return sorted(found)
 
 
-def is_worker(process: kernel.Process) -> bool:
+def is_worker(process: processes.Process) -> bool:
     """Return whether a process is an rpcd_fsrvp of root.
 
     While it acts for a client, a worker's real and effective uid are the client's; its saved uid
@@ -75,7 +75,7 @@ def is_worker(process: kernel.Process) -> bool:
         OSError: if the process has ended.
     """
     name = os.path.basename(process.executable).removesuffix(" (deleted)")
-    return name == WORKER and process.saved_uid == 0 and kernel.executable_uid(process.pid) == 0
+    return name == WORKER and process.saved_uid == 0 and processes.executable_uid(process.pid) == 0
 
 
 def workers(configfile: str, lock_directory: str) -> tuple[Worker, ...]:
@@ -93,7 +93,7 @@ def workers(configfile: str, lock_directory: str) -> tuple[Worker, ...]:
         Worker(
             pid=pid,
             clients=counts.get(pid),
-            started=kernel.started(pid),
+            started=processes.started(pid),
         )
         for pid in pids
     )
@@ -125,7 +125,7 @@ def end_worker(pid: int, lock_directory: str) -> bool:
             return True
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         deadline = time.monotonic() + SECONDS
-        while not kernel.has_ended(pidfd):
+        while not processes.has_ended(pidfd):
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.01)

@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Iterator
 
-from samba_rvss import kernel
+from samba_rvss.kernel import files
 
 _MAGIC = b"TDB file\n"
 _VERSION = 0x26011967 + 6
@@ -42,7 +42,7 @@ def read(path: str, prefix: bytes = b"") -> dict[bytes, bytes] | None:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        if os.fstat(fd).st_size == 0 or not kernel.try_read_lock(fd, _FREELIST_TOP):
+        if os.fstat(fd).st_size == 0 or not files.try_read_lock(fd, _FREELIST_TOP):
             return None
         return None if _needs_recovery(fd) else dict(_walk(fd, prefix))
     except struct.error as exc:
@@ -62,7 +62,7 @@ def version(path: str) -> tuple[int | bytes, ...] | None:
     except FileNotFoundError:
         return None
     with open(fd, "rb") as file:
-        if not kernel.try_read_lock(fd, _FREELIST_TOP):
+        if not files.try_read_lock(fd, _FREELIST_TOP):
             return None
         status = os.fstat(fd)
         digest = hashlib.file_digest(file, "sha256").digest()

@@ -16,8 +16,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.run import environment
 from samba_rvss.testing.example import share_section
 from samba_rvss.testing.smbd import PrivateSmbd
@@ -186,9 +186,9 @@ class RvssDaemon(Undoing):
         """Take away every mount below the run directory."""
         prefix = f"{self.run_directory}/"
         # What is mounted inside another goes first: it would vanish with it.
-        for mount in reversed(list(kernel.mountinfo())):
+        for mount in reversed(list(mounttable.mountinfo())):
             if mount.target.startswith(prefix):
-                kernel.umount(mount.target)
+                mounting.umount(mount.target)
 
     def log(self) -> str:
         """Return what the daemon has logged."""

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.run import run
 from samba_rvss.testing.undoing import Undoing
 
@@ -30,10 +30,10 @@ def unmount_all(device: str) -> None:
     Raises:
         OSError: a path could not be freed; the others have been.
     """
-    targets = [mount.target for mount in kernel.mountinfo() if mount.source == device]
+    targets = [mount.target for mount in mounttable.mountinfo() if mount.source == device]
     with ExitStack() as rest:
         for target in targets:
-            rest.callback(kernel.umount, target)
+            rest.callback(mounting.umount, target)
 
 
 def _remove_directory(path: Path) -> None:

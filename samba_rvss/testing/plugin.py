@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from samba_rvss import kernel
 from samba_rvss.errors import RvssError
+from samba_rvss.kernel import mounting, mounttable, processes
 from samba_rvss.run import run, tool
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.smbd import PrivateSmbd
@@ -135,7 +135,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _children() -> Iterator[tuple[str, str]]:
-    for pid in kernel.descendants(os.getpid()):
+    for pid in processes.descendants(os.getpid()):
         try:
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
@@ -169,7 +169,7 @@ def _devices() -> Iterator[tuple[str, str]]:
     files = {d: f for d, f in _backing_files().items() if _is_ours(f)}
     for device, file in files.items():
         yield f"loop {device} {file.removesuffix(' (deleted)')}", f"loop device {device} of {file}"
-    for mount in kernel.mountinfo():
+    for mount in mounttable.mountinfo():
         on_a_loop = mount.source.startswith("/dev/loop")
         if mount.source not in files if on_a_loop else not _is_ours(mount.target):
             continue
@@ -224,11 +224,11 @@ def rig_directory() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     directory.chmod(0o755)
     yield directory
-    below = [m.target for m in kernel.mountinfo() if Path(m.target).is_relative_to(directory)]
+    below = [m.target for m in mounttable.mountinfo() if Path(m.target).is_relative_to(directory)]
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, directory)
         for target in below:
-            undo.callback(kernel.umount, target)
+            undo.callback(mounting.umount, target)
     if below:
         pytest.fail(f"the test left mounts behind: {', '.join(below)}", pytrace=False)
 

@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import descendants
+from samba_rvss.kernel.processes import descendants
 from samba_rvss.run import environment, run, tool
 from samba_rvss.testing.example import GLOBAL_EXAMPLE, share_section
 from samba_rvss.testing.supervisor import supervised

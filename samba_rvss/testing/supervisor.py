@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from samba_rvss.kernel import descendants
+from samba_rvss.kernel.processes import descendants
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _PROGRAM = (

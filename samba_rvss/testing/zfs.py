@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from samba_rvss import kernel
+from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.run import ToolError, run
 from samba_rvss.testing.undoing import Undoing
 
@@ -52,10 +52,10 @@ def unmount_all(datasets: set[str]) -> None:
     Raises:
         OSError: a path could not be freed; the others have been.
     """
-    targets = [m.target for m in kernel.mountinfo() if m.kind == "zfs" and m.source in datasets]
+    targets = [m.target for m in mounttable.mountinfo() if m.kind == "zfs" and m.source in datasets]
     with ExitStack() as rest:
         for target in targets:
-            rest.callback(kernel.umount, target)
+            rest.callback(mounting.umount, target)
 
 
 class Pool(Undoing):
@@ -163,21 +163,21 @@ class LoopZfs(Undoing):
         """
         self._make(target)
         try:
-            mount = kernel.detached_mount("zfs", {"source": dataset})
+            mount = mounting.detached_mount("zfs", {"source": dataset})
         except OSError as exc:
             # module/os/linux/zfs/zpl_super.c, zpl_mount_impl(): one that is mounted and read-only
             if exc.errno != errno.EBUSY:
                 raise
-            mount = kernel.detached_mount("zfs", {"source": dataset}, ("ro",))
+            mount = mounting.detached_mount("zfs", {"source": dataset}, ("ro",))
         try:
-            kernel.mount_setattr(mount, clear=kernel.MOUNT_ATTR_RDONLY)
-            kernel.move_mount(mount, str(target))
+            mounting.mount_setattr(mount, clear=mounting.MOUNT_ATTR_RDONLY)
+            mounting.move_mount(mount, str(target))
         finally:
             os.close(mount)
         try:
             yield target
         finally:
-            kernel.umount(str(target))
+            mounting.umount(str(target))
 
     def destroy(self, name: str) -> None:
         """Destroy a dataset, by its path below ours, that has nothing inside."""

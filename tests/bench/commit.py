@@ -29,7 +29,8 @@ import btrfsutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from samba_rvss import kernel, wire
+from samba_rvss import wire
+from samba_rvss.kernel import processes
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase
 from samba_rvss.samba.fsrvp.client import Client
@@ -401,7 +402,7 @@ class Bench:
                 limit=MEMORY_LIMIT,
             )
         )
-        for pid in (self.daemon.pid, *kernel.descendants(self.daemon.pid)):
+        for pid in (self.daemon.pid, *processes.descendants(self.daemon.pid)):
             status = Path(f"/proc/{pid}/status").read_text("ascii")
             (size,) = (line.split()[1] for line in status.splitlines() if "VmRSS" in line)
             what = "the daemon" if pid == self.daemon.pid else "its helper"

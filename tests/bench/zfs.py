@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from samba_rvss import kernel
+from samba_rvss.kernel import mounting
 from samba_rvss.model import Mark, Nested, Volume
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.properties import COPIED, FIXED, MARK, options
@@ -186,8 +186,8 @@ class Round:
             measure("program: snapshot with the mark", lambda: zfs("program", POOL, script.name))
         mounts: list[int] = []
         source = {"source": clone["zfs"]}
-        measure("mount", lambda: mounts.append(kernel.detached_mount("zfs", source)))
-        measure("mount once more", lambda: mounts.append(kernel.detached_mount("zfs", source)))
+        measure("mount", lambda: mounts.append(mounting.detached_mount("zfs", source)))
+        measure("mount once more", lambda: mounts.append(mounting.detached_mount("zfs", source)))
         measure("unmount", *(lambda fd=fd: os.close(fd) for fd in mounts))
         measure("zfs: set readonly=on", lambda: zfs("set", "readonly=on", clone["zfs"]))
         measure("zfs: destroy the clone", lambda: zfs("destroy", clone["zfs"]))

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 import pytest
 
-from samba_rvss import kernel
+from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.model import Mark
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
@@ -126,7 +126,7 @@ class BtrfsStorage:
 
     def hide_top(self) -> None:
         """See `Storage`."""
-        kernel.umount(str(self.top))
+        mounting.umount(str(self.top))
 
     def take_away(self) -> None:
         """See `Storage`."""
@@ -170,7 +170,7 @@ class BtrfsStorage:
 
     def is_read_only(self) -> bool:
         """See `Storage`."""
-        mounts = [mount for mount in kernel.mountinfo() if mount.source == self._fs.device]
+        mounts = [mount for mount in mounttable.mountinfo() if mount.source == self._fs.device]
         assert mounts
         return any("ro" in mount.super_options for mount in mounts)
 
@@ -315,17 +315,19 @@ class ZfsStorage:
     def mount(self, name: str, target: Path) -> Path:
         """See `Storage`."""
         target.mkdir()
-        mount = kernel.detached_mount("zfs", {"source": self.dataset(self.top / name)})
+        mount = mounting.detached_mount("zfs", {"source": self.dataset(self.top / name)})
         try:
-            kernel.mount_setattr(mount, clear=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NODEV)
-            kernel.move_mount(mount, str(target))
+            mounting.mount_setattr(
+                mount, clear=mounting.MOUNT_ATTR_RDONLY | mounting.MOUNT_ATTR_NODEV
+            )
+            mounting.move_mount(mount, str(target))
         finally:
             os.close(mount)
         return target
 
     def hide_top(self) -> None:
         """See `Storage`."""
-        kernel.umount(str(self.top))
+        mounting.umount(str(self.top))
 
     def take_away(self) -> None:
         """See `Storage`."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
 from samba_rvss.model import Mark, Volume
 from samba_rvss.providers import home
 from samba_rvss.providers.home import MARK, NAME, Home
@@ -63,7 +63,7 @@ class Plain:
 
     def take(self, name: str, instance: str = "one") -> None:
         """Take an image."""
-        with self.home(instance) as ours, kernel.opened(ours.make(mark_of(name))) as place:
+        with self.home(instance) as ours, files.opened(ours.make(mark_of(name))) as place:
             os.close(os.open("image", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=place))
 
 
@@ -74,7 +74,7 @@ def plain(rig_directory: Path) -> Iterator[Plain]:
     path.mkdir()
     run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", str(path)], timeout=10)
     try:
-        with kernel.opened(os.open(path, kernel.DIRECTORY)) as top:
+        with files.opened(os.open(path, files.DIRECTORY)) as top:
             yield Plain(path, top)
     finally:
         run(["umount", str(path)], timeout=10)

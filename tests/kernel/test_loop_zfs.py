@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from samba_rvss import kernel
 from samba_rvss.errors import RvssError
+from samba_rvss.kernel import mounttable
 from samba_rvss.testing.zfs import LoopZfs, Pool, zfs, zpool
 
 pytestmark = pytest.mark.require("root", "zfs")
 
 
 def _mounts(pool: Pool) -> list[str]:
-    return [m.target for m in kernel.mountinfo() if m.source.split("/")[0] == pool.name]
+    return [m.target for m in mounttable.mountinfo() if m.source.split("/")[0] == pool.name]
 
 
 def test_leaving_takes_all_that_came_of_it(rig_directory: Path) -> None:

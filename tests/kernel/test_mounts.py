@@ -19,8 +19,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.mounts import Holder, Mounts, escape
 
 pytestmark = pytest.mark.require("root")
@@ -50,7 +50,7 @@ class Bench:
         """Detached mounts of the share, as a provider opens them."""
         fd = os.open(self.share, os.O_PATH | os.O_DIRECTORY)
         try:
-            detached = kernel.open_tree(fd)
+            detached = mounting.open_tree(fd)
         finally:
             os.close(fd)
         try:
@@ -66,9 +66,9 @@ class Bench:
 
     def end(self) -> None:
         """Take every mount away that a test left on purpose."""
-        for mount in list(kernel.mountinfo()):
+        for mount in list(mounttable.mountinfo()):
             if mount.target.startswith(f"{self.run}/"):
-                kernel.umount(mount.target)
+                mounting.umount(mount.target)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def bench(rig_directory: Path) -> Iterator[Bench]:
 
 
 def _options(path: Path) -> list[frozenset[str]]:
-    return [mount.options for mount in kernel.mountinfo() if mount.target == str(path)]
+    return [mount.options for mount in mounttable.mountinfo() if mount.target == str(path)]
 
 
 # attach
@@ -106,11 +106,11 @@ def test_no_other_state_is_ever_visible(bench: Bench) -> None:
 
     def look() -> None:
         while not ended.is_set():
-            raw = kernel.read_mountinfo()
+            raw = mounttable.read_mountinfo()
             if needle in raw:
                 seen.extend(
                     mount.options
-                    for mount in kernel.mountinfo(raw)
+                    for mount in mounttable.mountinfo(raw)
                     if mount.target.startswith(f"{bench.run}/exposed/")
                 )
 
@@ -186,7 +186,7 @@ def test_nested_mounts_are_treated_as_one(bench: Bench) -> None:
             assert holder.path == str(inner / "file")
         assert bench.mounts.close(str(path))
         assert bench.mounts.is_closed(str(path))
-        kernel.mount_setattr(str(inner), clear=kernel.MOUNT_ATTR_RDONLY)
+        mounting.mount_setattr(str(inner), clear=mounting.MOUNT_ATTR_RDONLY)
         assert not bench.mounts.is_closed(str(path))
         bench.mounts.detach(str(path))
         assert bench.mounts.listing() == []
@@ -282,7 +282,7 @@ def test_what_is_mounted_in_the_share_is_not_in_the_copy(bench: Bench) -> None:
         path = bench.attach()
         assert os.listdir(path / "inner") == []
     finally:
-        kernel.umount(here)
+        mounting.umount(here)
 
 
 def test_a_bind_of_it_is_not_opened_with_it(bench: Bench) -> None:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounting
 from samba_rvss.model import Mark, Nested, Volume
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
@@ -80,7 +80,7 @@ def seen(provider: Provider, mark: Mark, *, writable: bool = False) -> Iterator[
         assert parts[0][0] == ""
         if len(parts) == 1:
             if writable:
-                kernel.mount_setattr(parts[0][1], clear=kernel.MOUNT_ATTR_RDONLY)
+                mounting.mount_setattr(parts[0][1], clear=mounting.MOUNT_ATTR_RDONLY)
             yield Path(f"/proc/self/fd/{parts[0][1]}")
         else:
             with attached(parts, writable=writable) as path:

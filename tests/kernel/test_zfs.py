@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.model import Mark, Nested
 from samba_rvss.providers.zfs.properties import COPIED, MARK
 from samba_rvss.providers.zfs.tree import HOLD, HOME
@@ -181,7 +181,7 @@ def test_images_are_mounted_and_shared_nowhere(storage: "ZfsStorage") -> None:
         [f"{home}/{mark.id}", "legacy", "noauto", "no"],
     ]
     with seen(storage.provider, mark):
-        assert not [m for m in kernel.mountinfo() if m.source.startswith(f"{home}/")]
+        assert not [m for m in mounttable.mountinfo() if m.source.startswith(f"{home}/")]
 
 
 def test_seal_stops_who_has_a_file_open(storage: "ZfsStorage") -> None:
@@ -330,7 +330,7 @@ def test_path_in_the_snapshot_directory_is_refused(storage: "ZfsStorage") -> Non
     with pytest.raises(RvssError) as caught:
         probe(storage.provider, path)
     assert caught.value.problem is Problem.BAD_PATH
-    kernel.umount(str(path))
+    mounting.umount(str(path))
 
 
 # encryption
@@ -448,7 +448,7 @@ def test_who_keeps_a_file_open_is_named(storage: "ZfsStorage", rig_directory: Pa
         for process in (elsewhere, lazily):
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-        kernel.umount(str(target))
+        mounting.umount(str(target))
         fails_to_destroy(storage, mark, rf"python3\S* \(pid {lazily.pid}\) has /file open")
         lazily.communicate("")
         fails_to_destroy(storage, mark, rf"\(pid {elsewhere.pid}\) has {target}/below/file open")

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pytest
 import tdb
 
-from samba_rvss import kernel
 from samba_rvss.errors import RvssError
+from samba_rvss.kernel import mounttable
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase, SambaState, SetState, ShadowCopy
 from samba_rvss.run import environment
@@ -204,7 +204,7 @@ class Rig:
     def mounts(self) -> list[str]:
         """Return the recovery mounts."""
         prefix = f"{self.daemon.run_directory}/"
-        return [m.target for m in kernel.mountinfo() if m.target.startswith(prefix)]
+        return [m.target for m in mounttable.mountinfo() if m.target.startswith(prefix)]
 
     def mount_directories(self) -> list[str]:
         """Return every directory at which a recovery mount is or was."""

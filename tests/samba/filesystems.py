@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pytest
 
-from samba_rvss import kernel
+from samba_rvss.kernel import mounting
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.providers.zfs.provider import Zfs
@@ -121,7 +121,7 @@ class OnBtrfs(LoopBtrfs):
         try:
             yield target
         finally:
-            kernel.umount(str(target))
+            mounting.umount(str(target))
 
     def hidden(self, copy: str) -> list[Path]:
         """See `FileSystem`."""

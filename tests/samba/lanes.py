@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from samba_rvss import kernel
+from samba_rvss.kernel import mounting
 from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
@@ -82,7 +82,7 @@ class Lane:
         assert isinstance(fs, OnZfs)
         for target in self.rig.mounts():
             if target == copy.path:
-                kernel.umount(target)
+                mounting.umount(target)
         for snapshot in [name for name in fs.pool.names() if name.endswith(f"@rvss-{copy.id}")]:
             for _, tag, *_ in zfs("holds", "-H", snapshot):
                 zfs("release", tag, snapshot)

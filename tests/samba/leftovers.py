@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from samba_rvss import kernel
+from samba_rvss.kernel import mounttable
 from samba_rvss.run import run
 from samba_rvss.samba import fss_state
 from samba_rvss.testing.plugin import CAPABILITIES
@@ -39,7 +39,7 @@ def _processes() -> Iterator[str]:
 
 
 def _mounts() -> Iterator[str]:
-    for mount in kernel.mountinfo():
+    for mount in mounttable.mountinfo():
         if _concerns_us(f"{mount.target} {mount.source} {mount.root}"):
             yield f"mount of {mount.source} at {mount.target}"
 

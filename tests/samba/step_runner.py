@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID, uuid4
 
-from samba_rvss import kernel, wire
+from samba_rvss import wire
 from samba_rvss.cli.common import ask
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounting
 from samba_rvss.model import Context, Image, Mark, Nested, Phase, ShadowCopy
 from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
@@ -576,7 +577,7 @@ class StepRunner:
                 self.rig.samba.net("conf", "delshare", copy.exposed_share)
         elif what == "mount":
             with suppress(OSError):
-                kernel.umount(copy.path)
+                mounting.umount(copy.path)
         else:
             for provider in self.providers():
                 if provider.name == copy.volume.provider:

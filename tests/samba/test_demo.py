@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import samba_rvss
-from samba_rvss import kernel
-from samba_rvss.kernel import descendants
+from samba_rvss.kernel import mounttable
+from samba_rvss.kernel.processes import descendants
 from samba_rvss.run import environment
 
 pytestmark = pytest.mark.require("root", "btrfs", "loop", "smbd", "qemu")
@@ -59,7 +59,7 @@ def _nothing_is_left(directory: Path, said: str) -> None:
     for home in re.findall(r"^.* configure a private Samba: (.*)/smb\.conf", said, re.MULTILINE):
         assert not Path(home).exists()
         prefixes.append(f"{home}/")
-    assert [m for m in kernel.mountinfo() if m.target.startswith(tuple(prefixes))] == []
+    assert [m for m in mounttable.mountinfo() if m.target.startswith(tuple(prefixes))] == []
     for device in Path("/sys/block").glob("loop*/loop/backing_file"):
         assert str(directory) not in device.read_text()
     for user in re.findall(r"\brvssop[0-9a-f]{8}\b", said):

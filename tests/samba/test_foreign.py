@@ -14,8 +14,8 @@ from uuid import UUID
 import pytest
 import tdb
 
-from samba_rvss import kernel
 from samba_rvss.clock import now
+from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.model import Image, Mark, Volume
 from samba_rvss.run import run as run_tool
 from samba_rvss.testing import fss_records
@@ -109,7 +109,7 @@ def _make_mounts(made: Lane, undo: ExitStack) -> None:
         place = run_directory if number % 2 else run_directory.parent
         target = place / "beside" / f"{number}"
         target.mkdir(parents=True)
-        undo.callback(kernel.umount, str(target))
+        undo.callback(mounting.umount, str(target))
         run_tool(["mount", "--bind", str(made.path), str(target)], timeout=30)
 
 
@@ -191,7 +191,7 @@ def _everything(made: Lane) -> Mapping[str, object]:
     return {
         "volumes": _volumes(made),
         "images": sorted(map(repr, rig.fs.provider(ANOTHER).inventory().images)),
-        "mounts": [m for m in kernel.mountinfo() if "/beside/" in m.target],
+        "mounts": [m for m in mounttable.mountinfo() if "/beside/" in m.target],
         "shares": [rig.samba.net("conf", "showshare", name) for name in rig.exposed_shares()],
         "descriptors": {k: v for k, v in _records(_share_info(made)).items() if _is_foreign(k)},
         "sets": {key: value for key, value in sets.items() if key.startswith(b"sc_set/")},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from samba_rvss import kernel
+from samba_rvss.kernel import mounting
 from samba_rvss.run import run
 from samba_rvss.testing.plugin import require
 from samba_rvss.testing.zfs import zfs
@@ -38,7 +38,7 @@ def test_what_a_session_leaves_is_seen(rig_directory: Path, undo: ExitStack) -> 
     assert _new(before) == ["process"]
     (rig_directory / "mounted").mkdir()
     run(["mount", "-t", "tmpfs", "none", str(rig_directory / "mounted")], timeout=30)
-    undo.callback(kernel.umount, str(rig_directory / "mounted"))
+    undo.callback(mounting.umount, str(rig_directory / "mounted"))
     assert _new(before) == ["mount", "process"]
     image = rig_directory / "image"
     image.write_bytes(bytes(1 << 20))

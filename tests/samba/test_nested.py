@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from samba_rvss import kernel
+from samba_rvss.kernel import mounttable
 from samba_rvss.model import Phase
 from tests.samba.filesystems import only
 
@@ -99,7 +99,7 @@ def test_nested_volumes_go_with_the_share(rig: "Rig", *, previous: bool) -> None
             seen = Path(copy.previous_path)
             assert (seen / "inner" / "deeper" / "data").read_bytes() == b"inner/deeper"
             assert not _writable(seen / "inner")
-        for mount in kernel.mountinfo():
+        for mount in mounttable.mountinfo():
             if mount.target.startswith(f"{rig.daemon.run_directory}/"):
                 assert mount.options >= {"ro", "nosuid", "nodev", "noexec"}, mount
         taken.delete()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from samba_rvss import kernel
+from samba_rvss.kernel import files, mounttable
 from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.run import environment
 from samba_rvss.testing.zfs import zfs
@@ -134,13 +134,13 @@ def test_no_path_leads_out_of_the_copy(rig: "Rig", links: str) -> None:
 _ROOTED = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from samba_rvss import kernel
+from samba_rvss.kernel import files, mounttable
 os.chroot(sys.argv[2])
 os.chdir("/")
 for way in sys.argv[3:]:
     for resolve in (0, 0x10):  # linux/openat2.h, RESOLVE_IN_ROOT
         try:
-            fd = kernel.openat2(kernel.AT_FDCWD, way, os.O_RDONLY | os.O_NONBLOCK, resolve)
+            fd = files.openat2(files.AT_FDCWD, way, os.O_RDONLY | os.O_NONBLOCK, resolve)
         except OSError:
             continue
         try:
@@ -174,7 +174,7 @@ def test_the_root_of_the_mount_is_the_share(rig: "Rig") -> None:
     with rig.client() as client:
         taken = rig.expose(client, "vms")
         (copy,) = rig.wait_for_phase(Phase.OPEN)
-        (mount,) = [m for m in kernel.mountinfo() if m.target == copy.path]
+        (mount,) = [m for m in mounttable.mountinfo() if m.target == copy.path]
         assert mount.root.endswith("/outer/share")
         assert mount.options >= {"nosuid", "nodev", "noexec"}
         assert os.stat(copy.path).st_ino == share.stat().st_ino
@@ -188,7 +188,7 @@ def test_the_root_of_the_mount_is_the_share(rig: "Rig") -> None:
             parent = os.stat("..", dir_fd=ours)
             assert (parent.st_dev, parent.st_ino) == _identity(Path(copy.path).parent)
             with pytest.raises(OSError, match="cross-device"):
-                kernel.openat2(ours, "../secret", os.O_RDONLY, kernel.RESOLVE_BENEATH)
+                files.openat2(ours, "../secret", os.O_RDONLY, files.RESOLVE_BENEATH)
         finally:
             os.close(ours)
         # All that such a process can reach is the share's directory itself.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounting
 from samba_rvss.model import Context, Phase, SetState
 from samba_rvss.run import run
 from samba_rvss.samba.fsrvp.copyset import CopySet
@@ -84,7 +84,7 @@ def _mounted(rig: "Rig", undo: ExitStack) -> str:
     path = rig.fs.path / "vms"
     (path / "below").mkdir()
     run(["mount", "-t", "tmpfs", "none", str(path / "below")], timeout=_SECONDS)
-    undo.callback(kernel.umount, str(path / "below"))
+    undo.callback(mounting.umount, str(path / "below"))
     return (
         f"the tmpfs file system mounted at {path / 'below'} lies inside {path} and would be"
         " missing in a shadow copy: share it on its own or mount it elsewhere"
@@ -95,7 +95,7 @@ def _other_kind(rig: "Rig", undo: ExitStack) -> str:
     path = rig.directory / "plain"
     path.mkdir()
     run(["mount", "-t", "tmpfs", "none", str(path)], timeout=_SECONDS)
-    undo.callback(kernel.umount, str(path))
+    undo.callback(mounting.umount, str(path))
     rig.share("vms", path)
     return f"the file system of {path} cannot take shadow copies: known are btrfs, zfs"
 

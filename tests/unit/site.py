@@ -7,7 +7,7 @@ from pathlib import Path
 
 from samba_rvss.clock import now
 from samba_rvss.copies.instance import Instance
-from samba_rvss.kernel import MountInfo
+from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Image, Inventory, Mark, Nested, Phase, SetState, Volume
 from samba_rvss.mounts import Mounts

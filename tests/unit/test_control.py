@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from samba_rvss.kernel import Process, executable_uid
+from samba_rvss.kernel.processes import Process, executable_uid
 from samba_rvss.samba.control import connections, is_worker
 
 SAMBA_4_17 = """\

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from samba_rvss import kernel
+from samba_rvss.kernel import files, inotify, mounttable, processes
 
 PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
 
@@ -43,11 +43,11 @@ def _opened(path: str | Path, flags: int) -> Iterator[int]:
 def test_mountinfo_round_trip(root: bytes, target: bytes) -> None:
     """Any name that a file system allows comes back as it was, and disturbs no other line."""
     line = b"36 35 98:0 %s %s rw,noatime shared:1 master:2 - btrfs /dev/vda rw,subvol=/x\n" % (
-        kernel.escape_mount_path(os.fsdecode(root)),
-        kernel.escape_mount_path(os.fsdecode(target)),
+        mounttable.escape_mount_path(os.fsdecode(root)),
+        mounttable.escape_mount_path(os.fsdecode(target)),
     )
     after = b"40 35 0:5 / /proc rw - proc proc rw\n"
-    first, second = kernel.mountinfo(line + after)
+    first, second = mounttable.mountinfo(line + after)
     assert (os.fsencode(first.root), os.fsencode(first.target)) == (root, target)
     assert first.id == 36
     assert first.kind == "btrfs"
@@ -55,25 +55,25 @@ def test_mountinfo_round_trip(root: bytes, target: bytes) -> None:
     assert first.options == {"rw", "noatime"}
     assert first.super_options == {"rw", "subvol=/x"}
     assert (second.id, second.target) == (40, "/proc")
-    assert list(kernel.mount_targets(line + after)) == [first.target, "/proc"]
+    assert list(mounttable.mount_targets(line + after)) == [first.target, "/proc"]
 
 
 def test_mountinfo_without_optional_fields_or_source() -> None:
-    (mount,) = kernel.mountinfo(b"40 35 0:5 / /tmp rw - tmpfs  rw\n")
+    (mount,) = mounttable.mountinfo(b"40 35 0:5 / /tmp rw - tmpfs  rw\n")
     assert (mount.kind, mount.source) == ("tmpfs", "")
 
 
 def test_mountinfo_of_this_machine_knows_its_root() -> None:
-    mounts = list(kernel.mountinfo())
+    mounts = list(mounttable.mountinfo())
     with _opened("/proc", os.O_PATH) as fd:
-        found = next(mount for mount in mounts if mount.id == kernel.mount_id(fd))
+        found = next(mount for mount in mounts if mount.id == mounttable.mount_id(fd))
     assert (found.target, found.kind) == ("/proc", "proc")
-    assert list(kernel.mount_targets()) == [mount.target for mount in mounts]
+    assert list(mounttable.mount_targets()) == [mount.target for mount in mounts]
 
 
 def test_file_system_type() -> None:
     with _opened("/proc", os.O_PATH) as fd:
-        assert kernel.file_system_type(fd) == PROC_SUPER_MAGIC
+        assert files.file_system_type(fd) == PROC_SUPER_MAGIC
 
 
 def test_openat2_refuses_symlinks(tmp_path: Path) -> None:
@@ -81,10 +81,10 @@ def test_openat2_refuses_symlinks(tmp_path: Path) -> None:
     (tmp_path / "real" / "file").touch()
     (tmp_path / "link").symlink_to("real")
     with _opened(tmp_path, os.O_PATH) as directory:
-        os.close(kernel.openat2(directory, "real/file", os.O_RDONLY, kernel.RESOLVE_NO_SYMLINKS))
-        os.close(kernel.openat2(directory, "link/file", os.O_RDONLY, 0))
+        os.close(files.openat2(directory, "real/file", os.O_RDONLY, files.RESOLVE_NO_SYMLINKS))
+        os.close(files.openat2(directory, "link/file", os.O_RDONLY, 0))
         with pytest.raises(OSError, match="link/file") as caught:
-            kernel.openat2(directory, "link/file", os.O_RDONLY, kernel.RESOLVE_NO_SYMLINKS)
+            files.openat2(directory, "link/file", os.O_RDONLY, files.RESOLVE_NO_SYMLINKS)
     assert caught.value.errno == errno.ELOOP
 
 
@@ -92,13 +92,13 @@ def test_openat2_refuses_symlinks(tmp_path: Path) -> None:
 def test_openat2_stays_beneath(tmp_path: Path, path: str) -> None:
     (tmp_path / "up").symlink_to("..")
     with _opened(tmp_path, os.O_PATH) as directory, pytest.raises(OSError, match=path) as caught:
-        kernel.openat2(directory, path, os.O_PATH, kernel.RESOLVE_BENEATH)
+        files.openat2(directory, path, os.O_PATH, files.RESOLVE_BENEATH)
     assert caught.value.errno == errno.EXDEV
 
 
 def test_openat2_descriptor_is_not_inherited(tmp_path: Path) -> None:
     with _opened(tmp_path, os.O_PATH) as directory:
-        fd = kernel.openat2(directory, ".", os.O_RDONLY, kernel.RESOLVE_BENEATH)
+        fd = files.openat2(directory, ".", os.O_RDONLY, files.RESOLVE_BENEATH)
         try:
             assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
         finally:
@@ -119,7 +119,7 @@ def test_inotify_read_parses(events: list[tuple[int, int, bytes]]) -> None:
     receiver, sender = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.write(sender, b"".join(_pack(*event) for event in events))
-        found = kernel.inotify_read(receiver)
+        found = inotify.read(receiver)
     finally:
         os.close(receiver)
         os.close(sender)
@@ -127,57 +127,57 @@ def test_inotify_read_parses(events: list[tuple[int, int, bytes]]) -> None:
 
 
 def test_inotify_tells_what_happens(tmp_path: Path) -> None:
-    fd = kernel.inotify()
+    fd = inotify.start()
     try:
-        watch = kernel.inotify_add_watch(fd, str(tmp_path), kernel.IN_CLOSE_WRITE)
-        assert kernel.inotify_read(fd) == []
+        watch = inotify.add_watch(fd, str(tmp_path), inotify.IN_CLOSE_WRITE)
+        assert inotify.read(fd) == []
         (tmp_path / "srv_fss.tdb").write_bytes(b"x")
         (tmp_path / "srv_fss.tdb").read_bytes()
-        assert kernel.inotify_read(fd) == [(watch, kernel.IN_CLOSE_WRITE, "srv_fss.tdb")]
-        assert kernel.inotify_read(fd) == []
+        assert inotify.read(fd) == [(watch, inotify.IN_CLOSE_WRITE, "srv_fss.tdb")]
+        assert inotify.read(fd) == []
     finally:
         os.close(fd)
 
 
 def test_inotify_names_what_is_missing(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
-    fd = kernel.inotify()
+    fd = inotify.start()
     try:
         with pytest.raises(FileNotFoundError) as caught:
-            kernel.inotify_add_watch(fd, missing, kernel.IN_CLOSE_WRITE)
+            inotify.add_watch(fd, missing, inotify.IN_CLOSE_WRITE)
     finally:
         os.close(fd)
     assert caught.value.filename == missing
 
 
 def test_process_reads_this_one() -> None:
-    me = kernel.process(os.getpid())
+    me = processes.process(os.getpid())
     executable = Path("/proc/self/exe")
-    assert me == kernel.Process(
+    assert me == processes.Process(
         pid=os.getpid(),
         parent=os.getppid(),
         saved_uid=os.getuid(),
         executable=str(executable.readlink()),
     )
-    assert kernel.executable_uid(os.getpid()) == executable.stat().st_uid
-    assert kernel.command(os.getpid()) == Path("/proc/self/comm").read_text().strip()
+    assert processes.executable_uid(os.getpid()) == executable.stat().st_uid
+    assert processes.command(os.getpid()) == Path("/proc/self/comm").read_text().strip()
     words = Path("/proc/self/cmdline").read_bytes().split(b"\0")
-    assert kernel.arguments(os.getpid()) == [os.fsdecode(word) for word in words]
-    assert os.getpid() in kernel.pids()
+    assert processes.arguments(os.getpid()) == [os.fsdecode(word) for word in words]
+    assert os.getpid() in processes.pids()
 
 
 def test_files_that_a_process_has_open(tmp_path: Path) -> None:
     read, written = tmp_path / "read only", tmp_path / "tab\tand\nline"
     read.write_text("x")
     with read.open(), written.open("w"):
-        found = {file.path: file for file in kernel.open_files(os.getpid())}
+        found = {file.path: file for file in processes.open_files(os.getpid())}
     with _opened(tmp_path, os.O_PATH) as fd:
-        mount = kernel.mount_id(fd)
+        mount = mounttable.mount_id(fd)
     for path, writable in ((read, False), (written, True)):
         file = found[str(path)]
         assert (file.mount, file.writable) == (mount, writable)
         assert file.inode in (0, path.stat().st_ino)
-    assert not {str(read), str(written)} & {file.path for file in kernel.open_files(os.getpid())}
+    assert not {str(read), str(written)} & {file.path for file in processes.open_files(os.getpid())}
 
 
 @pytest.mark.require("root")
@@ -187,10 +187,10 @@ def test_files_that_a_process_has_mapped(tmp_path: Path) -> None:
     path.write_bytes(bytes(8192))
     status = path.stat()
     with _opened(tmp_path, os.O_PATH) as fd:
-        mount = kernel.mount_id(fd)
+        mount = mounttable.mount_id(fd)
 
-    def mapped() -> list[kernel.HeldFile]:
-        return [f for f in kernel.writable_mappings(os.getpid()) if f.path == str(path)]
+    def mapped() -> list[processes.HeldFile]:
+        return [f for f in processes.writable_mappings(os.getpid()) if f.path == str(path)]
 
     with ExitStack() as undo:
         with path.open("r+b") as file:
@@ -199,7 +199,7 @@ def test_files_that_a_process_has_mapped(tmp_path: Path) -> None:
             assert mapped() == []
             undo.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE))
         assert mapped() == [
-            kernel.HeldFile(path=str(path), mount=mount, inode=status.st_ino, writable=True)
+            processes.HeldFile(path=str(path), mount=mount, inode=status.st_ino, writable=True)
         ]
     assert mapped() == []
 
@@ -208,21 +208,21 @@ def test_descendants() -> None:
     program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as child:
         deadline = time.monotonic() + 30
-        while len(found := kernel.descendants(child.pid)) < 1:
+        while len(found := processes.descendants(child.pid)) < 1:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         (grandchild,) = found
-        ours = kernel.descendants(os.getpid())
+        ours = processes.descendants(os.getpid())
         assert ours.index(child.pid) < ours.index(grandchild)
         child.communicate(b"\n")
-    assert not {child.pid, grandchild} & {*kernel.descendants(os.getpid())}
+    assert not {child.pid, grandchild} & {*processes.descendants(os.getpid())}
 
 
 def test_process_that_has_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         child.wait()
     with pytest.raises(OSError, match=f"/proc/{child.pid}/") as caught:
-        kernel.process(child.pid)
+        processes.process(child.pid)
     assert caught.value.errno in {errno.ENOENT, errno.ESRCH}
 
 
@@ -231,9 +231,9 @@ def test_peer_of_a_socket() -> None:
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stack.enter_context(closing(left))
         stack.enter_context(closing(right))
-        peer = kernel.peer_credentials(left)
-        assert peer == kernel.Peer(pid=os.getpid(), uid=os.getuid(), gid=os.getgid())
-        pidfd = kernel.peer_pidfd(left, peer.pid)
+        peer = processes.peer_credentials(left)
+        assert peer == processes.Peer(pid=os.getpid(), uid=os.getuid(), gid=os.getgid())
+        pidfd = processes.peer_pidfd(left, peer.pid)
         stack.callback(os.close, pidfd)
         info = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
     assert f"Pid:\t{os.getpid()}\n" in info
@@ -256,7 +256,7 @@ def test_read_lock_sees_the_lock_of_another_process(tmp_path: Path) -> None:
         assert other.stdout is not None
         other.stdout.readline()
         with _opened(path, os.O_RDWR) as fd:
-            assert not kernel.try_read_lock(fd, 16)
-            assert kernel.try_read_lock(fd, 32)
+            assert not files.try_read_lock(fd, 16)
+            assert files.try_read_lock(fd, 32)
     with _opened(path, os.O_RDWR) as fd:
-        assert kernel.try_read_lock(fd, 16)
+        assert files.try_read_lock(fd, 16)

@@ -29,6 +29,7 @@ def _table() -> dict[str, frozenset[str]]:
 # without a line in the README's table fails: give it a room there.
 MAY_USE = {"__init__": frozenset[str](), **_table(), "__main__": frozenset({"cli"})}
 ROOTS = frozenset({"__init__"})
+LONGEST = 400
 
 # Modules that may import by name, which this test cannot follow, and why.
 BY_NAME = {
@@ -107,6 +108,12 @@ def test_the_table_says_what_is_used_and_no_more() -> None:
     assert {room: sorted(MAY_USE[room]) for room in MAY_USE} == {
         room: sorted(some) for room, some in used.items()
     }
+
+
+def test_no_module_is_too_long() -> None:
+    """One that is wants a second noun."""
+    lines = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in MODULES}
+    assert {name: count for name, count in lines.items() if count > LONGEST} == {}
 
 
 def test_providers_and_samba_do_not_know_each_other() -> None:

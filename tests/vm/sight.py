@@ -11,8 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from samba_rvss import kernel
 from samba_rvss.cli.listing import as_data
+from samba_rvss.kernel import processes
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import ShadowCopy
 from samba_rvss.mounts import Mounts
@@ -68,7 +68,7 @@ def look() -> dict[str, Any]:
     stats = output("btrfs", "device", "stats", "/srv/btrfs").splitlines()
     messages = output("dmesg", "--level=emerg,alert,crit,err").splitlines()
     return {
-        "boot": kernel.boot_id(),
+        "boot": processes.boot_id(),
         "copies": [as_data(copy) for copy in copies],
         "images": [{"id": image.id, "read_only": image.read_only} for image in images],
         "mounts": {path: shown(path) for path in mounts.listing()},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import descendants
+from samba_rvss.kernel.processes import descendants
 from tests.vm import machine
 
 pytestmark = pytest.mark.require("vm")

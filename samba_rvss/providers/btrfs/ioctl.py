@@ -10,7 +10,7 @@ import errno
 import os
 import struct
 
-from samba_rvss.kernel import ioctl
+from samba_rvss.kernel.libc import ioctl
 
 SUBVOL_CREATE = 0x5000940E
 INO_LOOKUP = 0xD0009412

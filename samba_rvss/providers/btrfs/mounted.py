@@ -9,8 +9,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files, mounting, mounttable
 from samba_rvss.providers.btrfs import ioctl
 
 _SYSFS = "/sys/fs/btrfs"
@@ -67,7 +67,7 @@ def mount(source: str, tree: int) -> int:
     # "ro" keeps the kernel from turning a read-only file system writable for our mount
     # (fs/btrfs/super.c, btrfs_reconfigure_for_mount()); a mount alone can be opened afterwards.
     options = {"source": source, "subvolid": str(tree)}
-    return kernel.detached_mount("btrfs", options, ("ro",))
+    return mounting.detached_mount("btrfs", options, ("ro",))
 
 
 @contextmanager
@@ -79,10 +79,10 @@ def top(file_system: str, *, writable: bool) -> Iterator[int]:
         OSError: if it cannot be mounted or made writable.
     """
     source = device(file_system)
-    with kernel.opened(mount(source, ioctl.FS_TREE_OBJECTID)) as root:
+    with files.opened(mount(source, ioctl.FS_TREE_OBJECTID)) as root:
         if writable:
-            kernel.mount_setattr(root, clear=kernel.MOUNT_ATTR_RDONLY)
-        with kernel.opened(os.open(".", kernel.DIRECTORY, dir_fd=root)) as opened:
+            mounting.mount_setattr(root, clear=mounting.MOUNT_ATTR_RDONLY)
+        with files.opened(os.open(".", files.DIRECTORY, dir_fd=root)) as opened:
             if ioctl.file_system_id(opened) != file_system:
                 raise RvssError(Problem.SYSTEM, f"{source} is no longer btrfs {file_system}")
             yield opened
@@ -90,5 +90,7 @@ def top(file_system: str, *, writable: bool) -> Iterator[int]:
 
 def is_read_only(fd: int) -> bool:
     """Return whether the file system of a descriptor, not a mount of it, is read-only."""
-    number = kernel.mount_id(fd)
-    return any("ro" in mount.super_options for mount in kernel.mountinfo() if mount.id == number)
+    number = mounttable.mount_id(fd)
+    return any(
+        "ro" in mount.super_options for mount in mounttable.mountinfo() if mount.id == number
+    )

@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import btrfsutil
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import MountInfo
+from samba_rvss.kernel import files
+from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.model import Image, Inventory, Mark, Nested, Volume
 from samba_rvss.providers import home
 from samba_rvss.providers.btrfs import ioctl, mounted, subvolumes
@@ -44,7 +44,7 @@ class Btrfs:
 
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool = False) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
-        if kernel.file_system_type(fd) != kernel.BTRFS_SUPER_MAGIC:
+        if files.file_system_type(fd) != files.BTRFS_SUPER_MAGIC:
             return None
         try:
             inode = os.fstat(fd).st_ino
@@ -88,7 +88,7 @@ class Btrfs:
             with (
                 mounted.top(volume.file_system, writable=True) as top,
                 self._home(top, make=ioctl.create_subvolume) as ours,
-                kernel.opened(subvolumes.volume_root(top, volume)) as source,
+                files.opened(subvolumes.volume_root(top, volume)) as source,
                 ExitStack() as undo,
             ):
                 inner: list[str] = []
@@ -96,7 +96,7 @@ class Btrfs:
                     inner = list(subvolumes.nested(source, volume.directory))
                 else:
                     _refuse_nested(source, volume.directory, mark.share_path)
-                with kernel.opened(ours.make(mark)) as place:
+                with files.opened(ours.make(mark)) as place:
                     undo.callback(ours.remove, mark.id, subvolumes.destroy)
                     take(volume, source, place, inner)
                 undo.pop_all()
@@ -127,7 +127,7 @@ class Btrfs:
         """
         with (
             self._image(volume, image, writable=True) as root,
-            kernel.opened(os.open("..", kernel.DIRECTORY, dir_fd=root)) as place,
+            files.opened(os.open("..", files.DIRECTORY, dir_fd=root)) as place,
         ):
             for path in [".", *subvolumes.nested(root, "")]:
                 with subvolumes.beneath(root, path) as part:
@@ -174,8 +174,8 @@ class Btrfs:
             with (
                 mounted.top(volume.file_system, writable=writable) as top,
                 self._home(top) as ours,
-                kernel.opened(ours.open(image)) as place,
-                kernel.opened(os.open(IMAGE, kernel.DIRECTORY, dir_fd=place)) as root,
+                files.opened(ours.open(image)) as place,
+                files.opened(os.open(IMAGE, files.DIRECTORY, dir_fd=place)) as root,
             ):
                 yield root
         except FileNotFoundError as exc:
@@ -187,10 +187,10 @@ class Btrfs:
 def _is_read_only(place: int) -> bool | None:
     """Return whether the image in a place is read-only throughout; None if it has none."""
     try:
-        root = os.open(IMAGE, kernel.DIRECTORY, dir_fd=place)
+        root = os.open(IMAGE, files.DIRECTORY, dir_fd=place)
     except FileNotFoundError:
         return None
-    with kernel.opened(root):
+    with files.opened(root):
         return subvolumes.is_read_only(root)
 
 

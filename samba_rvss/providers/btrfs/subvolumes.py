@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 
 import btrfsutil
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
 from samba_rvss.model import Volume
 from samba_rvss.providers import home
 from samba_rvss.providers.btrfs import ioctl
@@ -18,7 +18,7 @@ from samba_rvss.providers.btrfs import ioctl
 
 def beneath(fd: int, path: str) -> AbstractContextManager[int]:
     """Open a directory below another, whichever subvolumes are on the way to it."""
-    return kernel.opened(kernel.openat2(fd, path, kernel.DIRECTORY, kernel.BENEATH))
+    return files.opened(files.openat2(fd, path, files.DIRECTORY, files.BENEATH))
 
 
 def volume_root(top: int, volume: Volume) -> int:
@@ -32,7 +32,7 @@ def volume_root(top: int, volume: Volume) -> int:
     """
     tree = int(volume.id)
     path = btrfsutil.subvolume_path(top, tree) if tree != ioctl.FS_TREE_OBJECTID else "."
-    fd = kernel.openat2(top, path, kernel.DIRECTORY, kernel.BENEATH | kernel.RESOLVE_NO_XDEV)
+    fd = files.openat2(top, path, files.DIRECTORY, files.BENEATH | files.RESOLVE_NO_XDEV)
     if ioctl.lookup(fd)[0] != tree:
         os.close(fd)
         raise RvssError(
@@ -91,10 +91,10 @@ def destroy(parent: int, name: str) -> None:
         RvssError: as `nested`.
     """
     try:
-        fd = os.open(name, kernel.DIRECTORY, dir_fd=parent)
+        fd = os.open(name, files.DIRECTORY, dir_fd=parent)
     except FileNotFoundError:
         return
-    with kernel.opened(fd):
+    with files.opened(fd):
         inner = list(nested(fd, ""))
         if inner:
             for path in [".", *inner]:

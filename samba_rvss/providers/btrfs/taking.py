@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from samba_rvss import kernel
+from samba_rvss.kernel import files
 from samba_rvss.model import Volume
 from samba_rvss.providers import home
 from samba_rvss.providers.btrfs import ioctl
@@ -31,7 +31,7 @@ def take(volume: Volume, source: int, place: int, inner: Sequence[str]) -> None:
         ioctl.snapshot(source, place, IMAGE, read_only=False)
         return
     ioctl.snapshot(source, place, _MAKING, read_only=False)
-    with kernel.opened(os.open(_MAKING, kernel.DIRECTORY, dir_fd=place)) as image:
+    with files.opened(os.open(_MAKING, files.DIRECTORY, dir_fd=place)) as image:
         if shows_home:
             with _keeping_time(image), suppress(FileNotFoundError):
                 os.rmdir(home.NAME, dir_fd=image)  # the empty directory that stands for it

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
-from samba_rvss import kernel
 from samba_rvss.errors import RvssError
+from samba_rvss.kernel import files, mounting, mounttable, processes
 from samba_rvss.providers.zfs.command import Command
 
-_BENEATH = kernel.BENEATH | kernel.RESOLVE_NO_XDEV
+_BENEATH = files.BENEATH | files.RESOLVE_NO_XDEV
 
 
 def holders(zfs: Command, clones: Mapping[str, str], snapshots: Sequence[str]) -> list[str]:
@@ -28,12 +28,12 @@ def holders(zfs: Command, clones: Mapping[str, str], snapshots: Sequence[str]) -
         roots = []
         for name, directory in clones.items():
             with suppress(OSError):  # it is gone, or its key is
-                root = kernel.detached_mount("zfs", {"source": name})
+                root = mounting.detached_mount("zfs", {"source": name})
                 undo.callback(os.close, root)
                 roots.append((root, directory))
         known, ours = _mounts(clones)
         found += ours.values()
-        for pid in kernel.pids():
+        for pid in processes.pids():
             with suppress(OSError):
                 found += _process(pid, snapshots, known, ours, roots)
     return found
@@ -55,12 +55,12 @@ def _mounts(clones: Mapping[str, str]) -> tuple[set[int], dict[int, str]]:
     spaces: set[str] = set()
     known: set[int] = set()
     ours: dict[int, str] = {}
-    for pid in kernel.pids():
+    for pid in processes.pids():
         with suppress(OSError):
-            space = kernel.mount_namespace(pid)
+            space = processes.mount_namespace(pid)
             if space in spaces:
                 continue
-            mounts = list(kernel.mountinfo(kernel.read_mountinfo(pid)))
+            mounts = list(mounttable.mountinfo(mounttable.read_mountinfo(pid)))
             spaces.add(space)
             known.update(mount.id for mount in mounts)
             for mount in mounts:
@@ -76,14 +76,14 @@ def _process(
     ours: Mapping[int, str],
     roots: Sequence[tuple[int, str]],
 ) -> Iterator[str]:
-    who = f"{kernel.command(pid)} (pid {pid})"
-    words = kernel.arguments(pid)
+    who = f"{processes.command(pid)} (pid {pid})"
+    words = processes.arguments(pid)
     for snapshot in snapshots:
         if snapshot in words:
             yield f"{who} works on {snapshot}"
     if pid == os.getpid():
         return
-    for file in kernel.open_files(pid):
+    for file in processes.open_files(pid):
         if file.mount in ours or (
             file.mount not in known and _is_below(roots, file.path, file.inode)
         ):
@@ -97,7 +97,7 @@ def _is_below(roots: Sequence[tuple[int, str]], path: str, inode: int) -> bool:
     for root, directory in roots:
         where = os.path.join(directory, path.lstrip("/")) or "."
         with suppress(OSError):
-            fd = kernel.openat2(root, where, os.O_PATH | os.O_NOFOLLOW, _BENEATH)
+            fd = files.openat2(root, where, os.O_PATH | os.O_NOFOLLOW, _BENEATH)
             try:
                 if os.fstat(fd).st_ino == inode:
                     return True

@@ -3,8 +3,8 @@
 import errno
 import os
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files, mounting
 
 
 def mount(dataset: str) -> int:
@@ -16,13 +16,13 @@ def mount(dataset: str) -> int:
     source = {"source": dataset}
     try:
         try:
-            return kernel.detached_mount("zfs", source)
+            return mounting.detached_mount("zfs", source)
         except OSError as exc:
             # A sealed clone that is mounted already wants to be mounted read-only again
             # (module/os/linux/zfs/zpl_super.c, zpl_mount_impl()).
             if exc.errno != errno.EBUSY:
                 raise
-            return kernel.detached_mount("zfs", source, ("ro",))
+            return mounting.detached_mount("zfs", source, ("ro",))
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot mount {dataset}: {exc.strerror}") from exc
 
@@ -34,7 +34,7 @@ def write_out(dataset: str) -> None:
         RvssError: SYSTEM.
     """
     try:
-        root = kernel.detached_mount("zfs", {"source": dataset})
+        root = mounting.detached_mount("zfs", {"source": dataset})
     except PermissionError:
         return  # its key is not loaded, so it is not mounted, and nothing is in memory
     except OSError as exc:
@@ -42,7 +42,7 @@ def write_out(dataset: str) -> None:
             return  # mounted after it was sealed, read-only, as `mount` says: nothing was written
         raise RvssError(Problem.SYSTEM, f"cannot mount {dataset}: {exc.strerror}") from exc
     try:
-        kernel.syncfs(root)
+        files.syncfs(root)
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot write out {dataset}: {exc.strerror}") from exc
     finally:

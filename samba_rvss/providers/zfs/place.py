@@ -6,8 +6,8 @@ Whatever is refused is an `RvssError` with a sentence of its own.
 import os
 from collections.abc import Iterator
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounttable
 from samba_rvss.model import Volume
 from samba_rvss.providers.zfs.command import Command
 
@@ -65,11 +65,11 @@ def refuse_unmounted(zfs: Command, dataset: str, path: str) -> None:
             )
 
 
-def _mounts_below(path: str) -> Iterator[kernel.MountInfo]:
+def _mounts_below(path: str) -> Iterator[mounttable.MountInfo]:
     prefix = f"{path.rstrip('/')}/"
-    raw = kernel.read_mountinfo()
-    if b" " + kernel.escape_mount_path(prefix) in raw:
-        for mount in kernel.mountinfo(raw):
+    raw = mounttable.read_mountinfo()
+    if b" " + mounttable.escape_mount_path(prefix) in raw:
+        for mount in mounttable.mountinfo(raw):
             if mount.kind == "zfs" and mount.target.startswith(prefix):
                 yield mount
 

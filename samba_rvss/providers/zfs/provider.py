@@ -15,9 +15,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from samba_rvss import kernel
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import MountInfo
+from samba_rvss.kernel import files, mounttable
+from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.model import Image, Inventory, Mark, Nested, Volume
 from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.inventory import listed
@@ -52,11 +52,11 @@ class Zfs:
 
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
-        if kernel.file_system_type(fd) != kernel.ZFS_SUPER_MAGIC:
+        if files.file_system_type(fd) != files.ZFS_SUPER_MAGIC:
             return None
         self._zfs.require()
         try:
-            mounted = kernel.mount_of(fd)
+            mounted = mounttable.mount_of(fd)
         except OSError as exc:
             raise RvssError(Problem.BAD_PATH, f"{path} is not on a mount of ours: {exc}") from exc
         dataset, pool = mounted.source, mounted.source.partition("/")[0]

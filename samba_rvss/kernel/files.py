@@ -1,0 +1,78 @@
+"""Files by descriptor: opened with restrictions, what file system they are on, locks."""
+
+import ctypes
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from samba_rvss.kernel.libc import checked, libc
+
+# linux/fcntl.h, linux/openat2.h
+AT_FDCWD = -100
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_NO_XDEV = 0x01
+BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+"""To stay inside a directory, for `openat2`."""
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+"""To open a directory itself, never what a link means."""
+_SYS_openat2 = 437  # the same number on every architecture
+
+# linux/magic.h; include/sys/fs/zfs.h
+BTRFS_SUPER_MAGIC = 0x9123683E
+ZFS_SUPER_MAGIC = 0x2FC12FC1
+
+
+@contextmanager
+def opened(fd: int) -> Iterator[int]:
+    """Close a descriptor at the end of a block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """Open a path with restrictions on how it is resolved (openat2(2)); return a descriptor."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    result: int = libc.syscall(
+        ctypes.c_long(_SYS_openat2),
+        ctypes.c_int(directory),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_char_p(how),
+        ctypes.c_size_t(len(how)),
+    )
+    return checked(result, path)
+
+
+def file_system_type(fd: int) -> int:
+    """Return the magic number of the file system that a descriptor is on (fstatfs(2))."""
+    buffer = ctypes.create_string_buffer(256)
+    checked(libc.fstatfs(fd, buffer))
+    return int(ctypes.c_long.from_buffer(buffer).value)
+
+
+def syncfs(mount: int) -> None:
+    """Write out all that is in memory of the file system of a mount (syncfs(2))."""
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
+    try:
+        checked(libc.syncfs(fd))
+    finally:
+        os.close(fd)
+
+
+def try_read_lock(fd: int, start: int) -> bool:
+    """Take an open-file-description read lock from an offset to the end, or return False.
+
+    Such a lock excludes the POSIX locks of other programs and does not vanish when another
+    descriptor of the file is closed (fcntl(2), "Open file description locks").
+    """
+    lock = struct.pack("=hhxxxxqqixxxx", fcntl.F_RDLCK, os.SEEK_SET, start, 0, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+    except BlockingIOError:
+        return False
+    return True

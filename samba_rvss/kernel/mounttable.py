@@ -1,0 +1,92 @@
+"""The mount table, as /proc/self/mountinfo has it."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+def mount_id(fd: int) -> int:
+    """Return the id, as in mountinfo, of the mount that a descriptor was opened through."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
+        for line in info:
+            if line.startswith("mnt_id:"):
+                return int(line.split()[1])
+    raise OSError(f"/proc/self/fdinfo/{fd} names no mount")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountInfo:
+    """One line of /proc/self/mountinfo (proc(5))."""
+
+    id: int
+    root: str
+    target: str
+    options: frozenset[str]
+    kind: str
+    source: str
+    super_options: frozenset[str]
+
+
+# fs/proc_namespace.c, mangle() and show_vfsmnt(); the backslash itself comes last
+_ESCAPES = ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\043", b"#"))
+
+
+def _unescape(field: bytes) -> str:
+    if b"\\" in field:
+        for code, char in _ESCAPES:
+            field = field.replace(code, char)
+        field = field.replace(b"\\134", b"\\")
+    return os.fsdecode(field)
+
+
+def escape_mount_path(path: str) -> bytes:
+    """Return a path as mountinfo writes it (fs/proc_namespace.c, mangle)."""
+    raw = os.fsencode(path).replace(b"\\", b"\\134")
+    for char, code in ((b" ", b"\\040"), (b"\t", b"\\011"), (b"\n", b"\\012")):
+        raw = raw.replace(char, code)
+    return raw
+
+
+def read_mountinfo(pid: int = 0) -> bytes:
+    """Return mountinfo as it is, ours or a process's, for a search before a costly parse."""
+    with open(f"/proc/{pid or 'self'}/mountinfo", "rb", buffering=0) as info:
+        return info.read()
+
+
+def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
+    """Yield the mounts of our mount namespace."""
+    # Not splitlines(): it also splits at a carriage return, which a path may have.
+    for line in (read_mountinfo() if raw is None else raw).rstrip(b"\n").split(b"\n"):
+        left, _, right = line.partition(b" - ")
+        fields, rest = left.split(b" "), right.split(b" ")
+        yield MountInfo(
+            id=int(fields[0]),
+            root=_unescape(fields[3]),
+            target=_unescape(fields[4]),
+            options=frozenset(fields[5].decode("ascii").split(",")),
+            kind=rest[0].decode("ascii"),
+            source=_unescape(rest[1]),
+            super_options=frozenset(os.fsdecode(rest[2]).split(",")),
+        )
+
+
+def mount_targets(raw: bytes | None = None) -> Iterator[str]:
+    """Yield where the mounts of our mount namespace are; cheaper than `mountinfo`."""
+    for line in (read_mountinfo() if raw is None else raw).rstrip(b"\n").split(b"\n"):
+        yield _unescape(line.split(b" ", 5)[4])
+
+
+def mount_of(fd: int) -> MountInfo:
+    """Return the mount that a descriptor was opened through.
+
+    Raises:
+        OSError: if it is not in our mount namespace, as a detached one.
+    """
+    number = mount_id(fd)
+    raw = read_mountinfo()
+    start = 0 if raw.startswith(b"%d " % number) else raw.find(b"\n%d " % number) + 1
+    end = raw.find(b"\n", start)
+    found = next(mountinfo(raw[start:end]))
+    if found.id != number:
+        raise OSError(f"the mount {number} is not in this mount namespace")
+    return found

@@ -1,0 +1,191 @@
+"""Processes: what /proc says of them, and who is at the other end of a socket; the boot.
+
+What reads /proc raises OSError: ESRCH or ENOENT if a process has ended, EACCES if it may not be
+read. Nothing but `executable_uid` touches another process's files, which may be on a server that
+does not answer.
+"""
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from samba_rvss.kernel.mounttable import mount_id
+
+# asm-generic/socket.h (Linux 6.5)
+SO_PEERPIDFD = 77
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """The process at the other end of a Unix socket when it connected."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_credentials(sock: socket.socket) -> Peer:
+    """Return who connected (SO_PEERCRED, unix(7))."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, gid = struct.unpack("=iII", raw)
+    return Peer(pid=pid, uid=uid, gid=gid)
+
+
+def peer_pidfd(sock: socket.socket, pid: int) -> int:
+    """Return a pidfd of the peer: the very process where the kernel can tell, else by number."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError:
+        return os.pidfd_open(pid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process; ``executable`` is the path of its program."""
+
+    pid: int
+    parent: int
+    saved_uid: int
+    executable: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldFile:
+    """A file that a process has open or mapped.
+
+    Attributes:
+        path: as the process sees it.
+        mount: id of the mount that it was opened through, -1 if it is on none.
+        inode: its number, 0 where the kernel does not say.
+        writable: whether it may be written to this way.
+    """
+
+    path: str
+    mount: int
+    inode: int
+    writable: bool
+
+
+def pids() -> list[int]:
+    """Return the numbers of all processes."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+
+
+def process(pid: int) -> Process:
+    """Read one process."""
+    parent = uid = -1
+    with open(f"/proc/{pid}/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"PPid:"):
+                parent = int(line.split()[1])
+            elif line.startswith(b"Uid:"):
+                uid = int(line.split()[3])
+                break
+    executable = os.readlink(f"/proc/{pid}/exe")
+    return Process(pid=pid, parent=parent, saved_uid=uid, executable=executable)
+
+
+def executable_uid(pid: int) -> int:
+    """Return the owner of a process's program; this waits for the file system that it is on."""
+    return os.stat(f"/proc/{pid}/exe").st_uid
+
+
+def command(pid: int) -> str:
+    """Return the name of a process, at most 15 characters of it."""
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+        return comm.read().strip()
+
+
+def arguments(pid: int) -> list[str]:
+    """Return the words that a process was started with."""
+    with open(f"/proc/{pid}/cmdline", "rb") as line:
+        return [os.fsdecode(word) for word in line.read().split(b"\0")]
+
+
+def started(pid: int) -> float:
+    """Return when a process was started, in seconds of this boot (proc(5), stat).
+
+    One that has ended was started at its beginning.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            ticks = stat.read().rpartition(b")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def descendants(pid: int) -> list[int]:
+    """Return all processes below one, parents before their children; the dead count too."""
+    children: dict[int, list[int]] = {}
+    for child in pids():
+        try:
+            with open(f"/proc/{child}/stat", "rb") as stat:
+                parent = int(stat.read().rpartition(b")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked
+        children.setdefault(parent, []).append(child)
+    found = list(children.get(pid, ()))
+    for child in found:
+        found.extend(children.get(child, ()))
+    return found
+
+
+def mount_namespace(pid: int) -> str:
+    """Return what tells a process's mount namespace from others."""
+    return os.readlink(f"/proc/{pid}/ns/mnt")
+
+
+def open_files(pid: int) -> Iterator[HeldFile]:
+    """Yield the files that a process has open; one that it closes meanwhile may be left out."""
+    for number in os.listdir(f"/proc/{pid}/fdinfo"):
+        try:
+            with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as info:
+                facts = dict(line.split(":\t", 1) for line in info if ":\t" in line)
+            path = os.readlink(f"/proc/{pid}/fd/{number}")
+        except FileNotFoundError:
+            continue
+        yield HeldFile(
+            path=path,
+            mount=int(facts.get("mnt_id", "-1")),
+            inode=int(facts.get("ino", "0")),
+            writable=bool(int(facts.get("flags", "0"), 8) & os.O_ACCMODE),
+        )
+
+
+def writable_mappings(pid: int) -> Iterator[HeldFile]:
+    """Yield the files that a process has mapped for writing into them.
+
+    A mapping outlives the descriptor that it was made from, and counts as a writer all the same.
+    """
+    with open(f"/proc/{pid}/maps", "rb") as maps:
+        rows = [line.split(b" ", 5)[:5] for line in maps]
+    for span, permissions, _offset, _device, inode in rows:
+        if permissions != b"rw-s":
+            continue
+        # fs/proc/base.c, dname_to_vma_addr(): without the zeros that maps pads with
+        name = "-".join(f"{int(word, 16):x}" for word in span.split(b"-"))
+        fd = os.open(f"/proc/{pid}/map_files/{name}", os.O_PATH | os.O_CLOEXEC)
+        try:
+            path, mount = os.readlink(f"/proc/self/fd/{fd}"), mount_id(fd)
+        finally:
+            os.close(fd)
+        yield HeldFile(path=path, mount=mount, inode=int(inode), writable=True)
+
+
+def has_ended(pidfd: int) -> bool:
+    """Return whether the process of a pidfd has ended."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+@cache
+def boot_id() -> str:
+    """Return the kernel's id of this start of the machine (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
