@@ -61,7 +61,10 @@ class Background:
         if self._told:
             return "it did not run, see the first such test"
         self._told = True
-        lines = self.log.read_text("utf-8", "replace").splitlines()[-_SHOWN_LINES:]
+        heard = self.log.read_text("utf-8", "replace")
+        # What the machine's own program says at its end is as short as it can be.
+        _, own, words = heard.rpartition(f"\n{machine.NAME}: ")
+        lines = words.splitlines() if own else heard.splitlines()[-_SHOWN_LINES:]
         status = self.process.returncode
         said = f"the machine's pytest ended with status {status} before this test did; the end of"
         return "\n".join([f"{said} what was heard:", *lines])

@@ -30,6 +30,7 @@ from samba_rvss.errors import Problem, RvssError  # noqa: E402
 from samba_rvss.run import run  # noqa: E402
 from tests.vm import image, qemu  # noqa: E402
 
+NAME = "machine.py"
 CHECKOUT = "/root/samba-rvss"
 JOB_SECONDS = 1800.0
 _FAILED = 125  # as env(1) and timeout(1) when they themselves fail
@@ -165,7 +166,7 @@ def _print(piece: bytes) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command in the machine, or only see that there is one; return an exit status."""
-    parser = argparse.ArgumentParser(prog="machine.py", description="The test machine.")
+    parser = argparse.ArgumentParser(prog=NAME, description="The test machine.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("build", help="make the image, where it is missing, and print its place")
     runner = verbs.add_parser("run", help=f"run a command in {CHECKOUT}, the checkout's place")
@@ -184,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             chosen.command, seconds=chosen.seconds, env=env, listen=_print, fresh=chosen.fresh
         )
     except RvssError as exc:
-        print(f"machine.py: {exc}", file=sys.stderr)
+        # On a line of its own: the job may have ended in the middle of one.
+        print(f"\n{NAME}: {exc}", file=sys.stderr)
         return _FAILED
     for name, content in result.files.items() if chosen.results else ():
         (chosen.results / name).parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,8 @@ from tests.vm import image
 BOOT_SECONDS = 600.0
 SOURCE_SIZE = 64 << 20  # bytes; the disk with the job, a sparse file
 TARGET_SIZE = 256 << 20  # bytes; the disk for results, a sparse file
-_SHOWN_LINES = 60  # the trace of a kernel panic has 40
+_SHOWN_LINES = 60
+_PANIC = "Kernel panic - not syncing"
 
 # `-cx16`: QEMU 7.2 ends in a double fault in kernel 6.12's cmpxchg16b. What else is taken away
 # costs an emulated processor more than it gives: wide vectors, checks on every access, a fifth
@@ -250,9 +251,20 @@ def dead(message: str, ends: Ends, output: bytes) -> RvssError:
         ("the end of its console", content(ends.console)),
         ("the end of the job's output", output),
     ):
-        lines = text.decode("utf-8", "replace").splitlines()[-_SHOWN_LINES:]
+        lines = last_words(text.decode("utf-8", "replace"))
         words += [f"{title}:", *lines] if lines else []
     return RvssError(Problem.TOOL, f"the test machine failed: {message}", "\n".join(words))
+
+
+def last_words(said: str) -> list[str]:
+    """Return the last lines of what a machine said, and a kernel's panic from its first line on.
+
+    How many lines a panic has nobody knows: its trace names every return address that is still on
+    the stack, those of calls that are over included, and these are none or fifty.
+    """
+    lines = said.splitlines()
+    panics = [number for number, line in enumerate(lines) if _PANIC in line]
+    return lines[min(max(0, len(lines) - _SHOWN_LINES), *panics[-1:], len(lines)) :]
 
 
 def content(file: IO[bytes]) -> bytes:
