@@ -1,7 +1,9 @@
 """What concerns the tests of all floors."""
 
 from functools import cache
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from samba_rvss.testing.plugin import CAPABILITIES
@@ -22,3 +24,15 @@ CAPABILITIES["zfs"] = _zfs_here
 # How fast examples are drawn is a matter of what else the machine does.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+def pytest_terminal_summary(config: pytest.Config) -> None:
+    """Let the summary tell each reason for skipping once, where pytest has a line for each test."""
+    skipped: dict[str, list[Any]] = {}
+    for report in config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped", []):
+        skipped.setdefault(report.longrepr[2], []).append(report)
+    for reason, reports in skipped.items():
+        if len({report.longrepr[:2] for report in reports}) > 1:
+            files = sorted({report.longrepr[0] for report in reports})
+            where = files[0] if len(files) == 1 else f"{len(files)} files"
+            for report in reports:
+                report.longrepr = (where, None, reason)
