@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from samba_rvss.testing.plugin import CAPABILITIES
+from tests.vm import choice
 
 _zfs = CAPABILITIES["zfs"]
 
@@ -24,6 +25,17 @@ CAPABILITIES["zfs"] = _zfs_here
 # How fast examples are drawn is a matter of what else the machine does.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker ``vm``."""
+    config.addinivalue_line("markers", choice.MARK)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """See that the markers ``vm`` are whole."""
+    choice.check(items)
+
 
 def pytest_terminal_summary(config: pytest.Config) -> None:
     """Let the summary tell each reason for skipping once, where pytest has a line for each test."""

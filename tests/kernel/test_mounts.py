@@ -23,7 +23,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.mounts import Holder, Mounts, escape
 
-pytestmark = pytest.mark.require("root")
+pytestmark = [pytest.mark.require("root"), pytest.mark.vm(seconds=1.5)]
 
 CLOSED = frozenset({"ro", "nosuid", "nodev", "noexec", "noatime"})
 NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)

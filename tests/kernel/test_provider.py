@@ -32,6 +32,8 @@ from samba_rvss.run import run
 if TYPE_CHECKING:
     from tests.kernel.conftest import BtrfsStorage, Storage
 
+pytestmark = pytest.mark.vm(seconds=9, storage="zfs")
+
 btrfs_only = pytest.mark.parametrize("storage", ["btrfs"], indirect=True)
 
 NOW = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)

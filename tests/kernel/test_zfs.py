@@ -24,7 +24,10 @@ from tests.kernel.test_provider import mark_of, probe, seen, take
 if TYPE_CHECKING:
     from tests.kernel.conftest import ZfsStorage
 
-pytestmark = pytest.mark.parametrize("storage", ["zfs"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("storage", ["zfs"], indirect=True),
+    pytest.mark.vm(seconds=9),
+]
 
 
 def zfs(*words: str) -> str:

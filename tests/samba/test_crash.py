@@ -159,6 +159,7 @@ def client(rig: "Rig", share: Path) -> "Iterator[Client]":
 # one crash
 
 
+@pytest.mark.vm(seconds=45, share=PLAIN, point="create.image")
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("create"))
 def test_crash_during_commit(rig: "Rig", client: "Client", point: str) -> None:
@@ -193,6 +194,7 @@ def _commit_in_vain(rig: "Rig", client: "Client", point: str) -> None:
     sequence.abort()
 
 
+@pytest.mark.vm(seconds=45, share=PLAIN, point="open.opened")
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("open"))
 def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: str) -> None:
@@ -211,6 +213,7 @@ def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: 
     end_well(rig, sequence, exposed)
 
 
+@pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="seal.closed")
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("seal"))
 def test_crash_after_recovery(rig: "Rig", client: "Client", point: str) -> None:
@@ -262,6 +265,7 @@ def test_crash_while_a_copy_without_recovery_is_sealed(
     assert_a_fresh_set_works(rig)
 
 
+@pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="delete.unmounted")
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("delete"))
 def test_crash_during_deletion(rig: "Rig", client: "Client", point: str) -> None:

@@ -162,6 +162,7 @@ def _assert_same(found: dict[str, dict[str, object]], wanted: dict[str, dict[str
         assert found[name] == facts, name
 
 
+@pytest.mark.vm(seconds=60, file_system="zfs", place="inside")
 @pytest.mark.parametrize("place", ["whole", "inside"])
 def test_everything_is_as_at_the_source(rig: "Rig", place: str) -> None:
     share = rig.volume()
@@ -219,6 +220,7 @@ def test_everything_is_as_at_the_source(rig: "Rig", place: str) -> None:
 
 
 @only("zfs")
+@pytest.mark.vm(seconds=30, sensitivity="insensitive")
 @pytest.mark.parametrize("sensitivity", ["insensitive", "mixed"])
 def test_names_in_any_case(rig: "Rig", sensitivity: str) -> None:
     """What a dataset makes of upper and lower case is for life, and its clone's as well."""

@@ -128,6 +128,7 @@ def _grace(rig: "Rig", seconds: int) -> None:
     rig.samba.set_options({"rvss:grace": str(seconds)})
 
 
+@pytest.mark.vm(seconds=40, file_system="zfs")
 def test_the_daemon_removes_a_set_whose_client_vanished(rig: "Rig") -> None:
     rig.share("vms", rig.volume())
     _grace(rig, 2)
@@ -142,6 +143,7 @@ def test_the_daemon_removes_a_set_whose_client_vanished(rig: "Rig") -> None:
     rig.assert_nothing_left()
 
 
+@pytest.mark.vm(seconds=40, file_system="zfs")
 def test_the_daemon_removes_the_set_of_a_copy_that_an_administrator_deletes(rig: "Rig") -> None:
     rig.share("vms", rig.volume())
     _grace(rig, 1)
@@ -156,6 +158,7 @@ def test_the_daemon_removes_the_set_of_a_copy_that_an_administrator_deletes(rig:
     rig.assert_a_fresh_set_works()
 
 
+@pytest.mark.vm(seconds=40, file_system="zfs")
 def test_the_daemon_removes_a_set_that_was_only_begun(
     rig: "Rig", second_operator: "BackupOperator"
 ) -> None:

@@ -155,6 +155,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.vm(seconds=45, file_system="zfs")
 def test_recovered_copy_cannot_change(rig: "Rig") -> None:
     volume = rig.volume()
     (volume / "link").symlink_to("data")
@@ -306,6 +307,7 @@ def test_read_only_share_can_recover(rig: "Rig") -> None:
     rig.assert_nothing_left()
 
 
+@pytest.mark.vm(seconds=45, file_system="zfs", mapped=False)
 @pytest.mark.parametrize("mapped", [False, True], ids=["open", "mapped"])
 def test_local_writer_is_waited_for_and_named(rig: "Rig", *, mapped: bool) -> None:
     rig.samba.set_options({"rvss:seal deadline": "1 s"})

@@ -25,7 +25,7 @@ from samba_rvss.samba.sections import Section
 from samba_rvss.testing.example import readme_block
 from tests.unit.values import CONFIG
 
-pytestmark = pytest.mark.require("smbd")
+pytestmark = [pytest.mark.require("smbd"), pytest.mark.vm(seconds=0.5)]
 
 HOOK = "/usr/libexec/samba-rvss/hook"
 OURS = """\

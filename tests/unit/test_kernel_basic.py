@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from samba_rvss.kernel import files, inotify, mounttable, processes
 
+pytestmark = pytest.mark.vm(seconds=0.5)
+
 PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
 
 _parts = st.binary(min_size=1, max_size=20).filter(lambda raw: not set(raw) & {0, ord("/")})

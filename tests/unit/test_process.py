@@ -21,6 +21,8 @@ from samba_rvss.run import ToolError, run
 from samba_rvss.samba import conf, registry
 from samba_rvss.samba.process import SambaProcess
 
+pytestmark = pytest.mark.vm(seconds=0.5)
+
 ROOT = str(Path(samba_rvss.__file__).parent.parent)
 
 

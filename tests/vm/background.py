@@ -1,6 +1,6 @@
 """Test machines that work while the host's tests run.
 
-Place: above `machine`, `inside` and `selection`; for tests/vm/conftest.py. Contract: a machine is
+Place: above `machine` and `inside`; for tests/vm/conftest.py. Contract: a machine is
 a process of its own that ends when we do, however we end, and it runs at a lower priority, so that
 the host's tests keep their time. `start` returns when it runs: a test sees none of its processes,
 files and mounts come.
@@ -14,10 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from samba_rvss.run import tool
 from tests.vm import inside, machine
 
 SECONDS = "seconds in the test machine"  # a property of a test's report
+# Where a session keeps what is to run in machines, with its seconds, and how many are left out.
+CHOSEN = pytest.StashKey[dict[str, float]]()
+LEFT_OUT = pytest.StashKey[int]()
 _LAST_SECONDS = 120.0  # of a machine's life, for its start and for the results
 _NICENESS = "10"
 _SHOWN_LINES = 60

@@ -21,6 +21,8 @@ LONG = "SAMBA_RVSS_LONG"
 # How long a machine's tests may take. Machines at once: each keeps one processor busy.
 _SECONDS = 3600.0
 _MACHINES = min(2, os.cpu_count() or 1)
+# What makes tests shorter there than they are on a host.
+_SHORTER = {"SAMBA_RVSS_ROUNDS": "2", "SAMBA_RVSS_SHARES": "6"}
 
 CAPABILITIES["vm"] = cache(image.missing)
 
@@ -57,16 +59,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     calls = [getattr(item, "callspec", None) for item in session.items]
     nodes = [call.params["node"] for call in calls if call and "node" in call.params]
-    left_out = session.config.stash.get(selection.LEFT_OUT, 0)
+    takes = session.config.stash.get(background.CHOSEN, {})
+    left_out = session.config.stash.get(background.LEFT_OUT, 0)
     if left_out:
         _say(
             session.config,
             f"left out of the test machine: {left_out} tests that run here or take it too long"
             " (SAMBA_RVSS_VM_TESTS=tests/samba runs others)",
         )
-    shares = selection.share_out(nodes, _MACHINES)
+    shares = selection.share_out({node: takes[node] for node in nodes}, _MACHINES)
     seconds = float(os.environ.get("SAMBA_RVSS_VM_SECONDS", _SECONDS))
-    env = {REQUIRE: _required(), **selection.ENVIRONMENT}
+    env = {REQUIRE: _required(), **_SHORTER}
     running = session.config.stash[_running] = {}
     guard = session.config.stash[_guard] = ExitStack()
     for share in shares:

@@ -1,52 +1,41 @@
 """Our tests once more, on the kernel, the Samba and the OpenZFS of the test machine.
 
 They are collected here and run there; each is a test of this session, with its own result. Which
-they are is in `selection`; the machines work while the tests before these run.
+they are is in `choice`; SAMBA_RVSS_VM_TESTS in the environment, arguments of pytest, selects
+others: then nothing is left out. The machines work while the tests before these run.
 """
 
 import os
-import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from samba_rvss.testing.plugin import CAPABILITIES
-from tests.vm import background, selection
+from tests.vm import background, choice
+from tests.vm.background import CHOSEN, LEFT_OUT
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ANOTHER = 10.0  # seconds that a test of another choice takes
 
 
-def _collect(config: pytest.Config) -> list[str]:
-    """Return the node ids of the tests that are to run in the machine; note what is left out."""
-    wanted = os.environ.get("SAMBA_RVSS_VM_TESTS")
-    words = list(selection.WHOLE) if wanted is None else shlex.split(wanted)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", *words],
-        cwd=_ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.fail(f"pytest {shlex.join(words)}:\n{done.stdout}{done.stderr}", pytrace=False)
-    nodes = [line for line in done.stdout.splitlines() if re.match(r"\S+\.py::", line)]
-    if wanted is not None:
-        return nodes
-    kept, config.stash[selection.LEFT_OUT] = selection.chosen(nodes)
-    return kept
+def _chosen(config: pytest.Config) -> dict[str, float]:
+    """Return the tests that are to run in the machine, with their seconds; note what is not."""
+    if (wanted := os.environ.get("SAMBA_RVSS_VM_TESTS")) is not None:
+        found = choice.collect(shlex.split(wanted))
+        return {node: takes or _ANOTHER for node, takes in found.items()}
+    found = choice.collect(choice.WHOLE)
+    chosen = {node: takes for node, takes in found.items() if takes is not None}
+    config.stash[LEFT_OUT] = len(found) - len(chosen)
+    return chosen
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of every test in the machine, or one that tells why there is none."""
     if "node" in metafunc.fixturenames:
         wanted = not os.environ.get("SAMBA_RVSS_NO_VM") and not CAPABILITIES["vm"]()
-        nodes = _collect(metafunc.config) if wanted else ["all"]
-        metafunc.parametrize("node", nodes, ids=nodes)
+        chosen = _chosen(metafunc.config) if wanted else {"all": 0.0}
+        metafunc.config.stash[CHOSEN] = chosen
+        metafunc.parametrize("node", chosen, ids=list(chosen))
 
 
 @pytest.mark.require("vm")
