@@ -10,7 +10,7 @@ from samba_rvss.errors import RvssError
 from samba_rvss.kernel import mounttable
 from samba_rvss.testing.zfs import LoopZfs, Pool, zfs, zpool
 
-pytestmark = pytest.mark.require("root", "zfs")
+pytestmark = [pytest.mark.require("root", "zfs"), pytest.mark.vm(seconds=8)]
 
 
 def _mounts(pool: Pool) -> list[str]:

@@ -16,6 +16,8 @@ from samba_rvss.testing.plugin import require
 from tests.kernel.conftest import ZfsStorage
 from tests.kernel.test_provider import mark_of, probe, take
 
+pytestmark = pytest.mark.vm(seconds=13)
+
 _MIB = 1 << 20
 
 

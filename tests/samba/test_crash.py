@@ -159,7 +159,7 @@ def client(rig: "Rig", share: Path) -> "Iterator[Client]":
 # one crash
 
 
-@pytest.mark.vm(seconds=45, share=PLAIN, point="create.image")
+@pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="create.image")
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("create"))
 def test_crash_during_commit(rig: "Rig", client: "Client", point: str) -> None:
@@ -194,7 +194,7 @@ def _commit_in_vain(rig: "Rig", client: "Client", point: str) -> None:
     sequence.abort()
 
 
-@pytest.mark.vm(seconds=45, share=PLAIN, point="open.opened")
+@pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="open.opened")
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("open"))
 def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: str) -> None:
