@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from samba_rvss.testing.users import BackupOperator
 
 REQUIRE = "SAMBA_RVSS_REQUIRE"
+ASIDE: set[int] = set()
+"""Processes that work for the session while its tests run: what they start is no test's."""
+
 _PREFIX = "rvss-test-"
 _GRACE = 1.0  # seconds; a loop device frees itself a little after its last user
 
@@ -135,7 +138,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _children() -> Iterator[tuple[str, str]]:
-    for pid in processes.descendants(os.getpid()):
+    below = processes.descendants(os.getpid())
+    aside = {pid for owner in ASIDE for pid in processes.descendants(owner)}
+    for pid in below:
+        if pid in aside:
+            continue
         try:
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")

@@ -47,7 +47,7 @@ class Background:
     @property
     def log(self) -> Path:
         """Where the machine's output is, while it runs too."""
-        return self.directory / "output"
+        return log(self.directory)
 
     def reports(self, node: str) -> list[inside.Report]:
         """Return what a test came to, all phases of it or none; wait for it."""
@@ -92,24 +92,38 @@ def start(
         env: variables for them.
     """
     words = [
-        *("nice", "-n", _NICENESS, "setpriv", "--pdeathsig", "KILL", sys.executable),
-        *(machine.__file__, "run", "--seconds", f"{seconds + _LAST_SECONDS:g}"),
+        *(sys.executable, machine.__file__, "run", "--seconds", f"{seconds + _LAST_SECONDS:g}"),
         *("--results", str(directory / "results")),
         *(word for name, text in env.items() for word in ("--env", f"{name}={text}")),
         *("--", "sh", "-c", f"echo begun; exec {shlex.join(_command(nodes, seconds))}"),
     ]
-    with (directory / "output").open("wb") as output:
-        process = subprocess.Popen(
-            [tool(words[0]), *words[1:]],
+    started = Background(nodes=nodes, directory=directory, process=spawn(words, directory))
+    while started.process.poll() is None and not started.log.stat().st_size:
+        time.sleep(0.2)  # an image is built first where there is none, within its own limit
+    return started
+
+
+def log(directory: Path) -> Path:
+    """Return where what a process in the background says is, while it runs too."""
+    return directory / "output"
+
+
+def spawn(words: Sequence[str], directory: Path) -> "subprocess.Popen[bytes]":
+    """Start a process that gives way to the host's tests, and ends when we do, however we end.
+
+    Args:
+        words: argv.
+        directory: for what it says.
+    """
+    prefix = ["nice", "-n", _NICENESS, "setpriv", "--pdeathsig", "KILL"]
+    with log(directory).open("wb") as output:
+        return subprocess.Popen(
+            [tool(prefix[0]), *prefix[1:], *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    started = Background(nodes=nodes, directory=directory, process=process)
-    while process.poll() is None and not started.log.stat().st_size:
-        time.sleep(0.2)  # an image is built first where there is none, within its own limit
-    return started
 
 
 def _command(nodes: Sequence[str], seconds: float) -> list[str]:

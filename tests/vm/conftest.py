@@ -6,18 +6,17 @@ SAMBA_RVSS_NO_VM=1 in the environment (``tests/run --no-vm``) skips what would s
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from samba_rvss.testing.plugin import CAPABILITIES, REQUIRE
-from tests.vm import background, durable, image, selection
+from samba_rvss.testing.plugin import ASIDE, CAPABILITIES, REQUIRE
+from tests.vm import background, boots, image, selection
 
 NO_VM = "SAMBA_RVSS_NO_VM"
-LONG = "SAMBA_RVSS_LONG"
 # How long a machine's tests may take. Machines at once: each keeps one processor busy.
 _SECONDS = 3600.0
 _MACHINES = min(2, os.cpu_count() or 1)
@@ -28,7 +27,7 @@ CAPABILITIES["vm"] = cache(image.missing)
 
 _running = pytest.StashKey[dict[str, background.Background]]()
 _guard = pytest.StashKey[ExitStack]()
-_long = pytest.StashKey[int]()
+_booting = pytest.StashKey[boots.Booting]()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -38,23 +37,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"left out, because {NO_VM} is set (tests/run --no-vm)")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Wait for the machines last; leave out what boots one anew, unless asked for it."""
-    items.sort(key=lambda item: item.path.name == "test_in_vm.py")
-    if os.environ.get(LONG):
-        return
-    long = [item for item in items if item.path.name in ("test_reboot.py", "test_power.py")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
-        config.stash[_long] = len(long)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Wait for the machines last."""
+    waiting = ("test_in_vm.py", "test_power.py", "test_reboot.py")
+    items.sort(key=lambda item: item.path.name in waiting)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the machines, before the first test of any floor, with what of theirs is to run."""
-    if long := session.config.stash.get(_long, 0):
-        text = f"left out: {long} tests of reboots and power losses ({LONG}=1 runs them)"
-        _say(session.config, text)
     if session.config.option.collectonly or os.environ.get(NO_VM) or CAPABILITIES["vm"]():
         return
     calls = [getattr(item, "callspec", None) for item in session.items]
@@ -72,12 +62,33 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     env = {REQUIRE: _required(), **_SHORTER}
     running = session.config.stash[_running] = {}
     guard = session.config.stash[_guard] = ExitStack()
+
+    def new() -> Path:
+        return Path(guard.enter_context(tempfile.TemporaryDirectory(prefix="samba-rvss-vm-")))
+
     for share in shares:
-        directory = Path(guard.enter_context(tempfile.TemporaryDirectory(prefix="samba-rvss-vm-")))
+        directory = new()
         _say(session.config, f"a test machine starts, for {len(share)} tests: {directory}/output")
         started = background.start(share, directory, seconds=seconds, env=env)
         guard.callback(started.end)
         running.update(dict.fromkeys(share, started))
+    if parts := _parts(session.items):
+        directory = new()
+        _say(session.config, f"a machine starts that boots again and again: {directory}/output")
+        booting = session.config.stash[_booting] = boots.start(parts, directory)
+        ASIDE.add(booting.process.pid)
+        guard.callback(booting.end)
+
+
+def _parts(items: Sequence[pytest.Item]) -> list[str]:
+    """Return what the machine that boots again and again has to do."""
+    names = [item.path.name for item in items]
+    losses = [
+        str(item.callspec.params["number"])
+        for item in items
+        if isinstance(item, pytest.Function) and item.path.name == "test_power.py"
+    ]
+    return [*([boots.REBOOT] if "test_reboot.py" in names else []), *losses]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -112,7 +123,6 @@ def machine(node: str, request: pytest.FixtureRequest) -> background.Background:
 
 
 @pytest.fixture(scope="session")
-def furnished() -> Iterator[durable.Disks]:
-    """Provide the disks of a machine on which everything is set up; others begin as they are."""
-    with tempfile.TemporaryDirectory(prefix="rvss-vm-") as directory:
-        yield durable.furnished(Path(directory))
+def booting(request: pytest.FixtureRequest) -> boots.Booting:
+    """The machines that reboot and lose their power."""
+    return request.config.stash[_booting]

@@ -1,206 +1,34 @@
 """The machine loses its power again and again, in the middle of each verb, and comes back whole.
 
-A driver in the machine (`guest`) takes, recovers, seals and deletes shadow copies on btrfs and on
-ZFS; QEMU is killed at a random moment within the verb whose turn it is. After the next start
-everything must hold that `whole` says. The machine goes on from there, so that each loss meets
-what the ones before have left. In the turn of ``reconcile`` the power goes twice: while copies
-are in use, and while samba-rvss releases them at the start.
+The losses themselves are in `losses`, and happen in the background (`boots`).
 
-SAMBA_RVSS_POWER_ROUNDS in the environment is how many times: one of each verb by default, since
-each takes two minutes. SAMBA_RVSS_POWER_SEED chooses the moments.
+SAMBA_RVSS_POWER_ROUNDS in the environment is how many there are, since each takes two minutes: one
+in each verb by default, with SAMBA_RVSS_LONG one in each verb on each file system.
 """
 
-import json
 import os
-import random
-import tempfile
-import time
-import traceback
-from collections.abc import Mapping
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from samba_rvss.errors import RvssError
-from tests.vm import whole
-from tests.vm.durable import Disks, Running
-from tests.vm.machine import CHECKOUT
+from tests.vm import background, boots
+from tests.vm.losses import SYSTEMS, VERBS, turn
 
 pytestmark = pytest.mark.require("vm")
 
-VERBS = ("create", "seal", "delete", "reconcile")
-SYSTEMS = ("btrfs", "zfs")
-ROUNDS = int(os.environ.get("SAMBA_RVSS_POWER_ROUNDS", str(len(VERBS))))
-SEED_NAME = "SAMBA_RVSS_POWER_SEED"
-SEED = os.environ.get(SEED_NAME) or str(random.SystemRandom().randrange(10**9))
-# Until they have been measured, in seconds.
-_EXPECTED = {"create": 2.0, "seal": 1.0, "delete": 2.0, "reconcile": 8.0}
+_EACH = len(VERBS) * (len(SYSTEMS) if os.environ.get("SAMBA_RVSS_LONG") else 1)
+ROUNDS = int(os.environ.get("SAMBA_RVSS_POWER_ROUNDS", str(_EACH)))
 
 
-def _turn(number: int) -> tuple[str, str]:
-    verb = VERBS[number % len(VERBS)]
-    return verb, "both" if verb == "reconcile" else SYSTEMS[(number + number // len(VERBS)) % 2]
-
-
-class Machine:
-    """A machine that is at work, or is not running.
-
-    Args:
-        furnished: the disks to begin with.
-        stack: frees what is left at the end.
-    """
-
-    def __init__(self, furnished: Disks, stack: ExitStack) -> None:
-        self._furnished = furnished
-        self._stack = stack
-        self._power = stack.enter_context(ExitStack())
-        self._disks: Disks | None = None
-        self._running: Running | None = None
-        self._lasts = dict(_EXPECTED)
-        self._doing = ("", "")
-        self._since = 0.0
-        self.rows: list[str] = []
-
-    @property
-    def running(self) -> Running:
-        """What runs."""
-        assert self._running is not None
-        return self._running
-
-    def is_running(self) -> bool:
-        """Return whether it runs."""
-        return self._running is not None
-
-    def start(self, system: str) -> None:
-        """Switch it on; its driver begins with a file system."""
-        if self._disks is None:
-            directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rvss-vm-"))
-            self._disks = Disks(Path(directory), self._furnished)
-        command = ["python3", f"{CHECKOUT}/tests/vm/guest.py", "work", system]
-        self._running = self._power.enter_context(self._disks.boot(command))
-
-    def forget(self) -> None:
-        """Switch it off and throw its disks away; the next start begins anew."""
-        self._power.close()
-        self._disks = self._running = None
-
-    def hear(self) -> tuple[str, str]:
-        """Return the next line of the driver as its first word and the rest.
-
-        Raises:
-            RvssError: the driver has ended, or the machine hangs.
-        """
-        line = self.running.line()
-        if line is None:
-            raise self.running.dead("its driver has ended")
-        word, _, rest = line.partition(" ")
-        if word == "doing":
-            verb, _, system = rest.partition(" ")
-            self._doing, self._since = (verb, system), time.monotonic()
-        elif word == "done" and self._doing[0] in self._lasts:
-            self._lasts[self._doing[0]] = time.monotonic() - self._since
-        return word, rest
-
-    def whole(self) -> dict[str, Any]:
-        """Wait until the driver has looked, see that nothing is wrong, and let it work.
-
-        Returns:
-            what was seen.
-        """
-        while (heard := self.hear())[0] != "seen":
-            pass
-        told = json.loads(heard[1])
-        problems = whole.wrong(told["seen"], told["record"])
-        assert problems == [], _explained(self, told, problems)
-        while self.hear()[0] != "ready":
-            pass
-        return dict(told["seen"])
-
-    def cut(self, verb: str, system: str, moment: float) -> tuple[str, str]:
-        """Take its power away within a verb; return what it was really doing then.
-
-        Args:
-            verb: when.
-            system: on which file system.
-            moment: which part of the time that the verb takes is to be over.
-        """
-        while self.hear() != ("doing", f"{verb} {system}"):
-            pass
-        time.sleep(moment * self._lasts[verb])
-        self.running.cut()
-        self._doing = (verb, system)
-        while (line := self.running.line()) is not None:
-            word, _, rest = line.partition(" ")
-            if word in ("doing", "done"):
-                name = rest.partition(" ")
-                self._doing = (name[0] if word == "doing" else f"after {name[0]}", name[2])
-        self._power.close()
-        self._running = None
-        return self._doing
-
-
-def _explained(machine: Machine, told: Any, problems: list[str]) -> str:
-    word, rest = machine.hear()
-    said = json.loads(rest) if word == "journal" else ""
-    return "\n".join([*problems, "what was seen:", json.dumps(told, indent=1), "journal:", said])
-
-
-def _round(machine: Machine, number: int) -> None:
-    """Take the power away once, and see that everything holds after the next start.
-
-    Raises:
-        AssertionError: it does not.
-        RvssError: the machine failed.
-    """
-    verb, system = _turn(number)
-    moments = random.Random(f"{SEED} {number}")  # noqa: S311 - moments are no secret
-    first = system if system in SYSTEMS else SYSTEMS[0]
-    if not machine.is_running():
-        machine.start(first)
-        machine.whole()
-    moment = moments.uniform(0, 1.1)
-    if verb == "reconcile":
-        machine.cut("create", SYSTEMS[number % 2], moments.uniform(0, 1.1))
-        machine.start(first)
-    really = machine.cut(verb, system, moment)
-    machine.rows.append(f"{number:3} {verb:10} {system:6} {moment:.2f} {' '.join(really):18}")
-    following = _turn(number + 1)[1]
-    machine.start(following if following in SYSTEMS else first)
-    machine.rows[-1] += f" whole, {len(machine.whole()['copies'])} copies"
-
-
-@pytest.fixture(scope="module")
-def outcomes(furnished: Disks, request: pytest.FixtureRequest) -> Mapping[int, str]:
-    """Run the rounds that were asked for; return why each failed, or nothing."""
-    found: dict[int, str] = {}
-    numbers: list[int] = []
-    for item in request.session.items:
-        if isinstance(item, pytest.Function) and item.module is request.module:
-            number = item.callspec.params["number"]
-            assert isinstance(number, int)
-            numbers.append(number)
-    with ExitStack() as stack:
-        stack.enter_context(
-            request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled()
-        )
-        print(f"\npower losses, {SEED_NAME}={SEED}:")
-        machine = Machine(furnished, stack)
-        for number in numbers:
-            found[number] = ""
-            try:
-                _round(machine, number)
-            except (AssertionError, RvssError):
-                found[number] = traceback.format_exc()
-                machine.rows.append(f"{number:3} {' '.join(_turn(number))} FAILED")
-                machine.forget()
-            print(machine.rows[-1], flush=True)
-    return found
-
-
-@pytest.mark.parametrize("number", range(ROUNDS), ids=lambda n: f"{n}-{'-'.join(_turn(n))}")
-def test_power_loss(outcomes: Mapping[int, str], number: int) -> None:
+@pytest.mark.parametrize("number", range(ROUNDS), ids=lambda n: f"{n}-{'-'.join(turn(n))}")
+def test_power_loss(
+    booting: boots.Booting,
+    number: int,
+    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
+) -> None:
     """Whatever was going on when the power went, everything holds after the next start."""
-    if outcomes[number]:
-        pytest.fail(outcomes[number], pytrace=False)
+    told = booting.result(str(number))
+    record_property(background.SECONDS, told["seconds"])
+    with capsys.disabled():
+        print(f"\n{told['row']}")

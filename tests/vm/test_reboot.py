@@ -1,21 +1,16 @@
 """A real reboot of a machine on which everything is in use: systemd, smbd, btrfs and ZFS.
 
 Copies in every context and in every state are taken; then the machine reboots in good order, with
-Samba's lock directory on a tmpfs, as Debian has it.
+Samba's lock directory on a tmpfs, as Debian has it. That happens in the background (`boots`).
 """
 
-import json
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from tests.vm import whole
-from tests.vm.durable import Disks
-from tests.vm.machine import CHECKOUT
+from tests.vm import boots, whole
 
 pytestmark = pytest.mark.require("vm")
 
@@ -25,15 +20,9 @@ LIVING = {"kept", "kept alike"}
 
 
 @pytest.fixture(scope="module")
-def told(furnished: Disks) -> Iterator[Mapping[str, Any]]:
-    """Take copies, reboot, and look; what was told before is in ``taken``, after in ``found``."""
-    with tempfile.TemporaryDirectory(prefix="rvss-vm-") as directory:
-        disks = Disks(Path(directory), furnished)
-        results = {}
-        for verb, name in (("take", "taken"), ("look", "found")):
-            done = disks.run(["python3", f"{CHECKOUT}/tests/vm/guest.py", verb])
-            results[name] = json.loads(done.files[name])
-        yield results
+def told(booting: boots.Booting) -> Mapping[str, Any]:
+    """What was told before the reboot is in ``taken``, after it in ``found``."""
+    return booting.result(boots.REBOOT)
 
 
 def _copies(told: Mapping[str, Any], *, living: bool) -> list[Mapping[str, Any]]:

@@ -1,0 +1,169 @@
+"""A machine that loses its power again and again, in the middle of each verb.
+
+Place: above `durable`; for `boots`. A driver in the machine (`guest`) takes, recovers, seals and
+deletes shadow copies on btrfs and on ZFS; QEMU is killed at a random moment within the verb whose
+turn it is. After the next start everything must hold that `whole` says. The machine goes on from
+there, so that each loss meets what the ones before have left. In the turn of ``reconcile`` the
+power goes twice: while copies are in use, and while samba-rvss releases them at the start.
+
+SAMBA_RVSS_POWER_SEED in the environment chooses the moments.
+"""
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.vm import whole
+from tests.vm.durable import Disks, Running
+from tests.vm.machine import CHECKOUT
+
+VERBS = ("create", "seal", "delete", "reconcile")
+SYSTEMS = ("btrfs", "zfs")
+SEED_NAME = "SAMBA_RVSS_POWER_SEED"
+SEED = os.environ.get(SEED_NAME) or str(random.SystemRandom().randrange(10**9))
+# Until they have been measured, in seconds.
+_EXPECTED = {"create": 2.0, "seal": 1.0, "delete": 2.0, "reconcile": 8.0}
+
+
+def turn(number: int) -> tuple[str, str]:
+    """Return in which verb a loss comes, and on which file system."""
+    verb = VERBS[number % len(VERBS)]
+    return verb, "both" if verb == "reconcile" else SYSTEMS[(number + number // len(VERBS)) % 2]
+
+
+class Machine:
+    """A machine that is at work, or is not running.
+
+    Args:
+        furnished: the disks to begin with.
+        place: returns a new directory for its disks.
+
+    Attributes:
+        row: what is to be told of the last loss.
+    """
+
+    def __init__(self, furnished: Disks, place: Callable[[], Path]) -> None:
+        self._furnished = furnished
+        self._place = place
+        self._power = ExitStack()
+        self._disks: Disks | None = None
+        self._running: Running | None = None
+        self._lasts = dict(_EXPECTED)
+        self._doing = ("", "")
+        self._since = 0.0
+        self.row = ""
+
+    @property
+    def running(self) -> Running:
+        """What runs."""
+        assert self._running is not None
+        return self._running
+
+    def is_running(self) -> bool:
+        """Return whether it runs."""
+        return self._running is not None
+
+    def start(self, system: str) -> None:
+        """Switch it on; its driver begins with a file system."""
+        if self._disks is None:
+            self._disks = Disks(self._place(), self._furnished)
+        command = ["python3", f"{CHECKOUT}/tests/vm/guest.py", "work", system]
+        self._running = self._power.enter_context(self._disks.boot(command))
+
+    def forget(self) -> None:
+        """Switch it off and throw its disks away; the next start begins anew."""
+        self._power.close()
+        self._disks = self._running = None
+
+    def hear(self) -> tuple[str, str]:
+        """Return the next line of the driver as its first word and the rest.
+
+        Raises:
+            RvssError: the driver has ended, or the machine hangs.
+        """
+        line = self.running.line()
+        if line is None:
+            raise self.running.dead("its driver has ended")
+        word, _, rest = line.partition(" ")
+        if word == "doing":
+            verb, _, system = rest.partition(" ")
+            self._doing, self._since = (verb, system), time.monotonic()
+        elif word == "done" and self._doing[0] in self._lasts:
+            self._lasts[self._doing[0]] = time.monotonic() - self._since
+        return word, rest
+
+    def whole(self) -> dict[str, Any]:
+        """Wait until the driver has looked, see that nothing is wrong, and let it work.
+
+        Returns:
+            what was seen.
+        """
+        while (heard := self.hear())[0] != "seen":
+            pass
+        told = json.loads(heard[1])
+        problems = whole.wrong(told["seen"], told["record"])
+        assert problems == [], _explained(self, told, problems)
+        while self.hear()[0] != "ready":
+            pass
+        return dict(told["seen"])
+
+    def cut(self, verb: str, system: str, moment: float) -> tuple[str, str]:
+        """Take its power away within a verb; return what it was really doing then.
+
+        Args:
+            verb: when.
+            system: on which file system.
+            moment: which part of the time that the verb takes is to be over.
+        """
+        while self.hear() != ("doing", f"{verb} {system}"):
+            pass
+        time.sleep(moment * self._lasts[verb])
+        self.running.cut()
+        self._doing = (verb, system)
+        while (line := self.running.line()) is not None:
+            word, _, rest = line.partition(" ")
+            if word in ("doing", "done"):
+                name = rest.partition(" ")
+                self._doing = (name[0] if word == "doing" else f"after {name[0]}", name[2])
+        self._power.close()
+        self._running = None
+        return self._doing
+
+
+def _explained(machine: Machine, told: Any, problems: list[str]) -> str:
+    word, rest = machine.hear()
+    said = json.loads(rest) if word == "journal" else ""
+    return "\n".join([*problems, "what was seen:", json.dumps(told, indent=1), "journal:", said])
+
+
+def lose_power(machine: Machine, number: int) -> None:
+    """Take the power away once, and see that everything holds after the next start.
+
+    Args:
+        machine: what the losses before have left.
+        number: of the loss, which says whose `turn` it is and, with the seed, the moment.
+
+    Raises:
+        AssertionError: it does not.
+        RvssError: the machine failed.
+    """
+    verb, system = turn(number)
+    moments = random.Random(f"{SEED} {number}")  # noqa: S311 - moments are no secret
+    first = system if system in SYSTEMS else SYSTEMS[0]
+    if not machine.is_running():
+        machine.start(first)
+        machine.whole()
+    moment = moments.uniform(0, 1.1)
+    if verb == "reconcile":
+        machine.cut("create", SYSTEMS[number % 2], moments.uniform(0, 1.1))
+        machine.start(first)
+    really = machine.cut(verb, system, moment)
+    machine.row = f"{number:3} {verb:10} {system:6} {moment:.2f} {' '.join(really):18}"
+    following = turn(number + 1)[1]
+    machine.start(following if following in SYSTEMS else first)
+    machine.row += f" whole, {len(machine.whole()['copies'])} copies"
