@@ -44,6 +44,36 @@ log_to_journal_or_stderr(debug=False)
 asyncio.run(Daemon(sys.argv[2], reached).run())
 """
 
+# The daemon as it is, but that it tells when its event loop touches a file, a directory or a
+# program, or sleeps, from the first shadow copy on (Python's audit events). /proc is none of these:
+# it tells who is at the other end of a socket, and waits for no disk.
+_WATCHED = """
+import asyncio, sys, threading, traceback
+sys.path.insert(0, sys.argv[1])
+from samba_rvss.cli.daemon import log_to_journal_or_stderr
+from samba_rvss.daemon.service import Daemon
+kinds = ("open", "os.", "shutil.", "sqlite3.", "subprocess.", "fcntl.", "time.sleep")
+loop, armed, busy = threading.get_ident(), False, False
+def reached(point):
+    global armed
+    armed = True
+def hear(event, given):
+    global busy
+    if not armed or busy or threading.get_ident() != loop or not event.startswith(kinds):
+        return
+    if str(given[0]).startswith("/proc/"):
+        return
+    busy = True
+    stack = traceback.extract_stack()[:-1]
+    if not any(frame.filename.startswith("<frozen importlib") for frame in stack):
+        where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(stack[-4:]))
+        print("in the event loop:", event, given, where, file=sys.stderr, flush=True)
+    busy = False
+log_to_journal_or_stderr(debug=False)
+sys.addaudithook(hear)
+asyncio.run(Daemon(sys.argv[2], reached).run())
+"""
+
 
 class RvssDaemon(Undoing):
     """A context manager: one instance of samba-rvss for a private Samba.
@@ -104,12 +134,13 @@ class RvssDaemon(Undoing):
         more = "".join(f"    {key} = {text}\n" for key, text in (options or {}).items())
         return share_section(name, str(path), self.hook) + more
 
-    def start(self, crash_at: str = "") -> None:
+    def start(self, crash_at: str = "", *, watched: bool = False) -> None:
         """Start the daemon, and return when it serves.
 
         Args:
             crash_at: one of `copies.instance.POINTS`, at which it kills itself; with "*2", when
                 it gets there for the second time. It logs "reached" and the point.
+            watched: whether it logs "in the event loop" for whatever could block there.
 
         Raises:
             RvssError: NO_DAEMON, with the end of its log, if it does not serve in time.
@@ -117,6 +148,8 @@ class RvssDaemon(Undoing):
         root = str(_PACKAGE.parent)
         if crash_at:
             argv = ["-c", _CRASHING, root, str(self._samba.configuration), crash_at]
+        elif watched:
+            argv = ["-c", _WATCHED, root, str(self._samba.configuration)]
         else:
             argv = ["-m", "samba_rvss", "-s", str(self._samba.configuration), "daemon"]
         with self._log.open("ab") as log:

@@ -11,15 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from samba_rvss.errors import Problem
+from samba_rvss.model import Context, Phase
 from samba_rvss.run import environment, run
+from samba_rvss.samba.fsrvp.copyset import take
+from samba_rvss.samba.fsrvp.methods import BACKUP
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.smbd import PrivateSmbd
 from samba_rvss.testing.waiting import wait_until
 from tests.samba.filesystems import FileSystem, OnBtrfs, only
+
+if TYPE_CHECKING:
+    from tests.samba.conftest import Rig
 
 ROOT = Path(__file__).parents[2]
 
@@ -330,3 +337,29 @@ def _admin(instance: Instance, request: bytes) -> dict[str, object]:
         peer.send(request)
         answer: dict[str, object] = json.loads(peer.recv(16384))
         return answer
+
+
+@only("btrfs")
+def test_the_event_loop_waits_for_no_disk(rig: "Rig") -> None:
+    """A whole life of two shadow copies, with all that an administrator may ask meanwhile."""
+    path = rig.volume()
+    rig.share("vms", path, rig.previous_options("vms", path))
+    rig.samba.start()
+    rig.daemon.start(watched=True)
+    for name in ("first", "second"):
+        with rig.client() as client:
+            copies = take(client, ["vms"], BACKUP | Context.AUTO_RECOVERY)
+            rig.wait_for_phase(Phase.OPEN)
+            (exposed,) = copies.exposed_shares
+            with rig.session(exposed) as session:
+                session.write(name, b"recovered")
+            rig.samba.set_options({"rvss:grace": "60 s"})
+            for words in (["reconcile"], ["status"], ["list"]):
+                assert rig.command(*words).returncode == 0, words
+            copies.complete()
+            rig.wait_for_phase(Phase.SEALED)
+            copies.delete()
+    rig.assert_nothing_left()
+    log = rig.daemon.log()
+    assert "sealed in" in log
+    assert [line for line in log.splitlines() if line.startswith("in the event loop:")] == []
