@@ -31,7 +31,7 @@ def configuration(arguments: argparse.Namespace) -> conf.Config:
     return conf.load(arguments.configfile)
 
 
-def ledger(config: conf.Config) -> closing[Ledger]:
+def open_ledger(config: conf.Config) -> closing[Ledger]:
     """Open the ledger for reading; the daemon need not run.
 
     Raises:
@@ -40,13 +40,13 @@ def ledger(config: conf.Config) -> closing[Ledger]:
     return closing(Ledger(config.ledger, read_only=True))
 
 
-def the_copy(record: Ledger, word: str, *, gone: bool) -> ShadowCopy:
+def the_copy(ledger: Ledger, word: str, *, gone: bool) -> ShadowCopy:
     """Return the one copy that a word on the command line means.
 
     Raises:
         RvssError: NOT_FOUND if none does, USAGE if several do.
     """
-    found = [copy for copy in record.find(word) if gone or copy.phase is not Phase.GONE]
+    found = [copy for copy in ledger.find(word) if gone or copy.phase is not Phase.GONE]
     if not found:
         raise RvssError(
             Problem.NOT_FOUND, f"there is no shadow copy {word}", "see 'samba-rvss list'"
@@ -68,14 +68,14 @@ def ledger_or_empty(config: conf.Config) -> Iterator[Ledger]:
     """
     with ExitStack() as stack:
         try:
-            record = Ledger(config.ledger, read_only=True)
+            ledger = Ledger(config.ledger, read_only=True)
         except RvssError as exc:
             if exc.problem is not Problem.NOT_FOUND:
                 raise
             directory = stack.enter_context(TemporaryDirectory(prefix="samba-rvss-"))
-            record = Ledger(f"{directory}/ledger.db")
-        stack.callback(record.close)
-        yield record
+            ledger = Ledger(f"{directory}/ledger.db")
+        stack.callback(ledger.close)
+        yield ledger
 
 
 def ask(

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from samba_rvss import wire
-from samba_rvss.cli.common import Verbs, ask, configuration, ledger, the_copy
+from samba_rvss.cli.common import Verbs, ask, configuration, open_ledger, the_copy
 from samba_rvss.errors import RvssError
 
 
@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     status = 0
     for word in arguments.copy:
         try:
-            with ledger(config) as record:
-                copy = the_copy(record, word, gone=False)
+            with open_ledger(config) as ledger:
+                copy = the_copy(ledger, word, gone=False)
             print(ask(config, wire.AdminRequest(verb="delete", copy=copy.id)))
         except RvssError as exc:
             print(f"samba-rvss: {exc.line()}", file=sys.stderr)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from samba_rvss import output
-from samba_rvss.cli.common import Verbs, configuration, ledger
+from samba_rvss.cli.common import Verbs, configuration, open_ledger
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Event, ShadowCopy
@@ -44,9 +44,9 @@ def _count(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the events."""
-    with ledger(configuration(arguments)) as record:
-        events = select(record, arguments.id, arguments.limit)
-        known = {copy: record.get(copy) for copy in {event.copy for event in events} if copy}
+    with open_ledger(configuration(arguments)) as ledger:
+        events = select(ledger, arguments.id, arguments.limit)
+        known = {copy: ledger.get(copy) for copy in {event.copy for event in events} if copy}
     rows = [as_data(event, known.get(event.copy)) for event in events]
     if arguments.json:
         output.print_json(rows)
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def select(record: Ledger, words: Iterable[str], limit: int) -> list[Event]:
+def select(ledger: Ledger, words: Iterable[str], limit: int) -> list[Event]:
     """Return the newest events of what some words mean, or of everything if there are none.
 
     Raises:
@@ -79,17 +79,17 @@ def select(record: Ledger, words: Iterable[str], limit: int) -> list[Event]:
     """
     words = list(words)
     if not words:
-        return record.events(limit=limit)
+        return ledger.events(limit=limit)
     names: dict[str, None] = {}
     for word in words:
         # A set's first events are its copies': Samba had not named it when they were made.
-        copies = record.find(word)
+        copies = ledger.find(word)
         names |= dict.fromkeys(copy.id for copy in copies)
         if all(word == copy.set_id for copy in copies):
             names[word] = None
     found: dict[Event, None] = {}
     for name in names:
-        events = record.events(name, limit)
+        events = ledger.events(name, limit)
         if not events and name in words:
             raise RvssError(
                 Problem.NOT_FOUND, f"nothing is known of {name}", "see 'samba-rvss list --all'"

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from samba_rvss import output
-from samba_rvss.cli.common import Verbs, configuration, ledger, the_copy
+from samba_rvss.cli.common import Verbs, configuration, open_ledger, the_copy
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context, Event, Volume
 
@@ -36,8 +36,8 @@ def run_list(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     wanted = {share.lower() for share in arguments.share}
     try:
-        with ledger(config) as record:
-            copies = record.copies(gone=arguments.all)
+        with open_ledger(config) as ledger:
+            copies = ledger.copies(gone=arguments.all)
     except RvssError as exc:
         if exc.problem is not Problem.NOT_FOUND:
             raise
@@ -58,9 +58,9 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 def run_show(arguments: argparse.Namespace) -> int:
     """Show one copy."""
-    with ledger(configuration(arguments)) as record:
-        copy = the_copy(record, arguments.copy, gone=True)
-        events = record.events(copy.id)
+    with open_ledger(configuration(arguments)) as ledger:
+        copy = the_copy(ledger, arguments.copy, gone=True)
+        events = ledger.events(copy.id)
     if arguments.json:
         output.print_json({**as_data(copy), "events": [as_data(event) for event in events]})
         return 0

@@ -20,7 +20,7 @@ def listed(
         images: lists the images of one.
         where: what stands before its identity in a sentence: "on btrfs".
     """
-    seen: set[str] = set()
+    complete: set[str] = set()
     found: list[Image] = []
     for file_system in file_systems:
         try:
@@ -28,9 +28,9 @@ def listed(
         except (OSError, RvssError) as exc:
             _logger.warning("cannot list the images %s %s: %s", where, file_system, exc)
         else:
-            seen.add(file_system)
+            complete.add(file_system)
             found += there
-    return Inventory(file_systems=frozenset(seen), images=tuple(found))
+    return Inventory(file_systems=frozenset(complete), images=tuple(found))
 
 
 def of_all(providers: Iterable[Provider]) -> Inventory:

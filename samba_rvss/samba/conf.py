@@ -149,9 +149,9 @@ def _sections_in(path: str) -> frozenset[str]:
     return frozenset(" ".join(name.split()).lower() for name in found)
 
 
-def _included(path: str, seen: tuple[str, ...] = ()) -> Iterator[str]:
+def _included(path: str, above: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield a file and those that it includes, as far as their names are fixed."""
-    if path in seen or "%" in path or len(seen) > 10:
+    if path in above or "%" in path or len(above) > 10:
         return
     yield path
     try:
@@ -161,7 +161,7 @@ def _included(path: str, seen: tuple[str, ...] = ()) -> Iterator[str]:
         return
     for name in names:
         if name != "registry":
-            yield from _included(name, (*seen, path))
+            yield from _included(name, (*above, path))
 
 
 def signature(config: Config) -> tuple[object, ...]:

@@ -73,8 +73,8 @@ def parse(records: dict[bytes, bytes]) -> SambaState | None:
             elif len(parts) == 6 and parts[4] == "smap":
                 share, exposed = reader.string(), reader.string()
                 reader.string()
-                one = (share, exposed, bool(reader.word()))
-                maps.setdefault("/".join(parts[:4]), []).append(one)
+                mapping = (share, exposed, bool(reader.word()))
+                maps.setdefault("/".join(parts[:4]), []).append(mapping)
     except (ValueError, struct.error):
         return None
     if len(sets) != expected:
