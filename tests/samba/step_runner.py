@@ -93,6 +93,10 @@ class Actor:
         for session in self.sessions.values():
             session.close()
         self.sessions.clear()
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Drop the connection for FSRVP."""
         if self.connection is not None:
             self.connection.close()
         self.connection = None
@@ -281,7 +285,7 @@ class StepRunner:
         except RvssError as exc:
             said.append(exc.message)
             self.tally["no connection"] += 1
-            actor.connection = None
+            actor.disconnect()
         else:
             self.tally["granted"] += 1
             return result, True
