@@ -20,8 +20,7 @@ _logger = logging.getLogger(__name__)
 _KILLED_SECONDS = 5.0
 _abandoned: list["subprocess.Popen[str]"] = []
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where programs are looked for, by us and by those that we run."""
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ToolError(RvssError):
@@ -61,16 +60,17 @@ class ToolError(RvssError):
 
 
 @cache
-def tool(name: str, search: str = PATH) -> str:
-    """Return the absolute path of a program, looked up once on a fixed search path.
+def tool(name: str, search: str = "") -> str:
+    """Return the absolute path of a program, looked up once on a search path.
 
     Args:
         name: the program.
-        search: the path, directories with colons between them.
+        search: directories with colons between them, a fixed list of our own if empty.
 
     Raises:
         RvssError: MISSING if there is no such program.
     """
+    search = search or _PATH
     for directory in search.split(":"):
         path = os.path.join(directory, name)
         if os.access(path, os.X_OK):
@@ -82,7 +82,7 @@ def tool(name: str, search: str = PATH) -> str:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment that programs get: nothing is inherited."""
-    return {"PATH": PATH, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(extra or {})}
+    return {"PATH": _PATH, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(extra or {})}
 
 
 def run(

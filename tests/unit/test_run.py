@@ -141,6 +141,7 @@ def test_tool_is_found_on_our_path_not_the_callers(
     assert os.path.isabs(tool("mount"))
     with pytest.raises(RvssError, match="is not installed"):
         tool("program")
+    assert tool("program", f"/nowhere:{tmp_path}") == str(tmp_path / "program")
 
 
 def test_timeout_kills_the_program_and_its_children(tmp_path: Path) -> None:

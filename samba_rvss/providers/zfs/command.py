@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.run import PATH, ToolError, run, tool
+from samba_rvss.run import ToolError, run, tool
 
 # Whole phrases: any single word may be the name of a dataset.
 _PHRASES = (
@@ -40,7 +40,7 @@ class Command:
         seconds: time limit of one run.
     """
 
-    search: str = PATH
+    search: str = ""
     seconds: float = 45.0
 
     def require(self) -> None:
