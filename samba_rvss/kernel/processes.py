@@ -186,6 +186,6 @@ def has_ended(pidfd: int) -> bool:
 
 @cache
 def boot_id() -> str:
-    """Return the kernel's id of this start of the machine (random(4))."""
+    """Return the kernel's id of this boot (random(4))."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()

@@ -55,7 +55,7 @@ class Config:
 
     def modules(self, share: str) -> tuple[str, ...]:
         """Return the ``vfs objects`` that a share of ours has in effect, [global]'s for others."""
-        objects = {one.name.lower(): one.vfs_objects for one in self.shares}
+        objects = {ours.name.lower(): ours.vfs_objects for ours in self.shares}
         return objects.get(share.lower(), self.global_modules)
 
     @property

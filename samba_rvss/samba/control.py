@@ -147,7 +147,7 @@ def connected_shares(configfile: str) -> frozenset[str]:
             ["smbstatus", f"--configfile={configfile}", "--shares", "--json"], timeout=SECONDS
         )
         found = json.loads(said).get("tcons", {}).values()
-        return frozenset(str(one["service"]) for one in found)
+        return frozenset(str(connection["service"]) for connection in found)
     except (RvssError, ValueError, KeyError, AttributeError) as exc:
         raise RvssError(
             Problem.SAMBA, "smbstatus does not tell who is connected", str(exc)

@@ -223,7 +223,7 @@ def _delete(database: tdb.Tdb, wanted: dict[str, SetState]) -> tuple[str, ...]:
     state = parse(records)
     if state is None:
         raise RvssError(Problem.SAMBA, "srv_fss.tdb is incomplete", "look again in a moment")
-    removed = tuple(one.id for one in state.sets if wanted.get(one.id) is one.state)
+    removed = tuple(found.id for found in state.sets if wanted.get(found.id) is found.state)
     for set_id in removed:
         top = f"sc_set/{set_id}"
         for key in records:

@@ -61,7 +61,7 @@ class Option(Generic[T]):
     def read(self, *sections: Mapping[str, str]) -> T:
         """Return the value from the first section that has the option, or the default."""
         key = f"rvss:{self.name}"
-        return self.parse(next((one[key] for one in sections if key in one), self.default))
+        return self.parse(next((found[key] for found in sections if key in found), self.default))
 
 
 RUN_DIRECTORY = Option(name="run directory", parse=_directory, default="/run/samba-rvss")

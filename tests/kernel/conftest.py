@@ -375,7 +375,9 @@ class ZfsStorage:
             undo.callback(self._import, self._directory)
             self._import(copies, "-N")
             undo.callback(self._zpool, "export", self._pool)
-            (mark,) = (one.mark for one in self.provider.inventory().images if one.id == image)
+            (mark,) = (
+                found.mark for found in self.provider.inventory().images if found.id == image
+            )
             mounts, path = Mounts(str(target / "run")), str(target / "run" / "exposed" / "s" / "c")
             (target / "run").mkdir()
             parts = self.provider.open(mark.volume, image)

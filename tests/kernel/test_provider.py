@@ -192,9 +192,9 @@ def settled(storage: "Storage", top: Path) -> dict[str, tuple[object, ...]]:
 
 def without_ours(facts: dict[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
     """Return a portrait less the place where images are kept, and the size that it adds."""
-    kept = {name: one for name, one in facts.items() if name.split("/")[0] != ".samba-rvss"}
-    names = sorted(name for name in kept if name != "." and "/" not in name)
-    return {**kept, ".": (*kept["."][:6], *kept["."][7:9], names, *kept["."][10:])}
+    rest = {name: fact for name, fact in facts.items() if name.split("/")[0] != ".samba-rvss"}
+    names = sorted(name for name in rest if name != "." and "/" not in name)
+    return {**rest, ".": (*rest["."][:6], *rest["."][7:9], names, *rest["."][10:])}
 
 
 # what an image is
@@ -598,11 +598,11 @@ def test_destroy_can_be_repeated(storage: "Storage") -> None:
     share = storage.volume("vms")
     furnish(share)
     mark = take(storage.provider, share)
-    kept = take(storage.provider, share)
+    other = take(storage.provider, share)
     storage.provider.seal(mark.volume, mark.id)
     for _ in range(3):
         storage.provider.destroy(mark.volume, mark.id)
-        assert storage.names() == [kept.id]
+        assert storage.names() == [other.id]
     with pytest.raises(RvssError) as caught:
         storage.provider.open(mark.volume, mark.id)
     assert caught.value.problem is Problem.NOT_FOUND
@@ -610,7 +610,7 @@ def test_destroy_can_be_repeated(storage: "Storage") -> None:
         with pytest.raises(RvssError) as caught:
             verb(mark.volume, mark.id)
         assert caught.value.problem is Problem.NOT_FOUND
-    storage.provider.destroy(kept.volume, kept.id)
+    storage.provider.destroy(other.volume, other.id)
     assert storage.names() == []
     assert storage.parts() == ["vms"]
 

@@ -81,7 +81,7 @@ def share(name: str, path: str = "/srv/vms", more: str = "", *, hook: str = HOOK
 
 def section(config: Config, name: str) -> Section:
     """Return one section."""
-    (found,) = [one for one in config.sections if one.name == name]
+    (found,) = [entry for entry in config.sections if entry.name == name]
     return found
 
 
@@ -117,7 +117,7 @@ def test_options_of_the_daemon(site: Site) -> None:
     config = site.load()
     assert (config.run_directory, config.state_directory) == ("/run/two", "/var/lib/two")
     assert (config.commit_deadline, config.seal_deadline) == (10.0, 120.0)
-    assert [one.name for one in config.shares] == ["vms"]
+    assert [ours.name for ours in config.shares] == ["vms"]
 
 
 def test_options_of_a_share_come_before_those_of_all(site: Site) -> None:
@@ -233,7 +233,7 @@ def test_the_readme_s_example_is_ours(site: Site) -> None:
     site.write(example_globals, f"[{example_share}", registry=False)
     config = site.load()
     assert config.warnings == ()
-    assert [(one.name, one.path) for one in config.shares] == [("vms", "/srv/vms")]
+    assert [(ours.name, ours.path) for ours in config.shares] == [("vms", "/srv/vms")]
 
 
 def test_modules_keep_their_order_and_arguments(site: Site) -> None:
@@ -248,7 +248,7 @@ def test_everything_in_global_makes_every_share_ours(site: Site) -> None:
         "[a]\n    path = /srv/a\n[b]\n    path = /srv/b\n    vfs objects = acl_xattr\n",
     )
     config = site.load()
-    assert [one.name for one in config.shares] == ["a"]
+    assert [ours.name for ours in config.shares] == ["a"]
     assert section(config, "b").reason == "vfs objects has no shell_snap"
 
 
@@ -302,7 +302,7 @@ def test_what_calls_our_hook(site: Site) -> None:
     hooks = [*ours, *others]
     shares = [share(f"s{number}", hook=hook) for number, hook in enumerate(hooks)]
     site.write("", "".join(shares))
-    found = {one.name for one in site.load().shares}
+    found = {ours.name for ours in site.load().shares}
     assert [hook for number, hook in enumerate(hooks) if f"s{number}" in found] == ours
 
 
@@ -324,9 +324,9 @@ def test_includes(site: Site) -> None:
         more.write(f"include = {site.directory}/deeper.conf\n")
     site.write("", share("vms") + f"include = {site.directory}/more.conf\n")
     config = site.load()
-    assert [one.name for one in config.sections] == ["vms", "included", "deeper"]
+    assert [entry.name for entry in config.sections] == ["vms", "included", "deeper"]
     # Samba finds a share of an included file, but not when it exposes a copy of it.
-    assert [one.name for one in config.shares] == ["vms"]
+    assert [ours.name for ours in config.shares] == ["vms"]
     assert "it stands in an included file" in section(config, "included").reason
     assert config.files == (
         str(site.file),
@@ -347,13 +347,13 @@ def test_a_file_that_is_included_twice(site: Site) -> None:
     more = f"    include = {site.directory}/more.conf\n"
     site.write("", share("a", "/srv/a", more) + share("b", "/srv/b", more))
     config = site.load()
-    assert [one.name for one in config.shares] == ["a", "b"]
+    assert [ours.name for ours in config.shares] == ["a", "b"]
     assert set(config.files) == {str(site.file), f"{site.directory}/more.conf"}
 
 
 def test_odd_names_and_paths(site: Site) -> None:
     site.write("", share("My VMs & (x)", "/srv/My VMs & (x)") + share("Ünï", "/srv/Ünï#;"))
-    assert [(one.name, one.path) for one in site.load().shares] == [
+    assert [(ours.name, ours.path) for ours in site.load().shares] == [
         ("My VMs & (x)", "/srv/My VMs & (x)"),
         ("Ünï", "/srv/Ünï#;"),
     ]
@@ -380,7 +380,7 @@ def test_shares_of_the_registry(site: Site) -> None:
     site.write("", share("vms"))
     _in_registry(site, "kept", {**_commands(), "rvss:nested": "include"})
     config = site.load()
-    assert [(one.name, one.path) for one in config.shares] == [
+    assert [(ours.name, ours.path) for ours in config.shares] == [
         ("vms", "/srv/vms"),
         ("kept", "/srv/registry"),
     ]
@@ -394,7 +394,7 @@ def test_shares_of_the_registry(site: Site) -> None:
 def test_shares_of_the_registry_take_from_others(site: Site) -> None:
     site.write("", share("template"))
     _in_registry(site, "kept", {"copy": "template"})
-    assert [(one.name, one.path) for one in site.load().shares] == [
+    assert [(ours.name, ours.path) for ours in site.load().shares] == [
         ("template", "/srv/vms"),
         ("kept", "/srv/registry"),
     ]
@@ -421,14 +421,14 @@ def test_exposed_shadow_copies_are_no_shares_of_the_administrator_s(site: Site) 
     site.write("", share("vms"))
     _in_registry(site, "vms@{0f0e0d0c-0b0a-0908-0706-050403020100}", _commands())
     _in_registry(site, "vms@{not-a-guid}", {})
-    assert [one.name for one in site.load().sections] == ["vms", "vms@{not-a-guid}"]
+    assert [entry.name for entry in site.load().sections] == ["vms", "vms@{not-a-guid}"]
 
 
 def test_without_the_registry(site: Site) -> None:
     """It is not even opened: a file server without it may not have one."""
     site.write("", share("vms"), registry=False)
     config = site.load()
-    assert [one.name for one in config.shares] == ["vms"]
+    assert [ours.name for ours in config.shares] == ["vms"]
     assert not (site.directory / "state" / "registry.tdb").exists()
 
 
@@ -478,8 +478,8 @@ def _config(*paths: str) -> Config:
     return replace(
         CONFIG,
         sections=tuple(
-            Section(name=one.name, path=one.path, registry=False, share=one, reason="")
-            for one in shares
+            Section(name=ours.name, path=ours.path, registry=False, share=ours, reason="")
+            for ours in shares
         ),
     )
 
