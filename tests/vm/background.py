@@ -1,6 +1,6 @@
 """Test machines that work while the host's tests run.
 
-Place: above `machine` and `inside`; for tests/vm/conftest.py. Contract: a machine is
+Place: above `machine` and `reporter`; for tests/vm/conftest.py. Contract: a machine is
 a process of its own that ends when we do, however we end, and it runs at a lower priority, so that
 the host's tests keep their time. `start` returns when it runs: a test sees none of its processes,
 files and mounts come.
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from samba_rvss.run import tool
-from tests.vm import inside, machine
+from tests.vm import machine, reporter
 
 SECONDS = "seconds in the test machine"  # a property of a test's report
 # Where a session keeps what is to run in machines, with its seconds, and how many are left out.
@@ -41,7 +41,7 @@ class Background:
     nodes: Sequence[str]
     directory: Path
     process: "subprocess.Popen[bytes]"
-    _reports: dict[str, list[inside.Report]] | None = None
+    _reports: dict[str, list[reporter.Report]] | None = None
     _told: bool = False
 
     @property
@@ -49,15 +49,15 @@ class Background:
         """Where the machine's output is, while it runs too."""
         return log(self.directory)
 
-    def reports(self, node: str) -> list[inside.Report]:
+    def reports(self, node: str) -> list[reporter.Report]:
         """Return what a test came to, all phases of it or none; wait for it."""
         if self._reports is None:
             self.process.wait()
             try:
-                content = (self.directory / "results" / inside.FILE).read_bytes()
+                content = (self.directory / "results" / reporter.FILE).read_bytes()
             except FileNotFoundError:
                 content = b""
-            self._reports = inside.read(content)
+            self._reports = reporter.read(content)
         found = self._reports.get(node, [])
         return found if "teardown" in {report.phase for report in found} else []
 
@@ -129,6 +129,6 @@ def spawn(words: Sequence[str], directory: Path) -> "subprocess.Popen[bytes]":
 def _command(nodes: Sequence[str], seconds: float) -> list[str]:
     return [
         *("timeout", "--foreground", "--signal=ABRT", "--kill-after=10", f"{seconds:g}"),
-        *("python3", "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", inside.__name__),
+        *("python3", "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", reporter.__name__),
         *nodes,
     ]

@@ -1,6 +1,6 @@
 """Machines that reboot or lose their power while the host's tests run, for tests that judge it.
 
-Place: a program, above `durable` and `losses`, and the tests' end of it; for tests/vm/conftest.py,
+Place: a program, above `disks` and `losses`, and the tests' end of it; for tests/vm/conftest.py,
 `test_reboot` and `test_power`. Contract: each part is done once, in order, and its result appears
 whole as a file of its name. The program ends when the session does, however that ends.
 """
@@ -23,7 +23,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(_ROOT))  # we may have been started as a program
 
 from samba_rvss.errors import RvssError  # noqa: E402
-from tests.vm import background, durable, losses  # noqa: E402
+from tests.vm import background, losses  # noqa: E402
+from tests.vm.disks import Disks, furnished  # noqa: E402
 from tests.vm.machine import CHECKOUT  # noqa: E402
 
 if TYPE_CHECKING:
@@ -82,12 +83,12 @@ def start(parts: Sequence[str], directory: Path) -> Booting:
     return Booting(directory=directory, process=process)
 
 
-def _reboot(furnished: durable.Disks, directory: Path) -> dict[str, Any]:
+def _reboot(below: Disks, directory: Path) -> dict[str, Any]:
     """Take copies, reboot, and look."""
-    disks = durable.Disks(directory, furnished)
+    disks = Disks(directory, below)
     results = {}
     for verb, name in (("take", "taken"), ("look", "found")):
-        done = disks.run(["python3", f"{CHECKOUT}/tests/vm/guest.py", verb])
+        done = disks.run(["python3", f"{CHECKOUT}/tests/vm/driver.py", verb])
         results[name] = json.loads(done.files[name])
     return results
 
@@ -124,10 +125,10 @@ def main(argv: Sequence[str]) -> int:
             return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
 
         print(f"{losses.SEED_NAME}={losses.SEED}", flush=True)
-        furnished = durable.furnished(new())
+        below = furnished(new())
         if REBOOT in parts:
-            _note(directory, REBOOT, partial(_reboot, furnished, new()))
-        machine = losses.Machine(furnished, new)
+            _note(directory, REBOOT, partial(_reboot, below, new()))
+        machine = losses.Machine(below, new)
         stack.callback(machine.forget)
         for part in parts:
             if part != REBOOT and not _note(directory, part, partial(_lose, machine, int(part))):

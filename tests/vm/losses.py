@@ -1,10 +1,10 @@
 """A machine that loses its power again and again, in the middle of each verb.
 
-Place: above `durable`; for `boots`. A driver in the machine (`guest`) takes, recovers, seals and
-deletes shadow copies on btrfs and on ZFS; QEMU is killed at a random moment within the verb whose
-turn it is. After the next start everything must hold that `whole` says. The machine goes on from
-there, so that each loss meets what the ones before have left. In the turn of ``reconcile`` the
-power goes twice: while copies are in use, and while samba-rvss releases them at the start.
+Place: above `disks`; for `boots`. The `driver` in the machine takes, recovers, seals and deletes
+shadow copies on btrfs and on ZFS; QEMU is killed at a random moment within the verb whose turn it
+is. After the next start the `invariants` must hold. The machine goes on from there, so that each
+loss meets what the ones before have left. In the turn of ``reconcile`` the power goes twice: while
+copies are in use, and while samba-rvss releases them at the start.
 
 SAMBA_RVSS_POWER_SEED in the environment chooses the moments.
 """
@@ -18,8 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.vm import whole
-from tests.vm.durable import Disks, Running
+from tests.vm import invariants
+from tests.vm.disks import Disks, Running
 from tests.vm.machine import CHECKOUT
 
 VERBS = ("create", "seal", "delete", "reconcile")
@@ -72,7 +72,7 @@ class Machine:
         """Switch it on; its driver begins with a file system."""
         if self._disks is None:
             self._disks = Disks(self._place(), self._furnished)
-        command = ["python3", f"{CHECKOUT}/tests/vm/guest.py", "work", system]
+        command = ["python3", f"{CHECKOUT}/tests/vm/driver.py", "work", system]
         self._running = self._power.enter_context(self._disks.boot(command))
 
     def forget(self) -> None:
@@ -106,7 +106,7 @@ class Machine:
         while (heard := self.hear())[0] != "seen":
             pass
         told = json.loads(heard[1])
-        problems = whole.wrong(told["seen"], told["record"])
+        problems = invariants.wrong(told["seen"], told["record"])
         assert problems == [], _explained(self, told, problems)
         while self.hear()[0] != "ready":
             pass

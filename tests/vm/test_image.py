@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.testing.waiting import wait_until
 from tests.vm import image
 
 _TARGETS = """\
@@ -63,10 +64,7 @@ def test_a_step_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
         image._logged(step, log, time.monotonic() + 2)
     assert caught.value.problem is Problem.DEADLINE
     assert str(caught.value).endswith("\nstarted")
-    deadline = time.monotonic() + 10
-    while _sleepers(name):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until("its children are gone", lambda: not _sleepers(name), 10)
 
 
 def _sleepers(name: str) -> list[Path]:

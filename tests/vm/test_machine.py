@@ -11,6 +11,7 @@ import pytest
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel.processes import descendants
+from samba_rvss.testing.waiting import wait_until
 from tests.vm import machine
 
 pytestmark = pytest.mark.require("vm")
@@ -72,19 +73,18 @@ def test_nothing_is_left_of_a_machine_whose_owner_was_killed(tmp_path: Path) -> 
         stdin=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 120
-        while not (machines := [pid for pid in descendants(owner.pid) if _is_qemu(pid)]):
-            assert owner.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        machines = wait_until("the machine runs", lambda: _machines(owner), 120, pause=0.1)
         time.sleep(2)
     finally:
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-    while any(_is_qemu(pid) for pid in machines):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until("its machine is gone", lambda: not any(map(_is_qemu, machines)), 120, pause=0.1)
     assert list(tmp_path.iterdir()) == []
+
+
+def _machines(owner: "subprocess.Popen[bytes]") -> list[int]:
+    assert owner.poll() is None
+    return [pid for pid in descendants(owner.pid) if _is_qemu(pid)]
 
 
 def _is_qemu(pid: int) -> bool:

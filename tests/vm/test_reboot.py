@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm import boots, whole
+from tests.vm import boots, invariants
 
 pytestmark = pytest.mark.require("vm")
 
@@ -71,7 +71,7 @@ def test_what_must_live_on_is_where_it_was_and_works(told: Mapping[str, Any]) ->
 def test_all_others_are_gone_everywhere(told: Mapping[str, Any]) -> None:
     """Images, clones, holds, mounts, directories, shares, descriptors and records."""
     settled = told["found"]["settled"]
-    assert whole.leaks(settled) == []
+    assert invariants.leaks(settled) == []
     living = [one["id"] for one in _copies(told, living=True)]
     assert sorted(copy["id"] for copy in settled["copies"]) == sorted(living)
     assert not settled["sets"]
@@ -81,5 +81,5 @@ def test_it_is_healthy_and_a_fresh_set_succeeds(told: Mapping[str, Any]) -> None
     assert told["found"]["settled"]["status"]["healthy"], told["found"]["settled"]["status"]
     assert [one["system"] for one in told["found"]["fresh"]] == list(SYSTEMS)
     after = told["found"]["after"]
-    assert whole.leaks(after) == []
+    assert invariants.leaks(after) == []
     assert after["status"]["healthy"], after["status"]

@@ -40,7 +40,7 @@ def _session(chosen: str, tmp_path: Path) -> tuple[str, dict[str, tuple[str, str
 
 
 def test_results_count_and_a_failure_shows_its_traceback(tmp_path: Path) -> None:
-    said, found = _session("tests/vm/ends.py -k 'not machine and not never'", tmp_path)
+    said, found = _session("tests/vm/outcomes.py -k 'not machine and not never'", tmp_path)
     assert "2 failed, 1 passed, 1 skipped" in said
     kinds = {name: kind for name, (kind, _) in found.items()}
     assert kinds == {
@@ -51,14 +51,14 @@ def test_results_count_and_a_failure_shows_its_traceback(tmp_path: Path) -> None
     }
     for text in (said, found["test_fails"][1]):
         assert "assert 42 == 43" in text
-        assert "tests/vm/ends.py" in text
+        assert "tests/vm/outcomes.py" in text
         assert "said before it failed" in text
     assert "RuntimeError: the fixture broke" in found["test_breaks"][1]
     assert "in its setup" in found["test_breaks"][1]
 
 
 def test_a_machine_that_dies_fails_what_it_did_not_do(tmp_path: Path) -> None:
-    said, found = _session("tests/vm/ends.py -k 'machine or never'", tmp_path)
+    said, found = _session("tests/vm/outcomes.py -k 'machine or never'", tmp_path)
     assert "2 failed" in said
     assert "sysrq triggered crash" in found["test_takes_the_machine_down"][1]
     assert "did not run" in found["test_never_runs"][1]

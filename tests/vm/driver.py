@@ -1,4 +1,4 @@
-"""What runs inside a `durable` machine: it makes shadow copies, keeps a record, and looks.
+"""What runs in a machine whose `disks` outlive it: it makes shadow copies, keeps a record, looks.
 
 Its record is its own and each entry is on disk before it goes on, so that after a power loss it
 still tells what was promised. What it does it says on standard output, for whoever wants to take
@@ -26,8 +26,8 @@ from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.methods import APP_ROLLBACK, BACKUP, FILE_SHARE_BACKUP, NAS_ROLLBACK
 from samba_rvss.testing.smbclient import Session
 from samba_rvss.testing.waiting import wait_until
-from tests.vm import whole
-from tests.vm.sight import (
+from tests.vm import invariants
+from tests.vm.survey import (
     DATA,
     HOST,
     LOGON,
@@ -142,7 +142,7 @@ def recover(taken: Taken) -> None:
     wait_for(taken, Phase.OPEN)
     with Session(HOST, share, LOGON) as session:
         session.write(_RECOVERED, content)
-    before = whole.promised(read_record())[taken.name]["files"]
+    before = invariants.promised(read_record())[taken.name]["files"]
     with doing("seal", taken.system):
         note("completing", taken.name, files={**before, _RECOVERED: digest(content)})
         taken.made.complete()
@@ -172,7 +172,7 @@ def settled() -> tuple[dict[str, Any], list[str]]:
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         seen = look()
-        problems = whole.wrong(seen, read_record())
+        problems = invariants.wrong(seen, read_record())
         if not problems or time.monotonic() > deadline:
             return seen, problems
         time.sleep(2)
@@ -287,7 +287,7 @@ def work(system: str) -> None:
         return
     old = {
         name: copy
-        for name, copy in whole.promised(read_record()).items()
+        for name, copy in invariants.promised(read_record()).items()
         if copy["what"] in ("completing", "sealed", "deleting")
         and any(name == mount["name"] for mount in seen["mounts"].values())
     }

@@ -1,7 +1,7 @@
 """What must hold of a machine after any start of it, judged purely from what was seen there.
 
 Place: for the tests of reboots and power losses, on both sides of the machine's wall. What was
-seen is JSON, as `guest.look` makes it; what was promised is the driver's own record, of which
+seen is JSON, as `survey.look` makes it; what was promised is the driver's own record, of which
 each entry was on disk before the driver went on.
 """
 

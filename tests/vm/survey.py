@@ -1,6 +1,6 @@
-"""Everything of a machine that `whole` judges, as it is seen from inside of it.
+"""Everything of a machine that `invariants` judges, as it is seen from inside of it.
 
-Place: beside `guest`, which runs there. Contract: it changes nothing, but for a write to each
+Place: beside `driver`, which runs there. Contract: it changes nothing, but for a write to each
 exposed share, which must be refused.
 """
 
@@ -56,7 +56,7 @@ def ledger() -> list[ShadowCopy]:
 
 
 def look() -> dict[str, Any]:
-    """Return all that `whole` judges, as JSON has it."""
+    """Return all that `invariants` judges, as JSON has it."""
     copies = ledger()
     mounts = Mounts(_RUN)
     images = [image for p in providers(_RUN) for image in p.inventory().images]

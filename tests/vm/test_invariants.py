@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm import whole
+from tests.vm import invariants
 
 A = "20240229T235900Z-0123abcd"
 PATH = f"/run/samba-rvss/exposed/zfs/{A}"
@@ -107,20 +107,20 @@ CHANGES: dict[str, Change] = {
 
 
 def test_what_is_whole_is_not_wrong() -> None:
-    assert whole.wrong(SEEN, RECORD) == []
+    assert invariants.wrong(SEEN, RECORD) == []
 
 
 @pytest.mark.parametrize("said", CHANGES)
 def test_it_says_what_is_wrong(said: str) -> None:
     seen, record = deepcopy(SEEN), deepcopy(RECORD)
     CHANGES[said](seen, record)
-    assert said in "\n".join(whole.wrong(seen, record))
+    assert said in "\n".join(invariants.wrong(seen, record))
 
 
 @pytest.mark.parametrize("last", ["completing", "deleting"])
 def test_what_nobody_was_promised_may_be_there_or_gone(last: str) -> None:
     record = [*RECORD[:3], {"what": last, "name": "n"}]
-    assert whole.wrong(SEEN, record) == []
+    assert invariants.wrong(SEEN, record) == []
     seen = deepcopy(SEEN)
     _empty(seen)
-    assert whole.wrong(seen, record) == []
+    assert invariants.wrong(seen, record) == []
