@@ -138,16 +138,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _children() -> Iterator[tuple[str, str]]:
-    below = processes.descendants(os.getpid())
-    aside = {pid for owner in ASIDE for pid in processes.descendants(owner)}
-    for pid in below:
-        if pid in aside:
-            continue
+    aside = set(ASIDE)
+    for pid in processes.descendants(os.getpid()):  # parents come before their children
         try:
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended and reaped while we looked
+        if int(fields[1]) in aside:
+            aside.add(pid)
+            continue
         shown = words.replace("\0", " ").strip() or "ended, but not waited for"
         # A pid comes back, a pid with its start time does not.
         yield f"child {pid} {fields[19].decode()}", f"process {pid} ({shown})"
