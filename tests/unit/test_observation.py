@@ -1,6 +1,7 @@
 """Looking: each source can fail alone, and absence is believed when it was seen twice."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from samba_rvss import run
 from samba_rvss.clock import now
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Inventory, Phase, SetState
@@ -62,8 +62,7 @@ def test_everything_is_seen(site: Site) -> None:
     assert seen.changing == frozenset()
 
 
-def _break_registry(site: Site, patch: pytest.MonkeyPatch) -> None:
-    del patch
+def _break_registry(site: Site) -> None:
     path = site.directory / "state" / "registry.tdb"
     whole = path.read_bytes()
     # One whose header is damaged as well, Samba replaces by a new one without a word.
@@ -71,31 +70,28 @@ def _break_registry(site: Site, patch: pytest.MonkeyPatch) -> None:
     site.samba.close()  # the library keeps an open database
 
 
-def _break_descriptors(site: Site, patch: pytest.MonkeyPatch) -> None:
-    del patch
+def _break_descriptors(site: Site) -> None:
     (site.directory / "state" / "share_info.tdb").write_bytes(b"this is no tdb" * 500)
 
 
-def _break_fss_state(site: Site, patch: pytest.MonkeyPatch) -> None:
-    del patch
+def _break_fss_state(site: Site) -> None:
     Path(site.config.fss_state).write_bytes(b"this is no tdb" * 500)
 
 
-def _break_directories(site: Site, patch: pytest.MonkeyPatch) -> None:
-    del patch
+def _break_directories(site: Site) -> None:
     (site.directory / "run" / "exposed").mkdir()
     (site.directory / "run" / "exposed" / "file").touch()
 
 
-def _break_inventory(site: Site, patch: pytest.MonkeyPatch) -> None:
-    del patch
+def _break_inventory(site: Site) -> None:
     site.failure = RvssError(Problem.SYSTEM, "the disk is on fire")
 
 
-def _break_tools(site: Site, patch: pytest.MonkeyPatch) -> None:
-    del site
-    patch.setattr(run, "_PATH", "/nowhere")
-    getattr(run.tool, "cache_clear", lambda: None)()
+def _break_messages(site: Site) -> None:
+    """Have smbstatus fail: it wants a directory there (lib/messages_dgm.c)."""
+    path = site.directory / "lock" / "msg.lock"
+    shutil.rmtree(path)
+    path.touch()
 
 
 _BROKEN = {
@@ -104,18 +100,16 @@ _BROKEN = {
     "samba": _break_fss_state,
     "directories": _break_directories,
     "inventory": _break_inventory,
-    "connected": _break_tools,
+    "connected": _break_messages,
 }
 
 
 @pytest.mark.parametrize("name", _BROKEN)
-def test_one_source_fails_alone(site: Site, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_source_fails_alone(site: Site, name: str) -> None:
     """The others are seen, the reason is kept, and nothing that rests on it is removed."""
     site.observe()  # so that Samba's registry is there
-    with monkeypatch.context() as patch:
-        _BROKEN[name](site, patch)
-        seen = site.observe()
-    getattr(run.tool, "cache_clear", lambda: None)()
+    _BROKEN[name](site)
+    seen = site.observe()
     blind = {one for one in (*_BROKEN, "mounts", "workers") if getattr(seen, one) is None}
     assert blind == {name}
     assert len(seen.problems) == 1, seen.problems

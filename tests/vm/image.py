@@ -103,9 +103,13 @@ def _bootstrap(rootfs: str) -> list[str]:
     ]
 
 
-def recipe_hash() -> str:
-    """Return a short name for all that the image is made from, but for the mirror."""
-    recipe = (_bootstrap(""), SIZE, sorted(FILES.items()), sorted(LINKS.items()))
+def recipe_hash(files: Mapping[str, str] = FILES) -> str:
+    """Return a short name for all that the image is made from, but for the mirror.
+
+    Args:
+        files: what is put into it besides packages.
+    """
+    recipe = (_bootstrap(""), SIZE, sorted(files.items()), sorted(LINKS.items()))
     return hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
 
 
