@@ -96,7 +96,7 @@ def serve(fd: int) -> None:
         try:
             answer = (True, getattr(importlib.import_module(module), name)(*args, **kwargs))
         except RvssError as exc:
-            answer = (False, RvssError(exc.problem, exc.message, exc.hint))
+            answer = (False, exc)
         except Exception as exc:  # noqa: BLE001 - an unknown failure is the caller's to report
             answer = (False, RuntimeError(f"{module}.{name}: {type(exc).__name__}: {exc}"))
         pipe.send(answer)
