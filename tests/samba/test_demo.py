@@ -142,6 +142,6 @@ def test_directory_that_users_cannot_walk_into(rig_directory: Path) -> None:
         said = demo.communicate(timeout=SECONDS)[1]
     assert demo.returncode == 2
     assert said == (
-        f"samba-rvss: not all users can driver into {closed}:"
+        f"samba-rvss: not all users can walk into {closed}:"
         " name another directory with --directory\n"
     )
