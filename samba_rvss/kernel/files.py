@@ -16,9 +16,9 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_NO_XDEV = 0x01
 BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
-"""To stay inside a directory, for `openat2`."""
+"""For `openat2`: to stay inside the directory."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-"""To open a directory itself, never what a link means."""
+"""Flags to open a directory, and never through a symbolic link."""
 _SYS_openat2 = 437  # the same number on every architecture
 
 # linux/magic.h; include/sys/fs/zfs.h
@@ -56,7 +56,7 @@ def file_system_type(fd: int) -> int:
 
 
 def syncfs(mount: int) -> None:
-    """Write out all that is in memory of the file system of a mount (syncfs(2))."""
+    """Write a whole file system to disk, given a descriptor of a mount of it (syncfs(2))."""
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
     try:
         checked(libc.syncfs(fd))

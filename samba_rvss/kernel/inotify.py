@@ -23,7 +23,7 @@ def add_watch(fd: int, path: str, mask: int) -> int:
 
 
 def read(fd: int) -> list[tuple[int, int, str]]:
-    """Return what has happened: watch, mask and name; empty if nothing has."""
+    """Return the events so far, each as watch, mask and name; never waits."""
     try:
         data = os.read(fd, 65536)
     except BlockingIOError:

@@ -25,7 +25,7 @@ libc.syncfs.argtypes = (_i,)
 
 
 def checked(result: int, name: str | int | None = None) -> int:
-    """Return the result of a call; raise what errno says, with a file's name, if it is negative."""
+    """Return the result of a call; if it is negative, raise OSError by errno, with the name."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)

@@ -50,7 +50,7 @@ def open_detached_tree(mount: int, fd: int) -> int:
     """Clone part of a detached mount, also on kernels that cannot do it directly.
 
     Args:
-        mount: the root of the detached mount, which cannot be attached any more afterwards.
+        mount: the root of the detached mount; afterwards it cannot be attached any more.
         fd: what is to be cloned, opened through that mount.
     """
     try:
@@ -99,10 +99,10 @@ def move_mount(mount: int, target: str) -> None:
 
 
 def mount_setattr(where: int | str, *, set_: int = 0, clear: int = 0) -> None:
-    """Change the attributes of a mount: of a detached one, or of one at a path and those below it.
+    """Change the attributes of a detached mount, or of the mount at a path and those below it.
 
-    Setting MOUNT_ATTR_RDONLY fails with EBUSY, and changes none of them, while a file is open for
-    writing through one (mount_setattr(2); fs/namespace.c, mnt_hold_writers).
+    Setting MOUNT_ATTR_RDONLY fails with EBUSY, and changes no mount, while a file is open for
+    writing through any of them (mount_setattr(2); fs/namespace.c, mnt_hold_writers).
     """
     attributes = ctypes.create_string_buffer(struct.pack("=QQQQ", set_, clear, 0, 0), 32)
     if isinstance(where, int):
@@ -133,7 +133,7 @@ def detached_mount(kind: str, options: dict[str, str], flags: tuple[str, ...] = 
             checked(libc.fsconfig(context, FSCONFIG_SET_FLAG, flag.encode(), None, 0))
         checked(libc.fsconfig(context, FSCONFIG_CMD_CREATE, None, None, 0), options.get("source"))
         attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOATIME
-        # Read-only from the start: it is nobody's to write through until it is opened.
+        # Read-only from the start: nobody writes through it before its owner makes it writable.
         return checked(libc.fsmount(context, FSMOUNT_CLOEXEC, attributes | MOUNT_ATTR_RDONLY))
     finally:
         os.close(context)

@@ -48,13 +48,13 @@ def escape_mount_path(path: str) -> bytes:
 
 
 def read_mountinfo(pid: int = 0) -> bytes:
-    """Return mountinfo as it is, ours or a process's, for a search before a costly parse."""
+    """Return mountinfo, ours or a process's, as raw bytes: searching is cheaper than parsing."""
     with open(f"/proc/{pid or 'self'}/mountinfo", "rb", buffering=0) as info:
         return info.read()
 
 
 def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
-    """Yield the mounts of our mount namespace."""
+    """Yield the mounts of our mount namespace, or those in what `read_mountinfo` returned."""
     # Not splitlines(): it also splits at a carriage return, which a path may have.
     for line in (read_mountinfo() if raw is None else raw).rstrip(b"\n").split(b"\n"):
         left, _, right = line.partition(b" - ")
@@ -71,7 +71,7 @@ def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
 
 
 def mount_targets(raw: bytes | None = None) -> Iterator[str]:
-    """Yield where the mounts of our mount namespace are; cheaper than `mountinfo`."""
+    """Yield the paths of the same mounts as `mountinfo`; cheaper than that."""
     for line in (read_mountinfo() if raw is None else raw).rstrip(b"\n").split(b"\n"):
         yield _unescape(line.split(b" ", 5)[4])
 
@@ -80,7 +80,7 @@ def mount_of(fd: int) -> MountInfo:
     """Return the mount that a descriptor was opened through.
 
     Raises:
-        OSError: if it is not in our mount namespace, as a detached one.
+        OSError: if that mount is not in our mount namespace; a detached one is in none.
     """
     number = mount_id(fd)
     raw = read_mountinfo()

@@ -36,7 +36,7 @@ def peer_credentials(sock: socket.socket) -> Peer:
 
 
 def peer_pidfd(sock: socket.socket, pid: int) -> int:
-    """Return a pidfd of the peer: the very process where the kernel can tell, else by number."""
+    """Return a pidfd of the peer, by its pid where the kernel has no SO_PEERPIDFD."""
     try:
         return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError:
@@ -59,7 +59,7 @@ class HeldFile:
 
     Attributes:
         path: as the process sees it.
-        mount: id of the mount that it was opened through, -1 if it is on none.
+        mount: id of the mount that it was opened through, -1 if the kernel names none.
         inode: its number, 0 where the kernel does not say.
         writable: whether it may be written to this way.
     """
@@ -107,9 +107,9 @@ def arguments(pid: int) -> list[str]:
 
 
 def started(pid: int) -> float:
-    """Return when a process was started, in seconds of this boot (proc(5), stat).
+    """Return when a process was started, in seconds since the boot (proc(5), stat).
 
-    One that has ended was started at its beginning.
+    The answer is 0.0 for a process that has ended.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
@@ -120,7 +120,7 @@ def started(pid: int) -> float:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return all processes below one, parents before their children; the dead count too."""
+    """Return all descendants of a process, parents before their children; zombies count too."""
     children: dict[int, list[int]] = {}
     for child in pids():
         try:
@@ -136,12 +136,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def mount_namespace(pid: int) -> str:
-    """Return what tells a process's mount namespace from others."""
+    """Return the identity of a process's mount namespace."""
     return os.readlink(f"/proc/{pid}/ns/mnt")
 
 
 def open_files(pid: int) -> Iterator[HeldFile]:
-    """Yield the files that a process has open; one that it closes meanwhile may be left out."""
+    """Yield the files that a process has open; a file that it closes meanwhile may be missing."""
     for number in os.listdir(f"/proc/{pid}/fdinfo"):
         try:
             with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as info:
@@ -158,9 +158,9 @@ def open_files(pid: int) -> Iterator[HeldFile]:
 
 
 def writable_mappings(pid: int) -> Iterator[HeldFile]:
-    """Yield the files that a process has mapped for writing into them.
+    """Yield the files that a process has mapped shared and writable.
 
-    A mapping outlives the descriptor that it was made from, and counts as a writer all the same.
+    A mapping outlives the descriptor that it was made from, and writes to the file all the same.
     """
     with open(f"/proc/{pid}/maps", "rb") as maps:
         rows = [line.split(b" ", 5)[:5] for line in maps]
