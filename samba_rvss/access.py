@@ -1,7 +1,7 @@
 """Who may use the hook's socket: only what Samba's rpcd_fsrvp started, and root.
 
-The socket is open to all, because the hook runs as the client's user. So the kernel is asked who
-connected, and /proc what started it; nothing that the caller says counts.
+The socket is open to all, because the hook runs as the client's user. So the kernel is asked which
+process connected, and /proc which processes started it; nothing that the caller says counts.
 """
 
 import os
@@ -24,7 +24,7 @@ class _Link:
 
 
 def authorise(connection: socket.socket) -> Peer:
-    """Return who connected, if it may.
+    """Return the process that connected, if it may use the hook.
 
     Raises:
         RvssError: REFUSED, with the reason.
@@ -39,7 +39,7 @@ def authorise(connection: socket.socket) -> Peer:
             "let Samba and samba-rvss share one",
         )
     try:
-        # The descriptor keeps the number from being reused unnoticed.
+        # By the pidfd it is noticed if the process ends and its pid is used again.
         pidfd = processes.peer_pidfd(connection, peer.pid)
     except OSError as exc:
         raise _refusal(peer, "it has ended already") from exc
@@ -62,8 +62,8 @@ def _started_by_worker(pid: int) -> bool:
         parent = processes.process(child.parent)
         links.append(_Link(child.pid, parent.pid))
         if control.is_worker(parent):
-            # A parent that ended meanwhile, its number taken by another, has left its child
-            # to a new parent: the chain must still be the same.
+            # If a parent ended meanwhile and its pid was used again, its child has another parent
+            # now: so the chain must still be the same.
             return all(processes.process(link.child).parent == link.parent for link in links)
         child = parent
     return False

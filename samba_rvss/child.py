@@ -1,8 +1,8 @@
 """A child process of our own program that runs functions for its owner.
 
-Place: beside `run`, which is for other programs. Contract: the child has nothing of its owner's but
-one end of a pipe; it ends by itself when its owner is gone, and when it is closed it is killed and
-reaped. One call at a time: whoever has threads keeps them apart.
+Place: beside `run`, which is for other programs. Contract: the child inherits standard error and
+one end of a socket pair, nothing else. It ends by itself when its owner is gone; `close` kills and
+reaps it. One call at a time: an owner with several threads needs a lock.
 """
 
 import importlib
@@ -26,7 +26,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class Child(Closing):
-    """A process that calls functions; it has to be closed.
+    """A process that calls functions for its owner, who has to close it.
 
     Attributes:
         pid: its process id.
@@ -61,13 +61,14 @@ class Child(Closing):
 
         Args:
             seconds: how long it may take.
-            function: it, its arguments and its result have to be picklable.
+            function: the child finds it by module and name; its arguments and its result have to
+                be picklable.
 
         Raises:
             RvssError: what the function raised.
-            RuntimeError: in words, what else the function raised.
-            TimeoutError: it took too long.
-            OSError, EOFError: the child has died. After these three it has to be closed.
+            RuntimeError: the function raised something else, which this says in words.
+            TimeoutError: it took too long; the child has to be closed.
+            OSError, EOFError: the child has died; it has to be closed.
         """
         self._pipe.send((function.__module__, function.__name__, args, kwargs))
         if not self._pipe.poll(seconds):
@@ -78,7 +79,7 @@ class Child(Closing):
         return cast("R", value)
 
     def close(self) -> None:
-        """End it with SIGKILL, and wait for it."""
+        """End the child with SIGKILL, and wait for it."""
         self._pipe.close()
         self._process.kill()
         self._process.wait()

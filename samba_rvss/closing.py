@@ -1,4 +1,4 @@
-"""What is to be closed, as a context manager.
+"""A base class for what has to be closed, as a context manager.
 
 Place: at the bottom, beside `errors`.
 """
@@ -8,11 +8,11 @@ from typing import Self
 
 
 class Closing(ABC):
-    """A context manager that closes itself when it is left."""
+    """A context manager that is closed when its block ends."""
 
     @abstractmethod
     def close(self) -> None:
-        """Free what it holds; it may be called again."""
+        """Free what it holds. A second call does nothing."""
 
     def __enter__(self) -> Self:
         return self

@@ -37,7 +37,7 @@ class RvssError(Exception):
     """A known failure: one sentence, and where possible what to do about it.
 
     Args:
-        problem: the code that the caller's caller will see.
+        problem: its code.
         message: one sentence without a full stop, naming the object that it is about.
         hint: what an administrator can do, or an empty string.
     """

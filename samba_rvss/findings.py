@@ -1,4 +1,4 @@
-"""What reconciling found, as values: what goes over admin.sock and what commands print."""
+"""What reconciling found, as values, which go over admin.sock and are printed by commands."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -9,12 +9,12 @@ class Fate(Enum):
 
     TO_DO = "to do"
     DONE = "done"
-    BEGUN = "begun"
+    BEGUN = "begun"  # a seal, which goes on for as long as somebody writes
     FAILED = "failed"
-    STALE = "not needed any more"
+    STALE = "not needed any more"  # no longer called for when its turn came
     LEFT_ALONE = "left alone"
-    WRONG = "wrong"
-    UNSEEN = "not seen"
+    WRONG = "wrong"  # left alone, and for an administrator to mend
+    UNSEEN = "not seen"  # it could not be observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +25,10 @@ class Finding:
         action: what is done about it; empty if nothing is.
         target: id of a copy, an image or a set, a path, or the name of a share; may be empty.
         reason: why, without a full stop.
-        evidence: what was seen that says so.
+        evidence: what was seen that proves the reason.
         error: why it failed.
-        due: in how many seconds it may be otherwise, of what is left alone.
+        due: for what is left alone: in how many seconds that may change; None if time alone
+            changes nothing.
     """
 
     fate: Fate

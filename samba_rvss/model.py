@@ -39,11 +39,11 @@ class Context(IntFlag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A time that no change of the clock can move: seconds since a boot.
+    """A point in time that setting the clock does not move: seconds since a boot.
 
     Attributes:
         boot: the kernel's id of that boot (random(4), boot_id); empty if it is not known.
-        seconds: since then, time in suspension included (clock_gettime(2), CLOCK_BOOTTIME).
+        seconds: since that boot, time in suspension included (clock_gettime(2), CLOCK_BOOTTIME).
     """
 
     boot: str
@@ -54,7 +54,7 @@ UNKNOWN = Moment(boot="", seconds=0.0)
 
 
 class Phase(Enum):
-    """How far a shadow copy has come in our own record."""
+    """How far a shadow copy has come, as the ledger has it."""
 
     CREATING = "creating"  # intent written; image and mounts may or may not exist
     TAKEN = "taken"  # image exists, recovery mount read-only, path handed to Samba
@@ -62,12 +62,12 @@ class Phase(Enum):
     SEALING = "sealing"  # recovery is complete; being made read-only for good
     SEALED = "sealed"  # verified: nothing can change it any more
     DELETING = "deleting"  # being removed
-    GONE = "gone"  # removed; kept as history only
+    GONE = "gone"  # removed; the record stays as history
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """A share of smb.conf that is ours."""
+    """A share of smb.conf that is ours: its shell_snap commands call this instance's hook."""
 
     name: str
     path: str
@@ -78,13 +78,13 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """What can be snapshotted at once, and where in it a share sits.
+    """A btrfs subvolume or a ZFS dataset, and where in it a share sits.
 
     Attributes:
         provider: name of the provider that knows it.
-        file_system: stable identity of the file system or pool.
+        file_system: identity of the btrfs file system (its UUID) or of the pool.
         id: the volume's own identity in it, as text: a subvolume's id, a dataset's guid; empty
-            where the first marks on ZFS had none.
+            if it comes from one of the first marks on ZFS, which had none.
         name: the volume as an administrator knows it (subvolume path, dataset).
         directory: the share's directory inside the volume, relative; empty for its root.
         inode: inode number of that directory, the same in every image of the volume.
@@ -105,7 +105,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """What we write on every image: enough to rebuild the ledger from it."""
+    """What we write on every image: enough to make its record in the ledger anew."""
 
     id: str
     share: str
@@ -119,8 +119,8 @@ class Mark:
 class Image:
     """A point-in-time copy of a volume, as found by listing.
 
-    ``complete`` is false for one whose creation was cut off; ``read_only`` is true only if every
-    part of it is.
+    ``complete`` is false if the creation was cut off; ``read_only`` is true only if every part of
+    the image is read-only.
     """
 
     id: str
@@ -132,7 +132,10 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What a listing found. The absence of an image is proven only for ``file_systems``."""
+    """The images that were found, and the file systems on which they could be listed.
+
+    An image that is not here may still exist on a file system that is not here.
+    """
 
     file_systems: frozenset[str]
     images: tuple[Image, ...]
@@ -140,10 +143,10 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowCopy:
-    """One shadow copy in the ledger.
+    """The record of a shadow copy in the ledger.
 
-    ``set_id``, ``copy_id``, ``context``, ``exposed_share`` and ``state`` are Samba's and known
-    only once its set has been committed. ``since`` is when phase or state last changed.
+    ``set_id``, ``copy_id``, ``context``, ``exposed_share`` and ``state`` are Samba's, and not known
+    before the set has been committed. ``since`` is when phase or state last changed.
     """
 
     id: str
@@ -169,7 +172,7 @@ class ShadowCopy:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Where it is mounted: where Samba finds it, and where Previous Versions do."""
+        """Where it is mounted: for Samba, and for Previous Versions if the share has them."""
         return tuple(path for path in (self.path, self.previous_path) if path)
 
 

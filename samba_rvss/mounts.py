@@ -4,8 +4,8 @@
     <run>/previous/<share>/@GMT-…               always read-only, for shadow_copy2
 
 Each is a mount of one directory, so nothing else of the volume can be reached through it. It is
-born read-only, nosuid, nodev and noexec: no other state of it is ever visible. Whoever attaches a
-mount detaches it.
+read-only, nosuid, nodev and noexec before any path leads to it; `Mounts.open` makes it writable,
+`Mounts.close` read-only again. It outlives the daemon: it stays until `Mounts.detach`.
 """
 
 import errno
@@ -31,7 +31,7 @@ _ATTRIBUTES = (
 
 
 def escape(share: str) -> str:
-    """Return a share's name as the name of a directory: no blanks, no slash, no leading dot."""
+    """Return a share's name as a directory's: without blanks, slashes and a leading dot."""
     raw = os.fsencode(share)
     text = "".join(
         chr(byte) if byte in _PLAIN and (index or byte != ord(".")) else f"%{byte:02X}"
@@ -43,7 +43,7 @@ def escape(share: str) -> str:
 
 
 def image_of(path: str) -> str:
-    """Return the id of the image that an exposed path is of: it is named after it."""
+    """Return the id of the image that is mounted at an exposed path: the path's last part."""
     return path.rpartition("/")[2]
 
 
@@ -60,7 +60,7 @@ class Mounts:
     """The recovery mounts of one instance.
 
     Args:
-        run_directory: where they are; only root may write there.
+        run_directory: the mounts are below it; only root may write there.
     """
 
     def __init__(self, run_directory: str) -> None:
@@ -91,8 +91,12 @@ class Mounts:
     def reserve_previous(self, share: str, created: datetime) -> str:
         """Make the directory of a Previous Versions mount and return its path.
 
-        @GMT names have a resolution of one second; a second copy takes the next free one
-        (source3/modules/vfs_shadow_copy2.c reads the name's time only).
+        Names that begin with @GMT have a resolution of one second
+        (source3/modules/vfs_shadow_copy2.c reads nothing but the time): a second copy within the
+        same second gets the next second that is free.
+
+        Raises:
+            RvssError: BUSY if 3600 seconds are taken, or SYSTEM.
         """
         parent = self.make_previous(share)
         for offset in range(3600):
@@ -108,8 +112,8 @@ class Mounts:
     def attach(self, parts: Sequence[tuple[str, int]], path: str) -> None:
         """Put detached mounts at a path and below it, read-only.
 
-        Leaves nothing behind when it fails. A mount can be at one path only: another one takes
-        detached mounts of its own.
+        Leaves nothing behind when it fails. A detached mount can be put at one path only: for a
+        second path, open the image again.
 
         Args:
             parts: as `samba_rvss.providers.Provider.open` returns them; the
@@ -137,7 +141,7 @@ class Mounts:
             undo.pop_all()
 
     def open(self, path: str) -> None:
-        """Let clients write through a recovery mount, connected ones included.
+        """Make a recovery mount writable, also for clients that are connected already.
 
         Raises:
             RvssError: NOT_FOUND if nothing is mounted there, or SYSTEM.
@@ -162,7 +166,7 @@ class Mounts:
         return True
 
     def is_closed(self, path: str) -> bool:
-        """Return whether the mount at a path is read-only, and every one below it."""
+        """Return whether the mount at a path and all mounts below it are read-only."""
         raw = mounttable.read_mountinfo()
         below = mounttable.escape_mount_path(f"{path}/") in raw
         targets = [path]
@@ -197,7 +201,7 @@ class Mounts:
         return [target for target in targets if target.count("/") == depth]
 
     def directories(self) -> list[str]:
-        """Return every directory that a recovery mount is, was or could be at."""
+        """Return every directory made for a recovery mount, whether one is on it or not."""
         found = []
         for kind in ("exposed", "previous"):
             top = f"{self._run}/{kind}"

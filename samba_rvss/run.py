@@ -1,7 +1,7 @@
 """The one door to other programs.
 
 A program runs with an argument list, a small environment of our own, no standard input and a
-time limit; it is reaped whatever happens, if need be when another one is run.
+time limit. It is reaped whatever happens; if it outlives even SIGKILL, then by a later `run`.
 """
 
 import logging
@@ -29,9 +29,9 @@ class ToolError(RvssError):
     Attributes:
         argv: the program's absolute path and its arguments.
         status: its exit status, negative for the signal that ended it; None if it did not end in
-            time, and nothing is known of what it printed then.
-        stdout: all that it printed.
-        stderr: all that it complained of.
+            time.
+        stdout: all of its standard output; empty if it did not end in time.
+        stderr: all of its standard error; empty if it did not end in time.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class ToolError(RvssError):
         """Make the error.
 
         Args:
-            argv: see the attributes, as for all but the last.
-            how: how it ended, which the message says after what was run.
+            argv: see the attributes; so for status, stdout and stderr.
+            how: how it ended; the message is argv and then this.
         """
         super().__init__(Problem.TOOL, f"{' '.join(argv)} {how}")
         self.argv = tuple(argv)
@@ -55,7 +55,7 @@ class ToolError(RvssError):
 
     @property
     def said(self) -> str:
-        """What it complained of, or else what it printed, as one line."""
+        """Its standard error as one line, or its standard output if that is empty."""
         return _said(self.stdout, self.stderr)
 
 
@@ -65,7 +65,7 @@ def tool(name: str, search: str = "") -> str:
 
     Args:
         name: the program.
-        search: directories with colons between them, a fixed list of our own if empty.
+        search: directories with colons between them; if empty, a fixed list of our own.
 
     Raises:
         RvssError: MISSING if there is no such program.
@@ -119,7 +119,7 @@ def run(
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as exc:
-        # Its pipes are closed without reading on: a grandchild may hold them for ever.
+        # _kill() closes its pipes without reading on: a grandchild may hold them for ever.
         ended = (
             "and was killed" if _kill(process) else "and cannot be killed: it waits for a device"
         )
@@ -156,7 +156,7 @@ def _kill(process: subprocess.Popen[str]) -> bool:
 
 
 def _reap_abandoned() -> None:
-    """Wait for those that could not be killed, and have ended meanwhile."""
+    """Reap the programs that outlived SIGKILL and have ended since."""
     for process in _abandoned.copy():
         if process.poll() is not None:
             with suppress(ValueError):  # another thread was faster

@@ -1,8 +1,9 @@
 """Request and reply on both sockets, as datagrams (SOCK_SEQPACKET).
 
-hook.sock: the callout's words as they came, NUL between them; the reply is a status byte and one
-line. admin.sock: a JSON object; the reply is a JSON object too, and before it may come any number
-of others, the parts of an answer. Whatever does not fit is refused by name.
+hook.sock: the request is the callout's words as they came, NUL between them; the reply is a status
+byte and one line. admin.sock: the request is a JSON object; the answer is any number of JSON
+objects, its parts, and at the end one with the result. A request or an answer that does not fit is
+refused, and the error says what is wrong with it.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ class AdminRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """What a running daemon knows and no file says.
+    """What only the running daemon knows.
 
     Attributes:
         quiet: for how long it has not heard of a client, in seconds.
@@ -63,7 +64,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alive:
-    """Says that the daemon is still at work, and nothing else."""
+    """Says only that the daemon is still at work."""
 
 
 Part: TypeAlias = Finding | Presence | Busy | Alive
@@ -176,7 +177,7 @@ def decode_answer(data: bytes) -> Part | Result:
     """Read one datagram of an answer of admin.sock.
 
     Raises:
-        RvssError: BAD_REQUEST if it is none.
+        RvssError: BAD_REQUEST if it is not one.
     """
     unreadable = RvssError(
         Problem.BAD_REQUEST,
@@ -203,11 +204,11 @@ def decode_answer(data: bytes) -> Part | Result:
 
 
 def _typed(kind: type[Any], body: object) -> Any:
-    """Return a value of a class, each attribute of which is given and of its type.
+    """Make a value of a dataclass from a JSON object with exactly its attributes.
 
     Raises:
-        TypeError: if one is not.
-        ValueError: if one is of an enumeration and not in it.
+        TypeError: if an attribute is missing, unknown or of another type.
+        ValueError: if a value is not in its enumeration.
     """
     fields = dataclasses.fields(kind)
     if not isinstance(body, dict) or body.keys() != {field.name for field in fields}:
