@@ -61,7 +61,9 @@ class File:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Make one transaction of a block, on disk at its end; an error in it undoes all.
+        """Give the database to a block that is one transaction: on disk when the block ends.
+
+        An error in the block undoes the transaction.
 
         Raises:
             RvssError: STATE if it fails.
@@ -77,7 +79,7 @@ class File:
             self._database.execute("COMMIT")
 
     def _claim(self) -> None:
-        """Make the file fit for being written, and remember which one it is."""
+        """Set up the file for writing, and remember its identity for `_restore`."""
         os.chmod(self._path, 0o600)
         self._database.execute("PRAGMA journal_mode = WAL")
         # FULL: a commit is on disk when it returns, in WAL mode as well
@@ -85,7 +87,7 @@ class File:
         self._status = os.stat(self._path)
 
     def _restore(self) -> None:
-        """Write the file anew from what is open, if it was removed or replaced meanwhile."""
+        """Write the file anew from the open database, if it was removed or replaced meanwhile."""
         if self._status is None:
             return
         try:
@@ -97,7 +99,7 @@ class File:
         _remove(new)
         with closing(_connect(new, "rwc")) as copy:
             self._database.backup(copy)
-            # One file alone, complete, can take the other's place.
+            # Without a write-ahead log the copy is one complete file, which can be renamed.
             copy.execute("PRAGMA journal_mode = DELETE")
         # The log of a file that was put in the place of ours must not be applied to ours.
         _remove(self._path)

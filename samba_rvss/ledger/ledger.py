@@ -1,4 +1,4 @@
-"""What is recorded of shadow copies: each verb is one transaction; see the package."""
+"""The ledger's verbs: each that writes is one transaction; see the package."""
 
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -40,7 +40,7 @@ class Ledger:
         self._file.close()
 
     def add(self, copy: ShadowCopy, event: str, detail: str = "") -> None:
-        """Record a new shadow copy, as of the present moment unless it says another one."""
+        """Record a new shadow copy; ``since`` is the present moment if the copy has none."""
         values = values_of(copy if copy.since.boot else replace(copy, since=moment()))
         marks = ", ".join("?" * len(values))
         with self._file.writing() as database:
@@ -62,18 +62,20 @@ class Ledger:
         """Change columns of a shadow copy and record why, in one transaction.
 
         Args:
-            copy: which one; its other values here do not matter.
+            copy: which one, by its id; nothing else of it is looked at.
             event: what happened, in a word or two.
-            unless: phases in which it must not be touched any more.
+            unless: phases in which its record must not change any more.
             uid: who wanted it, -1 if nobody did.
             duration: seconds that it took.
             detail: a sentence.
-            since: since when it is as these values say, the present moment if not given.
+            since: when phase or state became what ``values`` says, the present moment if not
+                given; without a new phase or state it is not used.
             values: new values of phase, path, previous_path, set_id, copy_id, context,
                 exposed_share or state.
 
         Returns:
-            The copy as it is now, or None if it is in one of the phases of ``unless``.
+            The copy as it is now; None if it is in one of the phases of ``unless`` or not in the
+            ledger.
         """
         unknown = values.keys() - CHANGEABLE
         if unknown:
@@ -97,23 +99,23 @@ class Ledger:
         return current
 
     def note(self, copy: ShadowCopy, event: str, *, uid: int = -1, detail: str = "") -> None:
-        """Record an event alone."""
+        """Record an event of a shadow copy, and change nothing else."""
         with self._file.writing() as database:
             self._event(database, copy, event, uid, None, detail)
 
     def note_set(self, set_id: str, event: str, *, detail: str = "") -> None:
-        """Record what happened to a set of which there may be no copy."""
+        """Record an event of a set, also of one without a copy in the ledger."""
         with self._file.writing() as database:
             self._insert(database, ("", "", event, -1, None, detail, set_id))
 
     def findings(self) -> dict[str, Moment]:
-        """Return what was found unaccounted for, by name, and since when."""
+        """Return what reconciling last found unaccounted for, by name, and since when it is so."""
         with self._file.reading() as database:
             rows = database.execute("SELECT name, boot, since FROM findings").fetchall()
         return {name: Moment(boot=boot, seconds=since) for name, boot, since in rows}
 
     def set_findings(self, found: Mapping[str, Moment]) -> None:
-        """Replace what was found unaccounted for."""
+        """Replace what `findings` returns."""
         with self._file.writing() as database:
             database.execute("DELETE FROM findings")
             database.executemany(
@@ -130,13 +132,18 @@ class Ledger:
         return self._first("path = ?", path)
 
     def find(self, word: str) -> list[ShadowCopy]:
-        """Return the copies that an administrator may mean: by our id, its end, or Samba's ids."""
+        """Return the copies that an administrator may mean.
+
+        Args:
+            word: our id, the end of it after a hyphen, Samba's id of the copy or the set, or the
+                path that Samba has.
+        """
         ends = "substr(id, -1 - length(?1)) = '-' || ?1"
         condition = f"id = ?1 OR {ends} OR copy_id = ?1 OR set_id = ?1 OR path = ?1"
         return self._some(f"{condition} ORDER BY created, id", word)
 
     def copies(self, *, gone: bool = False) -> list[ShadowCopy]:
-        """Return the copies that exist, oldest first; with ``gone`` those that did as well."""
+        """Return the copies that exist, oldest first; with ``gone`` the gone ones as well."""
         return self._some("phase != ? OR ? ORDER BY created, id", Phase.GONE.value, int(gone))
 
     def gone(self) -> dict[str, str]:
@@ -158,7 +165,7 @@ class Ledger:
 
         Args:
             word: a copy's or a set's id, if only theirs are wanted.
-            limit: how many.
+            limit: how many at most.
         """
         return self._events("copy = ?1 OR set_id = ?1" if word else "?1 = ''", word, limit)
 
@@ -177,7 +184,10 @@ class Ledger:
         return found[0] if found else None
 
     def delete_history(self, before: datetime) -> None:
-        """Delete the history of copies that went before a time."""
+        """Delete the records of gone copies that were created before a time.
+
+        With them go the events before that time of copies without a record.
+        """
         with self._file.writing() as database:
             stamp = before.isoformat()
             database.execute(

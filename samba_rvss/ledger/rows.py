@@ -12,15 +12,15 @@ COLUMNS = (
     " created, phase, path, previous_path, uid, set_id, copy_id, context, exposed_share,"
     " state, boot, since"
 )
-"""Of a copy, in the order that `copy_of` and `values_of` have them."""
+"""The columns of a copy, in the order of `copy_of` and `values_of`."""
 
 CHANGEABLE = frozenset(
     {"phase", "path", "previous_path", "set_id", "copy_id", "context", "exposed_share", "state"}
 )
-"""Columns of a copy that may change, besides those that say since when it is so."""
+"""The columns of a copy that may be changed; ``boot`` and ``since`` follow from it."""
 
 EVENT_COLUMNS = "time, copy, share, what, uid, duration, detail, set_id"
-"""Of an event, in the order that `event_of` has them."""
+"""The columns of an event, in the order of `event_of`."""
 
 _NO_STATE = -1
 
@@ -33,7 +33,7 @@ def plain(value: object) -> object:
 
 
 def printable(values: Iterable[object]) -> list[object]:
-    """Return values with texts that any column can hold, whatever bytes they are made of."""
+    """Return values with every text made UTF-8, as columns need it."""
     return [
         value.encode("utf-8", "backslashreplace").decode("utf-8")
         if isinstance(value, str)
@@ -96,7 +96,7 @@ def copy_of(row: tuple[object, ...]) -> ShadowCopy:
 def _volume(
     provider: str, file_system: str, own: str, name: str, directory: str, inode: str
 ) -> Volume:
-    """Return a volume; of many copies there are few."""
+    """Return a volume, the same object for the many copies of it."""
     return Volume(
         provider=provider,
         file_system=file_system,

@@ -1,4 +1,4 @@
-"""The tables of the ledger, and how those of older versions become them."""
+"""The tables of the ledger, and the steps to them from those of older versions."""
 
 import sqlite3
 
@@ -31,7 +31,7 @@ CREATE TABLE findings (
     name TEXT PRIMARY KEY, boot TEXT NOT NULL, since REAL NOT NULL
 ) STRICT;
 """
-# Until then the column had the volume's key, which begins with its provider and file system.
+# In older versions the column has the volume's key, which begins with provider and file system.
 _VERSION_3 = """
 ALTER TABLE copies RENAME COLUMN volume_key TO volume_id;
 UPDATE copies SET volume_id = substr(volume_id, length(provider || ':' || file_system || ':') + 1)
@@ -43,7 +43,7 @@ VERSION = len(_MIGRATIONS)
 
 
 def bring_up_to_date(database: sqlite3.Connection, path: str) -> None:
-    """Give a new file its tables, or an older one what it lacks, in one step.
+    """Give a new file its tables, or an older one what it lacks, in one transaction.
 
     Args:
         database: the open file.
@@ -51,12 +51,12 @@ def bring_up_to_date(database: sqlite3.Connection, path: str) -> None:
 
     Raises:
         RvssError: as `require_present`.
-        sqlite3.Error: and nothing has changed.
+        sqlite3.Error: if it fails; nothing has changed then.
     """
     found = _version(database)
     if found < VERSION:
         steps = " ".join(_MIGRATIONS[found:])
-        since = moment()  # of what an older version has written, nothing else is known
+        since = moment()  # version 1 did not write since when a copy is as it is
         database.executescript(
             f"BEGIN IMMEDIATE; {steps}"
             f" UPDATE copies SET boot = '{since.boot}', since = {since.seconds!r}"
