@@ -1,8 +1,8 @@
 """smb.conf: which shares are ours, and the ``rvss:`` options.
 
 Samba's own parser reads the file (includes, ``copy =``, defaults), and its registry interface the
-shares kept there. Nothing here changes anything. python-samba keeps global state and can block, so
-the daemon calls `load` through `samba_rvss.samba.process`, a command directly.
+shares in the registry. Nothing here changes anything. python-samba has global state and can block:
+the daemon calls `load` through `samba_rvss.samba.process`, a command calls it directly.
 """
 
 import os
@@ -31,7 +31,7 @@ _SEQUENCE_NUMBER = 48
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """One reading of smb.conf. Times are in seconds."""
+    """What smb.conf said when it was read. Times are in seconds."""
 
     file: str
     run_directory: str
@@ -54,7 +54,7 @@ class Config:
         return tuple(section.share for section in self.sections if section.share)
 
     def modules(self, share: str) -> tuple[str, ...]:
-        """Return the ``vfs objects`` that a share of ours has in effect, [global]'s for others."""
+        """Return the ``vfs objects`` in effect for a share of ours; for others, [global]'s."""
         objects = {ours.name.lower(): ours.vfs_objects for ours in self.shares}
         return objects.get(share.lower(), self.global_modules)
 
@@ -75,7 +75,7 @@ class Config:
 
     @property
     def fss_state(self) -> str:
-        """Samba's record of shadow copy sets (srv_fss_agent.c, srv_fssa_start())."""
+        """The file of Samba's shadow copy sets (srv_fss_agent.c, srv_fssa_start())."""
         return f"{self.samba_lock_directory}/srv_fss.tdb"
 
 
@@ -86,7 +86,8 @@ def load(configfile: str = "") -> Config:
         configfile: the file, or an empty string for the one that Samba was built with.
 
     Raises:
-        RvssError: CONFIG naming section and option, or SAMBA if the registry cannot be read.
+        RvssError: CONFIG if the file cannot be read, or naming the section and option that is
+            wrong; SAMBA if the registry cannot be read.
     """
     context = open_context(configfile)
     sections = sections_of(context)
@@ -138,8 +139,8 @@ def load(configfile: str = "") -> Config:
 def _sections_in(path: str) -> frozenset[str]:
     """Return the names, in lower case, of the sections that stand in a file itself.
 
-    ExposeShadowCopySet looks for the base share there and in the registry; included files it
-    does not read (lib/smbconf/smbconf_txt.c, smbconf_txt_load_file()).
+    ExposeShadowCopySet looks for the base share there and in the registry, but not in included
+    files (lib/smbconf/smbconf_txt.c, smbconf_txt_load_file()).
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as lines:
@@ -150,7 +151,7 @@ def _sections_in(path: str) -> frozenset[str]:
 
 
 def _included(path: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield a file and those that it includes, as far as their names are fixed."""
+    """Yield a file and those that it includes, but none whose name has a macro."""
     if path in above or "%" in path or len(above) > 10:
         return
     yield path

@@ -1,4 +1,4 @@
-"""Running Sambas: messages to smbds, who is connected, and the rpcd_fsrvp workers.
+"""A Samba that runs: messages to its smbds, who is connected, and its rpcd_fsrvp workers.
 
 By smbcontrol(1), smbstatus(1) and /proc.
 """
@@ -18,14 +18,14 @@ from samba_rvss.run import ToolError, run
 WORKER = "rpcd_fsrvp"
 
 SECONDS = 10.0
-"""Time limit of one smbcontrol, in seconds."""
+"""How long smbcontrol and smbstatus may take, and a worker to end, in seconds."""
 
 
 def reload_config(configfile: str) -> bool:
     """Tell every smbd to read its configuration again.
 
     Returns:
-        False if no smbd runs, so that there is nobody to tell.
+        False if no smbd runs.
 
     Raises:
         RvssError: SAMBA if the message cannot be sent.
@@ -69,7 +69,7 @@ def is_worker(process: processes.Process) -> bool:
     While it acts for a client, a worker's real and effective uid are the client's; its saved uid
     stays root's (lib/util/setid.c and source3/lib/util_sec.c, set_effective_uid()), which no
     user can give to a process of his own. The file of a worker that outlived an upgrade is
-    "… (deleted)". Who owns it is asked last, because that can wait for somebody's file system.
+    "… (deleted)". The file's owner is asked for last, because that can wait for its file system.
 
     Raises:
         OSError: if the process has ended.
@@ -100,9 +100,11 @@ def workers(configfile: str, lock_directory: str) -> tuple[Worker, ...]:
 
 
 def connections(said: str) -> dict[int, int]:
-    """Read of samba-dcerpcd's status how many connections each rpcd_fsrvp serves, by its pid.
+    """Return how many connections each rpcd_fsrvp serves, by its pid.
 
-    Samba 4.17 calls them clients; later ones count associations as well.
+    Args:
+        said: samba-dcerpcd's answer to rpc-dump-status. Samba 4.17 calls the connections clients;
+            later versions count associations as well.
     """
     section = re.search(rf"/{WORKER}: .*\n((?: .*\n?)*)", said)
     lines = section[1] if section else ""
@@ -114,7 +116,7 @@ def end_worker(pid: int, lock_directory: str) -> bool:
     """End an rpcd_fsrvp; the next client gets a new one, which reads srv_fss.tdb anew.
 
     Returns:
-        whether it has ended.
+        Whether it has ended within `SECONDS`.
     """
     try:
         pidfd = os.pidfd_open(pid)

@@ -1,9 +1,9 @@
-"""srv_fss.tdb: Samba's record of shadow copy sets, read without ever waiting, and repaired.
+"""srv_fss.tdb, Samba's file of shadow copy sets: reading it, and removing sets from it.
 
 Keys and values: Samba, source3/rpc_server/fss/srv_fss_state.c and librpc/idl/fsrvp_state.idl.
-Each write there first wipes the file and then stores everything in one transaction
-(fss_state_store()), so a reading is accepted only if it was made under a read lock and its own
-counts agree; otherwise the answer is "cannot tell now".
+Samba first wipes the file, and then stores everything in one transaction (fss_state_store()). So a
+reading is accepted only if it was made under a read lock and the counts in it agree; otherwise it
+is None, "cannot tell now". A reading never waits for a lock.
 """
 
 import logging
@@ -50,7 +50,7 @@ def parse(records: dict[bytes, bytes]) -> SambaState | None:
     if b"sc_set_count\0" not in records:
         return None
     sets: dict[str, tuple[SetState, int, int]] = {}
-    # Each below the key of what it belongs to: a file may hold thousands.
+    # By the key of the set or copy that each belongs to: a file may hold thousands.
     copies: dict[str, list[tuple[str, str, str, str, int, int]]] = {}
     maps: dict[str, list[tuple[str, str, bool]]] = {}
     try:
@@ -117,7 +117,7 @@ def read(path: str) -> SambaState | None:
 
     Returns:
         The state; an empty one if there is no such file; None if Samba is writing it just now.
-        An empty state proves nothing until it was seen twice, seconds apart.
+        An empty state proves something only when it was read twice, seconds apart.
 
     Raises:
         RvssError: SAMBA if the file is there but cannot be read.
@@ -126,9 +126,9 @@ def read(path: str) -> SambaState | None:
 
 
 def _judged(path: str) -> tuple[SambaState | None, bool]:
-    """Return what `read` does, and whether an incomplete file holds no set at all.
+    """Return what `read` returns, and whether no set is to be seen in the file.
 
-    That is so too while it is empty, in the commit of a transaction, or locked.
+    No set is to be seen while the file is empty, locked, or in the commit of a transaction.
     """
     try:
         records = tdb_file.read(path)
@@ -145,15 +145,15 @@ def _judged(path: str) -> tuple[SambaState | None, bool]:
 def settled(path: str, seconds: float = _SETTLE_SECONDS) -> SambaState:
     """Read srv_fss.tdb, waiting for a moment in which Samba is not writing it.
 
-    A worker that is killed while it writes leaves a file that was wiped, or whose transaction was
-    cut off. Samba's next worker begins with no sets then (source3/rpc_server/fss/srv_fss_agent.c,
-    srv_fssa_start()), and its next write makes the file whole. So there are none, if the file stays
-    like that all the while, with nobody's lock on it. A file that disagrees with itself in any
-    other way is not believed.
+    A worker that is killed while it writes leaves the file wiped, or its transaction cut off.
+    Samba's next worker then begins without sets (source3/rpc_server/fss/srv_fss_agent.c,
+    srv_fssa_start()), and its next write makes the file whole. So if the file stays like that for
+    the whole time, unchanged and unlocked, the answer is a state without sets. A file that is
+    inconsistent in any other way is an error.
 
     Args:
         path: the file.
-        seconds: for how long to wait.
+        seconds: how long to wait.
 
     Raises:
         RvssError: SAMBA if the file cannot be read, or is never complete.
@@ -176,21 +176,21 @@ def settled(path: str, seconds: float = _SETTLE_SECONDS) -> SambaState:
 def delete_sets(path: str, lock_directory: str, wanted: dict[str, SetState]) -> tuple[str, ...]:
     """Remove sets from srv_fss.tdb, in one transaction, while no rpcd_fsrvp lives.
 
-    A living one has a copy of all sets in memory and would write it back; one that starts
-    meanwhile has read the file before or after.
+    A living worker has all sets in memory and would write them back. A worker that starts
+    meanwhile may have read the file before the change or after it.
 
     Args:
         path: the file.
         lock_directory: Samba's, by which its workers are known.
-        wanted: the sets, with the state that each was seen in; one that is in another state now
+        wanted: the sets, with the state that each was seen in; a set that is in another state now
             stays.
 
     Returns:
-        the sets that were removed.
+        The sets that were removed.
 
     Raises:
-        RvssError: BUSY if a worker lives, or one was started meanwhile: then see again what the
-            file says. SAMBA if the file cannot be changed.
+        RvssError: BUSY if a worker lives, or one was started meanwhile: the sets may be removed
+            or not, so read the file again. SAMBA if the file cannot be changed.
     """
     if not os.path.exists(path):
         return ()

@@ -1,8 +1,8 @@
 """Logging on to a file server with python-samba: who, by which means, and what a refusal is called.
 
-Place: for whatever here connects to a Samba as a client. Contract: a `Logon` is a value and holds
-no connection; `credentials` is the one place that makes python-samba's credentials of it, and
-`load_parm` the one that makes a client's configuration.
+Place: below all that connects to a Samba as a client. Contract: a `Logon` is a value and holds no
+connection; only `credentials` makes python-samba's credentials of it, and only `load_parm` makes a
+client's configuration.
 """
 
 import os
@@ -18,7 +18,7 @@ from samba.credentials import (
 from samba.param import LoadParm
 
 WORKSTATION = "SAMBA-RVSS"
-"""What we call ourselves, as NTLM wants a name."""
+"""The name of this machine in NTLM, which wants one."""
 
 _STATUS_NAMES: dict[int, str] = {
     value: name
@@ -32,11 +32,11 @@ class Logon:
     """Who logs on.
 
     Args:
-        user: name of the user; empty for nobody.
+        user: name of the user; empty to log on anonymously.
         password: in clear; not looked at where ``ccache`` has a ticket.
-        domain: of the user, a realm with Kerberos; empty for a user of the server itself.
-        use_kerberos: Kerberos and nothing else; otherwise NTLM and nothing else. The server must
-            then be called by a name that its tickets can be for, not by its address.
+        domain: the user's, with Kerberos a realm; empty for a user of the server itself.
+        use_kerberos: True for Kerberos alone, False for NTLM alone. With Kerberos the server must
+            be called by a name that tickets are issued for, not by its address.
         ccache: name of a Kerberos credentials cache, such as "FILE:/run/user/0/krb5cc"; empty to
             ask for a ticket with the password. libsmb looks into $KRB5CCNAME instead.
     """
@@ -49,10 +49,11 @@ class Logon:
 
 
 def load_parm(logon: Logon) -> LoadParm:
-    """Return a client's configuration of its own, read from no file.
+    """Return a configuration for a client, with nothing from a file in it.
 
-    A named file keeps it apart from the process's global one (source4/param/pyparam.c,
-    py_lp_ctx_new), and the server's smb.conf cannot be loaded here: it includes the registry.
+    Naming a file, /dev/null, keeps it apart from the process's global configuration
+    (source4/param/pyparam.c, py_lp_ctx_new). The server's smb.conf cannot be loaded here: it
+    includes the registry.
     """
     lp = LoadParm(filename_for_non_global_lp=os.devnull)
     lp.set("netbios name", WORKSTATION)
@@ -62,7 +63,7 @@ def load_parm(logon: Logon) -> LoadParm:
 
 
 def credentials(logon: Logon, lp: LoadParm) -> Credentials:
-    """Return what python-samba logs on with.
+    """Return a logon as python-samba's credentials.
 
     Args:
         logon: who.

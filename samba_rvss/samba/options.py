@@ -29,7 +29,7 @@ def _directory(text: str) -> str:
 
 
 def boolean(text: str) -> bool:
-    """Read a truth value as Samba does; ValueError if it is none."""
+    """Read a truth value as Samba does; ValueError if it is neither yes nor no."""
     # lib/util/util_str.c, set_boolean()
     word = text.strip().lower()
     if word in ("yes", "true", "on", "1"):
@@ -50,7 +50,7 @@ def _nested(text: str) -> Nested:
 class Option(Generic[T]):
     """One ``rvss:`` option: how it is read, its default, and whether a share may have it.
 
-    ``parse`` raises ValueError that says what is wanted.
+    ``parse`` raises ValueError, which says what is wanted instead.
     """
 
     name: str

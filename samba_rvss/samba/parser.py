@@ -39,7 +39,7 @@ def open_context(configfile: str) -> Any:
     """Let Samba's parser read a configuration file.
 
     Raises:
-        RvssError: CONFIG if it cannot.
+        RvssError: CONFIG if the file cannot be read or Samba does not accept it.
     """
     from samba.samba3 import param
 
@@ -88,7 +88,7 @@ def registry_sections() -> dict[str, dict[str, str]]:
     """Return the sections of Samba's registry, without the exposed shadow copies.
 
     Raises:
-        RvssError: SAMBA if it cannot be read.
+        RvssError: SAMBA if the registry cannot be read.
     """
     from samba.samba3 import smbconf
 
@@ -107,7 +107,7 @@ def registry_sections() -> dict[str, dict[str, str]]:
 
 
 def smbconf_error() -> type[Exception]:
-    """Return the exception of Samba's smbconf binding, which lives in another module of it."""
+    """Return the exception of Samba's smbconf binding, which another module of it defines."""
     from samba import smbconf as general
 
     error: type[Exception] = general.SMBConfError

@@ -1,9 +1,10 @@
 """python-samba in a process of its own.
 
-Samba's libraries keep global state, can wait for the lock of a database that a hung smbd holds,
-and end the process when one is damaged, all with the interpreter's lock held. The daemon must go
-on serving through that, so it lets a child do this work, and replaces a child that does not
-answer in time. Arguments and results are values of `samba_rvss.model` and `samba_rvss.samba.conf`.
+Samba's libraries have global state, can wait for the lock of a database that a hung smbd holds,
+and end the process when a database is damaged, all with the interpreter's lock held. The daemon
+must go on serving meanwhile: so it has a child do this work, and replaces a child that dies or does
+not answer in time. Arguments and results are values of `samba_rvss.model` and
+`samba_rvss.samba.conf`.
 
 The owner calls `close`; the child ends by itself when its owner is gone.
 """
@@ -26,13 +27,13 @@ _SECONDS = 20.0
 
 
 class Caller(Protocol):
-    """Runs functions of `samba_rvss.samba`, wherever that is."""
+    """Runs functions of `samba_rvss.samba`, in this process or in another."""
 
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a function and return its result.
 
         Raises:
-            RvssError: what the function raised, or SAMBA.
+            RvssError: what the function raised, or SAMBA if it did not come to an end.
         """
 
 
@@ -55,7 +56,7 @@ class SambaProcess(Closing):
         seconds: time limit of one call.
 
     Attributes:
-        seconds: the same, for the calls from now on.
+        seconds: the time limit; a change is for the calls after it.
     """
 
     def __init__(self, seconds: float = _SECONDS) -> None:

@@ -38,10 +38,10 @@ _DROPPED = {"shell_snap", "shadow_copy2"}
 
 
 def amended_modules(objects: Sequence[str]) -> str:
-    """Return ``vfs objects`` for an exposed share: the base share's, less ours and shadow_copy2.
+    """Return ``vfs objects`` for an exposed share, given those of its base share.
 
-    A shadow copy must not itself be snapshotted or show Previous Versions; the order of the
-    other modules stays.
+    shell_snap and shadow_copy2 are left out, because a shadow copy must not itself be snapshotted
+    or show Previous Versions; the order of the other modules stays.
     """
     return " ".join(entry for entry in objects if entry.partition(":")[0] not in _DROPPED)
 
@@ -49,17 +49,17 @@ def amended_modules(objects: Sequence[str]) -> str:
 def amend(
     configfile: str, read_only: dict[str, bool], inherited: dict[str, tuple[str, ...]]
 ) -> tuple[str, ...]:
-    """Make exposed shares fit for what they are, in one transaction.
+    """Set ``vfs objects`` and ``read only`` of exposed shares, in one transaction.
 
     Args:
         configfile: the instance's smb.conf.
         read_only: for each exposed share, whether smbd must refuse writes.
-        inherited: for each, the ``vfs objects`` that its base share has in effect. The clone has
-            only what stands in the base share's own section (lib/smbconf/smbconf_txt.c), not
-            what that takes from [global] or by ``copy =``.
+        inherited: for each, the ``vfs objects`` in effect for its base share. The clone has only
+            what stands in the base share's own section (lib/smbconf/smbconf_txt.c), and nothing
+            that the base share has from [global] or by ``copy =``.
 
     Returns:
-        The shares that needed a change; one that does not exist (any more) is left out.
+        The shares that needed a change; a share that does not exist (any more) is left out.
 
     Raises:
         RvssError: SAMBA if the registry refuses.
@@ -108,7 +108,7 @@ def _amend_one(registry: Any, share: str, inherited: Sequence[str], *, closed: b
 
 
 def exposed_shares(configfile: str, state_directory: str) -> dict[str, str]:
-    """Return the paths of the registry shares that have an exposed shadow copy's name.
+    """Return the registry shares that are named like exposed shadow copies, with their paths.
 
     Args:
         configfile: the instance's smb.conf.
@@ -125,8 +125,8 @@ def exposed_shares(configfile: str, state_directory: str) -> dict[str, str]:
             registry = smbconf.init_reg(None)
             names = [share for share in registry.share_names() if EXPOSED.fullmatch(share)]
             paths = _paths(state_directory)
-            # Samba's own way reads the names of all shares for each of them (source3/registry/
-            # reg_api.c, reg_openkey()): three seconds for a thousand, minutes for ten thousand.
+            # For each share, Samba's library reads the names of all (source3/registry/reg_api.c,
+            # reg_openkey()): three seconds for a thousand shares, minutes for ten thousand.
             return {name: paths.get(name.lower()) or _path(registry, name) for name in names}
         except smbconf_error() as exc:
             raise RvssError(
@@ -135,7 +135,7 @@ def exposed_shares(configfile: str, state_directory: str) -> dict[str, str]:
 
 
 def _path(registry: Any, share: str) -> str:
-    """Return a share's path, or nothing if it has none or is being removed."""
+    """Return a share's path; empty if it has none or is being removed."""
     try:
         values = registry.get_share(share)[1]
     except smbconf_error() as exc:
@@ -146,9 +146,9 @@ def _path(registry: Any, share: str) -> str:
 
 
 def _paths(state_directory: str) -> dict[str, str]:
-    """Return the paths of registry shares, by their names in lower case, as the file has them.
+    """Return the paths of registry shares, by their names in lower case, as registry.tdb has them.
 
-    What it does not have in the form that we know is left out. Source: source3/registry/
+    A share whose values are not in the form that we know is left out. Source: source3/registry/
     reg_backend_db.c, regdb_store_values_internal() and regdb_pack_values(); reg_parse_prs.h.
     """
     try:
@@ -166,10 +166,10 @@ def _paths(state_directory: str) -> dict[str, str]:
 
 
 def _path_value(data: bytes) -> str:
-    """Return the value "path" among the packed values of a share, or nothing.
+    """Return the value "path" among the packed values of a share; empty if it is not there.
 
     Raises:
-        ValueError, struct.error: they are not of the form that we know.
+        ValueError, struct.error: the values are not in the form that we know.
     """
     (count,) = struct.unpack_from("<I", data)
     offset = 4
@@ -185,11 +185,15 @@ def _path_value(data: bytes) -> str:
 
 
 def _records(path: str, prefix: bytes) -> dict[bytes, bytes]:
-    """Return records of one of Samba's files, waiting for a moment in which nobody writes it.
+    """Return records of one of Samba's tdb files, waiting for a moment when nobody writes it.
+
+    Args:
+        path: the file.
+        prefix: what the keys of the wanted records begin with.
 
     Raises:
         RvssError: SAMBA if the file cannot be read.
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
     deadline = time.monotonic() + _READING_SECONDS
     try:
@@ -250,8 +254,8 @@ def remove_security(state_directory: str, shares: Sequence[str]) -> tuple[str, .
     """Remove the security descriptors of shares, all or none; return those that had one.
 
     Source: source3/lib/sharesec.c, share_info.tdb, keys ``SECDESC/<name in lower case>``. As
-    there, it takes a transaction: other shares' descriptors are in the same file, which nothing
-    else protects from a power loss.
+    Samba does, this takes a transaction: the descriptors of all other shares are in the same file,
+    and nothing else protects it from a power loss.
 
     Raises:
         RvssError: SAMBA if the database cannot be changed.

@@ -1,4 +1,4 @@
-"""Sections of smb.conf: which are shares of ours, and if one is not, why."""
+"""Sections of smb.conf: whether each is a share of ours, and if not, why."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ _HOOKS = {("samba-rvss", "hook"), ("samba_rvss", "hook.py")}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A share of smb.conf: ours, or the reason why it is not."""
+    """A section of smb.conf: ``share`` if it is ours; if not, None, and ``reason`` says why."""
 
     name: str
     path: str
@@ -51,15 +51,15 @@ def section(
     included: bool,
     run_directory: str,
 ) -> Section:
-    """Return a section as what it is to us.
+    """Tell whether a section is a share of ours.
 
     Args:
         name: its name.
         own: its options.
-        default: those of [global].
+        default: the options of [global].
         registry: whether it is in Samba's registry.
         included: whether it stands in an included file.
-        run_directory: of this instance.
+        run_directory: this instance's.
     """
 
     def effective(key: str) -> str:
@@ -98,7 +98,7 @@ def section(
 
 
 def check_options(sections: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuse what is no option of ours, or stands where it does not belong.
+    """Refuse unknown ``rvss:`` options, bad values, and options outside the section they belong in.
 
     Raises:
         RvssError: CONFIG naming section and option.
@@ -123,7 +123,7 @@ def check_options(sections: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def warnings(globals_: Mapping[str, str]) -> Iterator[str]:
-    """Yield what [global] should say and does not, a sentence each."""
+    """Yield a sentence on each setting of [global] that breaks Remote VSS."""
     if not is_true(globals_.get("registry shares", "no")):
         yield (
             "'registry shares' is off in [global]: Samba cannot expose shadow copies;"
@@ -139,7 +139,7 @@ def warnings(globals_: Mapping[str, str]) -> Iterator[str]:
 
 
 def is_true(text: str) -> bool:
-    """Return whether Samba takes a value for yes; what is neither yes nor no is not."""
+    """Return whether a value means yes to Samba; False also if it means neither yes nor no."""
     try:
         return boolean(text)
     except ValueError:

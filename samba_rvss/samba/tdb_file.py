@@ -1,8 +1,8 @@
-"""Reading a tdb file as a whole, without ever waiting and in time that grows with its size alone.
+"""Reading a tdb file as a whole, without waiting for a lock, in time linear in its size.
 
-libtdb finds each record by walking the chain of its hash bucket, and Samba's files keep 131 of
-them however many records there are: a walk over 10,000 shadow copies takes seconds. The chains
-themselves hold every record once. Format and locks: Samba, lib/tdb/common/tdb_private.h, lock.c.
+libtdb finds a record by walking the chain of its hash bucket, and Samba's files have 131 buckets
+however many records there are: to read 10,000 shadow copies that way takes seconds. Following each
+chain once meets every record once. Format and locks: Samba, lib/tdb/common/tdb_private.h, lock.c.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ def read(path: str, prefix: bytes = b"") -> dict[bytes, bytes] | None:
 
     Args:
         path: the file.
-        prefix: what their keys begin with.
+        prefix: what the keys of the wanted records begin with.
 
     Returns:
-        The records as they are between two writes; None if somebody writes just now, or did not
-        come to an end.
+        The records as they are between two writes; None if the file is empty, if somebody is
+        writing it, or if a transaction was cut off in its commit.
 
     Raises:
         OSError: the file cannot be read.
@@ -52,7 +52,9 @@ def read(path: str, prefix: bytes = b"") -> dict[bytes, bytes] | None:
 
 
 def version(path: str) -> tuple[int | bytes, ...] | None:
-    """Return what differs between two versions of a file; None if somebody writes just now.
+    """Return a value that differs between two versions of a file.
+
+    It is None if somebody is writing the file, or if there is none.
 
     Raises:
         OSError: the file cannot be read.
@@ -79,7 +81,7 @@ def _record(fd: int, offset: int) -> tuple[int, ...]:
 
 
 def _walk(fd: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the records, piece by piece: a file may be much larger than what is wanted of it."""
+    """Yield the wanted records; only they are read whole: a file may be much larger than they."""
     magic = os.pread(fd, len(_MAGIC), 0)
     version, buckets = struct.unpack("=II", os.pread(fd, 8, _VERSION_AT))
     if magic != _MAGIC or version != _VERSION:

@@ -1,6 +1,6 @@
-"""A client for MS-FSRVP: its methods over a connection of python-samba's.
+"""A client for MS-FSRVP: the methods over a connection of python-samba's.
 
-Place: the requestor's side of the wire. The Client owns one SMB connection, and `close` frees it.
+Place: above `methods`. A Client owns one SMB connection, and `close` frees it.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Client(Methods, Closing):
         self._connection.request_timeout = max(1, round(timeout))
 
     def close(self) -> None:
-        """Drop the connection; nothing is asked of the server, as when a client vanishes."""
+        """Drop the connection without a word to the server, as a client does that vanishes."""
         self._connection = None
 
     def request(self, method: str, opnum: int, data: bytes) -> bytes:
@@ -72,8 +72,9 @@ def _connect(host: str, logon: Logon, options: Sequence[str]) -> ClientConnectio
     endpoint = f"ncacn_np:{host}[{','.join((_PIPE, *options))}]"
     if not options:
         return ClientConnection(endpoint, INTERFACE, lp, who)
-    # Signed or sealed, a connection that is bound by hand ends the process: its interface table is
-    # all zeros (source4/librpc/rpc/pyrpc.c, py_dcerpc_interface_init_helper()). One that is bound
-    # to an interface of python-samba's own has a table, and serves others too.
+    # With signing or sealing, a ClientConnection made without a basis crashes the process: its
+    # interface table is all zeros (source4/librpc/rpc/pyrpc.c, py_dcerpc_interface_init_helper()).
+    # The connection of an interface that python-samba has bindings for has a table, and can be the
+    # basis of ours.
     basis = mgmt.mgmt(endpoint, lp, who)
     return ClientConnection(endpoint, INTERFACE, lp, who, basis_connection=basis)

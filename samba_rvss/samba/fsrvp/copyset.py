@@ -1,9 +1,9 @@
 """One client's way through a shadow copy set.
 
-Place: above `methods`, whoever carries them: a client here, or one in another process. Contract: a
-CopySet knows where it stands and refuses a step that does not come next; a step that the server
-refuses leaves it where it was. Whoever wants to do what is wrong calls the methods themselves.
-It owns nothing: the connection is its maker's to close, and the shadow copies are the server's.
+Place: above `methods`, with a client in this process or in another. Contract: a CopySet knows its
+stage and refuses a step that does not come next; a step that the server refuses does not change
+the stage. To do a wrong step on purpose, call the method. It owns nothing: its maker closes the
+connection, and the shadow copies are the server's.
 """
 
 import time
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Stage(Enum):
-    """Where a set stands, by what its client has been granted."""
+    """How far a set has come: the last step that the server granted."""
 
     NEW = "not started"
     STARTED = "started"
@@ -44,10 +44,10 @@ class Call:
 
     Attributes:
         method: its name in MS-FSRVP.
-        share: whom it was about, where it was about one.
+        share: the share that it was about; empty if it was about none.
         seconds: how long it took.
-        answer: what was granted, in words; empty where success says it all.
-        failure: why it was not granted, or None.
+        answer: what the server answered, in words; empty where success says it all.
+        failure: why it failed, or None.
     """
 
     method: str
@@ -61,20 +61,20 @@ class Call:
 
 
 class CopySet:
-    """A shadow copy set on its way.
+    """A shadow copy set, from its start to its end, as its client drives it.
 
     Args:
-        client: the connection; another may take its place when it is lost.
+        client: the connection; when it is lost, assign another to the attribute.
         context: what the set is for, see MS-FSRVP 2.2.2.2; add AUTO_RECOVERY for copies that can
             be written to until `complete`.
-        report: called with each call as soon as it is over; what it raises ends the step.
+        report: called with each call as soon as it is over; an exception from it ends the step.
         abort_on_failure: whether a step that fails before the set is exposed aborts it.
 
     Attributes:
-        stage: where it stands.
-        copies: the id of each share's shadow copy, in the order in which they were added.
-        mappings: where they are exposed, in the same order.
-        calls: what was called, in order.
+        stage: how far it has come.
+        copies: the id of each share's shadow copy, in the order in which the shares were added.
+        mappings: where the copies are exposed, in the same order.
+        calls: all calls, in order.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class CopySet:
 
     @property
     def id(self) -> UUID:
-        """The server's id of it.
+        """Its id, which the server chose.
 
         Raises:
             RvssError: USAGE if it was not started.
@@ -139,7 +139,7 @@ class CopySet:
             )
 
     def start(self) -> None:
-        """Say what it is for, and begin it."""
+        """Set the context and start the set."""
         self._expect("started", Stage.NEW)
         self._call("SetContext", partial(self.client.set_context, self.context))
         self._call("StartShadowCopySet", self._start, said=lambda found: f"set {found}")
@@ -162,7 +162,7 @@ class CopySet:
             self.stage = Stage.ADDED
 
     def prepare(self, *shares: str) -> None:
-        """Get it ready for the commit: start it, unless that is done, and add what is named."""
+        """Prepare the set for its commit; first start it, if it is new, and add the shares."""
         if self.stage is Stage.NEW:
             self.start()
         if shares:
@@ -172,13 +172,13 @@ class CopySet:
         self.stage = Stage.PREPARED
 
     def commit(self) -> None:
-        """Take the shadow copies; it need not be prepared, as far as Samba is concerned."""
+        """Take the shadow copies. Samba does not ask that the set was prepared."""
         self._expect("committed", Stage.ADDED, Stage.PREPARED)
         self._call("CommitShadowCopySet", partial(self.client.commit_shadow_copy_set, self.id))
         self.stage = Stage.COMMITTED
 
     def expose(self) -> tuple[str, ...]:
-        """Make them shares; return their names, in the order of the shares that they are of."""
+        """Expose the copies as shares; return these shares' names, in the order of the copies."""
         self._expect("exposed", Stage.COMMITTED)
         self._call("ExposeShadowCopySet", partial(self.client.expose_shadow_copy_set, self.id))
         self.mappings = tuple(
@@ -194,7 +194,7 @@ class CopySet:
         return self.exposed_shares
 
     def complete(self) -> None:
-        """Say that they are consistent now: from here on they must not change."""
+        """Complete the recovery: the copies are consistent, and must not change any more."""
         self._expect("recovered", Stage.EXPOSED)
         self._call(
             "RecoveryCompleteShadowCopySet",
@@ -203,7 +203,7 @@ class CopySet:
         self.stage = Stage.RECOVERED
 
     def delete(self, *shares: str) -> None:
-        """Delete the shadow copies of some shares, or all that are left, with what exposes them."""
+        """Delete the shadow copies of some shares, or all copies left, and their exposed shares."""
         self._expect("deleted", Stage.EXPOSED, Stage.RECOVERED)
         for share in shares or [name for name in self.copies if name not in self._deleted]:
             self._call(
@@ -216,7 +216,7 @@ class CopySet:
             self.stage = Stage.DELETED
 
     def abort(self) -> None:
-        """Give it up."""
+        """Abort the set."""
         self._expect("aborted", *_ON_THE_WAY)
         self._call("AbortShadowCopySet", partial(self.client.abort_shadow_copy_set, self.id))
         self.stage = Stage.ABORTED
@@ -237,7 +237,7 @@ class CopySet:
         share: str = "",
         said: Callable[[T], str] = lambda _: "",
     ) -> T:
-        """Call a method, tell of it, and give the set up if that is what a failure means."""
+        """Call a method and report it; if it fails, abort the set unless that is not wanted."""
         started = time.monotonic()
 
         def tell(answer: str, failure: RvssError | None) -> None:
@@ -278,7 +278,7 @@ def take(
 ) -> CopySet:
     """Take a shadow copy set and expose it, with all the calls that Windows makes.
 
-    The arguments and errors are CopySet's; one that fails on the way is aborted.
+    The arguments and errors are CopySet's; a set that fails on the way is aborted.
     """
     copies = CopySet(client, context, report=report)
     copies.check(*shares)

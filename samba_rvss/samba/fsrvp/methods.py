@@ -30,7 +30,7 @@ _NIL = UUID(int=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareMapping:
-    """Where the shadow copy of a share is to be found (FSSAGENT_SHARE_MAPPING_1)."""
+    """Where the shadow copy of a share is exposed (FSSAGENT_SHARE_MAPPING_1)."""
 
     set_id: UUID
     copy_id: UUID
@@ -40,7 +40,7 @@ class ShareMapping:
 
 
 class Methods(ABC):
-    """The protocol's methods; a class that is made of it says how a request gets to the server.
+    """The protocol's methods; a subclass says how a request gets to the server.
 
     Args:
         host: name or address of the server, which share paths begin with.
@@ -54,7 +54,7 @@ class Methods(ABC):
         """Send a request and return the reply to it.
 
         Args:
-            method: its name, for the sentence of an error.
+            method: the method's name, for the sentence of an error.
             opnum: its number.
             data: its arguments as NDR.
 
@@ -63,15 +63,15 @@ class Methods(ABC):
         """
 
     def unc(self, share: str) -> str:
-        """Return a share's UNC path; what begins like one is returned as it is."""
+        """Return a share's UNC path; a UNC path is returned as it is."""
         return share if share.startswith("\\\\") else f"\\\\{self.host}\\{share}"
 
     def _call(self, method: str, opnum: int, data: bytes) -> ndr.Reply:
-        """Send one request and return what follows, its result having been checked.
+        """Send a request, check the result in the reply, and return the reply.
 
         Raises:
             FsrvpError: the server's result is not 0.
-            RvssError: as of `request`.
+            RvssError: as `request`.
         """
         reply = ndr.Reply(method, self.request(method, opnum, data))
         result = reply.result()
@@ -102,15 +102,15 @@ class Methods(ABC):
         self._timed("CommitShadowCopySet", 4, set_id, timeout)
 
     def expose_shadow_copy_set(self, set_id: UUID, timeout: float = 120.0) -> None:
-        """Make the shadow copies of a set shares; Samba ignores the time-out (seconds)."""
+        """Expose the shadow copies of a set as shares; Samba ignores the time-out (seconds)."""
         self._timed("ExposeShadowCopySet", 5, set_id, timeout)
 
     def recovery_complete_shadow_copy_set(self, set_id: UUID) -> None:
-        """Say that the copies are consistent now: from here on they must not change."""
+        """Complete the recovery: the copies are consistent, and must not change any more."""
         self._call("RecoveryCompleteShadowCopySet", 6, set_id.bytes_le)
 
     def abort_shadow_copy_set(self, set_id: UUID) -> None:
-        """Give a set up."""
+        """Abort a set."""
         self._call("AbortShadowCopySet", 7, set_id.bytes_le)
 
     def is_path_supported(self, share: str) -> tuple[bool, str]:
@@ -154,7 +154,7 @@ class Methods(ABC):
         self._call("DeleteShareMapping", 11, request)
 
     def prepare_shadow_copy_set(self, set_id: UUID, timeout: float = 240.0) -> None:
-        """Get ready for the commit; Samba only restarts its timer (seconds are ignored)."""
+        """Prepare a set for its commit; Samba only restarts its timer and ignores the time-out."""
         self._timed("PrepareShadowCopySet", 12, set_id, timeout)
 
     def _timed(self, method: str, opnum: int, set_id: UUID, timeout: float) -> None:

@@ -1,6 +1,6 @@
 """NDR as far as FSRVP needs it, by hand: python-samba has no bindings for this interface.
 
-Place: below `client`. Little-endian, aligned words; GUIDs; conformant varying strings.
+Place: below `methods`. Little-endian, aligned words; GUIDs; conformant varying strings.
 Source: Samba, librpc/idl/fsrvp.idl; [C706] chapter 14.
 """
 
@@ -14,7 +14,7 @@ _EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 
 
 def string(text: str) -> bytes:
-    """Encode a conformant varying string, padded to the next uint32."""
+    """Encode a conformant varying string, padded to a multiple of 4 bytes."""
     raw = text.encode("utf-16-le", "surrogatepass") + b"\0\0"
     count = len(raw) // 2
     return struct.pack("<III", count, 0, count) + raw + bytes(-len(raw) % 4)
@@ -24,7 +24,7 @@ class Reply:
     """A cursor over a reply; every reply ends with a uint32 result.
 
     Args:
-        method: whose reply it is, for the sentence of an error.
+        method: the method that it answers, for the sentence of an error.
         data: the reply.
 
     Raises:
@@ -46,7 +46,7 @@ class Reply:
         return piece
 
     def result(self) -> int:
-        """Return its last word, wherever the cursor is."""
+        """Return the result, the reply's last word, wherever the cursor is."""
         return Reply(self._method, self._data[-4:]).uint32()
 
     def uint32(self) -> int:

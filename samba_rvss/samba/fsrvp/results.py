@@ -1,6 +1,6 @@
-"""What an FSRVP server answers with when it refuses, and the error that this is for us.
+"""The results with which an FSRVP server refuses a method, and the error that is made of them.
 
-Place: below `client`; needs no python-samba.
+Place: below `methods`; needs no python-samba.
 """
 
 from enum import IntEnum
@@ -48,7 +48,7 @@ class FsrvpError(RvssError):
 
     Args:
         method: the method's name in MS-FSRVP, such as ``CommitShadowCopySet``.
-        hresult: what it returned; ``name`` is its name, or the number where it has none.
+        hresult: what it returned; the attribute ``name`` is its name, or the number if it has none.
     """
 
     def __init__(self, method: str, hresult: int) -> None:
