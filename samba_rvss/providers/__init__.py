@@ -1,7 +1,7 @@
-"""Providers: what can take, seal and remove images of volumes.
+"""Providers take, seal and remove images of volumes, each on one kind of file system.
 
-A provider knows one file system and nothing of Samba, mounts or the ledger. Every image bears the
-mark of its instance; what does not is never touched. Methods may block for as long as the file
+A provider knows nothing of Samba, recovery mounts or the ledger. Every image bears the mark of its
+instance; an image without that mark is never touched. Methods may block for as long as the file
 system does, never hold the interpreter's lock meanwhile, and may run side by side for different
 volumes.
 """
@@ -18,13 +18,13 @@ class Provider(Protocol):
     name: str
 
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
-        """Find the volume that a directory sits in, and whether it can be snapshotted.
+        """Find the volume that a directory sits in, and see that it can be snapshotted.
 
         Args:
             fd: the directory, opened for reading.
             path: its path, for messages.
             nested: whether volumes nested below the directory are allowed.
-            thorough: look for what costs time to find too.
+            thorough: look also for obstacles that take time to find.
 
         Returns:
             The volume, or None if the directory is on another kind of file system.
@@ -46,15 +46,17 @@ class Provider(Protocol):
         Leaves nothing behind when it fails.
 
         Raises:
-            RvssError: NO_SPACE, READ_ONLY, NESTED or SYSTEM.
+            RvssError: NO_SPACE, READ_ONLY, NESTED, BAD_PATH if the volume is not the one that was
+                probed, BUSY if a nested volume is moved meanwhile, or SYSTEM.
         """
 
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """Return detached mounts of the share's directory in an image, and of what is nested in it.
 
-        Each with the path below the share's directory where it belongs, parents first, the
-        first one "". They are read-only, nosuid, nodev and noexec, and gone when the descriptors
-        are closed.
+        Each is a path below the share's directory and the descriptor of the mount that belongs
+        there: first "", the directory itself, and parents before what is inside them. The mounts
+        are read-only, nosuid, nodev and noexec. The descriptors are the caller's; when they are
+        closed, mounts that are attached nowhere are gone.
 
         Raises:
             RvssError: NOT_FOUND if there is no such image, BAD_PATH if the directory in it is not

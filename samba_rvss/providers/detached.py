@@ -1,4 +1,4 @@
-"""From a mount of a whole image to one of the share's directory in it."""
+"""How a mount of a whole image becomes a mount of the share's directory in it."""
 
 import os
 
@@ -9,10 +9,10 @@ _HOW = files.BENEATH | files.RESOLVE_NO_XDEV
 
 
 def narrow(mount: int, directory: str, inode: int, image: str) -> int:
-    """Return a detached mount of a directory, in exchange for one of the image around it.
+    """Return a detached mount of a directory, given a detached mount of the image around it.
 
     Args:
-        mount: a detached mount; it is closed or returned, also when this fails.
+        mount: the image's; it is returned or closed, and closed when this fails.
         directory: relative; empty for the mount's own root.
         inode: the directory's, or 0 to take any.
         image: the image's id, for messages.

@@ -1,11 +1,11 @@
-"""The directory that a provider keeps its images in, where images are files and directories.
+"""The home: the directory of a provider's images, where images are files and directories.
 
     .samba-rvss             the home: root's, 0700
       <id>/                 the place of an image, a directory with our mark in trusted.samba_rvss
 
-What is in a place is the provider's. The mark is there before anything else is, so whose it is can
-be told at any instant; what bears none, or another instance's, is left alone. Only root can write
-such an attribute.
+The provider says what is in a place. The mark is there before anything else, so it tells at any
+instant whose the place is; a place without a mark, or with another instance's, is left alone. Only
+root can write a trusted attribute.
 """
 
 import errno
@@ -24,10 +24,10 @@ MARK = "trusted.samba_rvss"
 
 
 class Home:
-    """One instance's images in an open home; `opened` makes it, and closes it.
+    """One instance's images in a home, which `opened` opens and closes.
 
     Args:
-        fd: the home.
+        fd: the home's descriptor.
         provider: the name of the provider whose images these are.
         instance: what tells this instance's images from another's in the same home.
     """
@@ -38,7 +38,7 @@ class Home:
         self._instance = instance
 
     def make(self, mark: Mark) -> int:
-        """Make an image's place, marked; return a descriptor of it, which is the caller's.
+        """Make the place of an image, with its mark; return a descriptor, which the caller closes.
 
         Leaves nothing behind when it fails.
 
@@ -55,7 +55,7 @@ class Home:
         return place
 
     def open(self, image: str) -> int:
-        """Return a descriptor of an image's place, which is the caller's.
+        """Open the place of an image; return a descriptor, which the caller closes.
 
         Raises:
             OSError: FileNotFoundError if there is none.
@@ -66,24 +66,25 @@ class Home:
         """Return the images that bear this instance's mark.
 
         Args:
-            look: returns of an open place whether all in it is read-only, None if the image is
-                not complete.
+            look: given an open place, returns whether all of the image in it is read-only; None
+                if the image is not complete.
 
         Raises:
-            OSError: if that cannot be told.
+            OSError: if the home or a place cannot be read.
         """
         found = [self._inspect(name, look) for name in sorted(os.listdir(self._fd))]
         return [image for image in found if image is not None]
 
     def remove(self, image: str, destroy: Callable[[int, str], None]) -> None:
-        """Remove an image's place with all in it; gone already is success.
+        """Remove the place of an image with all in it. Gone already is success.
 
         Args:
             image: its id.
-            destroy: destroys what has a name in an open place.
+            destroy: given an open place and a name in it, destroys what has that name.
 
         Raises:
-            RvssError: BAD_PATH if it does not bear this instance's mark.
+            RvssError: BAD_PATH if it does not bear this instance's mark, unless it is an empty
+                directory, whose making was cut off before the mark.
             OSError: if it cannot be removed.
         """
         try:
@@ -116,14 +117,14 @@ class Home:
         )
 
     def _is_marked(self, place: int, image: str) -> bool:
-        """Return whether a place bears our mark, false for one that was cut off before it."""
+        """Return whether a place bears our mark; False if its making was cut off before that."""
         try:
             raw = os.getxattr(place, MARK)
             ours = decode(raw, self._instance, self._provider) is not None
         except OSError as exc:
             if exc.errno != errno.ENODATA:
                 raise
-            # A subvolume or the like has a device number of its own; what we make has the home's.
+            # A subvolume or the like has a device number of its own; our places have the home's.
             is_directory = os.fstat(place).st_dev == os.fstat(self._fd).st_dev
             if is_directory and not os.listdir(place):
                 return False
@@ -139,18 +140,18 @@ class Home:
 def opened(
     top: int, provider: str, instance: str, make: Callable[[int, str], None] | None = None
 ) -> Iterator[Home]:
-    """Open the home in a directory; refuse one that others than root could have made.
+    """Open the home in a directory; refuse a home that others than root could have made.
 
     Args:
         top: the directory.
         provider: see `Home`.
         instance: see `Home`.
-        make: makes the home, by directory and name, if it is not there. What it makes belongs to
-            root alone from the beginning, by the daemon's umask.
+        make: given the directory and the name, makes a home that is not there. By the daemon's
+            umask it is open to root alone from the beginning.
 
     Raises:
-        RvssError: BAD_PATH if it is open to others.
-        OSError: FileNotFoundError if it is not there.
+        RvssError: BAD_PATH if the home is open to others than root.
+        OSError: FileNotFoundError if there is no home and no ``make``.
     """
     try:
         fd = os.open(NAME, files.DIRECTORY, dir_fd=top)

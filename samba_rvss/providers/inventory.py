@@ -1,4 +1,4 @@
-"""What is found on many file systems, as one inventory."""
+"""The images on many file systems, as one inventory."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -13,12 +13,12 @@ _logger = logging.getLogger(__name__)
 def listed(
     file_systems: Iterable[str], images: Callable[[str], Iterable[Image]], where: str
 ) -> Inventory:
-    """List one file system after the other; one that cannot be listed is left out, and logged.
+    """List file systems one after the other; what cannot be listed is left out, and logged.
 
     Args:
         file_systems: their identities.
-        images: lists the images of one.
-        where: what stands before its identity in a sentence: "on btrfs".
+        images: lists the images of one file system.
+        where: what stands before the identity in the log: "on btrfs".
     """
     complete: set[str] = set()
     found: list[Image] = []

@@ -1,8 +1,8 @@
-"""A mark as text: what every image bears, of whichever file system.
+"""An image's mark as text, the same on every file system.
 
-A mark of a later version, or of another instance, is somebody else's and is left alone. The
-version is for what an older daemon must not touch: a new fact is a field that may be missing, and
-what an older one reads stays.
+An image whose mark is of another version or another instance is not ours and is left alone. The
+version changes only where an older daemon must not touch the image. A new fact in a mark is a field
+that may be missing; the fields that an older daemon reads stay.
 """
 
 import json
@@ -44,7 +44,7 @@ def encode(mark: Mark, instance: str) -> str:
 
 
 def decode(raw: str | bytes, instance: str, provider: str) -> Mark | None:
-    """Return a mark, or None if it is another instance's or of a form we do not know."""
+    """Return a mark, or None if it is another instance's or in a form that we do not know."""
     try:
         data = json.loads(raw)
         if data["version"] != 1 or data["instance"] != instance:
@@ -73,7 +73,7 @@ def decode(raw: str | bytes, instance: str, provider: str) -> Mark | None:
 
 
 def _identity(data: dict[str, Any], provider: str) -> tuple[str, str, str]:
-    """Return which provider a mark names, and its volume's file system and own id."""
+    """Return the provider, the file system and the own id of the volume that a mark names."""
     if "volume_id" not in data:
         return _identity_of_old_form(data, provider)
     found = (data["provider"], data["file_system"], data["volume_id"])
@@ -83,10 +83,10 @@ def _identity(data: dict[str, Any], provider: str) -> tuple[str, str, str]:
 
 
 def _identity_of_old_form(data: dict[str, Any], provider: str) -> tuple[str, str, str]:
-    """Read what there was before: a key of all three, ``provider:file system:id``.
+    """Return the same for a mark of the older form: one key, ``provider:file system:id``.
 
-    A pool's name may have colons in it, the others have none. The first marks on ZFS had not even
-    a key: their dataset is known by its name alone.
+    A pool's name may have colons in it; the provider and the id have none. The first marks on ZFS
+    have no key either: their dataset is known by its name alone.
     """
     name = data["name"]
     key = data.get("key") or f"{provider}:{name.partition('/')[0]}:"

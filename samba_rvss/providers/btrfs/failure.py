@@ -1,4 +1,4 @@
-"""What btrfs refuses, as a problem with a sentence and a hint."""
+"""What btrfs refuses, as an error with a problem, a sentence and a hint."""
 
 import errno
 
@@ -6,10 +6,10 @@ from samba_rvss.errors import Problem, RvssError
 
 
 def problem(exc: OSError, what: str) -> RvssError:
-    """Return what went wrong.
+    """Return the error to raise for an OSError of btrfs.
 
     Args:
-        exc: as a call raised it.
+        exc: what a call raised.
         what: what could not be done, the beginning of the sentence.
     """
     if exc.errno == errno.ENOSPC:

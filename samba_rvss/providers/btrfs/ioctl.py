@@ -51,7 +51,7 @@ def snapshot(source: int, parent: int, name: str, *, read_only: bool) -> None:
 
 
 def delete_subvolume(parent: int, name: str) -> None:
-    """Delete a subvolume that has none inside."""
+    """Delete a subvolume that has no other inside."""
     ioctl(parent, SNAP_DESTROY_V2, _v2(name), name)
 
 

@@ -1,6 +1,6 @@
 """The mounted btrfs file systems, each reached through a detached mount of its own.
 
-Whichever subvolume the administrator mounted and wherever, the top level is within reach. The
+So the top level can be reached whichever subvolume the administrator mounted, and wherever. The
 mount is made for each operation (measured: 30 µs), so nothing of ours keeps a file system busy.
 """
 
@@ -17,7 +17,7 @@ _SYSFS = "/sys/fs/btrfs"
 
 
 def file_systems() -> list[str]:
-    """Return the ids of all that are mounted."""
+    """Return the UUIDs of all mounted btrfs file systems."""
     try:
         return sorted(name for name in os.listdir(_SYSFS) if name.count("-") == 4)
     except FileNotFoundError:
@@ -25,10 +25,10 @@ def file_systems() -> list[str]:
 
 
 def device(file_system: str) -> str:
-    """Return a block device of a mounted file system, checked against its number.
+    """Return the path of a block device of a mounted file system, checked against its number.
 
     Raises:
-        RvssError: NOT_FOUND.
+        RvssError: NOT_FOUND if it is not mounted, or no device of it is in /dev.
     """
     directory = f"{_SYSFS}/{file_system}/devices"
     try:
@@ -65,7 +65,7 @@ def mount(source: str, tree: int) -> int:
         OSError: if it cannot be mounted.
     """
     # "ro" keeps the kernel from turning a read-only file system writable for our mount
-    # (fs/btrfs/super.c, btrfs_reconfigure_for_mount()); a mount alone can be opened afterwards.
+    # (fs/btrfs/super.c, btrfs_reconfigure_for_mount()). Our mount can be made writable afterwards.
     options = {"source": source, "subvolid": str(tree)}
     return mounting.detached_mount("btrfs", options, ("ro",))
 
@@ -75,7 +75,7 @@ def top(file_system: str, *, writable: bool) -> Iterator[int]:
     """Open the top level of a mounted file system.
 
     Raises:
-        RvssError: NOT_FOUND if it is not mounted, SYSTEM if another one is in its place.
+        RvssError: as `device`; SYSTEM if the device has another file system by now.
         OSError: if it cannot be mounted or made writable.
     """
     source = device(file_system)
@@ -89,7 +89,7 @@ def top(file_system: str, *, writable: bool) -> Iterator[int]:
 
 
 def is_read_only(fd: int) -> bool:
-    """Return whether the file system of a descriptor, not a mount of it, is read-only."""
+    """Return whether the file system of a descriptor is read-only itself, not a mount of it."""
     number = mounttable.mount_id(fd)
     return any(
         "ro" in mount.super_options for mount in mounttable.mountinfo() if mount.id == number

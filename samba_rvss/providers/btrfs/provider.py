@@ -1,12 +1,12 @@
 """Images on btrfs: snapshots in ``/.samba-rvss`` of the file system's top-level tree.
 
-    /.samba-rvss            a subvolume, 0700, so that a snapshot of the top level does not hold it
+    /.samba-rvss            a subvolume, 0700; so a snapshot of the top level has no images in it
       <id>/                 a directory with our mark in trusted.samba_rvss
         image               the snapshot; nested ones in place inside it
         flush               a throw-away snapshot, only while an image is being settled
 
-The mark is written before the snapshot, whose own transaction makes both durable, and it stays
-outside, so that the image is exactly the volume.
+The mark is written before the snapshot, whose own transaction makes both durable. It is outside of
+the snapshot, so that the image is exactly the volume.
 """
 
 import os
@@ -185,7 +185,7 @@ class Btrfs:
 
 
 def _is_read_only(place: int) -> bool | None:
-    """Return whether the image in a place is read-only throughout; None if it has none."""
+    """Return whether the image in a place is read-only throughout; None if there is none."""
     try:
         root = os.open(IMAGE, files.DIRECTORY, dir_fd=place)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""Subvolumes and those nested in them, as descriptors and paths below them.
+"""Subvolumes and what is nested in them, as descriptors and paths below these.
 
-All functions raise OSError for what a call refuses, and RvssError where they say so.
+All functions raise OSError if btrfs refuses a call, and RvssError where they say so.
 """
 
 import os
@@ -22,10 +22,11 @@ def beneath(fd: int, path: str) -> AbstractContextManager[int]:
 
 
 def volume_root(top: int, volume: Volume) -> int:
-    """Return a descriptor of a volume's root, which is the caller's.
+    """Open the root of a volume; return a descriptor, which the caller closes.
 
     Args:
         top: the top level of its file system.
+        volume: which one.
 
     Raises:
         RvssError: BAD_PATH if another subvolume is at its path by now.
@@ -42,13 +43,17 @@ def volume_root(top: int, volume: Volume) -> int:
 
 
 def nested(fd: int, directory: str) -> Iterator[str]:
-    """Yield the subvolumes below a directory of the one that a descriptor is in.
+    """Yield the paths of the subvolumes below a directory of the subvolume of a descriptor.
 
-    Parents come before what is inside them. Paths are relative to the subvolume; our own
-    images are left out. Beyond the first, the descriptor must be the subvolume's root.
+    Parents come before what is inside them. Paths are relative to the root of the descriptor's
+    subvolume; our own images are left out.
+
+    Args:
+        fd: the root of that subvolume; any directory of it if only the first result is wanted.
+        directory: relative to that root; empty for all.
 
     Raises:
-        RvssError: BUSY if one is moved meanwhile.
+        RvssError: BUSY if a subvolume is moved meanwhile.
     """
     inside = ioctl.children(fd)
     if not inside:
@@ -72,7 +77,7 @@ def nested(fd: int, directory: str) -> Iterator[str]:
 
 
 def is_read_only(root: int) -> bool:
-    """Return whether a subvolume is read-only, with all that are nested in it.
+    """Return whether a subvolume and all those nested in it are read-only.
 
     Raises:
         RvssError: as `nested`.
@@ -85,7 +90,7 @@ def is_read_only(root: int) -> bool:
 
 
 def destroy(parent: int, name: str) -> None:
-    """Delete a subvolume and those inside it; gone already is success.
+    """Delete a subvolume and those nested in it. Gone already is success.
 
     Raises:
         RvssError: as `nested`.

@@ -1,4 +1,4 @@
-"""How the image of a volume is put together from snapshots, in a place of its own."""
+"""How the image of a volume is put together from snapshots, in its place in the home."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,12 +19,12 @@ def take(volume: Volume, source: int, place: int, inner: Sequence[str]) -> None:
 
     Args:
         volume: which one.
-        source: its root.
-        place: the directory in which the image is to be, under the name `IMAGE`.
-        inner: the nested subvolumes that belong to it, parents first.
+        source: a descriptor of its root.
+        place: a descriptor of the directory that gets the image, under the name `IMAGE`.
+        inner: the paths of the nested subvolumes that belong to it, parents first.
 
     Raises:
-        OSError: and something under another name may be left in the place.
+        OSError: if btrfs refuses; what was begun stays in the place, under another name.
     """
     shows_home = _shows_home(volume)
     if not inner and not shows_home:
@@ -49,7 +49,7 @@ def take(volume: Volume, source: int, place: int, inner: Sequence[str]) -> None:
 
 
 def _shows_home(volume: Volume) -> bool:
-    """Return whether a share is the very directory that our own subvolume is in."""
+    """Return whether a share's directory is the one with our home in it, the top level's root."""
     return volume.id == str(ioctl.FS_TREE_OBJECTID) and not volume.directory
 
 
