@@ -1,7 +1,7 @@
-"""Who keeps an image on ZFS busy: for a sentence, never for a decision.
+"""Who keeps an image on ZFS busy: for the sentence of an error, never for a decision.
 
-What /proc does not tell, because a process ended meanwhile or the kernel itself holds on, is left
-out. No file of another process is touched: it may be on a server that does not answer.
+What /proc does not tell, because a process ended meanwhile or the kernel itself uses the image, is
+left out. No file of another process is touched: it may be on a server that does not answer.
 """
 
 import os
@@ -16,18 +16,18 @@ _BENEATH = files.BENEATH | files.RESOLVE_NO_XDEV
 
 
 def holders(zfs: Command, clones: Mapping[str, str], snapshots: Sequence[str]) -> list[str]:
-    """Return who works on an image, each as a few words with names and numbers.
+    """Return who uses an image, each in a few words with names and process ids.
 
     Args:
         zfs: zfs(8).
         clones: the datasets of the image, with the directory in each that was mounted.
-        snapshots: what they are clones of.
+        snapshots: the snapshots that they are clones of.
     """
     found = [f"{name} is a clone of {origin}" for origin, name in _clones(zfs, snapshots, clones)]
     with ExitStack() as undo:
         roots = []
         for name, directory in clones.items():
-            with suppress(OSError):  # it is gone, or its key is
+            with suppress(OSError):  # it is gone, or its key is not loaded any more
                 root = mounting.detached_mount("zfs", {"source": name})
                 undo.callback(os.close, root)
                 roots.append((root, directory))
@@ -51,7 +51,7 @@ def _clones(
 
 
 def _mounts(clones: Mapping[str, str]) -> tuple[set[int], dict[int, str]]:
-    """Return all mounts of every mount namespace, and where our clones are mounted."""
+    """Return the ids of all mounts in every mount namespace, and of which clone each of ours is."""
     spaces: set[str] = set()
     known: set[int] = set()
     ours: dict[int, str] = {}
@@ -91,7 +91,7 @@ def _process(
 
 
 def _is_below(roots: Sequence[tuple[int, str]], path: str, inode: int) -> bool:
-    """Return whether a file of a mount without a path is one of ours, by name and number."""
+    """Return whether a file on a detached mount is in one of our clones, by path and inode."""
     if not path.startswith("/"):
         return False
     for root, directory in roots:

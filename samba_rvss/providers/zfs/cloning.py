@@ -1,4 +1,4 @@
-"""How the clones of an image are made from its snapshots, like their origins and complete."""
+"""How the clones of an image are made from its snapshots, with the properties of their origins."""
 
 import json
 from collections.abc import Sequence
@@ -26,15 +26,16 @@ def clone(zfs: Command, volume: Volume, image: str, datasets: dict[str, str], ma
 
     Args:
         zfs: zfs(8).
-        volume: the volume of which it is one.
+        volume: the volume that it is an image of.
         image: its id.
-        datasets: what was snapshotted, the volume's own first, and the directory of each in it.
+        datasets: the datasets that were snapshotted, the volume's own first, and the directory of
+            each in the volume.
         mark: the image's mark as text.
 
     Raises:
         RvssError: BAD_PATH if the volume's name is another dataset's by now, else as a `Command`.
     """
-    # The snapshots are there: what these names mean now is what was snapshotted.
+    # The snapshots exist: the datasets with these names are those that were snapshotted.
     wanted = _origin_properties(zfs, list(datasets))
     guid = wanted[volume.name].pop("guid")
     if guid != (volume.id or guid):  # it has none if its mark is of the first form
@@ -78,7 +79,7 @@ def _make_home(zfs: Command, home: str) -> None:
 
 
 def _origin_properties(zfs: Command, datasets: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return each dataset's guid, and what its clone has to have like it."""
+    """Return each dataset's guid, and the properties that its clone gets from it."""
     found: dict[str, dict[str, str]] = {dataset: {} for dataset in datasets}
     words = ("get", "-H", "-p", "-o", "name,property,value", ",".join(["guid", *COPIED]))
     for name, key, value in zfs.table(*words, *datasets, columns=3):

@@ -1,9 +1,8 @@
 """The door to zfs(8): its output as rows, its messages as problems.
 
-``zfs list -H -p`` and its kin are the interface that OpenZFS keeps stable. Every call has a time
-limit, and none needs the interpreter's lock. There are no codes for what went wrong: the messages
-are all there is to go by (lib/libzfs/libzfs_util.c, libzfs_error_description() and
-zfs_standard_error_fmt()).
+``zfs list -H -p`` and its kin are the interface that OpenZFS does not change. Every call has a time
+limit, and none holds the interpreter's lock. zfs(8) has no codes for what went wrong: only its
+messages tell (lib/libzfs/libzfs_util.c, libzfs_error_description() and zfs_standard_error_fmt()).
 """
 
 import re
@@ -36,7 +35,7 @@ class Command:
     """zfs(8): calling it runs it.
 
     Attributes:
-        search: where it is looked for, as `run.tool` takes it.
+        search: the directories in which it is looked for, as `run.tool` takes them.
         seconds: time limit of one run.
     """
 
@@ -44,10 +43,10 @@ class Command:
     seconds: float = 45.0
 
     def require(self) -> None:
-        """Do nothing if it is installed.
+        """Refuse to go on without zfs(8).
 
         Raises:
-            RvssError: MISSING.
+            RvssError: MISSING if it is not installed.
         """
         tool("zfs", self.search)
 
@@ -55,7 +54,8 @@ class Command:
         """Run zfs(8) and return what it prints.
 
         Raises:
-            RvssError: by what it said; TOOL if it did not end, MISSING if it is not installed.
+            RvssError: the `problem` that its message means; TOOL if it did not end, MISSING if it
+                is not installed.
         """
         try:
             return run([tool("zfs", self.search), *words], timeout=self.seconds)
@@ -83,7 +83,7 @@ class Command:
 
 
 def problem(said: str) -> RvssError:
-    """Return what zfs(8) said as an error."""
+    """Return the error that a message of zfs(8) means."""
     said = said.partition(" usage: ")[0]
     for pattern, code, hint in _PHRASES:
         if re.search(pattern, said, re.IGNORECASE):
@@ -94,8 +94,8 @@ def problem(said: str) -> RvssError:
 def rows(out: str, columns: int) -> list[list[str]]:
     """Return a table of zfs(8) as rows of fields.
 
-    The last field may be any text that root wrote, tabs and line breaks included, which zfs(8)
-    prints as they are: a line with too few fields belongs to the row before it.
+    The last field may be any text that root wrote. zfs(8) prints its tabs and line breaks as they
+    are: so a line with too few fields belongs to the row before it.
     """
     found: list[list[str]] = []
     for line in out.removesuffix("\n").split("\n") if out else ():
@@ -109,7 +109,7 @@ def rows(out: str, columns: int) -> list[list[str]]:
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Put what was tried before the sentence of whatever fails in the block."""
+    """Put what was tried before the message of every RvssError in the block."""
     try:
         yield
     except RvssError as exc:
@@ -117,9 +117,9 @@ def doing(what: str) -> Iterator[None]:
 
 
 def require_healthy(pool: str) -> None:
-    """Refuse a suspended pool, before something waits for it that nobody can end.
+    """Refuse a suspended pool: a program that waits for it cannot be killed.
 
-    Its kstat is answered without touching the pool (module/zfs/spa_stats.c).
+    Reading its kstat does not touch the pool (module/zfs/spa_stats.c).
 
     Raises:
         RvssError: SYSTEM.

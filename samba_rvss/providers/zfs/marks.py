@@ -1,4 +1,4 @@
-"""Our marks in a pool, and the images that they tell of."""
+"""Our marks in a pool, and the images that are found by them."""
 
 from collections.abc import Iterator
 
@@ -29,7 +29,7 @@ class Marks:
         return next((mark for _, mark in self._marked(snapshot)), None)
 
     def alike(self, origin: str) -> list[str]:
-        """Return the snapshots of an image, the outermost first."""
+        """Return the snapshots of an image, given the outermost, which comes first."""
         dataset, _, leaf = origin.partition("@")
         return [name for name, _ in self._marked("-r", dataset) if name.endswith(f"@{leaf}")]
 
@@ -68,7 +68,7 @@ class Marks:
         return found
 
     def _marked(self, *where: str) -> Iterator[tuple[str, Mark]]:
-        """Yield snapshots that bear our mark, but for what `zfs receive` made of one."""
+        """Yield the snapshots that bear our mark, but not those that `zfs receive` has made."""
         words = ("get", "-H", "-p", *where[:-1], "-s", "local", "-t", "snapshot")
         for name, raw in self._zfs.table(*words, "-o", "name,value", MARK, where[-1], columns=2):
             mark = decode(raw, self._instance, self._provider)

@@ -1,4 +1,4 @@
-"""Datasets that are mounted without zfs(8), and nowhere."""
+"""Detached mounts of datasets, made without zfs(8)."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ def mount(dataset: str) -> int:
         try:
             return mounting.detached_mount("zfs", source)
         except OSError as exc:
-            # A sealed clone that is mounted already wants to be mounted read-only again
+            # A sealed clone that is mounted already can only be mounted again read-only
             # (module/os/linux/zfs/zpl_super.c, zpl_mount_impl()).
             if exc.errno != errno.EBUSY:
                 raise
@@ -28,7 +28,7 @@ def mount(dataset: str) -> int:
 
 
 def write_out(dataset: str) -> None:
-    """Write out what is in memory of a mounted dataset.
+    """Write to disk what is in memory of a dataset that may be mounted.
 
     Raises:
         RvssError: SYSTEM.

@@ -1,6 +1,6 @@
-"""Where a share sits in a pool, and what stands in the way of a shadow copy of it there.
+"""What stands in the way of a shadow copy of a share on ZFS, and the datasets nested in the share.
 
-Whatever is refused is an `RvssError` with a sentence of its own.
+Each obstacle is an `RvssError` with a sentence of its own.
 """
 
 import os
@@ -40,14 +40,14 @@ def require_room(zfs: Command, fd: int, dataset: str, pool: str) -> None:
         )
     if space.f_bavail:
         return
-    # A dataset that has reached its own quota can be snapshotted; its clone is not in it.
+    # A dataset that has reached its own quota can be snapshotted: the quota is not its clone's.
     ((room,),) = zfs.table("list", "-H", "-p", "-o", "available", pool, columns=1)
     if room == "0":
         raise RvssError(Problem.NO_SPACE, f"the pool of {dataset} has no room", "free some space")
 
 
 def refuse_unmounted(zfs: Command, dataset: str, path: str) -> None:
-    """Refuse a share of which a dataset that is not mounted is a part."""
+    """Refuse a share if a dataset that belongs inside or over it is not mounted."""
     words = ("list", "-H", "-p", "-t", "filesystem", "-r", "-o")
     columns = "name,mounted,canmount,keystatus,mountpoint"
     for name, mounted, canmount, key, target in zfs.table(*words, columns, dataset, columns=5):
@@ -75,7 +75,7 @@ def _mounts_below(path: str) -> Iterator[mounttable.MountInfo]:
 
 
 def refuse_nested(path: str) -> None:
-    """Refuse a share with other datasets mounted inside."""
+    """Refuse a share that has other datasets mounted inside it."""
     for mount in _mounts_below(path):
         raise RvssError(
             Problem.NESTED,
@@ -86,7 +86,12 @@ def refuse_nested(path: str) -> None:
 
 
 def nested_datasets(volume: Volume, path: str) -> dict[str, str]:
-    """Return the mounted datasets below a share, parents first, and their directories in it."""
+    """Return the datasets mounted below a share, parents first, and their directories.
+
+    Args:
+        volume: the share's; the directories are relative to its root.
+        path: the share's.
+    """
     prefix = f"{path.rstrip('/')}/"
     found: dict[str, str] = {}
     for mount in _mounts_below(path):

@@ -1,7 +1,7 @@
 """The properties of what we make on ZFS, each with its reason.
 
-A clone takes nothing from its origin and everything from the dataset that it is put into, so what
-makes it behave like the origin is copied, and the rest is fixed. Case sensitivity, Unicode
+A clone inherits properties from the dataset that it is put into, and none from its origin. So those
+that make it behave like the origin are copied, and the rest is fixed. Case sensitivity, Unicode
 normalization, UTF-8 names and encryption are part of the data and come along by themselves; quotas
 and reservations are not inherited, and a clone has none.
 """
@@ -46,10 +46,10 @@ FIXED = {
     "sharesmb": "off",
     "com.sun:auto-snapshot": "false",
 }
-"""Properties that every clone has, so that nothing it could inherit matters."""
+"""Properties that are the same on every clone, so that what it could inherit does not matter."""
 
 OUTERMOST = {"readonly": "off"}
-"""What the clone of a share's own dataset has besides; nested ones inherit it, open and sealed."""
+"""A further property of the outermost clone; nested clones inherit it, also when it is sealed."""
 
 CONTAINER = {
     "canmount": "off",

@@ -5,8 +5,9 @@
     <pool>/samba-rvss/<id>         the clone that is written to during recovery; our mark
     <pool>/samba-rvss/<id>/<n>     clones of nested datasets, in the order of their paths
 
-A volume is known by its dataset's guid, because names change hands: the one that was checked is
-the one that is snapshotted, and a snapshot is found again under its dataset's new name.
+A volume is known by its dataset's guid, because another dataset may get its name. So the dataset
+that was checked is the one that is snapshotted, and a snapshot is found again when its dataset has
+been renamed.
 """
 
 import json
@@ -90,7 +91,7 @@ class Zfs:
         return volume
 
     def includes(self, mount: MountInfo) -> bool:
-        """See `samba_rvss.providers.Provider`. `create` refuses datasets of elsewhere."""
+        """See `samba_rvss.providers.Provider`. `create` refuses datasets not below the volume's."""
         return mount.kind == "zfs"
 
     def create(self, mark: Mark) -> None:
@@ -108,7 +109,7 @@ class Zfs:
             try:
                 # One transaction group: nested datasets are of the same instant.
                 self._zfs("snapshot", "-o", f"{MARK}={encoded}", *snapshots)
-                # Whatever it is, zfs(8) waits for a transaction group: the hold does so while the
+                # Each change by zfs(8) waits for a transaction group: the hold waits while the
                 # properties are read and the clone is begun.
                 with ThreadPoolExecutor(1) as beside:
                     hold = beside.submit(self._zfs, "hold", HOLD, *snapshots)
@@ -153,9 +154,9 @@ class Zfs:
         """See `samba_rvss.providers.Provider`.
 
         The property takes effect at once, for open files too, even when zfs(8) fails because it
-        could not remount; what counts is what it is afterwards. Nested clones inherit it. What was
-        written through mappings is written out before: Linux does not do it any more for a file
-        system that is read-only (fs/sync.c, sync_filesystem()), and forgets it when it unmounts.
+        could not remount: so its value is read afterwards. Nested clones inherit it. What programs
+        wrote through mappings is written out before, because Linux writes nothing out to a file
+        system that is read-only (fs/sync.c, sync_filesystem()), and drops it at the unmount.
         """
         top = tree.clone_name(volume, image)
         require_healthy(volume.file_system)
@@ -192,7 +193,7 @@ class Zfs:
         """See `samba_rvss.providers.Provider`.
 
         The outermost snapshot bears the mark from the beginning, and goes last. What others hold
-        is named and left alone.
+        or use is named and left alone.
         """
         with doing(f"cannot remove the image {image}"):
             require_healthy(volume.file_system)

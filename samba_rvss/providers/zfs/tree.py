@@ -1,4 +1,4 @@
-"""What an image consists of in its pool: clones and snapshots, found and destroyed."""
+"""The clones and snapshots that an image consists of: finding and destroying them."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _BUSY_SECONDS = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clone:
-    """A clone of ours, or what somebody has put into one."""
+    """A clone of ours, or a dataset that somebody has put into one."""
 
     name: str
     origin: str
@@ -27,7 +27,7 @@ def clone_name(volume: Volume, image: str) -> str:
 
 
 def clones(zfs: Command, top: str) -> list[Clone]:
-    """Return the clone of an image and what is in it; nothing if it does not exist.
+    """Return the outermost clone of an image and all below it; empty if it does not exist.
 
     Raises:
         RvssError: as a `Command` does; so do the other functions.
@@ -43,7 +43,7 @@ def clones(zfs: Command, top: str) -> list[Clone]:
 
 
 def snapshot(zfs: Command, volume: Volume, image: str) -> str:
-    """Return an image's outermost snapshot, whatever its dataset is called now, or nothing."""
+    """Return an image's outermost snapshot, whatever its dataset is called now; empty if none."""
     if exists(zfs, f"{volume.name}@rvss-{image}"):
         return f"{volume.name}@rvss-{image}"
     words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", volume.file_system)
@@ -68,7 +68,7 @@ def destroy(zfs: Command, clones: Sequence[Clone], snapshots: Sequence[str]) -> 
     """Destroy an image, its outermost snapshot last; what others hold stays as it is.
 
     Raises:
-        RvssError: BUSY if somebody keeps a part of it, and what went before that is gone.
+        RvssError: BUSY if somebody holds or uses a part of it; what was destroyed before is gone.
     """
     held = []
     for name, tag, _ in zfs.table("holds", "-H", *snapshots, columns=3):
@@ -86,7 +86,7 @@ def destroy(zfs: Command, clones: Sequence[Clone], snapshots: Sequence[str]) -> 
 
 
 def _destroy_busy(zfs: Command, dataset: str) -> None:
-    """Destroy a dataset with all in it, that may have been unmounted just now."""
+    """Destroy a dataset with all in it; try for a moment, as it may be unmounted just now."""
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
