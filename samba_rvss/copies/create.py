@@ -1,8 +1,8 @@
 """Creating a shadow copy: reserve it in the ledger, take the image, publish its mount.
 
 Contract: each step is one function of one copy, so that a set's copies can go through a step
-together later on. The record comes first: what a crash leaves behind is then known to be nobody's.
-Who goes through the steps undoes them with `undo` when one fails.
+together later on. The record comes first, so that after a crash reconciling finds the copy, and
+knows by its phase that no client has it. A caller of the steps calls `undo` when one of them fails.
 """
 
 import logging
@@ -26,7 +26,7 @@ def create(instance: Instance, target: Target, uid: int, deadline: float) -> Sha
     """Take a shadow copy and mount it, read-only; all is undone if anything fails.
 
     Args:
-        instance: whose it is.
+        instance: the share's.
         target: what `locate` returned.
         uid: the client's user.
         deadline: time (`time.monotonic`) after which the copy is not wanted any more.
@@ -47,10 +47,10 @@ def create(instance: Instance, target: Target, uid: int, deadline: float) -> Sha
 
 
 def reserve(instance: Instance, target: Target, uid: int) -> ShadowCopy:
-    """Give a new copy a name that nothing else has, and record that it is being created.
+    """Give a new copy an id that nothing else has, and record that it is being created.
 
     Raises:
-        RvssError: STATE, or SYSTEM or BUSY if there is no place for a previous version.
+        RvssError: STATE; SYSTEM or BUSY if there can be no directory for Previous Versions.
     """
     share = target.share
     created = now().replace(microsecond=0)
@@ -81,7 +81,7 @@ def take(instance: Instance, copy: ShadowCopy, target: Target) -> None:
     """Take the image of a reserved copy; durable on return.
 
     Raises:
-        RvssError: NO_SPACE, READ_ONLY, NESTED or SYSTEM.
+        RvssError: as `samba_rvss.providers.Provider.create`.
     """
     mark = Mark(
         id=copy.id,
@@ -99,8 +99,8 @@ def publish(instance: Instance, copy: ShadowCopy, started: float, deadline: floa
     """Mount the image of a copy, read-only, and record that Samba may have its path.
 
     Args:
-        instance: whose it is.
-        copy: one whose image was taken.
+        instance: the copy's.
+        copy: its image has been taken.
         started: when its creation began (`time.monotonic`).
         deadline: time (`time.monotonic`) after which it is not wanted any more.
 
@@ -119,7 +119,7 @@ def publish(instance: Instance, copy: ShadowCopy, started: float, deadline: floa
 
 
 def attach(instance: Instance, copy: ShadowCopy, paths: Sequence[str]) -> None:
-    """Mount the share's directory in an image, read-only, at some of the copy's paths.
+    """Mount the share's directory in the image, read-only, at some of the copy's paths.
 
     Raises:
         RvssError: NOT_FOUND, BAD_PATH or SYSTEM.
@@ -135,7 +135,7 @@ def attach(instance: Instance, copy: ShadowCopy, paths: Sequence[str]) -> None:
 
 
 def undo(instance: Instance, copy: ShadowCopy, reason: BaseException) -> None:
-    """Remove what a failed create made; what resists stays recorded as being deleted."""
+    """Remove what a failed create made; if that fails, log it and leave it to reconciling."""
     try:
         if copy.previous_path:
             instance.mounts.detach(copy.previous_path)

@@ -1,7 +1,7 @@
-"""Deleting a shadow copy: its share, its mounts, its image, and the record that it was there.
+"""Deleting a shadow copy: its exposed share, its mounts and its image; the record stays as history.
 
 Contract: deleting again is success. A copy is recorded as being deleted before anything is
-touched, and as gone when nothing is left; what a failure or a crash leaves is deleted again.
+touched, and as gone when nothing is left; after a failure or a crash it is deleted again.
 """
 
 import time
@@ -20,7 +20,7 @@ def find(instance: Instance, words: tuple[str, ...]) -> ShadowCopy:
     """Find the copy that a delete callout means.
 
     Args:
-        instance: whose it is.
+        instance: the share's.
         words: the share's path as the callout got it, and the path that create printed.
 
     Raises:
@@ -46,7 +46,7 @@ def find(instance: Instance, words: tuple[str, ...]) -> ShadowCopy:
 
 
 def withdraw(instance: Instance, copy: ShadowCopy, reason: str) -> None:
-    """Remove a copy that nobody has asked to delete, and note why.
+    """Delete a copy without being asked by anybody, and record why.
 
     Raises:
         RvssError: as `delete`.
@@ -61,18 +61,18 @@ def delete(
     uid: int = -1,
     hidden: Callable[[], object] = lambda: None,
 ) -> None:
-    """Remove a copy: mounts, image, and what Samba leaves behind. Gone already is success.
+    """Delete a copy: exposed share, mounts, image. Gone already is success.
 
     Args:
-        instance: whose it is.
+        instance: the copy's.
         copy: which one.
-        uid: who wants it.
-        hidden: called once nobody can reach the copy any more, for certain: what is left is
-            to destroy its image.
+        uid: who wants it, -1 if nobody asked.
+        hidden: called when exposed share and mounts are gone for certain, so that nobody can
+            reach the copy, and only the image remains to be destroyed.
 
     Raises:
-        RvssError: BUSY, READ_ONLY, STATE, SAMBA or SYSTEM; what could be removed is, and the
-            rest is tried again later.
+        RvssError: BUSY, READ_ONLY, STATE, SAMBA or SYSTEM. What could be removed is gone then,
+            and the caller sees to it that the rest is tried again.
     """
     started = time.monotonic()
     copy = instance.ledger.change(
@@ -87,7 +87,7 @@ def delete(
         with ExitStack() as hiding:
             for path in copy.paths:
                 hiding.callback(instance.mounts.detach, path)
-            # smbd lets go of its connections before the ground under them is taken away.
+            # smbd drops its connections before the mounts that they are on go.
             hiding.callback(_unshare, instance, copy)
         hidden()
     instance.ledger.change(

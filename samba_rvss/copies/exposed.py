@@ -1,6 +1,6 @@
-"""Exposed shares: what Samba's registry shows of shadow copies to clients.
+"""Exposed shares: the shares in Samba's registry by which clients reach shadow copies.
 
-Contract: each change is made by python-samba, which may be in another process, and told to smbd.
+Contract: python-samba makes each change, maybe in another process, and smbd is told of it.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from samba_rvss.samba.conf import base_share
 
 
 def amend(instance: Instance, shares: Mapping[str, bool]) -> None:
-    """Make exposed shares fit for what they are, and tell smbd.
+    """Set ``vfs objects`` and ``read only`` of exposed shares, and tell smbd of a change.
 
     Args:
-        instance: whose they are.
+        instance: theirs.
         shares: for each, whether smbd must refuse writes.
 
     Raises:

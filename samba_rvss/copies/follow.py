@@ -1,8 +1,8 @@
-"""Following Samba: what srv_fss.tdb says of a copy, and what it calls for.
+"""Following Samba: what srv_fss.tdb says of a copy, and what that calls for.
 
-Contract: `steps` decides, purely; the other functions do one step each. Opening writes nothing
-before it acts, because a client's first write may follow within milliseconds, and after a crash
-srv_fss.tdb still says what is due.
+Contract: `steps` decides, purely; the other functions do one step each. Opening records nothing
+beforehand, because a client's first write may follow within milliseconds; after a crash srv_fss.tdb
+still says what is due.
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ from samba_rvss.model import Phase, SambaCopy, SetState, ShadowCopy
 
 
 class Step(Enum):
-    """What a look into srv_fss.tdb calls for."""
+    """What the state of a copy in srv_fss.tdb calls for."""
 
     LEARN = "learn"
     OPEN = "open"
@@ -21,10 +21,10 @@ class Step(Enum):
 
 
 def steps(copy: ShadowCopy, known: SambaCopy) -> tuple[Step, ...]:
-    """Decide what srv_fss.tdb's word on a copy calls for.
+    """Decide what the state of a copy in srv_fss.tdb calls for.
 
-    A copy opens only while its set is committed or exposed and has AUTO_RECOVERY; it is sealed at
-    RecoveryComplete, or at once if nobody may ever write to it. There is no way back.
+    A copy is opened only while its set is committed or exposed and has AUTO_RECOVERY. It is sealed
+    at RecoveryComplete, and without AUTO_RECOVERY at once. A sealed copy is never opened again.
 
     Args:
         copy: as the ledger has it.
@@ -42,7 +42,7 @@ def steps(copy: ShadowCopy, known: SambaCopy) -> tuple[Step, ...]:
                 found.append(Step.SEAL)
             elif copy.phase is Phase.TAKEN:
                 found.append(Step.OPEN)
-    # Sealing records that recovery is complete: it must not wait for a write of its own.
+    # A seal records RECOVERED itself: it must not wait for another write to the ledger before it.
     news = copy.state is not known.state and not (
         known.state is SetState.RECOVERED and Step.SEAL in found
     )
@@ -52,7 +52,7 @@ def steps(copy: ShadowCopy, known: SambaCopy) -> tuple[Step, ...]:
 
 
 def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy | None:
-    """Record what Samba calls a copy; None if it is being removed.
+    """Record what Samba says of a copy: ids, context, exposed share, state; None if it is deleted.
 
     Raises:
         RvssError: STATE.
@@ -81,7 +81,7 @@ def open_mount(instance: Instance, copy: ShadowCopy) -> None:
 
 
 def record_open(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
-    """Record that a recovery mount is open; None if the copy is past that.
+    """Record that the recovery mount is open; None if the copy is sealing, sealed or deleted.
 
     Raises:
         RvssError: STATE.

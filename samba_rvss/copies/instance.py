@@ -1,7 +1,7 @@
 """An instance: one smb.conf, and everything that a verb needs to work on its shadow copies.
 
-Place: a value, handed from whoever took the instance to whoever works on it. It opens and frees
-nothing: the ledger and python-samba are their maker's.
+Place: a value that is handed to every verb. It opens and frees nothing: whoever made the ledger and
+python-samba's process closes them.
 """
 
 from collections.abc import Callable
@@ -42,10 +42,10 @@ class Instance:
     """One smb.conf with its directories.
 
     Attributes:
-        config: the present reading of smb.conf; another reading makes another value.
+        config: smb.conf as it was last read; reading it again makes another Instance.
         ledger: where every change is recorded.
         mounts: the recovery mounts.
-        providers: the file systems that are known.
+        providers: one for each kind of file system.
         samba: where python-samba runs.
         reached: called with each name of `POINTS`; for tests of crashes.
     """

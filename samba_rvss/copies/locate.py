@@ -1,7 +1,6 @@
 """Where a share sits: its path resolved once, and the volume that can be snapshotted.
 
-Contract: nothing is changed; what stands in the way of a shadow copy is refused, each with its own
-sentence.
+Contract: nothing is changed; each obstacle to a shadow copy is refused with a sentence of its own.
 """
 
 import os
@@ -25,10 +24,10 @@ class Target:
 
 
 def check(instance: Instance, words: tuple[str, ...]) -> Target:
-    """Find out whether a share can be snapshotted, the thorough way.
+    """Find out thoroughly whether a share can be snapshotted.
 
     Args:
-        instance: whose share it is.
+        instance: the share's.
         words: its path as the callout got it.
 
     Raises:
@@ -46,8 +45,8 @@ def locate(
 
     Args:
         share: one of ours.
-        providers: the file systems that are known.
-        run_directory: where our recovery mounts are, which are no shares.
+        providers: one for each kind of file system.
+        run_directory: a path below it is that of a recovery mount, and refused.
         thorough: look for other file systems mounted inside the share too; the cost of that
             grows with the number of mounts on the machine.
 

@@ -32,7 +32,9 @@ def adopt(instance: Instance, image: Image) -> ShadowCopy:
 
 
 def mount_again(instance: Instance, copy: ShadowCopy) -> None:
-    """Mount a copy again, read-only, where it is not mounted, unless it is being removed.
+    """Mount a copy again, read-only, at those of its paths that have no mount.
+
+    A copy that is being deleted is left alone.
 
     Raises:
         RvssError: NOT_FOUND, BAD_PATH or SYSTEM.
@@ -40,18 +42,18 @@ def mount_again(instance: Instance, copy: ShadowCopy) -> None:
     current = instance.ledger.get(copy.id)
     if current is None or current.phase in (Phase.DELETING, Phase.GONE):
         return
-    # One that is mounted stays: clients may have files open through it, and a second mount
-    # could be sealed without their noticing.
+    # A mount that is there stays: clients may have files open through it, and closing a second
+    # mount over it would not keep them from writing.
     missing = [path for path in copy.paths if not os.path.ismount(path)]
     if copy.path in missing and current.phase is Phase.OPEN:
-        # Recorded first: a crash must not leave a closed mount that is said to be open.
+        # Recorded first: a crash must not leave a closed mount with a record that says open.
         instance.ledger.change(copy, "no longer mounted", phase=Phase.TAKEN)
     attach(instance, copy, missing)
     instance.ledger.note(copy, "mounted again")
 
 
 def seal_again(instance: Instance, copy: ShadowCopy, reason: str) -> ShadowCopy | None:
-    """Record that a copy is to be sealed (again); who follows it seals it.
+    """Record that a copy is to be sealed (again); the watcher, which follows it, seals it.
 
     Raises:
         RvssError: STATE.
@@ -66,7 +68,7 @@ def seal_again(instance: Instance, copy: ShadowCopy, reason: str) -> ShadowCopy 
 
 
 def destroy_image(instance: Instance, image: Image) -> None:
-    """Remove an image that no shadow copy accounts for.
+    """Destroy an image that no shadow copy accounts for.
 
     Raises:
         RvssError: BUSY, READ_ONLY or SYSTEM.
@@ -75,7 +77,7 @@ def destroy_image(instance: Instance, image: Image) -> None:
 
 
 def delete_set(instance: Instance, set_id: str, state: SetState, reason: str) -> None:
-    """Remove a set from srv_fss.tdb, if it is still in a state; no rpcd_fsrvp may live.
+    """Remove a set from srv_fss.tdb, if it is still in this state; no rpcd_fsrvp may live.
 
     Raises:
         RvssError: BUSY or SAMBA.

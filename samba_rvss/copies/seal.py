@@ -1,11 +1,11 @@
-"""Sealing: a copy becomes read-only for good, and that is proven before it is said.
+"""Sealing: a copy becomes read-only for good, and that is verified before it is recorded.
 
     begin         the image becomes read-only: new opens for writing fail from here on
     finish        the mount is closed, which fails while somebody still has a file open for writing;
                   then what recovery wrote is brought to the disk, all is verified, and recorded
-    write_out     for a copy that a writer keeps from being sealed: what is there outlives a boot
+    write_out     while a writer prevents `finish`: what recovery wrote is brought to the disk
 
-Contract: none of them waits for a writer; who calls them decides how long to try.
+Contract: none of them waits for a writer; the caller decides how long to try.
 """
 
 import time
@@ -18,10 +18,10 @@ from samba_rvss.model import Phase, SetState, ShadowCopy
 
 
 def begin(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
-    """Make the image read-only; None if the copy is sealed, or being removed, already.
+    """Make the image read-only; None if the copy is sealed or being deleted already.
 
-    Old handles are `finish`'s. That recovery is complete is not recorded yet: a loss of power
-    would take what it wrote.
+    Files that are open for writing are left to `finish`. RECOVERED is not recorded yet, because a
+    loss of power could still take what recovery wrote.
 
     Raises:
         RvssError: NOT_FOUND, STATE or SYSTEM.
@@ -42,12 +42,12 @@ def begin(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
 
 
 def write_out(instance: Instance, copy: ShadowCopy) -> None:
-    """Bring to the disk what recovery wrote, and record that it is complete.
+    """Bring to the disk what recovery wrote, and record that recovery is complete.
 
-    For a copy that a writer keeps from being sealed: from here on it outlives a boot.
+    For a copy that cannot be sealed yet because of a writer: from here on it outlives a reboot.
 
     Args:
-        instance: whose it is.
+        instance: the copy's.
         copy: what `begin` returned.
 
     Raises:
@@ -62,13 +62,13 @@ def finish(instance: Instance, copy: ShadowCopy, started: float) -> ShadowCopy |
     """Close the recovery mount for good, verify, and record it.
 
     Args:
-        instance: whose it is.
+        instance: the copy's.
         copy: what `begin` returned.
         started: when the sealing began (`time.monotonic`).
 
     Returns:
-        The sealed copy, as it is if it is being removed; None while somebody still has a
-        file open for writing, and nothing has changed then.
+        The sealed copy, or the copy with phase DELETING if it is being deleted. None while
+        somebody still has a file open for writing; nothing has changed then.
 
     Raises:
         RvssError: NOT_SEALED, NOT_FOUND, STATE or SYSTEM.
@@ -103,7 +103,7 @@ def drop_writers(instance: Instance, copy: ShadowCopy) -> None:
 
 
 def describe_writers(instance: Instance, copy: ShadowCopy) -> str:
-    """Return who still writes to a copy, for a message."""
+    """Return which processes have files of a copy open for writing, for a message."""
     holders = instance.mounts.holders(copy.path)
     said = [f"{who.command} (pid {who.pid}) {who.path}" for who in holders[:5]]
     return ", ".join(said) or "nobody seen"
