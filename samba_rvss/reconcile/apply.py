@@ -1,7 +1,7 @@
 """Carrying out a plan, one action at a time.
 
-Contract: every action is idempotent, and looks once more at what it rests on, because a plan ages
-from the moment in which it is made.
+Contract: every action is idempotent. Before each, `is_current` looks once more at what it rests on,
+because things may have changed since the observation.
 """
 
 from samba_rvss.copies import exposed, repair
@@ -57,16 +57,16 @@ def _is_no_copys(instance: Instance, image: Image) -> bool:
 
 
 def _is_left(instance: Instance, path: str) -> bool:
-    """Return whether there is a copy that nobody has begun to remove."""
+    """Return whether there is a copy with a path that is not being deleted."""
     copy = instance.ledger.by_path(path)
     return copy is not None and copy.phase not in (Phase.DELETING, Phase.GONE)
 
 
 def perform(instance: Instance, action: Action) -> None:
-    """Do one thing.
+    """Carry out an action.
 
     Raises:
-        RvssError: of the verb that does it.
+        RvssError: as the verb that does it.
     """
     match action:
         case Delete(copy=copy, reason=reason):

@@ -1,8 +1,8 @@
 """Judging shadow copies: which are deleted, mounted again or sealed, and which live for how long.
 
-A copy that was taken is judged only where its image and srv_fss.tdb can be seen. What the file says
-of its set goes before our own record; where it says nothing, as after a boot, the record and the
-share in Samba's registry stand for it.
+A copy that was taken is judged only if its image and srv_fss.tdb can be seen. What the file says of
+its set counts more than its record; if the file says nothing, as after a boot, the record and the
+share in Samba's registry count.
 """
 
 import math
@@ -14,14 +14,14 @@ from samba_rvss.reconcile.observation import Observation
 
 
 def judge(seen: Observation, draft: Draft) -> None:
-    """Judge all that the ledger knows."""
+    """Judge every copy in the ledger that is not gone."""
     judging = _Judging(seen, draft)
     for copy in seen.copies:
         judging.judge(copy)
 
 
 class _Judging:
-    """One look through the copies: the observation, arranged for finding what belongs to one."""
+    """Judges one copy after another, with the observation indexed by ids and paths."""
 
     def __init__(self, seen: Observation, draft: Draft) -> None:
         self._seen = seen
@@ -82,16 +82,16 @@ class _Judging:
         if copy.phase is Phase.SEALED and not image.read_only:
             self._seal(copy, "it was sealed, and its image is writable")
 
-    # in a set
+    # copies of a set in srv_fss.tdb
 
     def _judge_unrecovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
-        """Judge a copy whose set srv_fss.tdb shows committed or exposed, or before."""
+        """Judge a copy whose set in srv_fss.tdb is not recovered yet."""
         exposed = known.state is SetState.EXPOSED
         timer = self._options.recovery_timeout
         if not exposed:
             # MS-FSRVP gives a client 180 s after Commit to expose what it has.
             timer = min(timer, self._options.grace)
-        # Its time counts from when the daemon learned that state: what is news is of just now.
+        # Its time counts from when the ledger got that state; if it has not yet, from now.
         left = timer - (self._elapsed(copy) if copy.state is known.state else 0.0)
         state = f"its set {known.set_id} is {known.state.name.lower()}"
         if self._of_before(copy):
@@ -117,10 +117,10 @@ class _Judging:
         else:
             self._judge_age(copy, known.context, f"its set {known.set_id} is recovered")
 
-    # in no set
+    # copies of no set in srv_fss.tdb
 
     def _judge_unknown(self, copy: ShadowCopy) -> None:
-        """Judge a copy that srv_fss.tdb does not have: after a reboot, or for no good reason."""
+        """Judge a copy that srv_fss.tdb does not have, be it after a reboot or a fault."""
         registered = copy.path in self._registered
         if copy.phase is Phase.SEALED and (registered or self._seen.shares is None):
             self._judge_served(copy)
@@ -136,15 +136,16 @@ class _Judging:
             self._judge_silent(copy)
 
     def _judge_silent(self, copy: ShadowCopy) -> None:
-        """Judge a copy that is taken or open, and that no set has."""
+        """Judge a copy that is taken or open, but in no set."""
         if copy.copy_id and self._seen.workers != ():
-            # A worker may have its set in memory, erased from the file by another one.
+            # A worker may have its set in memory, although another worker erased it from the file.
             timer, reason = self._options.recovery_timeout, "srv_fss.tdb has lost its set"
         else:
             timer, reason = self._options.grace, "its Commit failed or was cut off"
         elapsed = self._elapsed(copy)
-        # The first share of a large set waits for the last one: while clients do something, or
-        # may, it can still be its turn; but no Commit takes as long as a client may be silent.
+        # In the Commit of a large set the first copy waits for the last. So time counts only while
+        # no client does anything, and not at all if that is not known; but no Commit takes longer
+        # than a client may be silent.
         waited = min(elapsed, self._seen.quiet or 0.0)
         longest = max(timer, self._options.recovery_timeout)
         left = min(timer - waited, longest - elapsed)
@@ -154,13 +155,13 @@ class _Judging:
             self._draft.leave(copy.id, f"{reason}, perhaps; it has {left:.0f} s left", left)
 
     def _judge_served(self, copy: ShadowCopy) -> None:
-        """Judge a sealed copy whose set Samba has forgotten, but whose share still works."""
+        """Judge a sealed copy that is in no set any more, but whose exposed share still works."""
         if not self._of_before(copy):
             self._judge_age(copy, copy.context, "its share still works")
         elif not copy.set_id:
             self._draft.leave(copy.id, "its context is not known any more", wrong=True)
         elif copy.state in (SetState.COMMITTED, SetState.EXPOSED):
-            # Sealed at once, because nobody may write to it; but nobody has said that it is good.
+            # Without AUTO_RECOVERY it was sealed at once; but RecoveryComplete never came.
             self._expire(copy, "the machine was started before its recovery was complete")
         elif self._is_released(copy):
             self._release(copy)
@@ -171,7 +172,7 @@ class _Judging:
         reason = "the machine was started anew, and its context is not persistent"
         self._expire(copy, reason, f"context {copy.context:#x}")
 
-    # whose recovery is behind it
+    # copies whose recovery is complete
 
     def _judge_age(self, copy: ShadowCopy, context: int, why: str) -> None:
         if context & Context.NO_AUTO_RELEASE or not copy.set_id:
@@ -194,21 +195,21 @@ class _Judging:
             reason = f"it is older than {self._options.maximum_age:g} s"
             self._expire(copy, reason, why, "nobody is connected to its share")
 
-    # what comes of it
+    # what is decided
 
     def _delete(self, copy: ShadowCopy, reason: str) -> None:
-        """Remove a copy, because of what its record or the image says."""
+        """Delete a copy, because of what its record or its image says."""
         self._draft.act(Delete(copy=copy, reason=reason))
 
     def _seal(self, copy: ShadowCopy, reason: str) -> None:
         self._draft.act(Seal(copy=copy, reason=reason))
 
     def _expire(self, copy: ShadowCopy, reason: str, *evidence: str) -> None:
-        """Remove a whole copy, because of what srv_fss.tdb says of it or does not say."""
+        """Delete a copy whose image is whole, because of what srv_fss.tdb says or does not say."""
         self._draft.act(self._expiry(copy, reason, *evidence))
 
     def _expire_in_time(self, copy: ShadowCopy, reason: str, due: float = math.inf) -> None:
-        """Remove a whole copy, unless what it lacks comes back."""
+        """Delete a copy whose image is whole, unless what it lacks comes back in time."""
         self._draft.give_time(f"copy {copy.id}", self._expiry(copy, reason), due)
 
     def _expiry(self, copy: ShadowCopy, reason: str, *evidence: str) -> Delete:
@@ -219,31 +220,31 @@ class _Judging:
     def _lose_share(self, copy: ShadowCopy, due: float = math.inf) -> None:
         self._expire_in_time(copy, "its exposed share was removed", due)
 
-    # what it rests on
+    # facts that decisions rest on
 
     def _share_is_gone(self, copy: ShadowCopy) -> bool:
         return self._seen.shares is not None and copy.path not in self._registered
 
     def _is_recovered(self, copy: ShadowCopy) -> bool:
-        """Return whether our own record says that a recovery was complete, or adopted it so.
+        """Return whether the record says that recovery is complete and on disk.
 
-        It does as soon as all of it is on disk (`copies.seal.write_out`).
+        `copies.seal` records that. A copy that was adopted with a read-only image counts too.
         """
         if copy.phase is Phase.SEALING:
             return copy.state is SetState.RECOVERED or not copy.set_id
         return copy.phase is Phase.SEALED
 
     def _is_released(self, copy: ShadowCopy) -> bool:
-        """Return whether a copy was not to outlive the boot that it is of."""
+        """Return whether a copy has outlived its boot, though its context is not persistent."""
         persistent = bool(copy.context & Context.PERSISTENT)
         return self._of_before(copy) and bool(copy.set_id) and not persistent
 
     def _elapsed(self, copy: ShadowCopy) -> float:
-        """Return for how long a copy has been as it is, in seconds of this boot."""
+        """Return for how long a copy has had its phase and state, in seconds of this boot."""
         present = self._seen.present
         start = copy.since.seconds if copy.since.boot == present.boot else 0.0
         return present.seconds - start
 
     def _of_before(self, copy: ShadowCopy) -> bool:
-        """Return whether a copy came to be as it is before this boot."""
+        """Return whether a copy got its phase and state before this boot."""
         return copy.since.boot not in ("", self._seen.present.boot)

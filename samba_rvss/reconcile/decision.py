@@ -1,7 +1,7 @@
 """What reconciling can decide, as values: what to do, what to leave alone, and why.
 
-Place: between planning, which makes them, and whoever applies, reports or prints them. Nothing here
-judges.
+Place: below planning, which makes them, and below `apply`, `report` and the commands, which read
+them. Nothing here judges.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ class Action(ABC):
     Attributes:
         verb: what is done, in a word or two.
         reason: a sentence without a full stop.
-        evidence: what was seen that says so.
+        evidence: what was seen that proves the reason.
     """
 
     verb: ClassVar[str]
@@ -78,7 +78,7 @@ class OnShare(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unmount(Action):
-    """Take away a mount, or the directory that is left of one."""
+    """Take away a recovery mount, or the directory that is left of it."""
 
     verb = "unmount"
     path: str
@@ -94,8 +94,8 @@ class Delete(OnCopy):
     """Delete a shadow copy.
 
     Attributes:
-        believes: if not empty, the states of its set in srv_fss.tdb that this rests on; None is a
-            set that is not there.
+        believes: the states of its set in srv_fss.tdb in which it may be deleted, None if the set
+            is not there; empty if the set does not matter.
     """
 
     verb = "delete"
@@ -118,14 +118,14 @@ class Adopt(OnImage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountAgain(OnCopy):
-    """Mount a copy again that is not mounted."""
+    """Mount a copy again where it is not mounted."""
 
     verb = "mount again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal(OnCopy):
-    """Begin to seal a copy; who follows it goes on for as long as it takes."""
+    """Begin to seal a copy; the watcher goes on with it for as long as it takes."""
 
     verb = "seal"
 
@@ -150,8 +150,8 @@ class DeleteSet(Action):
 
     Attributes:
         set_id: Samba's id of it.
-        state: in which it was seen; in another it stays.
-        idle: whether this rests on nobody being connected to an rpcd_fsrvp.
+        state: the state that it was seen in; in another it stays.
+        idle: whether it may be removed only while nobody is connected to an rpcd_fsrvp.
     """
 
     verb = "remove set"
@@ -184,7 +184,7 @@ class LeftAlone:
     """Something that is left as it is, and why.
 
     Attributes:
-        due: in how many seconds it may be otherwise, if nothing happens.
+        due: in how many seconds that may change by time alone; None if it cannot.
         wrong: whether it is not as it should be, but nothing can or may be done about it.
     """
 
@@ -200,7 +200,8 @@ class Plan:
 
     Attributes:
         actions: in the order in which they are done.
-        findings: what is unaccounted for, by name.
+        left_alone: what is not touched.
+        findings: what is unaccounted for, by name, and since when.
         problems: why something could not be seen.
     """
 

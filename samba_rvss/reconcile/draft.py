@@ -1,7 +1,7 @@
-"""A plan in the making: who judges something says here what to do about it, or why to leave it.
+"""A plan in the making: the modules that judge put in what to do, and what to leave alone and why.
 
-It knows the one rule on time that all who judge share: what is unaccounted for is acted on once it
-has been so through the grace period, counted in this boot.
+It has the rule on time that they share: what is unaccounted for is acted on once it has been so
+through the grace period, counted in this boot.
 """
 
 import math
@@ -17,11 +17,11 @@ class Draft:
     Args:
         present: the time.
         grace: how long something may be unaccounted for, in seconds.
-        before: what was unaccounted for when it was looked for last, by name, and since when.
+        before: what was unaccounted for at the last reconciling, by name, and since when.
 
     Attributes:
-        leaving: paths of the shadow copies that are to be deleted.
-        adopted: ids of the images that are to be adopted.
+        leaving: paths of the shadow copies that will be deleted.
+        adopted: ids of the images that will be adopted.
     """
 
     def __init__(self, *, present: Moment, grace: float, before: Mapping[str, Moment]) -> None:
@@ -35,7 +35,7 @@ class Draft:
         self.adopted: set[str] = set()
 
     def act(self, action: Action) -> None:
-        """Do something."""
+        """Put an action into the plan."""
         self._actions.append(action)
         if isinstance(action, Delete):
             self.leaving.add(action.copy.path)
@@ -50,14 +50,14 @@ class Draft:
         self._left_alone.append(LeftAlone(target=target, reason=reason, due=due, wrong=wrong))
 
     def leave_unlisted(self, target: str, reason: str) -> None:
-        """Leave something alone whose image may be there, but cannot be listed now."""
+        """Leave something alone because it may have an image, and images cannot be listed now."""
         self.leave(target, f"{reason}, but the images cannot be listed", wrong=True)
 
     def give_time(self, name: str, action: Action, due: float = math.inf) -> None:
         """Act on something if it has been unaccounted for through the grace period.
 
         Args:
-            name: by which it is found again.
+            name: what it is called among the findings, the same in every plan.
             action: what to do then; its reason says why it is unaccounted for.
             due: seconds until something else is to be done about it.
         """
@@ -78,7 +78,7 @@ class Draft:
         return since
 
     def finish(self, problems: tuple[str, ...]) -> Plan:
-        """Return the plan: its actions by kind, those of one kind as they were decided.
+        """Return the plan, with its actions in the order of their kinds (`decision.ORDER`).
 
         Args:
             problems: why something could not be seen.

@@ -1,6 +1,6 @@
 """Looking at everything that a plan depends on.
 
-Each source can fail without the others; what could not be seen is None, and its reason is kept.
+Each source can fail without the others: what could not be seen is None, and ``problems`` says why.
 Nothing here changes anything or takes the ledger's write lock.
 """
 
@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TWICE_SECONDS = 2.0
-"""Between two readings of srv_fss.tdb that are to prove that something is absent, in seconds."""
+"""Time between the two readings of srv_fss.tdb that prove something absent, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,29 +47,29 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """All that a plan depends on; None is what could not be seen.
+    """All that a plan depends on; what could not be seen is None.
 
     Attributes:
         wall: the time by the clock, for ages across reboots.
-        present: the time since this boot, for all others.
-        options: of smb.conf.
-        exposed_directory: below which the paths of our exposed shares are.
+        present: the time since this boot, for all other durations.
+        options: those of smb.conf.
+        exposed_directory: the paths of our exposed shares begin with it.
         share_paths: the directories of the shares that are ours.
-        copies: what the ledger knows, gone ones excepted.
-        gone: ids of those that are gone.
-        history: exposed shares, in lower case, that the ledger has ever known.
-        changing: ids of copies that changed while we looked, or that a request works on.
+        copies: the copies in the ledger, but not the gone ones.
+        gone: ids of the gone ones.
+        history: exposed shares, in lower case, that the ledger has a record of.
+        changing: ids of copies that changed while we looked, or that are being sealed.
         inventory: the images.
         mounts: paths of recovery mounts.
         directories: paths of everything at a place where a recovery mount could be.
-        samba: srv_fss.tdb; what is absent here has been seen absent twice.
-        unproven: ids of copies of which that is not so.
+        samba: srv_fss.tdb; a copy that is absent here has been seen absent twice.
+        unproven: ids of copies that have been seen absent once only.
         shares: exposed shares in Samba's registry, with their paths.
         descriptors: exposed shares, in lower case, that have a security descriptor.
         workers: the living rpcd_fsrvp.
         connected: shares that somebody is connected to.
         quiet: for how long no client has been heard of, in seconds.
-        findings: what was unaccounted for when it was looked for last, by name, and since when.
+        findings: what was unaccounted for at the last reconciling, by name, and since when.
         starting: whether no request can be under way, because none is served yet.
         problems: why something could not be seen.
     """
@@ -110,12 +110,12 @@ class Sources:
     """Where to look, and how.
 
     Attributes:
-        instance: whose everything is.
-        quiet: returns for how long no client has been heard of, in seconds, if that is known.
-        busy: returns the ids of copies that a request works on.
+        instance: what to look at.
+        quiet: returns for how long no client has been heard of, in seconds; None if not known.
+        busy: returns the ids of the copies that are being sealed.
         starting: whether no request can be under way.
-        patient: whether there is time to read srv_fss.tdb twice even then.
-        twice_seconds: between two readings that are to prove that something is absent.
+        patient: whether there is time to read srv_fss.tdb twice even when starting.
+        twice_seconds: time between the two readings, in seconds.
     """
 
     instance: Instance
@@ -127,7 +127,7 @@ class Sources:
 
 
 class _Looker:
-    """Takes one look after another and keeps what went wrong."""
+    """Looks at one source after another, and collects the problems."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -143,7 +143,7 @@ class _Looker:
 
 
 def options(config: Config) -> Options:
-    """Return what smb.conf says on reconciling."""
+    """Return the options of smb.conf that a plan obeys."""
     return Options(
         recovery_timeout=config.recovery_timeout,
         maximum_age=config.maximum_age,
@@ -182,7 +182,8 @@ def observe(sources: Sources) -> Observation:
     ours = f"{config.run_directory}/exposed/"
     paths = {copy.path for copy in before.values() if _needs_samba(copy)}
     paths |= {path for path in (shares or {}).values() if path.startswith(ours)}
-    # At a start Samba may be in the middle of a Commit that waits for us: what must wait, does.
+    # When the daemon starts, a Commit may wait for it: a second reading has to wait then, unless
+    # a copy is from before this boot.
     patient = (
         sources.patient
         or not sources.starting
@@ -202,7 +203,7 @@ def observe(sources: Sources) -> Observation:
     connected = None
     if any(_may_expire(copy, config.maximum_age, wall) for copy in before.values()):
         connected = looker.look("who is connected", lambda: control.connected_shares(config.file))
-    # The ledger last, as well as first: what has changed in between is somebody's present work.
+    # The ledger is read last, as well as first: what has changed in between is being worked on.
     copies, gone = tuple(ledger.copies()), ledger.gone()
     changing = {copy.id for copy in copies if before.get(copy.id) != copy}
     changing |= before.keys() - {copy.id for copy in copies}
@@ -243,7 +244,7 @@ def _needs_samba(copy: ShadowCopy) -> bool:
 
 
 def _may_expire(copy: ShadowCopy, maximum_age: float, wall: datetime) -> bool:
-    """Return whether a copy goes because of its age, unless somebody is connected."""
+    """Return whether a copy may be too old, so that it matters whether somebody is connected."""
     old = (wall - copy.created).total_seconds() >= maximum_age
     return old and not copy.context & Context.NO_AUTO_RELEASE
 
@@ -253,15 +254,16 @@ def _is_of_before(copy: ShadowCopy) -> bool:
 
 
 def _samba_state(path: str, expected: set[str], twice_seconds: float | None) -> SambaState:
-    """Read srv_fss.tdb; once more, seconds later, if something is absent that is expected.
+    """Read srv_fss.tdb; once more, seconds later, if an expected copy is absent.
 
     A copy or set that is in either reading counts as present, in its newest state: Samba wipes
     the file before each write, and two workers erase each other's sets.
 
     Args:
         path: the file.
-        expected: paths of copies whose absence would mean something.
-        twice_seconds: when to read again; None not to, and then an absence proves nothing.
+        expected: paths of the copies whose absence would mean something.
+        twice_seconds: after how many seconds to read again; None for not at all, and then absence
+            proves nothing.
 
     Raises:
         RvssError: SAMBA if it cannot be read.

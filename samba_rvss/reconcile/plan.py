@@ -1,4 +1,4 @@
-"""Planning: from an observation to decisions, purely; what is left alone gets its reason too.
+"""Planning: from an observation to decisions, purely, with a reason for each, also to leave alone.
 
 What cannot be proven is not touched, and what is unaccounted for is given time. `Plan.due` says
 when another look is worth while.
@@ -13,11 +13,11 @@ from samba_rvss.reconcile.observation import Observation
 def plan(seen: Observation) -> Plan:
     """Decide what brings everything back into one state.
 
-    Shadow copies are judged first, strays next, sets last: each rests on which copies leave and
-    which images are adopted.
+    Shadow copies are judged first, then strays, then sets: later ones depend on which copies are
+    deleted and which images are adopted.
 
     Args:
-        seen: an observation; what bears no mark of ours is not in it, or is left alone.
+        seen: an observation; what does not bear our mark is not in it, or is left alone.
     """
     draft = Draft(present=seen.present, grace=seen.options.grace, before=seen.findings)
     copies.judge(seen, draft)

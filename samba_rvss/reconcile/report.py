@@ -47,7 +47,7 @@ def of_left_alone(left: LeftAlone) -> Finding:
 
 
 def not_done(plan: Plan) -> Iterator[Finding]:
-    """Return what a plan leaves alone, and what could not be seen for it."""
+    """Yield what a plan leaves alone, and what could not be seen for it."""
     for left in plan.left_alone:
         yield of_left_alone(left)
     for problem in plan.problems:
@@ -55,7 +55,7 @@ def not_done(plan: Plan) -> Iterator[Finding]:
 
 
 def of_plan(plan: Plan) -> Iterator[Finding]:
-    """Return all that a plan says, before any of it is done."""
+    """Yield all that a plan says, before any of it is done."""
     for action in plan.actions:
         yield of_action(action)
     yield from not_done(plan)

@@ -1,7 +1,8 @@
-"""Judging Samba's shadow copy sets: one none of whose copies will be left is removed.
+"""Judging Samba's shadow copy sets: a set is removed when none of its copies will be left.
 
-It must be of our shares alone, and no worker may have it in memory and write it back. So the set
-stays while clients are connected; but not for ever where it keeps every other set from being begun.
+It must be of our shares alone, and no worker may have it in memory, because it would write it back.
+So the set stays while clients are connected; but not for ever if, because of it, Samba begins no
+other set.
 """
 
 from samba_rvss.model import Moment, SambaCopy, SambaSet, SetState, Worker
@@ -11,17 +12,17 @@ from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
 
 _PATIENCE = 30.0
-"""How long a set that is in the way of others is left to who is connected, in seconds."""
+"""How long a committed set without copies is left alone at most, in seconds."""
 
 _LOOK_AGAIN = 5.0
-"""When to see again whether a client that is in the way has gone, in seconds."""
+"""After how many seconds to look again whether the client of a blocking set has gone."""
 
 _COMMIT = 60.0
-"""How long after its creation a copy's set may have been stored, in seconds."""
+"""How long after a copy's creation Samba may store its set for the first time, in seconds."""
 
 
 def judge(seen: Observation, draft: Draft) -> None:
-    """Judge all sets in srv_fss.tdb, once the draft says which copies leave or are adopted."""
+    """Judge all sets in srv_fss.tdb; the draft already has which copies leave or are adopted."""
     if seen.samba is None:
         return
     alive = {copy.path for copy in seen.copies} - draft.leaving
@@ -42,8 +43,8 @@ def judge(seen: Observation, draft: Draft) -> None:
 def _is_ours(seen: Observation, samba_set: SambaSet, members: list[SambaCopy]) -> bool:
     """Return whether a set is of our shares alone.
 
-    A set that was not committed yet is in the file because another set's step wrote it along.
-    Its copies have no path, or it has no copies: then nothing of anybody is behind it.
+    A set that was not committed yet is in the file because Samba writes all sets whenever another
+    set changes. Either its copies have no path, or it has no copies and so nothing to lose.
     """
     if not members:
         return samba_set.state < SetState.COMMITTED
@@ -58,7 +59,7 @@ def _is_ours(seen: Observation, samba_set: SambaSet, members: list[SambaCopy]) -
 def _judge_set(
     seen: Observation, draft: Draft, samba_set: SambaSet, members: list[SambaCopy]
 ) -> None:
-    """Judge a set none of whose copies will be left; a worker must not have it in memory."""
+    """Judge a set of ours none of whose copies will be left."""
     reason = "no shadow copy of it is left"
     since = draft.found(f"set {samba_set.id}")
     if any(seen.may_have_image(copy.path) for copy in members):
@@ -71,9 +72,9 @@ def _judge_set(
     expired = bool(paths) and all(
         path in draft.leaving or image_of(path) in seen.gone for path in paths
     )
-    # Before Expose it keeps every other set from being begun.
+    # Until a set is exposed, Samba begins no other.
     blocking = samba_set.state not in (SetState.EXPOSED, SetState.RECOVERED)
-    # A committed one is dead without its copies; one before that may only wait for them.
+    # A committed set is dead without its copies; before the Commit it may just be without them yet.
     dead = samba_set.state is SetState.COMMITTED
     patience = min(seen.options.grace, _PATIENCE) if dead else seen.options.grace
     begun = seen.starting and (dead or not seen.workers)
@@ -90,8 +91,8 @@ def _judge_set(
         reason = f"{reason}, but a client is connected to its worker"
         left, evidence = timeout - (quiet or 0.0), "nobody got past it"
         if blocking:
-            # Those who ask again and again are neither gone nor silent. A worker that read
-            # it from the file has it in memory: no other set can be in progress there.
+            # A client that tries again and again is neither gone nor silent. But if its worker
+            # read this set from the file, no other set can be in progress in that worker.
             read = all(_has_read(seen, worker, since, members) for worker in busy)
             left = (patience if read else timeout) - waited
     if left > 0:
@@ -110,9 +111,9 @@ def _judge_set(
 
 
 def _has_read(seen: Observation, worker: Worker, since: Moment, members: list[SambaCopy]) -> bool:
-    """Return whether a worker was started when a set was in the file already."""
+    """Return whether a worker was started after a set had been stored in the file."""
     if worker.started > since.seconds:
         return True
     ages = [(seen.wall - copy.created).total_seconds() for copy in members if copy.path]
-    # Samba keeps whole seconds, and it stores the set after the time that it notes.
+    # Samba notes the creation in whole seconds, and stores the set later than that.
     return bool(ages) and worker.started > seen.present.seconds - min(ages) + _COMMIT

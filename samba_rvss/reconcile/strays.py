@@ -1,7 +1,8 @@
 """Judging what belongs to no shadow copy: images, mounts, exposed shares and their descriptors.
 
-An image that is whole is taken in again, and keeps what is named after it; the rest goes once it
-has had its time, or at once where no request can be under way that is about to account for it.
+A whole image that the ledger does not have is adopted, and what is named after it stays. All else
+is removed after the grace period; images and mounts at once if no request can be under way that is
+about to account for them.
 """
 
 from samba_rvss.model import Image
@@ -14,7 +15,7 @@ from samba_rvss.reconcile.observation import Observation
 def judge(seen: Observation, draft: Draft) -> None:
     """Judge everything that bears our mark or lies where only we put something.
 
-    Images come first: which of them are adopted must be known for the rest.
+    Images come first: the rest depends on which of them are adopted.
     """
     _judge_images(seen, draft)
     _judge_mounts(seen, draft)
@@ -43,7 +44,7 @@ def _judge_image(seen: Observation, draft: Draft, image: Image) -> None:
 
 
 def _judge_mounts(seen: Observation, draft: Draft) -> None:
-    """Judge mounts and directories. One is named after its image: an adopted one keeps its."""
+    """Judge mounts and directories; those named after an adopted image stay."""
     accounted = {path for copy in seen.copies for path in (copy.path, copy.previous_path)}
     for path in sorted((seen.mounts or frozenset()) | (seen.directories or frozenset())):
         if path in accounted or image_of(path) in draft.adopted:
@@ -73,7 +74,7 @@ def _judge_shares(seen: Observation, draft: Draft) -> None:
 
 
 def _judge_descriptors(seen: Observation, draft: Draft) -> None:
-    """Judge security descriptors; only a share that the ledger had makes one ours."""
+    """Judge security descriptors; they are ours only if the ledger has a record of the share."""
     if seen.shares is None:
         return
     present = {share.lower() for share in seen.shares}
