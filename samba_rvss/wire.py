@@ -57,7 +57,7 @@ class Presence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
-    """Ids of some copies that the daemon is at work on."""
+    """Ids of some copies that the daemon is sealing."""
 
     copies: tuple[str, ...]
 

@@ -5,12 +5,13 @@
     present     the instance as smb.conf has it now
     turns       who waits for whom
     tasks       threads and tasks, and how they come to their end
-    watcher     following srv_fss.tdb; sealer: what goes on until a copy is sealed
+    watcher     following srv_fss.tdb; sealer: sealing a copy, for as long as it takes
     runner      when to reconcile
     requests    what clients and administrators ask for
-    sockets     listening and admitting; hook, admin: one side each of the two sockets
+    sockets     listening and admitting; hook, admin: answering on one of the two sockets each
     boot        reconciling without a daemon, before smbd starts
 
-Contract: nothing in the event loop reads the ledger or a file, or waits for a program; it changes
-the attributes of mounts, because that is what must not wait for anything else.
+Contract: the event loop never reads the ledger or a file (but /proc, to admit a caller), and never
+waits for a program. It changes the attributes of mounts itself, because opening a recovery mount
+must not wait for anything else.
 """

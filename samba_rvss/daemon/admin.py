@@ -1,6 +1,6 @@
 """admin.sock: what the administrator's commands ask for; some answers take many datagrams.
 
-Contract: who asked may be slow, or go away; what he asked for is done all the same.
+Contract: a request is carried out even if its sender is slow or goes away.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests, runne
 
 
 async def _reconcile(connection: socket.socket, runner: Runner) -> str:
-    """Reconcile, and send each finding as it comes; return a line that says how it ended.
+    """Reconcile, and send each finding as it comes; return the line of the result.
 
     Raises:
         RvssError: as `Runner.reconcile`.
@@ -79,7 +79,7 @@ async def _reconcile(connection: socket.socket, runner: Runner) -> str:
 
 
 async def _send_all(connection: socket.socket, queue: "asyncio.Queue[Finding | None]") -> None:
-    """Send findings until None comes or nobody takes them."""
+    """Send findings, and `Alive` in long pauses, until None comes or nobody takes them."""
     while True:
         part: wire.Part | None
         try:
@@ -92,7 +92,7 @@ async def _send_all(connection: socket.socket, queue: "asyncio.Queue[Finding | N
 
 
 async def _tell(connection: socket.socket, runner: Runner) -> str:
-    """Send what the daemon knows and no file says; return a line for the log."""
+    """Send what only the daemon knows; return the line of the result."""
     last = runner.last
     presence = wire.Presence(
         quiet=runner.quiet,

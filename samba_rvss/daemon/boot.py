@@ -25,7 +25,7 @@ async def reconcile(configfile: str, report: Report) -> tuple[Plan, list[Outcome
         report: called with each outcome as it comes.
 
     Returns:
-        what was decided, what came of it, and whether nothing is left to be sealed.
+        What was decided, what came of it, and whether nothing is left to be sealed.
 
     Raises:
         RvssError: BUSY if a daemon runs; CONFIG, STATE or SYSTEM.

@@ -1,7 +1,7 @@
-"""Holding an instance: its directories, its lock and its ledger, for whoever is its one writer.
+"""Holding an instance: the directories, the lock and the ledger of its one writer.
 
-Place: below the daemon and below reconciling at boot, which begin alike. Contract: what is opened
-here goes onto the caller's `ExitStack`.
+Place: below the daemon and below reconciling at boot, which both begin here. Contract: what is
+opened here is closed by the caller's `ExitStack`.
 """
 
 import fcntl
@@ -34,12 +34,12 @@ def take(
     Args:
         config: its smb.conf.
         samba: where python-samba runs.
-        cleanup: gives the instance back.
+        cleanup: closes the ledger and frees the lock.
         reached: for tests of crashes; see `Instance`.
         hint: what to do if a daemon runs already.
 
     Raises:
-        RvssError: BUSY if somebody else is, STATE or SYSTEM.
+        RvssError: BUSY if another process is the writer, STATE or SYSTEM.
     """
     for warning in config.warnings:
         _logger.warning("%s", warning)
@@ -60,10 +60,10 @@ def take(
 
 
 def is_taken(config: Config) -> bool:
-    """Return whether somebody is an instance's one writer, without disturbing him.
+    """Return whether a process is the one writer of an instance, without disturbing anything.
 
-    A connection to a socket that systemd holds would start the daemon; trying the lock could keep
-    one that starts just now from getting it.
+    Connecting to a socket that systemd holds would start the daemon. Trying to take the lock could
+    take it from a daemon that starts just now.
     """
     try:
         inode = os.stat(_lock_file(config)).st_ino
@@ -71,7 +71,7 @@ def is_taken(config: Config) -> bool:
             lines = [line.split() for line in locks]
     except FileNotFoundError:
         return False
-    # proc_locks(5); the device is not compared, because stat(2) tells another one on btrfs
+    # proc_locks(5); the device is not compared, because on btrfs stat(2) gives another number
     return any(
         words[1] == "FLOCK" and words[3] == "WRITE" and words[5].endswith(f":{inode}")
         for words in lines
@@ -79,7 +79,7 @@ def is_taken(config: Config) -> bool:
 
 
 def make_previous(instance: Instance) -> None:
-    """Make the directories that shadow_copy2 wants to find."""
+    """Make the Previous Versions directories, which shadow_copy2 wants to find."""
     for share in instance.config.shares:
         if share.previous_versions:
             try:
@@ -107,7 +107,7 @@ def _lock_file(config: Config) -> str:
 
 
 def _lock(config: Config, hint: str) -> int:
-    """Make sure that one daemon runs for a state directory; the lock ends with it."""
+    """Take the lock of a state directory; closing the descriptor, or dying, frees it."""
     path = _lock_file(config)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

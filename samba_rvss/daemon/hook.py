@@ -1,6 +1,6 @@
 """hook.sock: the callouts of vfs_shell_snap, one request a connection.
 
-Contract: a copy whose path cannot be delivered is withdrawn; nobody else knows of it.
+Contract: a copy whose path cannot be delivered to Samba is withdrawn: no client can know of it.
 """
 
 import logging

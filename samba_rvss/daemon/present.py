@@ -1,7 +1,8 @@
 """The instance as smb.conf has it now; the file is read again when it has changed, or on demand.
 
-Contract: the value changes in one step, in the event loop; whoever works with an older one works
-with a whole one. A configuration that cannot be used leaves the one before in force, and says so.
+Contract: the value changes in one step, in the event loop; a verb that still has the value before
+works on with that. A configuration that cannot be used is logged, and the one before stays in
+force.
 """
 
 import asyncio
@@ -21,13 +22,13 @@ _FIXED = ("run_directory", "state_directory", "samba_lock_directory")
 
 
 class Present:
-    """Knows the present instance.
+    """Returns the present instance when it is called.
 
     Args:
         instance: as it was taken.
         configfile: smb.conf, or an empty string for Samba's own.
         samba: where python-samba runs.
-        signature: of the configuration's files, as they were read (`samba.conf.signature`).
+        signature: what `samba.conf.signature` returned for the configuration that was read.
     """
 
     def __init__(
@@ -59,8 +60,8 @@ class Present:
             if signature == self._signature:
                 return
             if signature[:-1] != self._signature[:-1]:
-                # Samba's library keeps the shares and options that have gone from a file that it
-                # reads again (source3/param/loadparm.c, add_a_service()): take a fresh process.
+                # When Samba's library reads a file again, shares and options that are not in it
+                # any more stay (source3/param/loadparm.c, add_a_service()): take a fresh process.
                 await in_thread(self._samba.close)
             self._signature = signature
             try:

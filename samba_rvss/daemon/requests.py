@@ -24,7 +24,7 @@ from samba_rvss.samba.conf import find_share
 _logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
-# How long a deletion may keep Samba's only worker from other clients, once nobody can reach it.
+# How long Samba's only worker waits for the image to be destroyed, once nobody can reach the copy.
 _DESTROY_SECONDS = 1.0
 
 
@@ -34,9 +34,9 @@ class Requests:
     Args:
         present: the instance as it is now.
         turns: who waits for whom.
-        watcher: who follows copies.
-        runner: who tries again what failed.
-        tasks: where a deletion goes on that nobody waits for any more.
+        watcher: follows the new copies.
+        runner: tries again what failed.
+        tasks: holds a deletion that goes on while nobody waits for it any more.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Requests:
         self._runner.heard()
 
     async def refresh(self, *, anew: bool = False) -> None:
-        """Read smb.conf again if it has changed, or in any case if it is wanted ``anew``."""
+        """Read smb.conf again if it has changed; with ``anew``, in any case."""
         if anew:
             self._present.expire()
         await self._present.refresh()
 
     async def check(self, words: tuple[str, ...]) -> None:
-        """Find out whether the share can be snapshotted whose path a callout's words are.
+        """Find out whether the share that a callout's words mean can be snapshotted.
 
         Raises:
             RvssError: as `copies.locate.check`.
@@ -75,7 +75,7 @@ class Requests:
             started: when the request came (`time.monotonic`).
 
         Raises:
-            RvssError: as `copies.create.create`.
+            RvssError: NOT_OURS; as `copies.locate.locate` and `copies.create.create`.
         """
         instance = self._present()
         deadline = started + instance.config.commit_deadline
@@ -113,7 +113,7 @@ class Requests:
 
         One rpcd_fsrvp serves all clients, a request at a time: while it waits for us, no other
         client can commit. As soon as a copy is recorded as being deleted and nobody can reach it,
-        it is gone for Samba; an image that somebody keeps busy is destroyed when it is let go.
+        it is gone for Samba; an image that is in use is destroyed when its users let go.
 
         Raises:
             RvssError: as `copies.delete.delete`.
@@ -157,11 +157,11 @@ class Requests:
                 raise
 
     def delivered(self, copy: ShadowCopy) -> None:
-        """Note that Samba has the path of a new copy: from here on it is followed."""
+        """Note that Samba has the path of a new copy, and begin to follow the copy."""
         self._watcher.track(copy)
 
     async def withdraw(self, copy: ShadowCopy, reason: str) -> None:
-        """Remove a new copy whose path could not be handed to Samba."""
+        """Delete a new copy whose path could not be handed to Samba."""
         _logger.warning("[%s] %s is withdrawn: %s", copy.share, copy.id, reason)
         async with self._turns.take(copy.volume):
             try:
@@ -172,7 +172,7 @@ class Requests:
 
 
 def _log_late(copy: ShadowCopy, deletion: "asyncio.Task[None]") -> None:
-    """Log why an image is still there of a copy that is gone for Samba; it is tried again."""
+    """Log why a copy that is gone for Samba still has its image; the deletion is tried again."""
     exc = None if deletion.cancelled() else deletion.exception()
     if isinstance(exc, RvssError):
         _logger.warning("[%s] %s: its image is still there: %s", copy.share, copy.id, exc)

@@ -1,7 +1,7 @@
 """When to reconcile: at the start, when something is due, when a worker dies, and when asked to.
 
-Never two at once, one bad item never stopping the rest, and what failed is tried again, less and
-less often. Nothing runs on a server on which nothing is due.
+Contract: there are never two reconcilings at once. An action that fails does not stop the others,
+and is tried again, less and less often. Nothing runs while nothing is due.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _DETAIL = 4000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Last:
-    """What came of the last reconciling: what was done, and what failed or could not be seen."""
+    """The last reconciling: when, what was done, and what failed or could not be seen."""
 
     time: datetime
     done: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Runner:
 
     Args:
         present: returns the instance as it is now.
-        watcher: who follows copies.
+        watcher: follows the copies on which an action was done.
         turns: who waits for whom.
 
     Attributes:
@@ -79,7 +79,7 @@ class Runner:
 
     @property
     def busy(self) -> frozenset[str]:
-        """Ids of the copies that a request works on."""
+        """Ids of the copies that are being sealed: reconciling leaves them alone."""
         return self._watcher.sealing
 
     @property
@@ -88,7 +88,7 @@ class Runner:
         return self._due - time.monotonic()
 
     def heard(self) -> None:
-        """Note that a client did something, so that there may be something due later."""
+        """Note that a client did something, and reconcile later in case it vanishes."""
         self._heard = time.monotonic()
         config = self._present().config
         self.wake(min(config.grace, config.recovery_timeout))
@@ -138,11 +138,11 @@ class Runner:
         patient: bool = False,
         report: Report = lambda outcome: None,
     ) -> tuple[Plan, list[Outcome]]:
-        """Observe, plan and apply, after one that is under way.
+        """Observe, plan and apply, once a reconciling that is under way has ended.
 
         Args:
             starting: whether no request can be under way.
-            patient: whether there is time to prove that Samba has forgotten something even then.
+            patient: whether there is time to read srv_fss.tdb twice even when starting.
             report: called with each outcome as it comes.
 
         Raises:
@@ -173,7 +173,7 @@ class Runner:
             return decided, outcomes
 
     async def _apply(self, action: Action) -> Outcome:
-        """Do one thing, if it is still called for, as the only one on its volume."""
+        """Carry out an action in its volume's turn, if it is still called for."""
         try:
             async with self._turns.take(*_volumes(action)):
                 try:
@@ -189,7 +189,7 @@ class Runner:
             _logger.error("reconcile: cannot %s: %s", action.describe(), exc)
             return Outcome(action=action, fate=Fate.FAILED, error=exc)
         _logger.warning("reconcile: %s", action.describe())
-        # Sealing goes on for as long as somebody writes; the watcher sees to it.
+        # Sealing goes on for as long as somebody writes: the watcher does it.
         fate = Fate.BEGUN if isinstance(action, Seal) else Fate.DONE
         return Outcome(action=action, fate=fate)
 
@@ -238,7 +238,7 @@ class Runner:
     # workers
 
     def _watch(self, pid: int) -> None:
-        """Reconcile when a worker ends: with it goes what it had in memory."""
+        """Have reconciling start when a worker ends, because the sets in its memory end with it."""
         if pid in self._workers:
             return
         try:

@@ -1,8 +1,8 @@
-"""Sealing in the background: step by step, and again and again, until a copy is sealed.
+"""Sealing in the background: step by step, tried again until a copy is sealed.
 
-Place: between the verbs of `copies.seal` and `watcher`, which says when. Contract: a copy is being
-sealed at most once at a time (`turns`), a step that has begun comes to its end even if the sealing
-is ended, and a writer who holds on is named.
+Place: between the verbs of `copies.seal` and `watcher`, which says when. Contract: a copy has at
+most one sealing at a time (`turns`); a step that has begun comes to its end even if the sealing is
+ended; a program that goes on writing is named in the journal.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 5.0
 _LONGEST_WRITER_PAUSE = 1.0
-# After which it is worth while to bring a copy to the disk that somebody keeps from being sealed.
+# If a writer delays sealing longer than this, what recovery wrote is brought to the disk meanwhile.
 _WRITE_OUT_SECONDS = 1.0
 _REPORT_SECONDS = 60.0
 
@@ -35,7 +35,7 @@ class Sealer:
     Args:
         present: returns the instance as it is now.
         turns: knows which copies are being sealed.
-        sealed: called with each copy that is.
+        sealed: called with each copy when it is sealed.
     """
 
     def __init__(
@@ -47,21 +47,21 @@ class Sealer:
         self._present = present
         self._turns = turns
         self._sealed = sealed
-        self._lost: set[str] = set()  # copies whose image or mount is not there
+        self._lost: set[str] = set()  # ids of copies whose image or mount is not there
 
     @property
     def busy(self) -> frozenset[str]:
-        """Ids of the copies that are being sealed, and of which nothing is missing."""
+        """Ids of the copies that are being sealed and have their image and mount."""
         return self._turns.worked_on - self._lost
 
     def begin(self, copy: ShadowCopy) -> None:
-        """Seal a copy, unless that goes on already."""
+        """Begin to seal a copy, unless it is being sealed already."""
         if copy.id not in self._turns.worked_on:
             work = self._turns.begin_work(copy, self._seal(copy, time.monotonic()))
             work.add_done_callback(partial(self._on_end, copy, time.monotonic()))
 
     async def end(self, copy: ShadowCopy) -> None:
-        """Give up sealing a copy, which is to be removed; no step of it runs on return."""
+        """Give up sealing a copy, which is to be deleted; no step of it runs on return."""
         self._lost.discard(copy.id)
         await self._turns.end_work(copy)
 
@@ -74,7 +74,7 @@ class Sealer:
             self._sealed(sealed)
 
     async def _seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
-        """Seal a copy, however long a writer holds out, and whatever fails."""
+        """Seal a copy; try again after each failure. None as `_seal_once`."""
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -89,7 +89,7 @@ class Sealer:
             await asyncio.sleep(pause)
 
     async def _seal_once(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
-        """Seal a copy, waiting for its last writer; None if it is being removed."""
+        """Seal a copy, waiting for its last writer; None if it is sealed or being deleted."""
         sealing = await whole(seal.begin, self._present(), copy)
         if sealing is None:
             return None

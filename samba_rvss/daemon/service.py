@@ -1,7 +1,7 @@
 """The daemon of one instance, from beginning to end.
 
 Contract: what was cut off is finished or undone before the first request is served; requests that
-have begun come to their end before it ends, within limits.
+have begun come to their end before the daemon ends, within a time limit.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _THREADS = 64
 
 
 class Daemon:
-    """One instance of samba-rvss.
+    """The daemon of one instance.
 
     Args:
         configfile: smb.conf, or an empty string for Samba's own.
@@ -112,7 +112,7 @@ class Daemon:
                 watcher.track(copy)
 
     async def _stop(self, tasks: Sequence["asyncio.Future[Any]"]) -> None:
-        """Let requests that have begun come to their end, within limits."""
+        """Let requests that have begun come to their end, within a time limit."""
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -126,7 +126,7 @@ class Daemon:
 
 
 async def _housekeep(present: Present) -> None:
-    """Once a day, delete the history of copies that went long ago."""
+    """Once a day, delete the history of gone copies that were created long ago."""
     while True:
         await in_thread(present().ledger.delete_history, now() - _HISTORY)
         await asyncio.sleep(_DAY_SECONDS)

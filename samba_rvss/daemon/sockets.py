@@ -1,7 +1,7 @@
 """Both sockets: listening, admitting, and letting each connection be served in a task of its own.
 
-Contract: who connects is admitted or refused before a byte of his is read; a refusal is cheap, and
-logged once a second for each user.
+Contract: a connection is admitted or refused before anything is read from it; a refusal is cheap,
+and logged at most once a second for each user.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _MOST_USERS = 1000
 
 
 def listen(config: Config, cleanup: ExitStack) -> tuple[socket.socket, socket.socket]:
-    """Return both listening sockets, the hook's first: systemd's if it gave them, else made here.
+    """Return both listening sockets, the hook's first: systemd's if it gave them, else our own.
 
     Raises:
         RvssError: SYSTEM.
@@ -73,7 +73,7 @@ def _unlink(path: str) -> None:
 
 
 def admit_root(connection: socket.socket) -> Peer:
-    """Return who connected to admin.sock.
+    """Return the process that connected to admin.sock, if it is root's.
 
     Raises:
         RvssError: REFUSED if it is not root.
@@ -85,7 +85,7 @@ def admit_root(connection: socket.socket) -> Peer:
 
 
 async def receive(connection: socket.socket) -> bytes:
-    """Return a request; nothing if the connection was closed, or the request is empty.
+    """Return a request; empty if the connection was closed, or if the request is empty.
 
     Raises:
         RvssError: BAD_REQUEST if it does not come in time.
@@ -102,7 +102,7 @@ class Door:
     """Accepts connections, as long as `run` runs.
 
     Args:
-        tasks: where each is served.
+        tasks: each connection is served in one of them.
     """
 
     def __init__(self, tasks: Tasks) -> None:
@@ -110,7 +110,7 @@ class Door:
         self._refused: dict[int, tuple[float, int]] = {}
 
     async def run(self, listener: socket.socket, admit: Admit, serve: Serve) -> None:
-        """Admit who connects, until cancelled."""
+        """Accept connections, and serve those that are admitted, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -129,7 +129,7 @@ class Door:
                 connection.close()
             else:
                 self._tasks.start(serve(connection, peer))
-            # One who connects without end must not keep others from being served.
+            # A client that connects without end must not keep others from being served.
             await asyncio.sleep(0)
 
     def _log_refusal(self, connection: socket.socket, exc: RvssError) -> None:

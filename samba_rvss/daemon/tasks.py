@@ -35,13 +35,13 @@ class Tasks:
         return len(self._running)
 
     def start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Start a task; what it raises is its caller's to look at."""
+        """Start a task, and return it for a caller that wants to know what it raised."""
         task = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
 
     async def finish(self, seconds: float) -> None:
-        """Wait until all are done, or for so long."""
+        """Wait until all tasks are done, at most so many seconds."""
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)

@@ -1,9 +1,9 @@
 """Who waits for whom: requests side by side, one at a time per volume.
 
 A request, or an action of reconciling, takes the turns of all the volumes that it works on before
-it begins, always in the same order, so that no two wait for each other. What goes on with a copy
-for as long as somebody writes to it, its sealing, has no volume's turn: nobody must wait for a
-writer. A copy has one such work at most, and who removes the copy ends that work first.
+it begins, always in the same order, so that no two wait for each other. The sealing of a copy takes
+no turn, because it lasts for as long as somebody writes, and nobody must wait for a writer. It is
+the work on a copy: there is at most one for each copy, and whoever deletes the copy ends it first.
 
 Contract: all of it belongs to one event loop.
 """
@@ -30,11 +30,11 @@ class Turns:
 
     @asynccontextmanager
     async def take(self, *volumes: Volume, deadline: float | None = None) -> AsyncIterator[None]:
-        """Be the only one on some volumes.
+        """Take the turns of some volumes: nobody else works on them until the block ends.
 
         Args:
-            volumes: which; none is nobody's turn, and never waits.
-            deadline: time (`time.monotonic`) after which it is not wanted any more.
+            volumes: which; without any, there is nothing to take or to wait for.
+            deadline: time (`time.monotonic`) after which the turns are not wanted any more.
 
         Raises:
             RvssError: DEADLINE; no turn is taken then.
@@ -54,15 +54,15 @@ class Turns:
                 ) from exc
             yield
 
-    # what goes on with a copy
+    # the work on a copy
 
     @property
     def worked_on(self) -> frozenset[str]:
-        """Ids of the copies with which something goes on."""
+        """Ids of the copies that have work going on."""
         return frozenset(copy for copy, task in self._work.items() if not task.done())
 
     def begin_work(self, copy: ShadowCopy, work: Coroutine[Any, Any, ShadowCopy | None]) -> Work:
-        """Let something go on with a copy, with which nothing goes on yet."""
+        """Begin the work on a copy that has none."""
         task = self._work[copy.id] = asyncio.ensure_future(work)
         task.add_done_callback(lambda done: self._drop(copy.id, done))
         return task
@@ -72,19 +72,19 @@ class Turns:
             del self._work[copy]
 
     async def end_work(self, copy: ShadowCopy) -> None:
-        """End what goes on with a copy; no step of it runs on return."""
+        """End the work on a copy; no step of it runs on return."""
         task = self._work.pop(copy.id, None)
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
 
     def end_all_work(self) -> None:
-        """End what goes on with every copy, without waiting for it."""
+        """End the work on every copy, without waiting for that."""
         for task in self._work.values():
             task.cancel()
 
     async def settled(self, seconds: float) -> bool:
-        """Wait until nothing goes on with any copy; return whether that is so in time."""
+        """Wait until no copy has work, at most so many seconds; return whether that is so."""
         if self._work:
             await asyncio.wait(self._work.values(), timeout=seconds)
         return not self.worked_on

@@ -1,10 +1,9 @@
-"""Following srv_fss.tdb: open, amend and seal shadow copies as their sets go on.
+"""Following srv_fss.tdb: open, amend and seal shadow copies as the states of their sets change.
 
-Samba closes the file after each write, so one inotify event follows each (srv_fss_state.c,
-fss_state_store()). The file is read in a thread of its own, which waits for nothing else; recovery
-mounts are opened by the event loop as soon as it was read. What is recorded, amended and sealed
-after that is done in other threads, in the order in which it was seen. Nothing runs while nothing
-changes.
+Samba closes the file after each write, so each write brings one inotify event (srv_fss_state.c,
+fss_state_store()). The file is read in a thread of its own, which waits for nothing else. As soon
+as it has been read, the event loop opens recovery mounts; recording, amending and sealing follow in
+other threads, in the order in which the changes were seen. Nothing runs while nothing changes.
 """
 
 import asyncio
@@ -63,26 +62,26 @@ class Watcher:
         self._inotify = -1
         self._rewatch: asyncio.Future[None] | None = None
 
-    # what its owner tells it
+    # for the owner
 
     @property
     def sealing(self) -> frozenset[str]:
-        """Ids of the copies that are being sealed, and of which nothing is missing."""
+        """Ids of the copies that are being sealed and have their image and mount."""
         return self._sealer.busy
 
     def track(self, copy: ShadowCopy) -> None:
-        """Begin to follow a copy, until it is sealed and its exposed share is amended."""
+        """Begin to follow a copy, until Samba will not change it any more and it is sealed."""
         self._pending[copy.path] = copy
         if copy.phase is Phase.SEALING:
             self._sealer.begin(copy)
 
     async def release(self, copy: ShadowCopy) -> None:
-        """Stop following a copy: it is to be removed. No step of ours touches it on return."""
+        """Stop following a copy that is to be deleted; no step of ours touches it on return."""
         self._drop(copy)
         await self._sealer.end(copy)
 
     def look(self) -> None:
-        """Read srv_fss.tdb as soon as possible, if a copy is followed that it may be about."""
+        """Read srv_fss.tdb as soon as possible, if any copy is followed."""
         self._wanted.set()
 
     async def run(self) -> None:
@@ -108,7 +107,7 @@ class Watcher:
     # events
 
     async def _watch(self) -> None:
-        """Watch Samba's lock directory, once there is one, and look at what is there."""
+        """Watch Samba's lock directory as soon as there is one, and have the file read."""
         directory = self._present().config.samba_lock_directory
         mask = inotify.IN_CLOSE_WRITE | inotify.IN_DELETE_SELF
         said = False
@@ -165,14 +164,14 @@ class Watcher:
         return True
 
     async def _is_wanted(self, seconds: float | None) -> bool:
-        """Wait until a look is wanted, or for so long; return which it was."""
+        """Wait until a look is wanted, at most so many seconds; return whether one is."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wanted.wait()
         return self._wanted.is_set()
 
     def _open_due(self, state: SambaState) -> None:
-        """Open every recovery mount that is due; nothing is waited for, and nothing recorded."""
+        """Open every recovery mount that is due, without waiting and without recording it."""
         for copy, known in self._known(state):
             if Step.OPEN in steps(copy, known):
                 try:
@@ -230,7 +229,7 @@ class Watcher:
         return await in_thread(_record, self._present(), copy, known, due)
 
     async def _amend(self, shares: dict[str, bool]) -> None:
-        """Amend exposed shares; wait for it for a moment only, because the kernel seals."""
+        """Amend exposed shares; wait for a moment only, because sealing does not depend on it."""
         if not shares:
             return
         task = asyncio.ensure_future(in_thread(exposed.amend, self._present(), shares))
@@ -258,7 +257,7 @@ class Watcher:
 def _record(
     instance: Instance, copy: ShadowCopy, known: SambaCopy, due: tuple[Step, ...]
 ) -> ShadowCopy | None:
-    """Record what was learned of a copy and what was opened; None if it is being removed."""
+    """Record what was learned of a copy and that it was opened; None if it is past that."""
     current: ShadowCopy | None = copy
     if Step.LEARN in due:
         current = follow.learn(instance, copy, known)
@@ -268,7 +267,7 @@ def _record(
 
 
 def _report(task: "asyncio.Future[None]") -> None:
-    """Log why exposed shares could not be amended: Samba's manners suffer, no promise does."""
+    """Log why exposed shares could not be amended; no promise depends on that."""
     exc = None if task.cancelled() else task.exception()
     if isinstance(exc, RvssError):
         _logger.error("cannot amend exposed shares: %s", exc)
