@@ -1,7 +1,7 @@
 """The command ``samba-rvss``: one verb a module, each adding its parser and a function.
 
 `main` parses, calls, and turns a known failure into one sentence and its problem's exit status.
-An unknown one keeps its traceback.
+An unknown failure keeps its traceback.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What several verbs need: the configuration, the ledger, and the daemon's ear."""
+"""What several verbs need: reading the configuration and the ledger, and asking the daemon."""
 
 import argparse
 import socket
@@ -41,10 +41,10 @@ def open_ledger(config: conf.Config) -> closing[Ledger]:
 
 
 def the_copy(ledger: Ledger, word: str, *, gone: bool) -> ShadowCopy:
-    """Return the one copy that a word on the command line means.
+    """Return the copy that a word on the command line means.
 
     Raises:
-        RvssError: NOT_FOUND if none does, USAGE if several do.
+        RvssError: NOT_FOUND if it means none, USAGE if it means several.
     """
     found = [copy for copy in ledger.find(word) if gone or copy.phase is not Phase.GONE]
     if not found:
@@ -61,7 +61,7 @@ def the_copy(ledger: Ledger, word: str, *, gone: bool) -> ShadowCopy:
 
 @contextmanager
 def ledger_or_empty(config: conf.Config) -> Iterator[Ledger]:
-    """Open the ledger for reading, or an empty one where there is none.
+    """Open the ledger for reading; if there is none, an empty one for the time of the block.
 
     Raises:
         RvssError: STATE.
@@ -84,16 +84,16 @@ def ask(
     part: Callable[[wire.Part], None] = lambda part: None,
     seconds: float = _SECONDS,
 ) -> str:
-    """Ask the daemon and return its line.
+    """Send the daemon a request, and return the line of its result.
 
     Args:
-        config: of the instance.
+        config: the instance's.
         request: what to ask for.
         part: called with each part of the answer as it comes.
-        seconds: how long to wait for each.
+        seconds: how long to wait for each part, and for the result.
 
     Raises:
-        RvssError: NO_DAEMON if it does not answer, or what it refuses with.
+        RvssError: NO_DAEMON if the daemon does not answer; what it refuses the request with.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
         peer.settimeout(seconds)

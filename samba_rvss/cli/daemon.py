@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def log_to_journal_or_stderr(*, debug: bool) -> None:
-    """Log with priorities where systemd reads them, else as lines with the time."""
+    """Log to the journal if systemd started us, else to standard error, with the time."""
     handler: logging.Handler
     if os.environ.get("JOURNAL_STREAM"):
         from systemd.journal import JournalHandler

@@ -1,4 +1,4 @@
-"""``samba-rvss delete``: remove shadow copies, with their exposed shares."""
+"""``samba-rvss delete``: delete shadow copies, with their exposed shares; the daemon does it."""
 
 import argparse
 import sys

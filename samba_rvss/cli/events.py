@@ -1,4 +1,4 @@
-"""``samba-rvss events``: what happened to a shadow copy or a set, with everybody's names for it."""
+"""``samba-rvss events``: what happened to a shadow copy or a set, with our ids and Samba's."""
 
 import argparse
 import pwd
@@ -72,17 +72,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def select(ledger: Ledger, words: Iterable[str], limit: int) -> list[Event]:
-    """Return the newest events of what some words mean, or of everything if there are none.
+    """Return the newest events of the copies and sets that some words mean; without words, of all.
 
     Raises:
-        RvssError: NOT_FOUND if nothing is known by one of them.
+        RvssError: NOT_FOUND if nothing is known by one of the words.
     """
     words = list(words)
     if not words:
         return ledger.events(limit=limit)
     names: dict[str, None] = {}
     for word in words:
-        # A set's first events are its copies': Samba had not named it when they were made.
+        # A set's first events are found by its copies: its id was not known when they happened.
         copies = ledger.find(word)
         names |= dict.fromkeys(copy.id for copy in copies)
         if all(word == copy.set_id for copy in copies):
@@ -99,7 +99,7 @@ def select(ledger: Ledger, words: Iterable[str], limit: int) -> list[Event]:
 
 
 def as_data(event: Event, copy: ShadowCopy | None) -> dict[str, object]:
-    """Return an event as JSON has it, with what became known of its copy only later."""
+    """Return an event as JSON has it, with the ids that became known only later."""
     known = event.uid >= 0
     return {
         "time": event.time.isoformat(),

@@ -17,9 +17,9 @@ def register(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "list", help="list the shadow copies", description="List the shadow copies, oldest first."
     )
-    verb.add_argument("--all", action="store_true", help="those that are gone as well")
+    verb.add_argument("--all", action="store_true", help="list those that are gone as well")
     verb.add_argument("--json", action="store_true", help="print JSON")
-    verb.add_argument("share", nargs="*", metavar="SHARE", help="of these shares only")
+    verb.add_argument("share", nargs="*", metavar="SHARE", help="list those of these shares only")
     verb.set_defaults(function=run_list)
     verb = verbs.add_parser(
         "show",

@@ -1,7 +1,7 @@
 """What a command sees of an instance by itself, whether a daemon runs or not.
 
-It looks as the daemon does before it reconciles, and asks a running one only for what no file
-says. Nothing is changed, and nothing is started.
+It observes and plans as the daemon does before it reconciles, and asks a running daemon only for
+what no file says. Nothing is changed, and nothing is started.
 """
 
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class Look:
 
     Attributes:
         time: when.
-        config: of the instance.
-        presence: the daemon's word, None if it gave none.
-        silence: why it gave none.
+        config: the instance's.
+        presence: what the daemon said, None if it did not answer.
+        silence: why it did not answer.
         seen: everything that a plan depends on.
         plan: what reconciling would do.
         change: the last reconciling that did something, or failed to.
@@ -83,7 +83,7 @@ def look(config: Config) -> Look:
 
 
 def _presence(config: Config) -> tuple[wire.Presence | None, frozenset[str], str]:
-    """Ask the daemon what it knows; tell why it did not answer, if it did not."""
+    """Ask the daemon; return what it said, the copies that it seals, and why it did not answer."""
     if not holding.is_taken(config):
         return None, frozenset(), "the daemon does not run: start samba-rvss.service"
     parts: list[wire.Part] = []

@@ -17,7 +17,7 @@ def register(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "reconcile",
         help="put right what went wrong",
-        description="Compare our record, images, mounts, shares and Samba's shadow copy sets, and"
+        description="Compare the ledger, images, mounts, shares and Samba's shadow copy sets, and"
         " put right what does not fit. The daemon does so by itself; this asks it to, at once.",
         epilog="Exit status: 0 nothing is left to do, 1 something failed or could not be seen,"
         " 3 something is left: to do (--dry-run), or wrong and for you to mend.",
@@ -56,7 +56,7 @@ class _Printer:
 
     Args:
         as_json: whether to print JSON.
-        every: whether people see what is left alone for good reason too.
+        every: whether to print as lines also what is left alone with nothing wrong about it.
     """
 
     def __init__(self, *, as_json: bool, every: bool) -> None:
@@ -69,7 +69,7 @@ class _Printer:
         if not self._as_json and (self._every or finding.fate is not Fate.LEFT_ALONE):
             output.print_line(as_line(finding))
             if finding.action and not self._every:
-                sys.stdout.flush()  # the next one may take its time
+                sys.stdout.flush()  # the next finding may take its time
 
     def finish(self) -> int:
         if self._as_json:

@@ -1,4 +1,4 @@
-"""How an instance stands, purely from a look: what is wrong, and Samba's view beside ours."""
+"""Whether an instance is well, judged purely from a look: what is wrong, and how Samba differs."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,18 +16,18 @@ _IN_WORK = (Phase.CREATING, Phase.DELETING)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How it stands.
+    """How an instance stands.
 
     Attributes:
-        wrong: what is wrong, each in a line; nothing is if it is empty.
+        wrong: what is wrong, a line each; empty if nothing is.
         phases: how many copies are in each phase.
-        oldest: of the copies.
-        unsealed: the copies that are not sealed, though their recovery is complete, and for how
-            many seconds they have been as they are.
-        sets: Samba's sets by state, None if they cannot be seen.
-        samba_copies: Samba's copies by the state of their set.
-        differences: where Samba's view is not ours. Not wrong by themselves: it knows nothing any
-            more after a boot, for one thing.
+        oldest: the oldest copy, None if there is none.
+        unsealed: ids of the copies that are not sealed though their recovery is complete, and for
+            how many seconds they have had their phase and state.
+        sets: how many of Samba's sets are in each state, None if srv_fss.tdb cannot be read.
+        samba_copies: how many of Samba's copies have a set in each state, or None likewise.
+        differences: where srv_fss.tdb and the registry differ from the ledger. That alone is not
+            wrong: after a boot, for example, srv_fss.tdb has no sets.
     """
 
     wrong: tuple[str, ...]
@@ -90,7 +90,7 @@ def _wrong(
 
 
 def _unsealed(seen: Observation) -> Iterator[tuple[str, float]]:
-    """Yield the copies that are not sealed, though their recovery is complete, and since when."""
+    """Yield the copies that are not sealed though their recovery is complete, and for how long."""
     recovered = {
         copy.path
         for copy in (seen.samba.copies if seen.samba else ())
@@ -104,7 +104,7 @@ def _unsealed(seen: Observation) -> Iterator[tuple[str, float]]:
 
 
 def _differences(seen: Observation, samba: SambaState) -> Iterator[str]:
-    """Yield where Samba's view is not ours, of what nobody is at work on."""
+    """Yield where Samba's view differs from ours, but for our copies that are being worked on."""
     known = {copy.path: copy for copy in samba.copies}
     ours = {copy.path: copy for copy in seen.copies}
     shares = {path: share for share, path in (seen.shares or {}).items()}

@@ -34,7 +34,7 @@ def register(verbs: Verbs) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print how it stands."""
+    """Print the status; return 0 or UNHEALTHY."""
     from samba_rvss.cli.look import look
     from samba_rvss.cli.standing import standing
 
