@@ -1,8 +1,8 @@
 """The play: a shadow copy is taken, recovered, sealed, read and deleted, while a machine writes.
 
 Place: acts on what `stage` has set up. Contract: each step and each expectation is told to the
-reporter at once, so that there is what there is when a step fails. It is never cut off inside a
-step: it asks between steps whether to go on.
+reporter at once, so that when a step fails, all before it has been told. A signal never cuts off a
+step: between steps the play looks whether to go on (`Reporter.look`).
 """
 
 import hashlib
@@ -41,7 +41,7 @@ _PIECE = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Play:
-    """The scenes, on a stage that is set."""
+    """The play, with what `stage` has set up for it."""
 
     reporter: Reporter
     file_system: LoopBtrfs
@@ -163,7 +163,7 @@ class Play:
         deadline = time.monotonic() + SECONDS
         with self.reporter.stage("samba-rvss seals the copy") as saw:
             while True:
-                # It learns what Samba calls the copy a moment after Samba has told its client.
+                # The ledger gets Samba's id of the copy a moment after Samba has told its client.
                 copy = self._in_ledger(str(copy_id))
                 if copy is not None and copy.phase is Phase.SEALED:
                     break
@@ -198,7 +198,7 @@ class Play:
         )
 
     def _read(self, exposed: str, done: int, begun: int) -> None:
-        """Make the backup: read the sealed copy over SMB, and see that it is one instant's."""
+        """Make the backup: read the sealed copy over SMB, and see that it is of one instant."""
         expect = self.reporter.expect
         backup = self.client_directory / "backup.vhdx"
         with (
@@ -234,7 +234,7 @@ class Play:
     def _look_for_leftovers(
         self, copy: ShadowCopy, exposed: str, subvolumes: Sequence[str]
     ) -> None:
-        """See that nothing of the shadow copy is left wherever it had left something."""
+        """See that nothing of the shadow copy is left in any of the places that had something."""
         self.reporter.look()
         refusal = _refusal(lambda: self._connect(exposed).close())
         self.reporter.expect("the exposed share is gone", refusal or "it serves", met=bool(refusal))
@@ -272,7 +272,7 @@ class Play:
 
 
 def _refusal(attempt: Callable[[], object]) -> str:
-    """Return the name of the error that something is refused with, or nothing."""
+    """Return the name of the error that an attempt is refused with; empty if it succeeds."""
     try:
         made = attempt()
     except SmbError as exc:

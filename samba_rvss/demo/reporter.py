@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step: how long it took, and what whoever did it saw."""
+    """One step: how long it took, and what was seen."""
 
     name: str
     milliseconds: float
@@ -30,10 +30,10 @@ class Reporter:
 
     Args:
         progress: called with a line at the end of each step and expectation.
-        look: called before each step; it raises to end the play there.
+        look: called before each step; it ends the play there by raising.
 
     Attributes:
-        logs: of samba-rvss and rpcd_fsrvp, if something went wrong.
+        logs: those of samba-rvss and rpcd_fsrvp, if something went wrong.
     """
 
     progress: Callable[[str], None]
@@ -44,7 +44,7 @@ class Reporter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
-        """Time a step; what is put into the list is what was seen, by default success."""
+        """Time a step; its block puts what it saw into the list, nothing for success."""
         self.look()
         saw: list[str] = []
         started = time.monotonic()

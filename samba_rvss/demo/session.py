@@ -1,4 +1,4 @@
-"""Running in a session of its own, so that a signal ends it between two steps.
+"""Running a function in a session of its own, so that a signal ends it between two steps.
 
 Place: below `show`. Contract: a signal takes effect where `Signals.look` is called and nowhere
 else, so that whatever was begun is cleared away.
@@ -23,8 +23,8 @@ class Signals:
     """A context manager: signals are noted, raised where `look` is called, and passed on.
 
     Attributes:
-        number: of the last signal, or 0.
-        heir: a pidfd of the process that they are for, or -1.
+        number: the last signal's, or 0.
+        heir: a pidfd of the process that signals are passed on to, or -1.
     """
 
     def __init__(self) -> None:
@@ -58,12 +58,13 @@ class Signals:
 def in_session(function: Callable[[Signals], int]) -> int:
     """Run a function in a process and a session of its own, and pass signals on to it.
 
-    A terminal's Ctrl-C reaches all of the foreground: it would end the very programs that clear
-    away, and samba-rvss before its Samba.
+    A terminal's Ctrl-C reaches all processes in the foreground: without a session, it would end the
+    very programs that clear away, and samba-rvss before its Samba.
 
     Returns:
-        In the process: what the function returned. Here: its exit status, or 128 and the number of
-        the signal that ended it. What the function raises, it raises in the process.
+        In the new process: what the function returned. Here: the exit status of that process, or
+        128 and the number of the signal that ended it. An exception of the function is raised in
+        the new process.
     """
     with Signals() as signals:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Shows the demonstration: runs it, prints each step as it happens, and what was found in the end.
+"""Running the demonstration: each step is printed as it happens, all that was found in the end.
 
 Place: what ``samba-rvss demo`` calls. It can be ended at any moment; everything is cleared away.
 """
@@ -28,7 +28,7 @@ def run(directory: Path | None, *, as_json: bool) -> int:
         as_json: print JSON instead of tables.
 
     Raises:
-        RvssError: of whatever failed; INTERNAL if an expectation was not met.
+        RvssError: what a step failed with; INTERNAL if an expectation was not met.
     """
     return in_session(lambda signals: _run(directory, signals, as_json=as_json))
 

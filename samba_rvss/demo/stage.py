@@ -23,7 +23,7 @@ from samba_rvss.testing.smbd import PrivateSmbd
 from samba_rvss.testing.users import BackupOperator
 
 TOOLS = ("mkfs.btrfs", "losetup", "smbd", "net", "smbpasswd", "useradd", "qemu-img", "qemu-io")
-"""The programs that it needs."""
+"""The programs that the demonstration needs."""
 
 
 def perform(reporter: Reporter, parent: Path) -> None:
@@ -35,7 +35,7 @@ def perform(reporter: Reporter, parent: Path) -> None:
             to walk there.
 
     Raises:
-        RvssError: of whatever failed, and whatever the reporter's ``look`` raises.
+        RvssError: what a step failed with. What the reporter's ``look`` raises comes through.
     """
     stage = reporter.stage
     with ExitStack() as stack:
