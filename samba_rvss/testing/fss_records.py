@@ -53,7 +53,7 @@ def of_map(set_id: str, copy_id: str, share: str, exposed_share: str, exposed: i
 
 
 def of_state(state: SambaState) -> Records:
-    """Return all that a file holds which says this."""
+    """Return all records of a file that holds this state."""
     records = of_file(len(state.sets))
     counts = Counter(copy.set_id for copy in state.copies)
     for each in state.sets:

@@ -37,7 +37,7 @@ def unmount_all(device: str) -> None:
 
 
 def _remove_directory(path: Path) -> None:
-    # One that was inside the file system has gone with its mount.
+    # A directory inside the file system has gone with its mount.
     with suppress(FileNotFoundError):
         path.rmdir()
 
@@ -46,9 +46,9 @@ class LoopBtrfs(Undoing):
     """A context manager: a btrfs file system on a loop device, mounted at `path`.
 
     Args:
-        directory: where to keep the sparse file and the mount points; it must exist. Samba
+        directory: where to put the sparse file and the mount points; it must exist. Samba
             follows paths as its clients' users, so they must be able to walk to it.
-        size: of the file system, in bytes; at least MINIMUM.
+        size: the file system's, in bytes; at least MINIMUM.
         options: mount options, such as ``("compress=zstd",)``.
 
     Attributes:
@@ -114,7 +114,7 @@ class LoopBtrfs(Undoing):
         return path
 
     def delete_subvolume(self, name: str) -> None:
-        """Delete a subvolume, read-only ones too, but none that has others inside."""
+        """Delete a subvolume, also a read-only one; it must have no other inside."""
         run(["btrfs", "-q", "subvolume", "delete", str(self.path / name)], timeout=_SECONDS)
 
     def subvolumes(self) -> list[str]:
@@ -125,7 +125,7 @@ class LoopBtrfs(Undoing):
     def _detach(self) -> None:
         """Free the loop device, and see that it has really gone.
 
-        losetup answers success for one in use, which then frees itself with its last user.
+        losetup reports success for a device in use too, which is freed when its last user lets go.
         """
         run(["losetup", "--detach", self.device], timeout=_SECONDS)
         backing = Path("/sys/block") / Path(self.device).name / "loop" / "backing_file"

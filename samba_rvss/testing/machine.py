@@ -1,8 +1,8 @@
 """A virtual machine, as far as its disk goes: a VHDX and a qemu-io that keeps writing to it.
 
 Place: a rig for tests and for the demonstration; it stands on `run`. Contract: leaving the
-context ends the process; the disk is its directory's owner's to remove. Nothing here knows of
-shadow copies: a disk is a path, wherever it was copied to.
+context ends the process; whoever owns the directory of the disk removes the disk. Nothing here
+knows of shadow copies: a disk is a path, wherever it was copied to.
 
 The disk holds known content, a block that says whether the machine runs, and then the machine's
 writes, each in a part of the disk that had none before. Such a write changes the block allocation
@@ -26,7 +26,7 @@ KNOWN = 8 << 20
 """Bytes of known content at the beginning of the disk."""
 
 SIZE = 8 << 30
-"""Of the disk, in bytes; almost all of it a hole."""
+"""Size of the disk, in bytes; almost all of it is a hole."""
 
 _SECONDS = 30.0
 _FIRST = 16 << 20
@@ -36,7 +36,7 @@ _RUNNING, _SHUT_DOWN = 0x11, 0x22
 
 
 def make_disk(disk: Path, known: Path) -> None:
-    """Make a VHDX whose beginning is random and equal to that of a raw file, made as well."""
+    """Make a VHDX and a raw file whose beginnings are random and the same."""
     with known.open("wb") as raw:
         raw.write(secrets.token_bytes(KNOWN))
         raw.write(bytes([_RUNNING]) * _BLOCK)
@@ -65,7 +65,7 @@ def shut_down(disk: Path) -> None:
 
 
 def says_running(disk: Path) -> bool:
-    """Return what the disk says of its machine."""
+    """Return whether the disk says that its machine runs."""
     return _holds(disk, [f"read -P {_RUNNING} {KNOWN} {_BLOCK}"])
 
 
@@ -75,7 +75,7 @@ def says_shut_down(disk: Path) -> bool:
 
 
 def verdict(disk: Path) -> str:
-    """Return what qemu-img has to say against a disk, without touching it; empty if nothing."""
+    """Return what qemu-img finds wrong with a disk, without changing it; empty if nothing."""
     words = ["qemu-img", "check", "-f", "vhdx", str(disk)]
     try:
         out = run(words, timeout=_SECONDS)
@@ -127,7 +127,7 @@ class Machine(Undoing):
 
     Args:
         disk: what `make_disk` made.
-        uid, gid: whom its process belongs to.
+        uid, gid: the user and group of its process.
 
     Attributes:
         pause: seconds between two writes.

@@ -36,8 +36,8 @@ class Link(Undoing):
 
     Attributes:
         namespace: its name, for `enter`.
-        address: our end's.
-        inside: the other end's.
+        address: the address of our end.
+        inside: the address of the other end.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Link(Undoing):
         _within(self.namespace, change)
 
     def established(self, port: int = 445) -> int:
-        """Return how many connections to a port of ours our kernel takes for established."""
+        """Return how many connections to a port of our end are established for our kernel."""
         ours, theirs = _hexadecimal(self.address), _hexadecimal(self.inside)
         count = 0
         for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 REQUIRE = "SAMBA_RVSS_REQUIRE"
 ASIDE: set[int] = set()
-"""Processes that work for the session while its tests run: what they start is no test's."""
+"""Processes that work for the session while its tests run: what they start belongs to no test."""
 
 _PREFIX = "rvss-test-"
 _GRACE = 1.0  # seconds; a loop device frees itself a little after its last user
@@ -93,7 +93,7 @@ def _smbd() -> str:
 # Not a part of "all": not every kernel can have them.
 _BY_NAME = frozenset({"zfs"})
 
-# What a capability lacks, as a sentence, or nothing.
+# Each returns what the capability lacks, as a sentence; empty if nothing.
 CAPABILITIES: dict[str, Callable[[], str]] = {
     "root": cache(_root),
     "btrfs": cache(_btrfs),
@@ -106,7 +106,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
 
 
 def require(*names: str) -> None:
-    """Skip the test that runs, or fail it where that is asked for, if a capability is missing.
+    """Skip the running test if a capability is missing; fail it if the capability is required.
 
     Args:
         names: keys of CAPABILITIES.
@@ -168,7 +168,7 @@ def _backing_files() -> dict[str, str]:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a file is in a rig directory of this process, not of another on this machine."""
+    """Return whether a file is in a rig directory of this process, not of another process."""
     return f"/{_PREFIX}{os.getpid()}-" in path
 
 
@@ -200,11 +200,11 @@ def _descriptors() -> Iterator[tuple[str, str]]:
 def belongings() -> dict[str, str]:
     """Return what this process has: children, mounts, loop devices and open descriptors.
 
-    A process that has made itself a daemon is nobody's child and not seen; the rigs see to
-    theirs. Loop devices of other test processes, and what is mounted of them, are left out.
+    A process that has made itself a daemon is not our child and not seen: each rig ends its own.
+    Loop devices of other test processes, and what is mounted of them, are left out.
 
     Returns:
-        a key that stays the same for as long as the thing exists, and the words that name it.
+        For each, a key that stays the same as long as it exists, and the words that name it.
     """
     return dict((*_children(), *_devices(), *_descriptors()))
 
@@ -226,7 +226,7 @@ def _nothing_left_behind() -> Iterator[None]:
 def rig_directory() -> Iterator[Path]:
     """A directory with a short name that every user can walk to, unlike ``tmp_path``.
 
-    Mounts below it are taken away in the end, and are an error.
+    Mounts that are left below it are taken away in the end, and fail the test.
     """
     directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     directory.chmod(0o755)
@@ -264,7 +264,7 @@ def samba_rig() -> Iterator[Callable[..., PrivateSmbd]]:
 def backup_operator(
     samba_rig: Callable[..., PrivateSmbd],
 ) -> Iterator[Callable[[PrivateSmbd], "BackupOperator"]]:
-    """Make a Backup Operator of a private Samba; its Unix user goes before the Samba does."""
+    """Make a Backup Operator of a private Samba; its Unix user is removed before the Samba is."""
     from samba_rvss.testing.users import BackupOperator
 
     with ExitStack() as undo:

@@ -1,9 +1,9 @@
-"""FSRVP clients in a process of their own, which may stand in another network namespace.
+"""FSRVP clients in a process of their own, which may be in another network namespace.
 
 Place: a rig for tests, over `samba_rvss.samba.fsrvp` and `smbclient`. Contract: a client here has
-its connection in the other process; `close` ends that process and all connections with it, without
-a word to the server if the link to it has been cut. A call that fails raises here what it raised
-there.
+its connection in the other process; `close` ends that process and all connections with it, of which
+the server hears nothing if the link to it has been cut. A call that fails raises here what it
+raised there.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class Remote(Methods, Closing):
     Args:
         host: the server's address.
         logon: who connects.
-        namespace: the network namespace to stand in; empty for ours.
+        namespace: the network namespace of the process; empty for ours.
         options: of the DCE/RPC binding, as the Client has them.
     """
 
@@ -48,7 +48,7 @@ class Remote(Methods, Closing):
             raise
 
     def close(self) -> None:
-        """End the process with SIGKILL; its kernel closes the connections, if it can be heard."""
+        """End the process with SIGKILL; the kernel closes its connections."""
         child, self._child = self._child, None
         if child is not None:
             child.close()
@@ -99,7 +99,7 @@ class _There:
         return self._client
 
 
-# Called in the other process; the first makes what the others find.
+# Called in the other process, `_begin` first.
 
 _there: _There
 

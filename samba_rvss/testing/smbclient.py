@@ -29,7 +29,7 @@ FILE_ATTRIBUTE_DIRECTORY = 0x10
 
 
 class SmbError(RvssError):
-    """A request that the server, or the way to it, refused.
+    """A request that the server refused, or that did not reach it.
 
     Args:
         what: the request, as a sentence would name it.
@@ -53,9 +53,9 @@ def _naming(what: str) -> Iterator[None]:
 def _load_globals() -> None:
     """Give libsmb the built-in defaults, unless somebody has loaded a configuration.
 
-    libsmb reads the process's one source3 configuration; where none was loaded, its highest
-    protocol is 0 and connecting fails with NT_STATUS_INVALID_PARAMETER_MIX. What another module
-    has loaded stays, because Samba's registry is found through it.
+    libsmb reads the process's one source3 configuration. If none was loaded, its highest protocol
+    is 0 and connecting fails with NT_STATUS_INVALID_PARAMETER_MIX. What another module has loaded
+    stays, because Samba's registry is found through it.
     """
     context = s3param.get_context()
     if context.get("client max protocol") is None:
@@ -63,7 +63,7 @@ def _load_globals() -> None:
 
 
 def probe(address: str) -> None:
-    """Connect to a server's IPC$ as nobody; nothing is left open.
+    """Connect to a server's IPC$ anonymously; nothing is left open.
 
     Raises:
         SmbError: it does not serve.
@@ -77,7 +77,7 @@ class Session(Closing):
     Args:
         address: of the server.
         share: the share's name.
-        logon: its user; nobody without it.
+        logon: who connects; anonymous if None.
 
     Raises:
         SmbError: the server or the share refused.

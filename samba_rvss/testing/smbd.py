@@ -6,7 +6,7 @@ process that came from it, and removes the directory. It touches neither the mac
 nor its users.
 
 smbd runs below a `supervisor`: samba-dcerpcd makes itself a daemon (source3/rpc_server/rpc_host.c,
-main), and so would be nobody's child.
+main), and so would not be our descendant.
 """
 
 import errno
@@ -95,12 +95,12 @@ class PrivateSmbd(Undoing):
             ExposeShadowCopySet opens smb.conf as the client's user; and its name must be short,
             as it holds Unix sockets.
         options: more options of [global]; they stand last and so win over the example.
-        interfaces: more addresses to listen on, as "address/prefix length". Each must be an
-            interface's own when Samba starts, and the length that interface's.
-        log_level: of smbd and of its helpers.
+        interfaces: more addresses to listen on, as "address/prefix length". When Samba starts, an
+            interface must have each of them, with this prefix length.
+        log_level: smbd's and its helpers'.
 
     Attributes:
-        directory: everything of it; mode 0755.
+        directory: everything of this Samba is in it; mode 0755.
         configuration: its smb.conf, mode 0644.
         address: where it listens, port 445.
     """
@@ -141,12 +141,12 @@ class PrivateSmbd(Undoing):
 
     @property
     def lock_directory(self) -> Path:
-        """Where srv_fss.tdb lives."""
+        """Where srv_fss.tdb is."""
         return self.directory / "lock"
 
     @property
     def private_directory(self) -> Path:
-        """Where its passwords live."""
+        """Where its passwords are."""
         return self.directory / "private"
 
     @property
@@ -182,7 +182,7 @@ class PrivateSmbd(Undoing):
         return "\n".join((head, *self._shares.values()))
 
     def write_configuration(self) -> None:
-        """Write smb.conf as one replacement; a running smbd has not been told."""
+        """Replace smb.conf in one step, without telling a running smbd."""
         new = self.directory / "smb.conf.new"
         new.write_text(self.text(), "utf-8", "surrogateescape")
         new.chmod(0o644)
@@ -245,7 +245,7 @@ class PrivateSmbd(Undoing):
             guard.pop_all()
 
     def _wait_until_it_serves(self) -> None:
-        # Here, so that everything else works where python-samba is not installed.
+        # Imported here, so that everything else works without python-samba.
         from samba_rvss.testing.smbclient import probe
 
         deadline = time.monotonic() + _SECONDS
@@ -293,7 +293,7 @@ class PrivateSmbd(Undoing):
     def reload(self) -> None:
         """Make smbd read smb.conf again, and return when it has.
 
-        Its messages are handled in order, so the answer to a ping says that the reload is over.
+        It handles messages in order, so the answer to a ping says that the reload is over.
         """
         self.smbcontrol("smbd", "reload-config")
         self.smbcontrol("smbd", "ping")
@@ -318,7 +318,7 @@ class PrivateSmbd(Undoing):
         """End the rpcd_fsrvp that live, so that the next client gets one with a fresh view.
 
         Raises:
-            RvssError: BUSY if one did not end.
+            RvssError: BUSY if a worker did not end.
         """
         for pid in self.worker_pids():
             os.kill(pid, signal.SIGTERM)

@@ -1,10 +1,9 @@
 """A supervisor for a program whose processes make themselves daemons.
 
-Place: below the rigs; it is also a program of its own, which a fresh interpreter runs that inherits
-nothing of the caller's. Contract: it is a child
-subreaper, so that whatever came from its program is its child in the end. It starts ending them
-when its standard input closes, also when the process that had it was killed, and it ends when all
-of them have been reaped.
+Place: below the rigs; it runs as a program of its own, in a fresh interpreter that inherits nothing
+from the caller. Contract: it is a child subreaper, so that whatever its program started becomes its
+child in the end. It ends all of that when its standard input closes, also if that is because the
+caller was killed, and it ends itself when all of it has been reaped.
 """
 
 import ctypes
@@ -26,7 +25,7 @@ _PROGRAM = (
 
 
 def supervised(argv: Sequence[str]) -> list[str]:
-    """Return the command that runs a command under a supervisor.
+    """Return the command line that runs a program under a supervisor.
 
     Exit status: 0 all has ended, 1 the program had ended by itself, 2 something is left.
     """

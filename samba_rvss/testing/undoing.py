@@ -1,4 +1,4 @@
-"""What every rig that is made in steps has in common: each step has an undo.
+"""A base class for rigs that are made in steps, each with an undo.
 
 Place: below the rigs of this package.
 """
@@ -11,10 +11,10 @@ from samba_rvss.closing import Closing
 
 
 class Undoing(Closing):
-    """A context manager whose making registers, step by step, how each step is undone.
+    """A context manager that is made in steps, and registers with each step how to undo it.
 
-    What was made is undone in the end, the last step first, and at once if a later step fails;
-    one that cannot be undone keeps none of the others from being undone.
+    The steps are undone in the end, the last first, and at once if a step fails. An undo that fails
+    does not stop the others.
     """
 
     def __init__(self) -> None:

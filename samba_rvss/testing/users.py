@@ -38,7 +38,7 @@ class User(Undoing):
 
     Attributes:
         name: its name, and that of its group.
-        password: its password in Samba; Unix lets it in with none.
+        password: its password in Samba; it has none in Unix, and cannot log on there.
         uid: its number, while it exists.
     """
 
@@ -67,7 +67,7 @@ class User(Undoing):
         return Logon(user=self.name, password=self.password)
 
     def grant(self) -> None:
-        """Give the user what it is to have in Samba: nothing."""
+        """Give the user its rights in Samba: here, none."""
 
 
 class BackupOperator(User):

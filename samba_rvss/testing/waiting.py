@@ -20,14 +20,14 @@ def wait_until(
     """Look until there is something, and return it.
 
     Args:
-        what: what is waited for, as the failure is to say it; called then, where that depends on
-            what was found.
-        look: returns what is false while there is nothing.
+        what: what is waited for, in the words of the failure; or a function that is called for
+            them when it has failed.
+        look: returns a false value for as long as there is nothing.
         seconds: for how long; the default is for an emulated machine.
         pause: seconds between two looks.
 
     Raises:
-        AssertionError: there is nothing in time.
+        AssertionError: there was nothing in time.
     """
     deadline = time.monotonic() + seconds
     while not (found := look()):

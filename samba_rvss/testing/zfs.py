@@ -62,8 +62,8 @@ class Pool(Undoing):
     """A context manager: a pool in a sparse file, mounted nowhere.
 
     Args:
-        directory: where to keep the file; it must exist.
-        size: of the file, in bytes; at least MINIMUM.
+        directory: where to put the file; it must exist.
+        size: the file's, in bytes; at least MINIMUM.
 
     Attributes:
         name: the pool's.
@@ -159,7 +159,7 @@ class LoopZfs(Undoing):
     def mounted(self, dataset: str, target: Path) -> Iterator[Path]:
         """Mount any dataset at one more place for a while, whatever properties it has.
 
-        The mount is writable; whether the dataset is, is its own matter.
+        The mount is writable, even if the dataset is read-only.
         """
         self._make(target)
         try:
