@@ -148,8 +148,10 @@ class Requests:
     async def _delete(
         self, copy: ShadowCopy, uid: int, hidden: Callable[[], object] = lambda: None
     ) -> None:
+        # First without the turn: a step of the sealing may take long, and nobody must wait for it.
+        await self._watcher.release(copy)
         async with self._turns.take(copy.volume):
-            await self._watcher.release(copy)
+            await self._watcher.release(copy)  # reconciling may have tracked it again
             try:
                 await in_thread(delete, self._present(), copy, uid, hidden)
             except RvssError:

@@ -197,7 +197,7 @@ class Runner:
         copy = await in_thread(self._present().ledger.get, target)
         if copy is not None and copy.phase not in (Phase.DELETING, Phase.GONE):
             self._watcher.track(copy)
-            self._watcher.look()
+            await self._watcher.catch_up()
 
     def _record(self, decided: Plan, outcomes: list[Outcome], before: Mapping[str, Moment]) -> None:
         done = [

@@ -58,19 +58,17 @@ class Sealer:
         """Begin to seal a copy, unless it is being sealed already."""
         if copy.id not in self._turns.worked_on:
             work = self._turns.begin_work(copy, self._seal(copy, time.monotonic()))
-            work.add_done_callback(partial(self._on_end, copy, time.monotonic()))
+            work.add_done_callback(partial(self._on_end, copy))
 
     async def end(self, copy: ShadowCopy) -> None:
         """Give up sealing a copy, which is to be deleted; no step of it runs on return."""
         self._lost.discard(copy.id)
         await self._turns.end_work(copy)
 
-    def _on_end(self, copy: ShadowCopy, started: float, work: Work) -> None:
+    def _on_end(self, copy: ShadowCopy, work: Work) -> None:
         self._lost.discard(copy.id)
         sealed = None if work.cancelled() else work.result()
         if sealed is not None:
-            spent = (time.monotonic() - started) * 1000
-            _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
             self._sealed(sealed)
 
     async def _seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
@@ -89,15 +87,21 @@ class Sealer:
             await asyncio.sleep(pause)
 
     async def _seal_once(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
-        """Seal a copy, waiting for its last writer; None if it is sealed or being deleted."""
+        """Seal a copy, waiting for its last writer; None if it is being deleted."""
         sealing = await whole(seal.begin, self._present(), copy)
         if sealing is None:
-            return None
+            # It was sealed meanwhile, and whoever wanted this had an older record of it.
+            found = await whole(self._present().ledger.get, copy.id)
+            return found if found is not None and found.phase is Phase.SEALED else None
         pause, reported, written = _FIRST_PAUSE, 0.0, False
         while True:
             sealed = await whole(seal.finish, self._present(), sealing, started)
+            if sealed is not None and sealed.phase is not Phase.SEALED:
+                return None
             if sealed is not None:
-                return sealed if sealed.phase is Phase.SEALED else None
+                spent = (time.monotonic() - started) * 1000
+                _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
+                return sealed
             await whole(seal.drop_writers, self._present(), sealing)
             waited = time.monotonic() - started
             if waited > _WRITE_OUT_SECONDS and not written:

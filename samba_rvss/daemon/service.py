@@ -110,6 +110,7 @@ class Daemon:
         for copy in await in_thread(present().ledger.copies):
             if copy.phase is not Phase.DELETING:
                 watcher.track(copy)
+        await watcher.catch_up()
 
     async def _stop(self, tasks: Sequence["asyncio.Future[Any]"]) -> None:
         """Let requests that have begun come to their end, within a time limit."""

@@ -55,8 +55,11 @@ class Watcher:
         self._written = written
         self._sealer = Sealer(present, turns, self._on_sealed)
         self._pending: dict[str, ShadowCopy] = {}  # by path
+        self._opened: set[str] = set()  # ids of those whose mount was opened, not recorded yet
         self._amended: dict[str, bool] = {}
         self._state: SambaState | None = None
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="srv_fss")
+        self._reading = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._changed = asyncio.Event()
         self._inotify = -1
@@ -69,9 +72,15 @@ class Watcher:
         """Ids of the copies that are being sealed and have their image and mount."""
         return self._sealer.busy
 
+    @property
+    def followed(self) -> tuple[ShadowCopy, ...]:
+        """The copies that are followed, as they were known last."""
+        return tuple(self._pending.values())
+
     def track(self, copy: ShadowCopy) -> None:
         """Begin to follow a copy, until Samba will not change it any more and it is sealed."""
         self._pending[copy.path] = copy
+        self._opened.discard(copy.id)
         if copy.phase is Phase.SEALING:
             self._sealer.begin(copy)
 
@@ -79,6 +88,19 @@ class Watcher:
         """Stop following a copy that is to be deleted; no step of ours touches it on return."""
         self._drop(copy)
         await self._sealer.end(copy)
+
+    async def catch_up(self) -> None:
+        """Read srv_fss.tdb and open what is due, before this returns; `run` need not be running.
+
+        If the file cannot be read just now, that is left to `run`.
+        """
+        good = False
+        try:
+            good = await self._read()
+        except RvssError as exc:
+            _logger.error("%s", exc)
+        if not good:
+            self.look()
 
     def look(self) -> None:
         """Read srv_fss.tdb as soon as possible, if any copy is followed."""
@@ -92,11 +114,9 @@ class Watcher:
             cleanup.callback(os.close, self._inotify)
             loop.add_reader(self._inotify, self._on_event)
             cleanup.callback(loop.remove_reader, self._inotify)
-            reader = ThreadPoolExecutor(1, thread_name_prefix="srv_fss")
-            cleanup.callback(reader.shutdown, wait=False, cancel_futures=True)
             cleanup.callback(self._turns.end_all_work)
             tasks = [
-                asyncio.ensure_future(self._keep_reading(reader)),
+                asyncio.ensure_future(self._keep_reading()),
                 asyncio.ensure_future(self._keep_following()),
             ]
             for task in tasks:
@@ -132,16 +152,16 @@ class Watcher:
 
     # reading, and the gate
 
-    async def _keep_reading(self, reader: ThreadPoolExecutor) -> None:
+    async def _keep_reading(self) -> None:
         """Read the file whenever that is wanted, and again shortly if it is being written."""
         pause: float | None = None
         while True:
             if await self._is_wanted(pause):
                 pause = None
             self._wanted.clear()
-            following = 2 * (pause or _FIRST_PAUSE)
+            following = 2 * pause if pause else _FIRST_PAUSE
             try:
-                good = await self._read(reader)
+                good = await self._read()
             except RvssError as exc:
                 _logger.error("%s", exc)
                 good, following = False, max(following, _PAUSE_AFTER_ERROR)
@@ -150,18 +170,19 @@ class Watcher:
                 good, following = False, max(following, _PAUSE_AFTER_ERROR)
             pause = None if good else min(following, _LONGEST_PAUSE)
 
-    async def _read(self, reader: ThreadPoolExecutor) -> bool:
+    async def _read(self) -> bool:
         """Read the file and open what is due; return whether it could be read now."""
         if not self._pending:
             return True
-        loop, path = asyncio.get_running_loop(), self._present().config.fss_state
-        state = await loop.run_in_executor(reader, fss_state.read, path)
-        if state is None:
-            return False
-        self._open_due(state)
-        self._state = state
-        self._changed.set()
-        return True
+        async with self._reading:
+            loop, path = asyncio.get_running_loop(), self._present().config.fss_state
+            state = await loop.run_in_executor(self._reader, fss_state.read, path)
+            if state is None:
+                return False
+            self._open_due(state)
+            self._state = state
+            self._changed.set()
+            return True
 
     async def _is_wanted(self, seconds: float | None) -> bool:
         """Wait until a look is wanted, at most so many seconds; return whether one is."""
@@ -176,6 +197,7 @@ class Watcher:
             if Step.OPEN in steps(copy, known):
                 try:
                     follow.open_mount(self._present(), copy)
+                    self._opened.add(copy.id)
                 except RvssError as exc:
                     _logger.error("[%s] %s cannot be opened: %s", copy.share, copy.id, exc)
 
@@ -202,6 +224,10 @@ class Watcher:
         seals: list[ShadowCopy] = []
         for copy, known in list(self._known(state)):
             due = steps(copy, known)
+            closed_still = Step.OPEN in due and copy.id not in self._opened
+            if closed_still:
+                # The next reading opens it: a record that says open must never come before that.
+                due = tuple(step for step in due if step is not Step.OPEN)
             try:
                 current = await self._record(copy, known, due) if due else copy
             except RvssError as exc:
@@ -211,6 +237,8 @@ class Watcher:
                 continue
             if copy.path in self._pending:
                 self._pending[copy.path] = current
+            if closed_still:
+                continue
             closed = current.phase is not Phase.OPEN or Step.SEAL in due
             if known.is_exposed and self._amended.get(copy.id) is not closed:
                 shown.append((current, closed))
@@ -252,6 +280,7 @@ class Watcher:
     def _drop(self, copy: ShadowCopy) -> None:
         self._pending.pop(copy.path, None)
         self._amended.pop(copy.id, None)
+        self._opened.discard(copy.id)
 
 
 def _record(

@@ -215,6 +215,22 @@ def test_boot_puts_back_what_samba_has_forgotten(served: "Rig") -> None:
     assert os.path.ismount(copy.path)
 
 
+def test_boot_opens_what_a_client_recovers(served: "Rig") -> None:
+    """As in a container that is started anew: smbd may start as soon as it ends."""
+    with served.client() as client:
+        served.expose(client, SHARE)
+        (copy,) = served.wait_for_phase(Phase.OPEN)
+        served.daemon.stop()
+        mounting.umount(copy.path)
+        done = served.command("reconcile", "--boot")
+        assert done.returncode == 0, done.stderr
+        assert not os.statvfs(copy.path).f_flag & os.ST_RDONLY
+        mounting.umount(copy.path)
+        served.daemon.start()
+        assert not os.statvfs(copy.path).f_flag & os.ST_RDONLY
+        served.wait_for_phase(Phase.OPEN)
+
+
 def test_boot_seals_what_samba_recovered_meanwhile(served: "Rig") -> None:
     with served.client() as client:
         taken = served.expose(client, SHARE)

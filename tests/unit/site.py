@@ -111,11 +111,13 @@ class Site:
         self.images = (image_of("a", self.copy.created),)
         self.store()
 
-    def records(self) -> fss_records.Records:
-        """Return srv_fss.tdb as Samba writes it."""
+    def records(
+        self, state: SetState = SetState.RECOVERED, context: int = 0
+    ) -> fss_records.Records:
+        """Return srv_fss.tdb as Samba writes it, with the copy in a set of its own."""
         return {
             **fss_records.of_file(1),
-            **fss_records.of_set(SET, SetState.RECOVERED, 0, 1),
+            **fss_records.of_set(SET, state, context, 1),
             **fss_records.of_copy(SET, COPY_ID, SHARE_PATH, self.path, 1709251199, 1),
             **fss_records.of_map(SET, COPY_ID, "VMs", SHARE, 1),
         }

@@ -1,0 +1,126 @@
+"""Following: what is open is opened before it is recorded, and what has aged is put right.
+
+The instance's files are real; a recovery mount is a tmpfs at the copy's path.
+"""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon.turns import Turns
+from samba_rvss.daemon.watcher import Watcher
+from samba_rvss.kernel import mounting
+from samba_rvss.model import Context, Phase, SetState, ShadowCopy
+from samba_rvss.samba.process import SambaProcess
+from tests.unit.site import Site
+
+pytestmark = pytest.mark.require("root")
+
+
+class Followed:
+    """A copy that is taken, whose set Samba has exposed with auto-recovery, and its watcher."""
+
+    def __init__(self, site: Site, instance: Instance) -> None:
+        self.site, self.instance = site, instance
+        self.turns = Turns()
+        self.watcher = Watcher(lambda: self.instance, self.turns)
+        self.copy = replace(site.copy, phase=Phase.TAKEN, state=SetState.EXPOSED)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the recovery mount is open."""
+        return not os.statvfs(self.copy.path).f_flag & os.ST_RDONLY
+
+    def expose(self) -> None:
+        """Have srv_fss.tdb say that the copy's set is exposed, with auto-recovery."""
+        self.site.store(self.site.records(SetState.EXPOSED, Context.AUTO_RECOVERY))
+
+    def mount(self) -> None:
+        """Mount something at the copy's path, closed."""
+        subprocess.run(["mount", "-t", "tmpfs", "none", self.copy.path], check=True)
+        mounting.mount_setattr(self.copy.path, set_=mounting.MOUNT_ATTR_RDONLY)
+
+    def recorded(self) -> ShadowCopy:
+        """Return what the ledger says."""
+        found = self.site.ledger.get(self.copy.id)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def followed(tmp_path: Path) -> Iterator[Followed]:
+    with closing(SambaProcess()) as samba:
+        site = Site(tmp_path, samba)
+        with closing(site.ledger):
+            made = Followed(site, site.instance())
+            site.ledger.add(made.copy, "create")
+            os.makedirs(site.path)
+            made.mount()
+            try:
+                yield made
+            finally:
+                with suppress(OSError):
+                    mounting.umount(site.path)
+
+
+async def _recorded_as(followed: Followed, phase: Phase) -> None:
+    while followed.recorded().phase is not phase:
+        await asyncio.sleep(0.01)
+
+
+def test_catching_up_opens_what_is_due_without_anything_else_running(followed: Followed) -> None:
+    """As when reconciling before smbd starts: there is nobody to open it later."""
+    followed.expose()
+
+    async def story() -> None:
+        followed.watcher.track(followed.copy)
+        assert not followed.writable
+        await followed.watcher.catch_up()
+
+    asyncio.run(story())
+    assert followed.writable
+
+
+def test_what_could_not_be_opened_is_not_recorded_as_open(followed: Followed) -> None:
+    """And is opened, and recorded, as soon as it can be."""
+    followed.expose()
+    mounting.umount(followed.copy.path)
+
+    async def story() -> None:
+        followed.watcher.track(replace(followed.copy, state=None))  # that it is exposed is news
+        following = asyncio.ensure_future(followed.watcher.run())
+        async with asyncio.timeout(30):
+            while followed.recorded().context != Context.AUTO_RECOVERY:
+                await asyncio.sleep(0.01)
+            assert followed.recorded().phase is Phase.TAKEN
+            await asyncio.to_thread(followed.mount)
+            followed.watcher.look()
+            await _recorded_as(followed, Phase.OPEN)
+        assert followed.writable
+        following.cancel()
+        await asyncio.wait([following])
+
+    asyncio.run(story())
+
+
+def test_a_copy_that_was_sealed_meanwhile_is_not_followed_as_sealing(followed: Followed) -> None:
+    """Who tracks it has read the ledger before; it must not be followed for ever."""
+    sealed = followed.site.ledger.change(
+        followed.copy, "sealed", phase=Phase.SEALED, state=SetState.RECOVERED
+    )
+    assert sealed is not None
+
+    async def story() -> None:
+        followed.watcher.track(replace(sealed, phase=Phase.SEALING))
+        assert await followed.turns.settled(30)
+        await asyncio.sleep(0)
+
+    asyncio.run(story())
+    assert [copy.phase for copy in followed.watcher.followed] == [Phase.SEALED]
