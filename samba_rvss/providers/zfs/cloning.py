@@ -73,8 +73,10 @@ def clone(zfs: Command, volume: Volume, image: str, datasets: dict[str, str], ma
 def _make_home(zfs: Command, home: str) -> None:
     try:
         zfs("create", *options(CONTAINER), home)
-    except RvssError:
-        if not tree.exists(zfs, home):  # another request may have made it just now
+    except RvssError as exc:
+        # Another request may have made it just now; a program that hangs has made nothing.
+        unanswered = exc.problem in (Problem.TOOL, Problem.MISSING)
+        if unanswered or not tree.exists(zfs, home):
             raise
 
 
