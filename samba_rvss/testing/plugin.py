@@ -214,11 +214,13 @@ def _nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves something behind; other fixtures are torn down before."""
     before = belongings()
     yield
-    gc.collect()  # python-samba closes a connection when its last reference goes
     deadline = time.monotonic() + _GRACE
     while left := [words for key, words in belongings().items() if key not in before]:
         if time.monotonic() > deadline:
             pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)
+        # python-samba closes a connection when its last reference goes. Only here, because a
+        # collection of a whole session's objects takes longer than most tests.
+        gc.collect()
         time.sleep(0.02)
 
 
