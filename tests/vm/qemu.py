@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -231,7 +231,18 @@ def machine(
                 )
             )
         stack.callback(process.kill)
+        _give_way_alike(process.pid)
         yield process, port
+
+
+def _give_way_alike(pid: int) -> None:
+    """Give a process's session the niceness that we have.
+
+    Where the kernel groups tasks by their sessions, that alone counts between them (sched(7), "The
+    autogroup feature").
+    """
+    with suppress(OSError):  # it does not, or the process has ended
+        Path(f"/proc/{pid}/autogroup").write_text(str(os.nice(0)), "ascii")
 
 
 def read(port: int, deadline: float) -> bytes | None:
