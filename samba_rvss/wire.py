@@ -220,7 +220,7 @@ def _value(kind: object, value: object) -> object:
     if kind is Fate:
         return Fate(value)
     if kind == tuple[str, ...]:
-        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        if isinstance(value, list) and all(isinstance(word, str) for word in value):
             return tuple(value)
     elif kind == float | None and value is None:
         return None

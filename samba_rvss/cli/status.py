@@ -138,7 +138,7 @@ def _counted(counts: Mapping[Any, int] | None) -> str:
     if not total:
         return "0"
     kind: type[Enum] = type(next(iter(counts)))
-    parts = [f"{counts[one]} {one.name.lower()}" for one in kind if counts.get(one)]
+    parts = [f"{counts[part]} {part.name.lower()}" for part in kind if counts.get(part)]
     return f"{total}: {', '.join(parts)}"
 
 

@@ -154,12 +154,6 @@ class Ledger:
             ).fetchall()
         return dict(rows)
 
-    def unfinished(self) -> list[ShadowCopy]:
-        """Return the copies that are neither sealed nor gone."""
-        return self._some(
-            "phase NOT IN (?, ?) ORDER BY created, id", Phase.GONE.value, Phase.SEALED.value
-        )
-
     def events(self, word: str = "", limit: int = 1000) -> list[Event]:
         """Return the newest events, oldest of them first.
 

@@ -52,7 +52,7 @@ from tests.unit.values import (
     share_of,
 )
 
-PRESENT = Moment(boot="this start", seconds=1_000_000.0)
+PRESENT = Moment(boot="this boot", seconds=1_000_000.0)
 BEFORE = Moment(boot="the start before", seconds=5_000_000.0)
 A = "20240229T235900Z-0123abcd"
 PATH = path_of(A)
@@ -67,7 +67,7 @@ FOR_EVER = PERSISTENT | Context.NO_AUTO_RELEASE
 
 
 def ago(seconds: float) -> Moment:
-    """Return a moment of this start of the machine."""
+    """Return a moment of this boot."""
     return Moment(boot=PRESENT.boot, seconds=PRESENT.seconds - seconds)
 
 
