@@ -94,12 +94,7 @@ class Watcher:
 
         If the file cannot be read just now, that is left to `run`.
         """
-        good = False
-        try:
-            good = await self._read()
-        except RvssError as exc:
-            _logger.error("%s", exc)
-        if not good:
+        if not await self._could_read():
             self.look()
 
     def look(self) -> None:
@@ -159,19 +154,27 @@ class Watcher:
             if await self._is_wanted(pause):
                 pause = None
             self._wanted.clear()
+            good = await self._could_read()
             following = 2 * pause if pause else _FIRST_PAUSE
-            try:
-                good = await self._read()
-            except RvssError as exc:
-                _logger.error("%s", exc)
-                good, following = False, max(following, _PAUSE_AFTER_ERROR)
-            except Exception:
-                _logger.exception("cannot look at Samba's shadow copy sets")
-                good, following = False, max(following, _PAUSE_AFTER_ERROR)
+            if good is None:
+                following = max(following, _PAUSE_AFTER_ERROR)
             pause = None if good else min(following, _LONGEST_PAUSE)
 
+    async def _could_read(self) -> bool | None:
+        """Read the file and open what is due.
+
+        Returns:
+            False if the file is being written just now, None if it could not be read at all.
+        """
+        try:
+            return await self._read()
+        except RvssError as exc:
+            _logger.error("%s", exc)
+        except Exception:
+            _logger.exception("cannot look at Samba's shadow copy sets")
+        return None
+
     async def _read(self) -> bool:
-        """Read the file and open what is due; return whether it could be read now."""
         if not self._pending:
             return True
         async with self._reading:
