@@ -44,33 +44,45 @@ log_to_journal_or_stderr(debug=False)
 asyncio.run(Daemon(sys.argv[2], reached).run())
 """
 
-# The daemon as it is, but that it tells when its event loop touches a file, a directory or a
-# program, or sleeps, from the first shadow copy on (Python's audit events). /proc is none of these:
-# it tells who is at the other end of a socket, and waits for no disk.
+# The daemon as it is, but that it tells what its event loop does that can wait for a disk, from the
+# first shadow copy on: Python's audit events say that a file, a directory or a program is opened or
+# changed, and its profiler that SQLite, stat(2) and their like are called. What reads /proc, which
+# waits for no disk, is let off; system calls by ctypes are not heard.
 _WATCHED = """
-import asyncio, sys, threading, traceback
+import asyncio, os, sqlite3, sys, threading, time, traceback
 sys.path.insert(0, sys.argv[1])
 from samba_rvss.cli.daemon import log_to_journal_or_stderr
 from samba_rvss.daemon.service import Daemon
-kinds = ("open", "os.", "shutil.", "sqlite3.", "subprocess.", "fcntl.", "time.sleep")
+kinds = ("open", "os.", "shutil.", "sqlite3.", "subprocess.", "fcntl.")
+calls = {os.stat, os.lstat, os.statvfs, os.fsync, os.readlink, time.sleep}
 loop, armed, busy = threading.get_ident(), False, False
 def reached(point):
     global armed
     armed = True
-def hear(event, given):
+def tell(what, frame):
     global busy
-    if not armed or busy or threading.get_ident() != loop or not event.startswith(kinds):
-        return
-    if str(given[0]).startswith("/proc/"):
-        return
     busy = True
-    stack = traceback.extract_stack()[:-1]
-    if not any(frame.filename.startswith("<frozen importlib") for frame in stack):
-        where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(stack[-4:]))
-        print("in the event loop:", event, given, where, file=sys.stderr, flush=True)
+    stack = traceback.extract_stack(frame)
+    files = [entry.filename for entry in stack]
+    if not any(name.startswith("<frozen importlib") for name in files[-8:]):
+        where = " < ".join(f"{entry.name}:{entry.lineno}" for entry in reversed(stack[-4:]))
+        print("in the event loop:", what, where, file=sys.stderr, flush=True)
     busy = False
+def hear(event, given):
+    if armed and not busy and threading.get_ident() == loop and event.startswith(kinds):
+        if not str(given[0]).startswith("/proc/"):
+            tell((event, given), sys._getframe(1))
+def watch(frame, event, function):
+    if event != "c_call" or not armed or busy:
+        return
+    owner = getattr(function, "__self__", None)
+    ours = isinstance(owner, (sqlite3.Connection, sqlite3.Cursor))
+    if ours or (owner is os.stat.__self__ or owner is time.sleep.__self__) and function in calls:
+        if not frame.f_code.co_filename.endswith("kernel/processes.py"):
+            tell(function, frame)
 log_to_journal_or_stderr(debug=False)
 sys.addaudithook(hear)
+sys.setprofile(watch)
 asyncio.run(Daemon(sys.argv[2], reached).run())
 """
 

@@ -46,10 +46,17 @@ def of_copy(
     return {pack(key): pack(copy_id, share_path, path, created, maps)}
 
 
-def of_map(set_id: str, copy_id: str, share: str, exposed_share: str, exposed: int) -> Records:
-    """Return the record of a mapping."""
+def of_map(
+    set_id: str,
+    copy_id: str,
+    share: str,
+    exposed_share: str,
+    exposed: int,
+    comment: str = "a comment",
+) -> Records:
+    """Return the record of a mapping, with the comment of its exposed share."""
     key = f"sc_set/{set_id}/sc/{copy_id}/smap/{exposed_share}"
-    return {pack(key): pack(share, exposed_share, "a comment", exposed)}
+    return {pack(key): pack(share, exposed_share, comment, exposed)}
 
 
 def of_state(state: SambaState) -> Records:

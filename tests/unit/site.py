@@ -119,7 +119,7 @@ class Site:
             **fss_records.of_file(1),
             **fss_records.of_set(SET, state, context, 1),
             **fss_records.of_copy(SET, COPY_ID, SHARE_PATH, self.path, 1709251199, 1),
-            **fss_records.of_map(SET, COPY_ID, "VMs", SHARE, 1),
+            **fss_records.of_map(SET, COPY_ID, "VMs", SHARE, 1, comment=""),
         }
 
     def store(self, records: fss_records.Records | None = None) -> None:

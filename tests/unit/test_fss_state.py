@@ -488,7 +488,7 @@ THREE = of_sets(
     {
         **of_set(OTHER, state=3),
         **of_copy(of=OTHER, path="/run/2"),
-        **fss_records.of_map(OTHER, COPY, "vms", f"vms@{{{COPY}}}", 0),
+        **fss_records.of_map(OTHER, COPY, "vms", f"vms@{{{COPY}}}", 0, comment=""),
     },
     of_set(LIKE, state=1, copies=0),
 ) | {b"something_new\0": b"\xff"}

@@ -6,6 +6,7 @@ the host's tests keep their time. `start` returns when it runs: a test sees none
 files and mounts come.
 """
 
+import os
 import shlex
 import subprocess
 import sys
@@ -108,12 +109,15 @@ def log(directory: Path) -> Path:
     return directory / "output"
 
 
-def spawn(words: Sequence[str], directory: Path) -> "subprocess.Popen[bytes]":
+def spawn(
+    words: Sequence[str], directory: Path, env: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
     """Start a process that gives way to the host's tests, and ends when we do, however we end.
 
     Args:
         words: argv.
         directory: for what it says.
+        env: more variables than ours.
     """
     prefix = ["nice", "-n", _NICENESS, "setpriv", "--pdeathsig", "KILL"]
     with log(directory).open("wb") as output:
@@ -122,6 +126,7 @@ def spawn(words: Sequence[str], directory: Path) -> "subprocess.Popen[bytes]":
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
             start_new_session=True,
         )
 

@@ -79,7 +79,9 @@ def start(parts: Sequence[str], directory: Path) -> Booting:
         parts: what it is to do.
         directory: an empty one, for disks and results.
     """
-    process = background.spawn([sys.executable, __file__, str(directory), *parts], directory)
+    words = [sys.executable, __file__, str(directory), *parts]
+    # The same seed has chosen the parts.
+    process = background.spawn(words, directory, {losses.SEED_NAME: losses.SEED})
     return Booting(directory=directory, process=process)
 
 

@@ -87,6 +87,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         print(IDLE + idle[number])
 
 
+def chosen(found: Mapping[str, float | None]) -> tuple[dict[str, float], int]:
+    """Return the tests that run in the machine, with their seconds, and how many do not.
+
+    Args:
+        found: as `collect` returns them.
+    """
+    kept = {node: takes for node, takes in found.items() if takes is not None}
+    return kept, len(found) - len(kept)
+
+
 def collect(words: Sequence[str]) -> dict[str, float | None]:
     """Return the node ids of tests, each with its seconds in the machine.
 

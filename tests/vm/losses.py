@@ -6,7 +6,7 @@ is. After the next start the `invariants` must hold. The machine goes on from th
 loss meets what the ones before have left. In the turn of ``reconcile`` the power goes twice: while
 copies are in use, and while samba-rvss releases them at the start.
 
-SAMBA_RVSS_POWER_SEED in the environment chooses the moments.
+SAMBA_RVSS_POWER_SEED in the environment chooses the verbs and the moments.
 """
 
 import json

@@ -23,9 +23,7 @@ def _chosen(config: pytest.Config) -> dict[str, float]:
     if (wanted := os.environ.get("SAMBA_RVSS_VM_TESTS")) is not None:
         found = choice.collect(shlex.split(wanted))
         return {node: takes or _ANOTHER for node, takes in found.items()}
-    found = choice.collect(choice.WHOLE)
-    chosen = {node: takes for node, takes in found.items() if takes is not None}
-    config.stash[LEFT_OUT] = len(found) - len(chosen)
+    chosen, config.stash[LEFT_OUT] = choice.chosen(choice.collect(choice.WHOLE))
     return chosen
 
 
