@@ -24,6 +24,7 @@ from samba_rvss.reconcile.report import Outcome
 from samba_rvss.samba.process import SambaProcess
 from tests.unit.site import Site
 
+# umount(2) wants it, also to say that nothing is mounted.
 pytestmark = pytest.mark.require("root")
 
 NAMES = "abc"
