@@ -25,7 +25,7 @@ SECONDS = "seconds in the test machine"  # a property of a test's report
 CHOSEN = pytest.StashKey[dict[str, float]]()
 LEFT_OUT = pytest.StashKey[int]()
 _LAST_SECONDS = 120.0  # of a machine's life, for its start and for the results
-_NICENESS = "10"
+_NICENESS = 10
 _SHOWN_LINES = 60
 
 
@@ -110,7 +110,11 @@ def log(directory: Path) -> Path:
 
 
 def spawn(
-    words: Sequence[str], directory: Path, env: Mapping[str, str] | None = None
+    words: Sequence[str],
+    directory: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    niceness: int = _NICENESS,
 ) -> "subprocess.Popen[bytes]":
     """Start a process that gives way to the host's tests, and ends when we do, however we end.
 
@@ -118,8 +122,9 @@ def spawn(
         words: argv.
         directory: for what it says.
         env: more variables than ours.
+        niceness: how much it gives way.
     """
-    prefix = ["nice", "-n", _NICENESS, "setpriv", "--pdeathsig", "KILL"]
+    prefix = ["nice", "-n", str(niceness), "setpriv", "--pdeathsig", "KILL"]
     with log(directory).open("wb") as output:
         return subprocess.Popen(
             [tool(prefix[0]), *prefix[1:], *words],

@@ -34,6 +34,8 @@ REBOOT = "reboot"
 """The part that is no power loss; those are called by their numbers."""
 
 _SHOWN_LINES = 60
+# Less than the other machines have: its work comes one after the other, and is the longest.
+_NICENESS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,8 @@ def start(parts: Sequence[str], directory: Path) -> Booting:
     """
     words = [sys.executable, __file__, str(directory), *parts]
     # The same seed has chosen the parts.
-    process = background.spawn(words, directory, {losses.SEED_NAME: losses.SEED})
+    env = {losses.SEED_NAME: losses.SEED}
+    process = background.spawn(words, directory, env=env, niceness=_NICENESS)
     return Booting(directory=directory, process=process)
 
 
