@@ -336,10 +336,12 @@ class StepRunner:
                 _, good = self._go(actor, said, CopySet.commit)
                 actor.stage = "expose"
             case "expose":
-                taken, good = self._go(actor, said, CopySet.expose)
-                for told, exposed in zip(actor.copies, taken.exposed_shares, strict=False):
-                    told.exposed = exposed
-                    self.told.append(told)
+                _, good = self._go(actor, said, lambda taken: taken.expose(mapped=False))
+                actor.stage = "map"
+            case "map":
+                good = True
+                for told in actor.copies:
+                    good = self._map(actor, said, told) and good
                 actor.stage = "recover"
             case "recover":
                 good = True
@@ -353,6 +355,18 @@ class StepRunner:
                 # Also where it is too late, so that it is not for the set to refuse.
                 self.call(actor, said, lambda client: client.abort_shadow_copy_set(actor.set_id))
                 actor.stage, good = "start", True
+        return good
+
+    def _map(self, actor: Actor, said: list[str], told: Told) -> bool:
+        """Ask where one copy of an actor's set is exposed."""
+        taken, good = self._go(actor, said, lambda taken: taken.map(told.share))
+        if good:
+            (told.exposed,) = (
+                mapping.exposed_share
+                for mapping in taken.mappings
+                if mapping.copy_id == told.copy_id
+            )
+            self.told.append(told)
         return good
 
     def _go(

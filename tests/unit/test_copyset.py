@@ -159,6 +159,7 @@ _STEPS: dict[str, Callable[[CopySet], object]] = {
     "prepare": lambda taken: taken.prepare("vms"),
     "commit": CopySet.commit,
     "expose": CopySet.expose,
+    "map": CopySet.map,
     "complete": CopySet.complete,
     "delete": CopySet.delete,
     "abort": CopySet.abort,
@@ -169,7 +170,7 @@ _ALLOWED = {
     Stage.ADDED: {"add", "prepare", "commit", "abort"},
     Stage.PREPARED: {"commit", "abort"},
     Stage.COMMITTED: {"expose", "abort"},
-    Stage.EXPOSED: {"complete", "delete"},
+    Stage.EXPOSED: {"map", "complete", "delete"},
     Stage.RECOVERED: {"delete"},
     Stage.DELETED: set(),
     Stage.ABORTED: set(),
@@ -265,6 +266,39 @@ def test_what_fails_when_it_is_exposed_is_not_aborted(server: Server) -> None:
         taken.complete()
     _assert_stands(taken, Stage.EXPOSED)
     assert "AbortShadowCopySet" not in server.called
+
+
+def test_what_is_mapped_stays_so_when_another_mapping_fails(server: Server) -> None:
+    taken = CopySet(server, abort_on_failure=False)
+    taken.prepare("vms", "sql")
+    taken.commit()
+    taken.expose(mapped=False)
+    _assert_stands(taken, Stage.EXPOSED)
+    assert "GetShareMapping" not in server.called
+    taken.map("sql")
+    assert [mapping.copy_id for mapping in taken.mappings] == [_copy(2)]
+    server.refused["GetShareMapping"] = HResult.E_FAIL
+    with pytest.raises(FsrvpError):
+        taken.map()
+    assert server.sent["GetShareMapping"][:16] == _copy(1).bytes_le
+    _assert_stands(taken, Stage.EXPOSED)
+    server.refused.clear()
+    taken.map()
+    assert taken.exposed_shares == (f"x@{{{_copy(1)}}}", f"x@{{{_copy(2)}}}")
+    assert server.called.count("GetShareMapping") == 3
+
+
+def test_a_mapping_that_fails_aborts_also_when_it_is_a_step_of_its_own(server: Server) -> None:
+    taken = CopySet(server)
+    taken.prepare("vms", "sql")
+    taken.commit()
+    taken.expose(mapped=False)
+    taken.map("vms")
+    server.refused["GetShareMapping"] = HResult.E_FAIL
+    with pytest.raises(FsrvpError):
+        taken.map("sql")
+    _assert_stands(taken, Stage.ABORTED)
+    assert server.called[-2:] == ["GetShareMapping", "AbortShadowCopySet"]
 
 
 def test_whoever_wants_to_go_on_is_let(server: Server) -> None:

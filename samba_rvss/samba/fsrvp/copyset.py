@@ -68,12 +68,11 @@ class CopySet:
         context: what the set is for, see MS-FSRVP 2.2.2.2; add AUTO_RECOVERY for copies that can
             be written to until `complete`.
         report: called with each call as soon as it is over; an exception from it ends the step.
-        abort_on_failure: whether a step that fails before the set is exposed aborts it.
+        abort_on_failure: whether a step that fails aborts it, until all its copies are mapped.
 
     Attributes:
         stage: how far it has come.
         copies: the id of each share's shadow copy, in the order in which the shares were added.
-        mappings: where the copies are exposed, in the same order.
         calls: all calls, in order.
     """
 
@@ -89,9 +88,9 @@ class CopySet:
         self.context = context
         self.stage = Stage.NEW
         self.copies: dict[str, UUID] = {}
-        self.mappings: tuple[ShareMapping, ...] = ()
         self.calls: list[Call] = []
         self._id: UUID | None = None
+        self._mappings: dict[str, ShareMapping] = {}
         self._deleted: set[str] = set()
         self._report = report
         self._abort_on_failure = abort_on_failure
@@ -108,8 +107,13 @@ class CopySet:
         return self._id
 
     @property
+    def mappings(self) -> tuple[ShareMapping, ...]:
+        """Where the copies are exposed, in the order of the copies; without what is not mapped."""
+        return tuple(self._mappings[share] for share in self.copies if share in self._mappings)
+
+    @property
     def exposed_shares(self) -> tuple[str, ...]:
-        """The names of the exposed shares, in the order of the shares."""
+        """The names of the exposed shares, in the same order."""
         return tuple(mapping.exposed_share for mapping in self.mappings)
 
     # the steps; each raises
@@ -177,21 +181,29 @@ class CopySet:
         self._call("CommitShadowCopySet", partial(self.client.commit_shadow_copy_set, self.id))
         self.stage = Stage.COMMITTED
 
-    def expose(self) -> tuple[str, ...]:
-        """Expose the copies as shares; return these shares' names, in the order of the copies."""
+    def expose(self, *, mapped: bool = True) -> tuple[str, ...]:
+        """Expose the copies as shares; return these shares' names, in the order of the copies.
+
+        Args:
+            mapped: whether `map` follows at once; without it there are no names yet.
+        """
         self._expect("exposed", Stage.COMMITTED)
         self._call("ExposeShadowCopySet", partial(self.client.expose_shadow_copy_set, self.id))
-        self.mappings = tuple(
-            self._call(
+        self.stage = Stage.EXPOSED
+        if mapped:
+            self.map()
+        return self.exposed_shares
+
+    def map(self, *shares: str) -> None:
+        """Ask where the copies of some shares are exposed, or all copies not mapped yet."""
+        self._expect("mapped", Stage.EXPOSED)
+        for share in shares or [name for name in self.copies if name not in self._mappings]:
+            self._mappings[share] = self._call(
                 "GetShareMapping",
-                partial(self.client.get_share_mapping, self.id, copy, share),
+                partial(self.client.get_share_mapping, self.id, self.copies[share], share),
                 share=share,
                 said=lambda mapping: mapping.exposed_share,
             )
-            for share, copy in self.copies.items()
-        )
-        self.stage = Stage.EXPOSED
-        return self.exposed_shares
 
     def complete(self) -> None:
         """Complete the recovery: the copies are consistent, and must not change any more."""
@@ -218,6 +230,9 @@ class CopySet:
     def abort(self) -> None:
         """Abort the set."""
         self._expect("aborted", *_ON_THE_WAY)
+        self._abort()
+
+    def _abort(self) -> None:
         self._call("AbortShadowCopySet", partial(self.client.abort_shadow_copy_set, self.id))
         self.stage = Stage.ABORTED
 
@@ -260,11 +275,12 @@ class CopySet:
         return value
 
     def _give_up(self, because: BaseException) -> None:
-        if not self._abort_on_failure or self.stage not in _ON_THE_WAY:
+        unmapped = self.stage is Stage.EXPOSED and self._mappings.keys() != self.copies.keys()
+        if not self._abort_on_failure or not (unmapped or self.stage in _ON_THE_WAY):
             return
         self._abort_on_failure = False  # this may fail as well
         try:
-            self.abort()
+            self._abort()
         except RvssError as exc:
             because.add_note(f"and the set could not be aborted: {exc}")
 
