@@ -83,7 +83,7 @@ class Cost:
         locked: seconds for both while another process holds the ledger's write lock.
         yardstick: seconds for a fixed piece of Python.
         actions: how many the plan has; none is right.
-        kept: how many it leaves; all of them is right.
+        left_alone: how many it leaves; all of them is right.
     """
 
     copies: int

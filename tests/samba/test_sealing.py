@@ -383,7 +383,7 @@ def test_recovery_completed_while_the_daemon_is_down(rig: "Rig", how: str) -> No
             _refused(session.write, "data", b"x")
             assert session.read("data").startswith(b"still open")
         (exposed,) = taken.exposed_shares
-        wait_until("its share is", lambda: rig.parameters(exposed)["read only"] == "yes")
+        wait_until("its share is read-only", lambda: rig.parameters(exposed)["read only"] == "yes")
         taken.delete()
     rig.assert_nothing_left()
 

@@ -28,7 +28,7 @@ from samba_rvss.ledger import Ledger
 from samba_rvss.model import UNKNOWN, Context, Moment, Phase, SetState, ShadowCopy, Volume
 from tests.unit.values import NOW, copy_of
 
-LONG_AGO = Moment(boot="another start", seconds=12.5)
+LONG_AGO = Moment(boot="another boot", seconds=12.5)
 
 
 def timeless(copy: ShadowCopy | None) -> ShadowCopy | None:
@@ -480,7 +480,7 @@ def _as_second_version(path: str, *copies: ShadowCopy) -> None:
                     copy.id,
                 ),
             )
-        database.execute("INSERT INTO findings VALUES ('set s', 'another start', 12.5)")
+        database.execute("INSERT INTO findings VALUES ('set s', 'another boot', 12.5)")
         database.commit()
 
 

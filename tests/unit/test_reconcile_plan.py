@@ -53,7 +53,7 @@ from tests.unit.values import (
 )
 
 PRESENT = Moment(boot="this boot", seconds=1_000_000.0)
-BEFORE = Moment(boot="the start before", seconds=5_000_000.0)
+BEFORE = Moment(boot="the boot before", seconds=5_000_000.0)
 A = "20240229T235900Z-0123abcd"
 PATH = path_of(A)
 PREVIOUS = "/run/samba-rvss/previous/vms/@GMT-2024.02.29-23.59.00"

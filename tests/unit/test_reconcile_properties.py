@@ -532,7 +532,7 @@ def test_what_cannot_be_seen_makes_it_cautious(
 
 @_property
 @given(worlds(), st.sampled_from([-1, 1]))
-def test_a_clock_that_jumps_removes_nothing_of_this_start(
+def test_a_clock_that_jumps_removes_nothing_of_this_boot(
     world: SimulatedWorld, direction: int
 ) -> None:
     jumped = replace(world, wall=world.wall + direction * timedelta(days=3652))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set the test machine up as an administrator would: file systems, samba-rvss, Samba. For `durable`.
+# Set the test machine up as an administrator would: file systems, samba-rvss, Samba. For `disks`.
 set -eux
 
 # A root file system that survives a power loss, from the next mount on.
