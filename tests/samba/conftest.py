@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     Account: TypeAlias = BackupOperator | Root
 
 _ROOT = Path(__file__).resolve().parents[2]
+_RECOVERED = b"by the application"
 _SECONDS = 60.0  # limits for an emulated machine; nothing waits so long on a real one
 
 
@@ -296,6 +297,7 @@ class Rig:
         user: "Account | None" = None,
         client: Methods | None = None,
         unblock: Callable[[], object] | None = None,
+        seconds: float = _SECONDS,
     ) -> None:
         """Take a set from beginning to end; fail if anything is refused, or is not as it should be.
 
@@ -303,9 +305,11 @@ class Rig:
             shares: whose copies; "vms" if none is named.
             user: who, if not the operator.
             client: the user's connection, if there is one that is to be used. As it is in a
-                process of its own then, nothing is written to the copies: that is done from here.
+                process of its own then, nothing is written to the copies, which would be done from
+                here: it is enough that they are open.
             unblock: called if Samba refuses because of a set that somebody has begun and left;
                 then it is tried once more.
+            seconds: how long it may take until its copies are in the phase that is due.
         """
         with ExitStack() as undo:
             connected = client or undo.enter_context(self.client(user))
@@ -316,31 +320,48 @@ class Rig:
                     raise
                 undo.close()
                 unblock()
-                self.assert_a_fresh_set_works(*shares, user=user)
+                self.assert_a_fresh_set_works(*shares, user=user, seconds=seconds)
                 return
 
             def copies() -> list[Phase]:
                 return [c.phase for c in self.ledger() if c.set_id == str(taken.id)]
 
+            def wait_for(phase: Phase) -> None:
+                wanted = [phase] * len(taken.copies)
+                wait_until(
+                    lambda: f"the fresh set is {phase.value}: {copies()}",
+                    lambda: copies() == wanted,
+                    seconds,
+                )
+
             if client is None:
-                for exposed in taken.exposed_shares:
-                    with self.session(exposed, user) as session:
-                        session.write("recovered", b"by the application")
+                written = {name: self._recover(name, user) for name in taken.exposed_shares}
+            else:
+                written = {}
+                wait_for(Phase.OPEN)
             taken.complete()
-            sealed = [Phase.SEALED] * len(taken.copies)
-            wait_until(lambda: f"the fresh set is sealed: {copies()}", lambda: copies() == sealed)
-            if client is None:
-                for exposed in taken.exposed_shares:
-                    self._assert_sealed(exposed, user)
+            wait_for(Phase.SEALED)
+            for exposed, names in written.items():
+                self._assert_sealed(exposed, names, user)
             taken.delete()
             assert copies() == []
 
-    def _assert_sealed(self, exposed: str, user: "Account | None") -> None:
+    def _recover(self, exposed: str, user: "Account | None") -> list[str]:
+        """Write a new file, and over `data` where that is; return their names."""
+        with self.session(exposed, user) as session:
+            names = ["recovered", *(name for name in session.list() if name == "data")]
+            for name in names:
+                session.write(name, _RECOVERED)
+        return names
+
+    def _assert_sealed(self, exposed: str, names: list[str], user: "Account | None") -> None:
+        """Fail unless what was written is there, and neither it nor a new file can be written."""
         from samba_rvss.testing.smbclient import SmbError
 
         with self.session(exposed, user) as session:
-            assert session.read("recovered") == b"by the application"
-            for name in ("recovered", "late"):
+            for name in names:
+                assert session.read(name) == _RECOVERED, name
+            for name in (*names, "late"):
                 with pytest.raises(SmbError):
                     session.write(name, b"")
 
