@@ -22,6 +22,8 @@ SLOW = int(os.environ.get("SAMBA_RVSS_SLOW", "1"))
 SECONDS = 10.0 * SLOW
 """What a case has beyond its timer."""
 
+_FRESH = 20.0 * SLOW  # for each phase of a fresh set
+
 
 class Fault(Enum):
     """What happens. Unless it says something else, the client then drops its connection."""
@@ -113,7 +115,7 @@ def run(made: Lane, case: FaultCase) -> float:
             time.sleep(max(0.0, due + 1 - time.monotonic()))
         rig.assert_nothing_left(due + SECONDS - time.monotonic())
         healed = time.monotonic() - due
-        made.assert_a_fresh_set_works(SHARES[1 if fault is Fault.UNCONFIGURED else 0])
+        made.assert_a_fresh_set_works(SHARES[1 if fault is Fault.UNCONFIGURED else 0], _FRESH)
         rig.assert_nothing_left(SECONDS)
     if fault is Fault.UNCONFIGURED:
         made.configure()

@@ -154,7 +154,8 @@ class Invariants:
         runner.note(f"in the end: {said}")
         rig = runner.rig
         rig.assert_nothing_left(_GONE_SOON)
-        rig.assert_a_fresh_set_works(*SHARES, user=runner.actors[0].account, unblock=self._unblock)
+        user = runner.actors[0].account
+        rig.assert_a_fresh_set_works(*SHARES, user=user, unblock=self._unblock, seconds=SETTLE)
         rig.assert_nothing_left(_GONE_SOON)
         foreign = runner.foreign_is_there()
         assert not foreign, f"what is foreign was touched: {foreign}"

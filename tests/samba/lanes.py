@@ -68,10 +68,10 @@ class Lane:
         for name in SHARES:
             self.rig.share(name, self.path / name)
 
-    def assert_a_fresh_set_works(self, share: str = SHARES[0]) -> None:
+    def assert_a_fresh_set_works(self, share: str = SHARES[0], seconds: float = _SECONDS) -> None:
         """Take a set from beginning to end with a client of its own, in a process of its own."""
         with ExitStack() as undo:
-            self.rig.assert_a_fresh_set_works(share, client=self.near(undo))
+            self.rig.assert_a_fresh_set_works(share, client=self.near(undo), seconds=seconds)
 
     def destroy(self, copy: ShadowCopy) -> None:
         """Destroy an image as an administrator might, who does not know what it is for."""

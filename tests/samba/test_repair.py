@@ -185,6 +185,7 @@ def test_the_daemon_removes_a_set_that_was_only_begun(
             begun.start()
             taken.delete()
             assert rig.sets() == [SetState.STARTED, SetState.RECOVERED]
+    deadline = time.monotonic() + 20
     recovered = [SetState.RECOVERED]
     wait_until(lambda: f"one set is left: {rig.sets()}", lambda: rig.sets() == recovered, 20)
     with closing(Ledger(str(rig.daemon.state_directory / "ledger.db"), read_only=True)) as ledger:
@@ -193,7 +194,9 @@ def test_the_daemon_removes_a_set_that_was_only_begun(
             return [event.what for event in ledger.events(str(begun.id))]
 
         wait_until(
-            lambda: f"it is told: {told()}", lambda: "removed from srv_fss.tdb" in told(), 20
+            lambda: f"it is told: {told()}",
+            lambda: "removed from srv_fss.tdb" in told(),
+            deadline - time.monotonic(),
         )
     # The recovered one is left alone, and served.
     (copy,) = rig.wait_for_phase(Phase.SEALED)

@@ -22,6 +22,7 @@ from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from samba_rvss.testing.remote import Remote
 from samba_rvss.testing.smbd import PrivateSmbd, script_share
 from samba_rvss.testing.waiting import wait_until
+from tests.samba.fault_cases import SLOW
 from tests.samba.lanes import SHARES, Lane, SetDriver, lane
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def test_a_set_that_was_begun_and_left_and_came_into_the_file(
     assert rig.sets() == [state]
     rig.samba.end_workers()
     due = time.monotonic() + GRACE
-    wait_until("Samba's file is clean", lambda: not rig.sets(), WITHIN)
+    wait_until("Samba's file is clean", lambda: not rig.sets(), 20.0 * SLOW)
     with capsys.disabled():
         print(f"\n{state.name}: {time.monotonic() - due:.1f} s")
     rig.assert_a_fresh_set_works(SHARES[0])
