@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -58,7 +58,7 @@ class Rig:
     daemon: RvssDaemon
     operator: "BackupOperator"
     others: Mapping[str, Sequence[object]] = field(default_factory=dict)
-    """What is there that is not ours, as `left` returns it."""
+    """What is there that is not ours, as `traces` returns it."""
 
     def start(self) -> None:
         """Start Samba and then samba-rvss."""
@@ -245,11 +245,14 @@ class Rig:
         """Return the states of the sets that srv_fss.tdb holds, sorted."""
         return sorted(each.state for each in self.samba_state().sets)
 
-    def left(self, *, sets: bool = True) -> dict[str, list[object]]:
-        """Return what is left of shadow copies, anywhere, besides what is others'.
+    def traces(self, *, sets: bool = True) -> dict[str, list[object]]:
+        """Return all traces of shadow copies, anywhere, ours and others'.
 
         Args:
             sets: whether those in srv_fss.tdb count.
+
+        Raises:
+            RvssError: srv_fss.tdb cannot be read.
         """
         found: dict[str, Sequence[object]] = {
             "ledger": [(copy.id, copy.phase.value) for copy in self.ledger()],
@@ -260,23 +263,27 @@ class Rig:
             "security descriptors": self.descriptors(),
         }
         if sets:
-            found["sets"] = self._sets()
+            found["sets"] = [each.id for each in self.samba_state(1.0).sets]
+        return {name: sorted(values, key=str) for name, values in found.items() if values}
+
+    def left(self, *, sets: bool = True) -> dict[str, list[object]]:
+        """Return what is left of shadow copies, anywhere, besides what is others'.
+
+        The arguments and errors are those of `traces`.
+        """
         ours = {
             name: [value for value in values if value not in self.others.get(name, ())]
-            for name, values in found.items()
+            for name, values in self.traces(sets=sets).items()
         }
         return {name: values for name, values in ours.items() if values}
 
     def note_others(self) -> None:
-        """Take all that is there for others', from now on."""
-        self.others = {}
-        self.others = self.left()
+        """Take all that is there for others', from now on.
 
-    def _sets(self) -> list[str]:
-        try:
-            return [each.id for each in self.samba_state(1.0).sets]
-        except RvssError as exc:
-            return [str(exc)]
+        Raises:
+            RvssError: srv_fss.tdb cannot be read.
+        """
+        self.others = self.traces()
 
     def assert_nothing_left(self, seconds: float = _SECONDS, *, sets: bool = True) -> None:
         """Fail unless every trace of every shadow copy has gone, or goes within some time."""
@@ -284,10 +291,11 @@ class Rig:
 
         def gone() -> bool:
             left.clear()
-            with suppress(OSError):  # Samba is making one of its databases just now
+            try:
                 left.update(self.left(sets=sets))
-                return not left
-            return False
+            except (OSError, RvssError) as exc:  # Samba is making or writing a database just now
+                left["not known"] = exc
+            return not left
 
         wait_until(lambda: f"nothing is left of shadow copies: {left}", gone, seconds, pause=0.1)
 

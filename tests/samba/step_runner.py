@@ -159,6 +159,9 @@ class StepRunner:
         rig.daemon.start()
         self._make_foreign(volume)
         rig.note_others()
+        assert self._foreign is not None
+        foreign = {"images": [self._foreign.id], "registry shares": [FOREIGN_SHARE]}
+        assert rig.others == foreign, rig.others
 
     def _make_foreign(self, volume: Path) -> None:
         """Take an image as another instance of samba-rvss would."""

@@ -216,6 +216,7 @@ def test_what_is_not_ours_is_untouched(kind: str, capsys: pytest.CaptureFixture[
         assert min(counts.values()) >= COUNT, counts
         for case in CASES:
             run(made, case)
+            assert made.rig.traces() == made.rig.others, case
         after = _everything(made)
         for name, value in before.items():
             assert after[name] == value, name
