@@ -291,21 +291,21 @@ class Rig:
 
     def assert_nothing_left(self, seconds: float = _SECONDS, *, sets: bool = True) -> None:
         """Fail unless every trace of every shadow copy has gone, or goes within some time."""
-        left: dict[str, object] = {}
 
         def gone() -> bool:
-            left.clear()
             try:
-                for name, look in self._sources(sets=sets).items():
-                    others = self.others.get(name, ())
-                    if values := [value for value in look() if value not in others]:
-                        left[name] = values  # and perhaps more: whoever waits need not know all
-                        break
-            except (OSError, RvssError) as exc:  # Samba is making or writing a database just now
-                left["not known"] = exc
-            return not left
+                return not any(
+                    value not in self.others.get(name, ())
+                    for name, look in self._sources(sets=sets).items()
+                    for value in look()
+                )
+            except (OSError, RvssError):  # Samba is making or writing a database just now
+                return False
 
-        wait_until(lambda: f"nothing is left of shadow copies: {left}", gone, seconds, pause=0.1)
+        def said() -> str:
+            return f"nothing is left of shadow copies: {self.left(sets=sets)}"
+
+        wait_until(said, gone, seconds, pause=0.1)
 
     def assert_a_fresh_set_works(
         self,

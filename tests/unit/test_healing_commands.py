@@ -179,7 +179,7 @@ def test_sealing_within_its_time_is_shown_and_not_wrong() -> None:
     assert judged.unsealed == {COPY.id: 1.0}
 
 
-def test_age_of_what_was_sealing_before_this_start() -> None:
+def test_age_of_what_was_sealing_before_this_boot() -> None:
     since = Moment(boot="another", seconds=9000.0)
     judged = standing.standing(looked(seen(replace(COPY, phase=Phase.SEALING, since=since))), {})
     assert judged.unsealed == {COPY.id: 1100.0}
