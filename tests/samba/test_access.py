@@ -96,7 +96,6 @@ def _assert_refused(rig: "Rig", done: "subprocess.CompletedProcess[str]") -> Non
     time.sleep(1.1)  # refusals of one user are logged once a second
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs")
 def test_user_gets_nothing(rig: "Rig") -> None:
     volume = rig.volume()
     rig.share("vms", volume)

@@ -194,7 +194,6 @@ def _commit_in_vain(rig: "Rig", client: "Client", point: str) -> None:
     sequence.abort()
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="open.opened")
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("open"))
 def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: str) -> None:

@@ -143,7 +143,6 @@ def test_the_daemon_removes_a_set_whose_client_vanished(rig: "Rig") -> None:
     rig.assert_nothing_left()
 
 
-@pytest.mark.vm(seconds=40, file_system="zfs")
 def test_the_daemon_removes_the_set_of_a_copy_that_an_administrator_deletes(rig: "Rig") -> None:
     rig.share("vms", rig.volume())
     _grace(rig, 1)

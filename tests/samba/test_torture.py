@@ -39,7 +39,7 @@ def _spaced(rig: "Rig") -> Path:
     return path
 
 
-@pytest.mark.vm(seconds=80, file_system="zfs", make=(_whole, _inside), who="operator")
+@pytest.mark.vm(seconds=80, file_system="zfs", make=_inside, who="operator")
 @pytest.mark.parametrize("who", ["root", "operator"])
 @pytest.mark.parametrize("make", [_whole, _inside, _spaced], ids=["whole", "inside", "spaced"])
 def test_rpc_fsrvp(rig: "Rig", samba_root: "Root", make: Callable[["Rig"], Path], who: str) -> None:

@@ -22,8 +22,6 @@ from samba_rvss.samba.fss_state import delete_sets, parse, read, settled
 from samba_rvss.testing import fss_records
 from samba_rvss.testing.fss_records import Records, pack, store
 
-pytestmark = pytest.mark.vm(seconds=0.5)
-
 SET = "3b4f7fa1-51e1-4f0e-9a0c-3b0f1a2b3c4d"
 COPY = "0f0e0d0c-0b0a-0908-0706-050403020100"
 PATH = "/run/samba-rvss/exposed/vms/20240229T235959Z-0123abcd"
