@@ -28,6 +28,7 @@ from samba_rvss.samba import fss_state
 _logger = logging.getLogger(__name__)
 
 _AMEND_SECONDS = 1.0
+_CATCH_UP_SECONDS = 10.0
 _FIRST_PAUSE = 0.001
 _PAUSE_AFTER_ERROR = 0.5
 _LONGEST_PAUSE = 5.0
@@ -92,9 +93,16 @@ class Watcher:
     async def catch_up(self) -> None:
         """Read srv_fss.tdb and open what is due, before this returns; `run` need not be running.
 
-        If the file cannot be read just now, that is left to `run`.
+        If the file cannot be read just now, or in time, that is left to `run`: whoever catches up
+        may hold a volume's turn.
         """
-        if not await self._could_read():
+        good = None
+        try:
+            async with asyncio.timeout(_CATCH_UP_SECONDS):
+                good = await self._could_read()
+        except TimeoutError:
+            _logger.error("Samba's shadow copy sets cannot be read in %g s", _CATCH_UP_SECONDS)
+        if not good:
             self.look()
 
     def look(self) -> None:
