@@ -1,6 +1,7 @@
 """The values that everything else speaks of. Nothing here acts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, IntEnum, IntFlag
 
@@ -103,9 +104,71 @@ class Volume:
         return f"{self.provider}:{self.file_system}:{self.id}"
 
 
+class Whose(Enum):
+    """Whose an image is, by its mark and by where it was found."""
+
+    OURS = "ours"
+    FORMER = "of the first form"  # its mark has nothing but a run directory, which is ours
+    INSTANCE = "another instance's"
+    MACHINE = "another machine's"
+    CLONE = "made on another file system"
+    RENAMED = "renamed or copied"
+    UNKNOWN = "without a mark that can be read"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which instance on which machine: what marks say of whose an image is.
+
+    Attributes:
+        id: the instance's, random and made once; empty if there is none yet.
+        machine: a hash made from the machine's id; empty if the machine has none.
+        name: ``rvss:instance``; with it, marks bear the name, and are ours on every machine.
+        run_directory: what marks of the first form have in the place of an id.
+    """
+
+    id: str
+    machine: str = ""
+    name: str = ""
+    run_directory: str = ""
+
+    @property
+    def signature(self) -> tuple[str, str]:
+        """The instance and the machine that our marks bear."""
+        return (f"name:{self.name}", "") if self.name else (self.id, self.machine)
+
+    def whose(self, instance: str, machine: str) -> Whose:
+        """Return whose an image is, given the instance and the machine that its mark bears."""
+        if (instance, machine) == self.signature:
+            return Whose.OURS
+        if self.id and instance == self.id:
+            return Whose.OURS if machine == self.machine else Whose.MACHINE
+        if self.run_directory and instance == self.run_directory and not machine:
+            return Whose.FORMER
+        return Whose.INSTANCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """What a mark says once its image is sealed: that it is, and what Samba said of the copy.
+
+    Attributes:
+        state: of its set: RECOVERED, or that of a set without AUTO_RECOVERY when it was sealed.
+    """
+
+    set_id: str
+    copy_id: str
+    context: int
+    exposed_share: str
+    state: SetState | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """What we write on every image: enough to make its record in the ledger anew."""
+    """What we write on every image: enough to make its record in the ledger anew.
+
+    ``sealed`` proves that the image is sealed, whatever the ledger says.
+    """
 
     id: str
     share: str
@@ -113,14 +176,19 @@ class Mark:
     volume: Volume
     created: datetime
     nested: Nested = Nested.REFUSE
+    sealed: Sealed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A point-in-time copy of a volume, as found by listing.
+    """A point-in-time copy of a volume that is ours, as found by listing.
 
-    ``complete`` is false if the creation was cut off; ``read_only`` is true only if every part of
-    the image is read-only.
+    Attributes:
+        id: its name, the same as in its mark.
+        complete: false if the creation was cut off.
+        read_only: true only if every part of it is read-only.
+        former: whether its mark is of the first form: then only the ledger tells that it is ours.
+        remnants: whether something is left that `samba_rvss.providers.Provider.clear` removes.
     """
 
     id: str
@@ -128,6 +196,34 @@ class Image:
     mark: Mark
     complete: bool
     read_only: bool
+    former: bool = False
+    remnants: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """An image that is not provably ours: it is reported, and never touched.
+
+    Attributes:
+        id: what it is called.
+        file_system: where it was found; where it was made stands in its mark.
+        where: what an administrator finds it by.
+        whose: never OURS.
+        instance: what its mark bears; empty if it has no mark that can be read.
+        machine: the same.
+        mark: None if it has none that can be read.
+        read_only: whether every part of it is read-only.
+    """
+
+    id: str
+    provider: str
+    file_system: str
+    where: str
+    whose: Whose
+    instance: str = ""
+    machine: str = ""
+    mark: Mark | None = None
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +231,16 @@ class Inventory:
     """The images that were found, and the file systems on which they could be listed.
 
     An image that is not here may still exist on a file system that is not here.
+
+    Attributes:
+        foreign: what is there and is not ours.
+        unlisted: file systems that could not be listed, and why.
     """
 
     file_systems: frozenset[str]
     images: tuple[Image, ...]
+    foreign: tuple[Foreign, ...] = ()
+    unlisted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from datetime import datetime
 from samba_rvss import wire
 from samba_rvss.cli.common import ask, ledger_or_empty
 from samba_rvss.clock import now
+from samba_rvss.copies import identity
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
 from samba_rvss.errors import RvssError
@@ -60,7 +61,7 @@ def look(config: Config) -> Look:
             config=config,
             ledger=ledger,
             mounts=Mounts(config.run_directory),
-            providers=providers(config.run_directory),
+            providers=providers(identity.read(config)),
             samba=Here(),
         )
         seen = observe(

@@ -7,6 +7,7 @@ from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration
 from samba_rvss.copies.locate import locate
 from samba_rvss.errors import RvssError
+from samba_rvss.model import Identity
 from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
 
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def examine(config: conf.Config) -> Iterator[dict[str, object]]:
     """Yield each section of smb.conf, whether it is ours and supported, and if not, why."""
-    known = providers(config.run_directory)
+    known = providers(Identity(id=""))  # probing looks at no image
     for section in config.sections:
         row: dict[str, object] = {
             "share": section.name,

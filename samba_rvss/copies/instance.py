@@ -24,7 +24,6 @@ POINTS = (
     "open.intent",
     "open.opened",
     "seal.intent",
-    "seal.read-only",
     "seal.closed",
     "seal.settled",
     "seal.sealed",

@@ -14,7 +14,7 @@ from dataclasses import replace
 from samba_rvss.copies import exposed
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Phase, SetState, ShadowCopy
+from samba_rvss.model import Phase, Sealed, SetState, ShadowCopy
 
 
 def begin(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
@@ -35,8 +35,6 @@ def begin(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
     if sealing is None:
         return None
     instance.reached("seal.intent")
-    instance.provider(sealing.volume).seal(sealing.volume, sealing.id)
-    instance.reached("seal.read-only")
     # What a client may write to is sealed at RecoveryComplete and never before.
     return replace(sealing, state=SetState.RECOVERED if copy.auto_recovery else copy.state)
 
@@ -53,7 +51,7 @@ def write_out(instance: Instance, copy: ShadowCopy) -> None:
     Raises:
         RvssError: NOT_SEALED, NOT_FOUND, STATE or SYSTEM.
     """
-    instance.provider(copy.volume).settle(copy.volume, copy.id)
+    instance.provider(copy.volume).seal(copy.volume, copy.id, _sealed(copy))
     past = (Phase.SEALED, Phase.DELETING, Phase.GONE)
     instance.ledger.change(copy, "written out", unless=past, since=copy.since, state=copy.state)
 
@@ -76,7 +74,7 @@ def finish(instance: Instance, copy: ShadowCopy, started: float) -> ShadowCopy |
     if not instance.mounts.close(copy.path):
         return None
     instance.reached("seal.closed")
-    instance.provider(copy.volume).settle(copy.volume, copy.id)
+    instance.provider(copy.volume).seal(copy.volume, copy.id, _sealed(copy))
     if not instance.mounts.is_closed(copy.path):
         raise RvssError(Problem.NOT_SEALED, f"the mount {copy.path} is still writable")
     instance.reached("seal.settled")
@@ -107,6 +105,16 @@ def describe_writers(instance: Instance, copy: ShadowCopy) -> str:
     holders = instance.mounts.holders(copy.path)
     said = [f"{who.command} (pid {who.pid}) {who.path}" for who in holders[:5]]
     return ", ".join(said) or "nobody seen"
+
+
+def _sealed(copy: ShadowCopy) -> Sealed:
+    return Sealed(
+        set_id=copy.set_id,
+        copy_id=copy.copy_id,
+        context=copy.context,
+        exposed_share=copy.exposed_share,
+        state=copy.state,
+    )
 
 
 def _event(copy: ShadowCopy) -> str:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from samba_rvss.copies import identity
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
@@ -51,7 +52,7 @@ def take(
         config=config,
         ledger=ledger,
         mounts=Mounts(config.run_directory),
-        providers=providers(config.run_directory),
+        providers=providers(identity.make(config)),
         samba=samba,
         reached=reached,
     )

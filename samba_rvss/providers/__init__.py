@@ -1,15 +1,15 @@
 """Providers take, seal and remove images of volumes, each on one kind of file system.
 
 A provider knows nothing of Samba, recovery mounts or the ledger. Every image bears the mark of its
-instance; an image without that mark is never touched. Methods may block for as long as the file
-system does, never hold the interpreter's lock meanwhile, and may run side by side for different
-volumes.
+instance; an image without that mark is never touched, nor one that is not on the file system, or
+not under the name, that its mark says. Methods may block for as long as the file system does, never
+hold the interpreter's lock meanwhile, and may run side by side for different volumes.
 """
 
 from typing import Protocol
 
 from samba_rvss.kernel.mounttable import MountInfo
-from samba_rvss.model import Inventory, Mark, Nested, Volume
+from samba_rvss.model import Inventory, Mark, Nested, Sealed, Volume
 
 
 class Provider(Protocol):
@@ -63,18 +63,40 @@ class Provider(Protocol):
                 the one that was probed.
         """
 
-    def seal(self, volume: Volume, image: str) -> None:
-        """Make an image read-only at file-system level, with everything nested in it.
+    def seal(self, volume: Volume, image: str, sealed: Sealed) -> None:
+        """Make an image unchangeable, with everything nested in it; durable and verified on return.
+
+        Handles that are open on what recovery wrote to lead to nothing that is part of the sealed
+        image. That it is sealed is in its mark when this returns, in one step; until then it can be
+        sealed again from what recovery left. Sealing again is success, and changes nothing.
+
+        Args:
+            volume: which it is an image of.
+            image: its id.
+            sealed: what the mark is to say.
 
         Raises:
-            RvssError: NOT_FOUND or SYSTEM.
+            RvssError: NOT_SEALED if it is read-only, but open handles cannot be excluded;
+                NOT_FOUND, NO_SPACE or SYSTEM.
         """
 
-    def settle(self, volume: Volume, image: str) -> None:
-        """Make durable what was written into a sealed image, and verify that it is sealed.
+    def clear(self, volume: Volume, image: str) -> None:
+        """Remove what recovery wrote to and is no part of the sealed image. Gone is success.
 
         Raises:
-            RvssError: NOT_SEALED, NOT_FOUND or SYSTEM.
+            RvssError: BUSY, READ_ONLY or SYSTEM.
+        """
+
+    def claim(self, mark: Mark) -> None:
+        """Put our identity into the mark of an image; what else its mark says stays.
+
+        Whoever calls this has made sure that it is ours. Claiming again is success.
+
+        Args:
+            mark: the image's, as it was found.
+
+        Raises:
+            RvssError: NOT_FOUND, READ_ONLY or SYSTEM.
         """
 
     def destroy(self, volume: Volume, image: str) -> None:
@@ -85,7 +107,7 @@ class Provider(Protocol):
         """
 
     def inventory(self) -> Inventory:
-        """List the images that bear this instance's mark, on every mounted file system.
+        """List the images on every mounted file system, this instance's and those that are not.
 
-        A file system that cannot be listed is left out of the inventory, and logged.
+        A file system that cannot be listed is ``unlisted``, with the reason.
         """

@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.model import Image, Mark
-from samba_rvss.providers.mark import decode, encode
+from samba_rvss.model import Foreign, Identity, Image, Mark, Whose
+from samba_rvss.providers.mark import Marked, decode, encode
 
 NAME = ".samba-rvss"
 MARK = "trusted.samba_rvss"
@@ -29,13 +29,15 @@ class Home:
     Args:
         fd: the home's descriptor.
         provider: the name of the provider whose images these are.
-        instance: what tells this instance's images from another's in the same home.
+        identity: whose images are ours.
+        file_system: which one the home is on.
     """
 
-    def __init__(self, fd: int, provider: str, instance: str) -> None:
+    def __init__(self, fd: int, provider: str, identity: Identity, file_system: str) -> None:
         self._fd = fd
         self._provider = provider
-        self._instance = instance
+        self._identity = identity
+        self._file_system = file_system
 
     def make(self, mark: Mark) -> int:
         """Make the place of an image, with its mark; return a descriptor, which the caller closes.
@@ -50,7 +52,7 @@ class Home:
             undo.callback(os.rmdir, mark.id, dir_fd=self._fd)
             place = self.open(mark.id)
             undo.callback(os.close, place)
-            os.setxattr(place, MARK, encode(mark, self._instance).encode())
+            os.setxattr(place, MARK, encode(mark, self._identity).encode())
             undo.pop_all()
         return place
 
@@ -62,8 +64,30 @@ class Home:
         """
         return os.open(image, files.DIRECTORY, dir_fd=self._fd)
 
-    def images(self, look: Callable[[int], bool | None]) -> list[Image]:
-        """Return the images that bear this instance's mark.
+    def mark(self, image: str) -> Mark:
+        """Return the mark of an image.
+
+        Raises:
+            OSError: if it cannot be read.
+            RvssError: BAD_PATH if it is not ours.
+        """
+        with files.opened(self.open(image)) as place:
+            marked = decode(os.getxattr(place, MARK), self._provider)
+        if marked is None or not self._is_ours(marked, image):
+            raise RvssError(Problem.BAD_PATH, f"/{NAME}/{image} does not bear our mark")
+        return marked.mark
+
+    def write(self, mark: Mark) -> None:
+        """Write the mark of an image that is there anew; in one step.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        with files.opened(self.open(mark.id)) as place:
+            os.setxattr(place, MARK, encode(mark, self._identity).encode(), os.XATTR_REPLACE)
+
+    def images(self, look: Callable[[int], bool | None]) -> list[Image | Foreign]:
+        """Return the images in the home, ours and others'.
 
         Args:
             look: given an open place, returns whether all of the image in it is read-only; None
@@ -97,30 +121,52 @@ class Home:
                     destroy(place, name)
         os.rmdir(image, dir_fd=self._fd)
 
-    def _inspect(self, name: str, look: Callable[[int], bool | None]) -> Image | None:
+    def _inspect(self, name: str, look: Callable[[int], bool | None]) -> Image | Foreign | None:
         try:
             with files.opened(self.open(name)) as place:
-                mark = decode(os.getxattr(place, MARK), self._instance, self._provider)
-                if mark is None:
-                    return None
+                marked = decode(os.getxattr(place, MARK), self._provider)
                 read_only = look(place)
         except OSError as exc:
             if exc.errno in (errno.ENODATA, errno.ENOTDIR, errno.ENOENT, errno.ELOOP):
                 return None
             raise
+        whose = Whose.UNKNOWN if marked is None else self._whose(marked, name)
+        if marked is None or whose not in (Whose.OURS, Whose.FORMER):
+            return Foreign(
+                id=name,
+                provider=self._provider,
+                file_system=self._file_system,
+                where=f"/{NAME}/{name}",
+                whose=whose,
+                instance=marked.instance if marked else "",
+                machine=marked.machine if marked else "",
+                mark=marked.mark if marked else None,
+                read_only=bool(read_only),
+            )
         return Image(
             id=name,
             provider=self._provider,
-            mark=mark,
+            mark=marked.mark,
             complete=read_only is not None,
             read_only=bool(read_only),
+            former=whose is Whose.FORMER,
         )
+
+    def _whose(self, marked: Marked, name: str) -> Whose:
+        if marked.mark.volume.file_system != self._file_system:
+            return Whose.CLONE
+        if marked.mark.id != name:
+            return Whose.RENAMED
+        return self._identity.whose(marked.instance, marked.machine)
+
+    def _is_ours(self, marked: Marked, name: str) -> bool:
+        return self._whose(marked, name) in (Whose.OURS, Whose.FORMER)
 
     def _is_marked(self, place: int, image: str) -> bool:
         """Return whether a place bears our mark; False if its making was cut off before that."""
         try:
-            raw = os.getxattr(place, MARK)
-            ours = decode(raw, self._instance, self._provider) is not None
+            marked = decode(os.getxattr(place, MARK), self._provider)
+            ours = marked is not None and self._is_ours(marked, image)
         except OSError as exc:
             if exc.errno != errno.ENODATA:
                 raise
@@ -138,14 +184,19 @@ class Home:
 
 @contextmanager
 def opened(
-    top: int, provider: str, instance: str, make: Callable[[int, str], None] | None = None
+    top: int,
+    provider: str,
+    identity: Identity,
+    file_system: str,
+    make: Callable[[int, str], None] | None = None,
 ) -> Iterator[Home]:
     """Open the home in a directory; refuse a home that others than root could have made.
 
     Args:
         top: the directory.
         provider: see `Home`.
-        instance: see `Home`.
+        identity: see `Home`.
+        file_system: see `Home`.
         make: given the directory and the name, makes a home that is not there. By the daemon's
             umask it is open to root alone from the beginning.
 
@@ -171,4 +222,4 @@ def opened(
                 f"/{NAME} in the file system's top-level tree is open to others than root",
                 "see who made it, and move it away",
             )
-        yield Home(fd, provider, instance)
+        yield Home(fd, provider, identity, file_system)

@@ -4,16 +4,16 @@ import logging
 from collections.abc import Callable, Iterable
 
 from samba_rvss.errors import RvssError
-from samba_rvss.model import Image, Inventory
+from samba_rvss.model import Foreign, Image, Inventory
 from samba_rvss.providers import Provider
 
 _logger = logging.getLogger(__name__)
 
 
 def listed(
-    file_systems: Iterable[str], images: Callable[[str], Iterable[Image]], where: str
+    file_systems: Iterable[str], images: Callable[[str], Iterable[Image | Foreign]], where: str
 ) -> Inventory:
-    """List file systems one after the other; what cannot be listed is left out, and logged.
+    """List file systems one after the other; what cannot be listed is told, and logged.
 
     Args:
         file_systems: their identities.
@@ -21,22 +21,32 @@ def listed(
         where: what stands before the identity in the log: "on btrfs".
     """
     complete: set[str] = set()
-    found: list[Image] = []
+    found: list[Image | Foreign] = []
+    unlisted: dict[str, str] = {}
     for file_system in file_systems:
         try:
             there = list(images(file_system))
         except (OSError, RvssError) as exc:
-            _logger.warning("cannot list the images %s %s: %s", where, file_system, exc)
+            reason = exc.line() if isinstance(exc, RvssError) else str(exc)
+            _logger.warning("cannot list the images %s %s: %s", where, file_system, reason)
+            unlisted[file_system] = reason
         else:
             complete.add(file_system)
             found += there
-    return Inventory(file_systems=frozenset(complete), images=tuple(found))
+    return Inventory(
+        file_systems=frozenset(complete),
+        images=tuple(image for image in found if isinstance(image, Image)),
+        foreign=tuple(image for image in found if isinstance(image, Foreign)),
+        unlisted=unlisted,
+    )
 
 
 def of_all(providers: Iterable[Provider]) -> Inventory:
-    """List this instance's images on every mounted file system, of every kind."""
+    """List the images on every mounted file system, of every kind."""
     found = [provider.inventory() for provider in providers]
     return Inventory(
         file_systems=frozenset[str]().union(*(part.file_systems for part in found)),
         images=tuple(image for part in found for image in part.images),
+        foreign=tuple(image for part in found for image in part.foreign),
+        unlisted={name: reason for part in found for name, reason in part.unlisted.items()},
     )

@@ -1,32 +1,54 @@
 """An image's mark as text, the same on every file system.
 
-An image whose mark is of another version or another instance is not ours and is left alone. The
-version changes only where an older daemon must not touch the image. A new fact in a mark is a field
-that may be missing; the fields that an older daemon reads stay.
+An image whose mark is of another version is left alone. The version changes only where an older
+daemon must not touch the image. A new fact in a mark is a field that may be missing; the fields
+that an older daemon reads stay. Such a daemon compares ``instance`` with its run directory, and so
+leaves alone whatever bears an instance's id.
 """
 
 import json
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from samba_rvss.model import Mark, Nested, Volume
+from samba_rvss.model import Identity, Mark, Nested, Sealed, SetState, Volume
 
 _logger = logging.getLogger(__name__)
 
 
-def encode(mark: Mark, instance: str) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """A mark as it was found.
+
+    Attributes:
+        instance: whose it is: an instance's id or name, in the first form a run directory.
+        machine: the hash of the machine's id; empty in the first form and with a name.
+        more: fields that are the provider's own.
+    """
+
+    mark: Mark
+    instance: str
+    machine: str
+    more: Mapping[str, Any]
+
+
+def encode(mark: Mark, identity: Identity, more: Mapping[str, Any] | None = None) -> str:
     """Return a mark as ASCII text without line breaks and tabs.
 
     Args:
         mark: what is to be known of the image.
-        instance: what tells this instance's images from another's.
+        identity: whose it is.
+        more: fields that are the provider's own.
     """
-    volume = mark.volume
+    volume, sealed = mark.volume, mark.sealed
+    instance, machine = identity.signature
     return json.dumps(
         {
             "version": 1,
             "instance": instance,
+            "machine": machine,
             "id": mark.id,
             "share": mark.share,
             "share_path": mark.share_path,
@@ -39,21 +61,30 @@ def encode(mark: Mark, instance: str) -> str:
             "inode": volume.inode,
             "created": mark.created.isoformat(),
             "nested": mark.nested.value,
+            "sealed": sealed
+            and {
+                "set_id": sealed.set_id,
+                "copy_id": sealed.copy_id,
+                "context": sealed.context,
+                "exposed_share": sealed.exposed_share,
+                "state": None if sealed.state is None else int(sealed.state),
+            },
+            **({"more": more} if more else {}),
         }
     )
 
 
-def decode(raw: str | bytes, instance: str, provider: str) -> Mark | None:
-    """Return a mark, or None if it is another instance's or in a form that we do not know."""
+def decode(raw: str | bytes, provider: str) -> Marked | None:
+    """Return a mark, or None if it is in a form that we do not know."""
     try:
         data = json.loads(raw)
-        if data["version"] != 1 or data["instance"] != instance:
+        if data["version"] != 1:
             return None
         kind, file_system, own = _identity(data, provider)
         if kind != provider:
             raise ValueError(kind)
-        return Mark(
-            id=data["id"],
+        mark = Mark(
+            id=_text(data["id"]),
             share=data["share"],
             share_path=data["share_path"],
             volume=Volume(
@@ -66,20 +97,43 @@ def decode(raw: str | bytes, instance: str, provider: str) -> Mark | None:
             ),
             created=datetime.fromisoformat(data["created"]),
             nested=Nested(data["nested"]),
+            sealed=_sealed(data.get("sealed")),
+        )
+        return Marked(
+            mark=mark,
+            instance=_text(data["instance"]),
+            machine=_text(data.get("machine", "")),
+            more=data.get("more", {}),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         _logger.warning("an image's mark cannot be read and is left alone: %r", raw[:200])
         return None
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _sealed(data: Any) -> Sealed | None:
+    if data is None:
+        return None
+    state = data["state"]
+    return Sealed(
+        set_id=_text(data["set_id"]),
+        copy_id=_text(data["copy_id"]),
+        context=int(data["context"]),
+        exposed_share=_text(data["exposed_share"]),
+        state=None if state is None else SetState(state),
+    )
+
+
 def _identity(data: dict[str, Any], provider: str) -> tuple[str, str, str]:
     """Return the provider, the file system and the own id of the volume that a mark names."""
     if "volume_id" not in data:
         return _identity_of_old_form(data, provider)
-    found = (data["provider"], data["file_system"], data["volume_id"])
-    if not all(isinstance(word, str) for word in found):
-        raise TypeError(found)
-    return found
+    return _text(data["provider"]), _text(data["file_system"]), _text(data["volume_id"])
 
 
 def _identity_of_old_form(data: dict[str, Any], provider: str) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ from typing import Protocol, Self
 import pytest
 
 from samba_rvss.kernel import mounting, mounttable
-from samba_rvss.model import Mark
+from samba_rvss.model import Identity, Mark, Sealed, SetState
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs.provider import Btrfs
@@ -29,6 +29,15 @@ from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.plugin import require
 
 _SECONDS = 60.0
+
+SEALED = Sealed(
+    set_id="set",
+    copy_id="copy",
+    context=0x00400001,
+    exposed_share="vms@{copy}",
+    state=SetState.RECOVERED,
+)
+"""What a mark says of a sealed image, where a test has no set."""
 
 
 class Storage(Protocol):
@@ -109,8 +118,8 @@ class BtrfsStorage:
         self.many = 500
         self.seal_is_durable = False
         self.destroys_what_is_open = True
-        self.provider: Provider = Btrfs("one")
-        self.other: Provider = Btrfs("two")
+        self.provider: Provider = Btrfs(Identity(id="one"))
+        self.other: Provider = Btrfs(Identity(id="two"))
 
     def volume(self, name: str) -> Path:
         """See `Storage`."""
@@ -261,8 +270,8 @@ class ZfsStorage:
         self._file = directory / "pool.img"
         self._pool = directory.name
         self.top = directory / "top"
-        self.provider: Provider = Zfs("one")
-        self.other: Provider = Zfs("two")
+        self.provider: Provider = Zfs(Identity(id="one"))
+        self.other: Provider = Zfs(Identity(id="two"))
         self.many = 15
         self.seal_is_durable = True
         self.destroys_what_is_open = False

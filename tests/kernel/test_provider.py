@@ -28,6 +28,7 @@ from samba_rvss.model import Mark, Nested, Volume
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
 from samba_rvss.run import run
+from tests.kernel.conftest import SEALED
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import BtrfsStorage, Storage
@@ -333,8 +334,7 @@ def test_where_a_share_may_sit(storage: "Storage", rig_directory: Path, place: s
         with seen(storage.provider, mark) as image:
             assert without_ours(portrait(image)) == without_ours(before)
             assert ".samba-rvss" not in os.listdir(image)
-        storage.provider.seal(mark.volume, mark.id)
-        storage.provider.settle(mark.volume, mark.id)
+        storage.provider.seal(mark.volume, mark.id, SEALED)
         storage.provider.destroy(mark.volume, mark.id)
         assert storage.provider.inventory().images == ()
 
@@ -448,7 +448,7 @@ def test_nested_volumes_can_be_included(storage: "Storage") -> None:
 
     (found,) = storage.provider.inventory().images
     assert (found.complete, found.read_only) == (True, False)
-    storage.provider.seal(mark.volume, mark.id)
+    storage.provider.seal(mark.volume, mark.id, SEALED)
     (found,) = storage.provider.inventory().images
     assert (found.complete, found.read_only) == (True, True)
     with seen(storage.provider, mark, writable=True) as image:
@@ -456,7 +456,6 @@ def test_nested_volumes_can_be_included(storage: "Storage") -> None:
             with pytest.raises(OSError, match="file") as caught:
                 (image / name).write_text("too late")
             assert caught.value.errno == errno.EROFS
-    storage.provider.settle(mark.volume, mark.id)
     storage.provider.destroy(mark.volume, mark.id)
     assert storage.names() == []
     assert storage.parts() == ["vms", "vms/beside", "vms/deep/inner", "vms/deep/inner/most"]
@@ -484,11 +483,8 @@ def test_after_seal_nothing_can_be_opened_for_writing(storage: "Storage") -> Non
     (share / "file").write_text("content")
     (share / "directory").mkdir()
     mark = take(storage.provider, share)
-    with pytest.raises(RvssError) as not_sealed:
-        storage.provider.settle(mark.volume, mark.id)
-    assert not_sealed.value.problem is Problem.NOT_SEALED
-    storage.provider.seal(mark.volume, mark.id)
-    storage.provider.seal(mark.volume, mark.id)
+    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED)
     changes: list[Callable[[Path], object]] = [
         lambda image: (image / "file").open("ab"),
         lambda image: (image / "new").touch(),
@@ -509,7 +505,6 @@ def test_after_seal_nothing_can_be_opened_for_writing(storage: "Storage") -> Non
                 change(image)
             assert caught.value.errno == errno.EROFS
         assert portrait(image) == before
-    storage.provider.settle(mark.volume, mark.id)
 
 
 def test_a_sealed_image_can_be_mounted_again(storage: "Storage") -> None:
@@ -518,7 +513,7 @@ def test_a_sealed_image_can_be_mounted_again(storage: "Storage") -> None:
     (share / "file").write_text("content")
     mark = take(storage.provider, share)
     with seen(storage.provider, mark) as before:
-        storage.provider.seal(mark.volume, mark.id)
+        storage.provider.seal(mark.volume, mark.id, SEALED)
         with seen(storage.provider, mark) as after:
             assert (before / "file").read_text() == (after / "file").read_text() == "content"
     with seen(storage.provider, mark) as first, seen(storage.provider, mark) as second:
@@ -528,10 +523,9 @@ def test_a_sealed_image_can_be_mounted_again(storage: "Storage") -> None:
 def test_a_sealed_image_that_was_mounted_anew_can_be_sealed_again(storage: "Storage") -> None:
     """As when sealing was cut off and the mount was lost: it goes on after it is mounted."""
     mark = take(storage.provider, storage.volume("vms"))
-    storage.provider.seal(mark.volume, mark.id)
+    storage.provider.seal(mark.volume, mark.id, SEALED)
     with seen(storage.provider, mark):
-        storage.provider.seal(mark.volume, mark.id)
-        storage.provider.settle(mark.volume, mark.id)
+        storage.provider.seal(mark.volume, mark.id, SEALED)
 
 
 def test_settle_makes_durable_what_recovery_wrote(storage: "Storage", rig_directory: Path) -> None:
@@ -544,12 +538,11 @@ def test_settle_makes_durable_what_recovery_wrote(storage: "Storage", rig_direct
         (image / "disk").write_bytes(recovered)
         (image / "new").write_bytes(recovered)
         (image / "gone").unlink()
-    storage.provider.seal(mark.volume, mark.id)
+    storage.provider.seal(mark.volume, mark.id, SEALED)
     early = None
     if not storage.seal_is_durable:
         (rig_directory / "early").mkdir()
         early = storage.after_power_loss(mark.id, rig_directory / "early")
-    storage.provider.settle(mark.volume, mark.id)
     late = storage.after_power_loss(mark.id, rig_directory)
     assert sorted(os.listdir(late)) == ["disk", "new"]
     assert (late / "disk").read_bytes() == recovered
@@ -569,8 +562,7 @@ def test_what_was_written_through_a_mapping_stays(storage: "Storage") -> None:
         for disk in (image / "disk", image / "inner" / "disk"):
             with disk.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as mapping:
                 mapping[4000:4009] = b"recovered"
-        storage.provider.seal(mark.volume, mark.id)
-        storage.provider.settle(mark.volume, mark.id)
+        storage.provider.seal(mark.volume, mark.id, SEALED)
         before = portrait(image)
     with seen(storage.provider, mark) as image:
         for disk in (image / "disk", image / "inner" / "disk"):
@@ -599,17 +591,16 @@ def test_destroy_can_be_repeated(storage: "Storage") -> None:
     furnish(share)
     mark = take(storage.provider, share)
     other = take(storage.provider, share)
-    storage.provider.seal(mark.volume, mark.id)
+    storage.provider.seal(mark.volume, mark.id, SEALED)
     for _ in range(3):
         storage.provider.destroy(mark.volume, mark.id)
         assert storage.names() == [other.id]
     with pytest.raises(RvssError) as caught:
         storage.provider.open(mark.volume, mark.id)
     assert caught.value.problem is Problem.NOT_FOUND
-    for verb in (storage.provider.seal, storage.provider.settle):
-        with pytest.raises(RvssError) as caught:
-            verb(mark.volume, mark.id)
-        assert caught.value.problem is Problem.NOT_FOUND
+    with pytest.raises(RvssError) as caught:
+        storage.provider.seal(mark.volume, mark.id, SEALED)
+    assert caught.value.problem is Problem.NOT_FOUND
     storage.provider.destroy(other.volume, other.id)
     assert storage.names() == []
     assert storage.parts() == ["vms"]
@@ -655,9 +646,9 @@ def test_seal_and_destroy_of_a_crashed_settle(storage: "BtrfsStorage") -> None:
     share = storage.volume("vms")
     first, second = take(storage.provider, share), take(storage.provider, share)
     for mark in (first, second):
-        storage.provider.seal(mark.volume, mark.id)
+        storage.provider.seal(mark.volume, mark.id, SEALED)
         storage.crash_settle(mark.id)
-    storage.provider.settle(first.volume, first.id)
+    storage.provider.seal(first.volume, first.id, SEALED)
     assert os.listdir(storage.top / ".samba-rvss" / first.id) == ["image"]
     for mark in (first, second):
         storage.provider.destroy(mark.volume, mark.id)
@@ -722,7 +713,7 @@ def test_read_only_file_system_stays_read_only(storage: "Storage") -> None:
         verbs: list[Callable[[], object]] = [
             lambda: probe(storage.provider, share),
             lambda: storage.provider.create(mark),
-            lambda: storage.provider.seal(first.volume, first.id),
+            lambda: storage.provider.seal(first.volume, first.id, SEALED),
             lambda: storage.provider.destroy(first.volume, first.id),
         ]
         for verb in verbs:
@@ -860,7 +851,7 @@ def test_inventory_finds_what_was_made(storage: "Storage") -> None:
     below = share / "a"
     below.mkdir()
     marks = [take(storage.provider, share), take(storage.provider, below)]
-    storage.provider.seal(marks[0].volume, marks[0].id)
+    storage.provider.seal(marks[0].volume, marks[0].id, SEALED)
     inventory = storage.provider.inventory()
     assert marks[0].volume.file_system in inventory.file_systems
     assert {image.id: image.mark for image in inventory.images} == {m.id: m for m in marks}
@@ -925,8 +916,7 @@ def test_creates_side_by_side(storage: "Storage") -> None:
         try:
             for _ in range(max(1, storage.many // 100)):
                 mark = take(storage.provider, share)
-                storage.provider.seal(mark.volume, mark.id)
-                storage.provider.settle(mark.volume, mark.id)
+                storage.provider.seal(mark.volume, mark.id, SEALED)
                 made.append(mark.id)
                 mark = take(storage.provider, share)
                 storage.provider.destroy(mark.volume, mark.id)
@@ -993,8 +983,7 @@ def test_the_interpreter_runs_on_meanwhile(storage: "Storage") -> None:
         with seen(storage.provider, mark, writable=True) as image:
             (image / "dirty").write_bytes(bytes(100 << 20))
         started = time.perf_counter()
-        storage.provider.seal(mark.volume, mark.id)
-        storage.provider.settle(mark.volume, mark.id)
+        storage.provider.seal(mark.volume, mark.id, SEALED)
         sealed = time.perf_counter() - started
         storage.provider.destroy(mark.volume, mark.id)
     print(f"create {created * 1000:.0f} ms, seal {sealed * 1000:.0f} ms, gap {gap[0] * 1000:.0f}")

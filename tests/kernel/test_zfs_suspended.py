@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Identity
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.run import run
 from samba_rvss.testing.plugin import require
-from tests.kernel.conftest import ZfsStorage
+from tests.kernel.conftest import SEALED, ZfsStorage
 from tests.kernel.test_provider import mark_of, probe, take
 
 pytestmark = pytest.mark.vm(seconds=13)
@@ -78,7 +79,7 @@ def test_suspended_pool(fragile: Fragile) -> None:
     storage.sync()
     fragile.break_device()
     (share / "more").write_bytes(os.urandom(4 * _MIB))
-    impatient = Zfs("one", Command(seconds=4.0))
+    impatient = Zfs(Identity(id="one"), Command(seconds=4.0))
     started = time.monotonic()
     with pytest.raises(RvssError):
         impatient.create(mark)
@@ -88,7 +89,7 @@ def test_suspended_pool(fragile: Fragile) -> None:
         lambda: probe(storage.provider, share),
         lambda: storage.provider.create(mark),
         lambda: storage.provider.open(first.volume, first.id),
-        lambda: storage.provider.seal(first.volume, first.id),
+        lambda: storage.provider.seal(first.volume, first.id, SEALED),
         lambda: storage.provider.destroy(first.volume, first.id),
     ]
     for verb in verbs:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from samba_rvss.model import Inventory, Nested
+from samba_rvss.model import Identity, Inventory, Nested
 from samba_rvss.providers.all import providers
 from samba_rvss.providers.inventory import of_all
 from samba_rvss.providers.zfs.command import Command
@@ -13,8 +13,8 @@ from samba_rvss.providers.zfs.provider import Zfs
 
 
 def test_no_program_no_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert "zfs" in [provider.name for provider in providers("/run/x")]
-    zfs = Zfs("/run/x", Command(search=str(tmp_path)))
+    assert "zfs" in [provider.name for provider in providers(Identity(id="x"))]
+    zfs = Zfs(Identity(id="x"), Command(search=str(tmp_path)))
     nothing = Inventory(file_systems=frozenset(), images=())
     assert zfs.inventory() == of_all([zfs]) == of_all([]) == nothing
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)

@@ -12,13 +12,14 @@ the snapshot, so that the image is exactly the volume.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 
 import btrfsutil
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.kernel.mounttable import MountInfo
-from samba_rvss.model import Image, Inventory, Mark, Nested, Volume
+from samba_rvss.model import Foreign, Identity, Image, Inventory, Mark, Nested, Sealed, Volume
 from samba_rvss.providers import home
 from samba_rvss.providers.btrfs import ioctl, mounted, subvolumes
 from samba_rvss.providers.btrfs.failure import problem
@@ -34,13 +35,13 @@ class Btrfs:
     """The provider for btrfs.
 
     Args:
-        instance: what tells this instance's images from another's on the same file system.
+        identity: whose images are ours.
     """
 
     name = "btrfs"
 
-    def __init__(self, instance: str) -> None:
-        self._instance = instance
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
 
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool = False) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
@@ -87,7 +88,7 @@ class Btrfs:
         try:
             with (
                 mounted.top(volume.file_system, writable=True) as top,
-                self._home(top, make=ioctl.create_subvolume) as ours,
+                self._home(top, volume.file_system, ioctl.create_subvolume) as ours,
                 files.opened(subvolumes.volume_root(top, volume)) as source,
                 ExitStack() as undo,
             ):
@@ -110,15 +111,7 @@ class Btrfs:
             mount = mounted.mount(mounted.device(volume.file_system), tree)
             return [("", narrow(mount, volume.directory, volume.inode, image))]
 
-    def seal(self, volume: Volume, image: str) -> None:
-        """See `samba_rvss.providers.Provider`."""
-        with self._image(volume, image, writable=True) as root:
-            for path in subvolumes.nested(root, ""):
-                with subvolumes.beneath(root, path) as part:
-                    ioctl.set_read_only(part, read_only=True)
-            ioctl.set_read_only(root, read_only=True)
-
-    def settle(self, volume: Volume, image: str) -> None:
+    def seal(self, volume: Volume, image: str, sealed: Sealed) -> None:
         """See `samba_rvss.providers.Provider`.
 
         A snapshot writes out what its source still holds in memory, and nothing else of the file
@@ -129,7 +122,11 @@ class Btrfs:
             self._image(volume, image, writable=True) as root,
             files.opened(os.open("..", files.DIRECTORY, dir_fd=root)) as place,
         ):
-            for path in [".", *subvolumes.nested(root, "")]:
+            parts = [".", *subvolumes.nested(root, "")]
+            for path in reversed(parts):
+                with subvolumes.beneath(root, path) as part:
+                    ioctl.set_read_only(part, read_only=True)
+            for path in parts:
                 with subvolumes.beneath(root, path) as part:
                     if not ioctl.is_read_only(part):
                         raise RvssError(
@@ -138,13 +135,37 @@ class Btrfs:
                     subvolumes.destroy(place, _FLUSH)
                     ioctl.snapshot(part, place, _FLUSH, read_only=True)
                 ioctl.delete_subvolume(place, _FLUSH)
+        self._write(volume, image, lambda mark: replace(mark, sealed=sealed))
+
+    def clear(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`."""
+
+    def claim(self, mark: Mark) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        self._write(mark.volume, mark.id, lambda found: found, mark)
+
+    def _write(
+        self,
+        volume: Volume,
+        image: str,
+        change: Callable[[Mark], Mark],
+        known: Mark | None = None,
+    ) -> None:
+        try:
+            with (
+                mounted.top(volume.file_system, writable=True) as top,
+                self._home(top, volume.file_system) as ours,
+            ):
+                ours.write(change(known or ours.mark(image)))
+        except OSError as exc:
+            raise problem(exc, f"cannot write the mark of the image {image}") from exc
 
     def destroy(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`."""
         try:
             with mounted.top(volume.file_system, writable=True) as top, ExitStack() as undo:
                 try:
-                    ours = undo.enter_context(self._home(top))
+                    ours = undo.enter_context(self._home(top, volume.file_system))
                 except FileNotFoundError:
                     return
                 ours.remove(image, subvolumes.destroy)
@@ -155,25 +176,25 @@ class Btrfs:
         """See `samba_rvss.providers.Provider`."""
         return listed(mounted.file_systems(), self._list, "on btrfs")
 
-    def _list(self, file_system: str) -> list[Image]:
+    def _list(self, file_system: str) -> list[Image | Foreign]:
         with mounted.top(file_system, writable=False) as top, ExitStack() as undo:
             try:
-                ours = undo.enter_context(self._home(top))
+                ours = undo.enter_context(self._home(top, file_system))
             except FileNotFoundError:
                 return []
             return ours.images(_is_read_only)
 
     def _home(
-        self, top: int, make: Callable[[int, str], None] | None = None
+        self, top: int, file_system: str, make: Callable[[int, str], None] | None = None
     ) -> AbstractContextManager[Home]:
-        return home.opened(top, self.name, self._instance, make)
+        return home.opened(top, self.name, self._identity, file_system, make)
 
     @contextmanager
     def _image(self, volume: Volume, image: str, *, writable: bool) -> Iterator[int]:
         try:
             with (
                 mounted.top(volume.file_system, writable=writable) as top,
-                self._home(top) as ours,
+                self._home(top, volume.file_system) as ours,
                 files.opened(ours.open(image)) as place,
                 files.opened(os.open(IMAGE, files.DIRECTORY, dir_fd=place)) as root,
             ):

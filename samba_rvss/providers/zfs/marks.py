@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Image, Mark
-from samba_rvss.providers.mark import decode
+from samba_rvss.model import Foreign, Identity, Image, Mark, Whose
+from samba_rvss.providers.mark import Marked, decode
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.properties import MARK
 from samba_rvss.providers.zfs.tree import HOME
@@ -16,13 +16,13 @@ class Marks:
     Args:
         zfs: zfs(8).
         provider: the name of the provider whose images these are.
-        instance: what tells this instance's images from another's in the same pool.
+        identity: whose images are ours.
     """
 
-    def __init__(self, zfs: Command, provider: str, instance: str) -> None:
+    def __init__(self, zfs: Command, provider: str, identity: Identity) -> None:
         self._zfs = zfs
         self._provider = provider
-        self._instance = instance
+        self._identity = identity
 
     def of(self, snapshot: str) -> Mark | None:
         """Return the mark of a snapshot, if it is ours."""
@@ -33,21 +33,39 @@ class Marks:
         dataset, _, leaf = origin.partition("@")
         return [name for name, _ in self._marked("-r", dataset) if name.endswith(f"@{leaf}")]
 
-    def images(self, pool: str) -> list[Image]:
-        """Return the images in a pool."""
+    def images(self, pool: str) -> list[Image | Foreign]:
+        """Return the images in a pool, ours and others'."""
         sealed = self._clones(pool)
+        found: dict[str, Image | Foreign] = {}
         # Nested snapshots bear the mark too.
-        marks = {mark.id: mark for _, mark in self._marked("-r", pool)}
-        return [
-            Image(
-                id=image,
-                provider=self._provider,
-                mark=mark,
-                complete=image in sealed,
-                read_only=sealed.get(image, False),
-            )
-            for image, mark in marks.items()
-        ]
+        for name, marked in self._all("-r", pool):
+            image = name.rpartition("@rvss-")[2]
+            whose = self._whose(marked, name, pool) if marked else Whose.UNKNOWN
+            if marked is None or whose not in (Whose.OURS, Whose.FORMER):
+                found.setdefault(
+                    name,
+                    Foreign(
+                        id=image,
+                        provider=self._provider,
+                        file_system=pool,
+                        where=name,
+                        whose=whose,
+                        instance=marked.instance if marked else "",
+                        machine=marked.machine if marked else "",
+                        mark=marked.mark if marked else None,
+                        read_only=sealed.get(image, False),
+                    ),
+                )
+            else:
+                found[image] = Image(
+                    id=image,
+                    provider=self._provider,
+                    mark=marked.mark,
+                    complete=image in sealed,
+                    read_only=sealed.get(image, False),
+                    former=whose is Whose.FORMER,
+                )
+        return list(found.values())
 
     def _clones(self, pool: str) -> dict[str, bool]:
         """Return the images that have all their clones, and whether all are read-only."""
@@ -69,8 +87,20 @@ class Marks:
 
     def _marked(self, *where: str) -> Iterator[tuple[str, Mark]]:
         """Yield the snapshots that bear our mark, but not those that `zfs receive` has made."""
+        for name, marked in self._all(*where):
+            pool = name.partition("/")[0].partition("@")[0]
+            if marked and self._whose(marked, name, pool) in (Whose.OURS, Whose.FORMER):
+                yield name, marked.mark
+
+    def _all(self, *where: str) -> Iterator[tuple[str, Marked | None]]:
+        """Yield the snapshots that bear a mark, but not those that `zfs receive` has made."""
         words = ("get", "-H", "-p", *where[:-1], "-s", "local", "-t", "snapshot")
         for name, raw in self._zfs.table(*words, "-o", "name,value", MARK, where[-1], columns=2):
-            mark = decode(raw, self._instance, self._provider)
-            if mark is not None and name.endswith(f"@rvss-{mark.id}"):
-                yield name, mark
+            yield name, decode(raw, self._provider)
+
+    def _whose(self, marked: Marked, name: str, pool: str) -> Whose:
+        if marked.mark.volume.file_system != pool:
+            return Whose.CLONE
+        if not name.endswith(f"@rvss-{marked.mark.id}"):
+            return Whose.RENAMED
+        return self._identity.whose(marked.instance, marked.machine)

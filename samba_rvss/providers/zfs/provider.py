@@ -15,11 +15,12 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounttable
 from samba_rvss.kernel.mounttable import MountInfo
-from samba_rvss.model import Image, Inventory, Mark, Nested, Volume
+from samba_rvss.model import Foreign, Identity, Image, Inventory, Mark, Nested, Sealed, Volume
 from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.inventory import listed
 from samba_rvss.providers.mark import encode
@@ -40,16 +41,16 @@ class Zfs:
     """The provider for ZFS.
 
     Args:
-        instance: what tells this instance's images from another's in the same pool.
+        identity: whose images are ours.
         command: zfs(8).
     """
 
     name = "zfs"
 
-    def __init__(self, instance: str, command: Command | None = None) -> None:
-        self._instance = instance
+    def __init__(self, identity: Identity, command: Command | None = None) -> None:
+        self._identity = identity
         self._zfs = command or Command()
-        self._marks = Marks(self._zfs, self.name, instance)
+        self._marks = Marks(self._zfs, self.name, identity)
 
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
@@ -103,7 +104,7 @@ class Zfs:
         else:
             place.refuse_nested(mark.share_path)
         snapshots = [f"{dataset}@rvss-{mark.id}" for dataset in datasets]
-        encoded = encode(mark, self._instance)
+        encoded = encode(mark, self._identity)
         with doing(f"cannot take a shadow copy of {mark.share_path}"):
             require_healthy(volume.file_system)
             try:
@@ -150,7 +151,7 @@ class Zfs:
             undo.pop_all()
         return sorted(parts)  # parents first; zfs(8) lists 10 before 2
 
-    def seal(self, volume: Volume, image: str) -> None:
+    def seal(self, volume: Volume, image: str, sealed: Sealed) -> None:
         """See `samba_rvss.providers.Provider`.
 
         The property takes effect at once, for open files too, even when zfs(8) fails because it
@@ -173,15 +174,26 @@ class Zfs:
                 self._verify(top)
             except RvssError as exc:
                 raise failure or exc from exc
+            # Setting the property waited for a transaction group after the last write.
+            origin = tree.clones(self._zfs, top)[0].origin
+            mark = self._marks.of(origin)
+            if mark is None:
+                raise RvssError(Problem.BAD_PATH, f"{origin} does not bear our mark")
+            self._write(replace(mark, sealed=sealed), origin, top)
 
-    def settle(self, volume: Volume, image: str) -> None:
-        """See `samba_rvss.providers.Provider`.
+    def clear(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`. A sealed image is what recovery wrote to."""
 
-        Setting the property waited for a transaction group after the last write, so what
-        recovery wrote is on disk.
-        """
-        with doing(f"cannot examine the image {image}"):
-            self._verify(tree.clone_name(volume, image))
+    def claim(self, mark: Mark) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        with doing(f"cannot claim the image {mark.id}"):
+            top = tree.clone_name(mark.volume, mark.id)
+            clones = tree.clones(self._zfs, top)
+            snapshot = tree.snapshot(self._zfs, mark.volume, mark.id)
+            self._write(mark, *(part.name for part in clones[:1]), snapshot)
+
+    def _write(self, mark: Mark, *names: str) -> None:
+        self._zfs("set", f"{MARK}={encode(mark, self._identity)}", *names)
 
     def _verify(self, top: str) -> None:
         words = ("get", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,value", "readonly", top)
@@ -242,6 +254,6 @@ class Zfs:
             pools = []
         return listed((pool for (pool,) in pools), self._list, "in the pool")
 
-    def _list(self, pool: str) -> list[Image]:
+    def _list(self, pool: str) -> list[Image | Foreign]:
         require_healthy(pool)
         return self._marks.images(pool)
