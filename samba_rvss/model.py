@@ -139,7 +139,7 @@ class Identity:
 
     def whose(self, instance: str, machine: str) -> Whose:
         """Return whose an image is, given the instance and the machine that its mark bears."""
-        if (instance, machine) == self.signature:
+        if instance and (instance, machine) == self.signature:
             return Whose.OURS
         if self.id and instance == self.id:
             return Whose.OURS if machine == self.machine else Whose.MACHINE

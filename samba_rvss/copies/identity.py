@@ -28,7 +28,7 @@ def read(config: Config) -> Identity:
         RvssError: STATE if the file is damaged.
     """
     return Identity(
-        id=_read(config.state_directory), machine=_machine(), run_directory=config.run_directory
+        id=_read(config.state_directory), machine=machine(), run_directory=config.run_directory
     )
 
 
@@ -81,7 +81,7 @@ def _make(state_directory: str, text: str) -> None:
         os.fsync(directory)
 
 
-def _machine() -> str:
+def machine() -> str:
     """Return a hash of the machine's id; empty if it has none (machine-id(5))."""
     try:
         with open(_MACHINE_ID, "rb") as file:

@@ -34,6 +34,7 @@ import tdb
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from samba_rvss.clock import moment
+from samba_rvss.copies import identity
 from samba_rvss.copies.instance import Instance
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import (
@@ -44,6 +45,7 @@ from samba_rvss.model import (
     SambaCopy,
     SambaSet,
     SambaState,
+    Sealed,
     SetState,
     ShadowCopy,
     Volume,
@@ -131,7 +133,7 @@ class Stock:
         self.config = config
         self._volume = volume
         self._path = str(path)
-        self._provider = Btrfs(config.run_directory)
+        self._provider = Btrfs(identity.make(config))
         self._mounts = Mounts(config.run_directory)
         self._count = 0
 
@@ -160,7 +162,11 @@ class Stock:
                 created=CREATED,
             )
         )
-        self._provider.seal(self._volume, name)
+        self._provider.seal(
+            self._volume,
+            name,
+            Sealed(set_id="", copy_id="", context=0, exposed_share="", state=None),
+        )
         parts = self._provider.open(self._volume, name)
         try:
             self._mounts.attach(parts, self._path_of(number))
@@ -299,7 +305,7 @@ def measure(configfile: str, *, locked: bool, profile: bool) -> dict[str, float]
             config=config,
             ledger=ledger,
             mounts=Mounts(config.run_directory),
-            providers=(Btrfs(config.run_directory),),
+            providers=(Btrfs(identity.read(config)),),
             samba=samba,
         )
         sources = Sources(instance=instance)
@@ -396,7 +402,7 @@ def standing() -> Iterator[Stock]:
             config = process.call(conf.load, str(samba.configuration))
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            volume = Btrfs(config.run_directory).probe(fd, str(path), Nested.REFUSE)
+            volume = Btrfs(identity.read(config)).probe(fd, str(path), Nested.REFUSE)
         finally:
             os.close(fd)
         assert volume is not None

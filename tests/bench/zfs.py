@@ -29,7 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from samba_rvss.kernel import mounting
-from samba_rvss.model import Mark, Nested, Volume
+from samba_rvss.model import Identity, Mark, Nested, Sealed, Volume
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.properties import COPIED, FIXED, MARK, options
 from samba_rvss.providers.zfs.provider import Zfs
@@ -223,14 +223,14 @@ class Round:
         self._measure("snapshot, hold, clone: one after the other", row)
         self._measure("snapshot, then hold beside clone", beside)
         self._measure("the same; snapshot and hold by lzc", core)
+        sealed = Sealed(set_id="", copy_id="", context=0, exposed_share="", state=None)
         identity = f"20240229T235959Z-{self._number:08x}"
         now = datetime.now(UTC)
         mark = Mark(id=identity, share="vms", share_path="/nowhere", volume=volume, created=now)
         self._measure("Zfs.create", lambda: provider.create(mark))
         parts: list[tuple[str, int]] = []
         self._measure("Zfs.open", lambda: parts.extend(provider.open(volume, identity)))
-        self._measure("Zfs.seal", lambda: provider.seal(volume, identity))
-        self._measure("Zfs.settle", lambda: provider.settle(volume, identity))
+        self._measure("Zfs.seal", lambda: provider.seal(volume, identity, sealed))
         for _, part in parts:
             os.close(part)
         self._measure("Zfs.destroy", lambda: provider.destroy(volume, identity))
@@ -244,7 +244,7 @@ def main() -> int:
     parser.add_argument("--busy", action="store_true", help="write all the time")
     arguments = parser.parse_args()
     figures: dict[str, list[tuple[float, int]]] = {}
-    core, provider = Core(), Zfs("bench")
+    core, provider = Core(), Zfs(Identity(id="bench"))
     with ExitStack() as undo:
         undo.enter_context(pool(arguments.iops))
         path = zfs("get", "-H", "-o", "value", "mountpoint", SHARE).removesuffix("\n")

@@ -12,12 +12,15 @@ from typing import Protocol
 
 import pytest
 
+from samba_rvss.copies import identity as identities
 from samba_rvss.kernel import mounting
+from samba_rvss.model import Identity
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
+from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.zfs import LoopZfs, Pool, zfs
 
@@ -27,6 +30,15 @@ _SECONDS = 60.0
 def only(name: str) -> pytest.MarkDecorator:
     """Run a test on one file system: "btrfs" or "zfs"."""
     return pytest.mark.parametrize("file_system", [name], indirect=True)
+
+
+def identity_of(daemon: RvssDaemon) -> Identity:
+    """Return the identity of a daemon that has run."""
+    return Identity(
+        id=(daemon.state_directory / "instance").read_text().strip(),
+        machine=identities.machine(),
+        run_directory=str(daemon.run_directory),
+    )
 
 
 class FileSystem(Protocol):
@@ -52,7 +64,7 @@ class FileSystem(Protocol):
     def nested_refusal(self, name: str) -> str:
         """Return the sentence that refuses a share, for the nested volume in it."""
 
-    def provider(self, instance: str) -> Provider:
+    def provider(self, identity: Identity) -> Provider:
         """Return the provider for it."""
 
     def mounted_image(self, copy: str) -> AbstractContextManager[Path]:
@@ -109,9 +121,9 @@ class OnBtrfs(LoopBtrfs):
             " copy: set 'rvss:nested = include' or move it away"
         )
 
-    def provider(self, instance: str) -> Provider:
+    def provider(self, identity: Identity) -> Provider:
         """See `FileSystem`."""
-        return Btrfs(instance)
+        return Btrfs(identity)
 
     @contextmanager
     def mounted_image(self, copy: str) -> Iterator[Path]:
@@ -201,9 +213,9 @@ class OnZfs(LoopZfs):
             " set 'rvss:nested = include' or mount it elsewhere"
         )
 
-    def provider(self, instance: str) -> Provider:
+    def provider(self, identity: Identity) -> Provider:
         """See `FileSystem`."""
-        return Zfs(instance)
+        return Zfs(identity)
 
     def mounted_image(self, copy: str) -> AbstractContextManager[Path]:
         """See `FileSystem`."""

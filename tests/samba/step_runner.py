@@ -24,12 +24,13 @@ from samba_rvss import wire
 from samba_rvss.cli.common import ask
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounting
-from samba_rvss.model import Context, Image, Mark, Nested, Phase, ShadowCopy
+from samba_rvss.model import Context, Identity, Image, Mark, Nested, Phase, ShadowCopy
 from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from tests.samba.fault_cases import SLOW
+from tests.samba.filesystems import identity_of
 
 if TYPE_CHECKING:
     from samba_rvss.providers import Provider
@@ -247,11 +248,11 @@ class StepRunner:
 
     def providers(self) -> "tuple[Provider, ...]":
         """Return the providers as this instance has them."""
-        return providers(str(self.rig.daemon.run_directory))
+        return providers(identity_of(self.rig.daemon))
 
     def _others(self) -> "tuple[Provider, ...]":
         """Return the providers as another instance has them."""
-        return providers(f"{self.rig.daemon.run_directory}/another")
+        return providers(Identity(id="another"))
 
     def inventory(self) -> dict[str, Image]:
         """Return this instance's images, by their ids."""

@@ -17,6 +17,7 @@ from samba_rvss.model import Context, Phase, SetState
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.methods import BACKUP
 from samba_rvss.samba.fsrvp.results import FsrvpError
+from tests.samba.filesystems import identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +99,7 @@ def crash(rig: "Rig", point: str) -> None:
 def assert_whole_or_gone(rig: "Rig") -> None:
     """Fail if anything is there by half: row, image, mounts and directories say the same."""
     copies = rig.ledger()
-    inventory = rig.fs.provider(str(rig.daemon.run_directory)).inventory()
+    inventory = rig.fs.provider(identity_of(rig.daemon)).inventory()
     images = {image.id: image for image in inventory.images}
     assert {copy.id for copy in copies} == images.keys()
     assert rig.images() == sorted(images)

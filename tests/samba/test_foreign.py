@@ -16,7 +16,7 @@ import tdb
 
 from samba_rvss.clock import now
 from samba_rvss.kernel import mounting, mounttable
-from samba_rvss.model import Image, Mark, Volume
+from samba_rvss.model import Identity, Image, Mark, Sealed, Volume
 from samba_rvss.run import run as run_tool
 from samba_rvss.testing import fss_records
 from samba_rvss.testing.zfs import zfs
@@ -25,7 +25,7 @@ from tests.samba.filesystems import OnBtrfs, OnZfs
 from tests.samba.lanes import SHARES, Lane, SetDriver, Stage, lane
 
 COUNT = 50
-ANOTHER = "/run/another-instance"
+ANOTHER = Identity(id="another")
 CASES = [
     FaultCase(fault=Fault.SILENT, stage=Stage.EXPOSED),
     FaultCase(fault=Fault.CLOSED, stage=Stage.COMMITTED),
@@ -77,7 +77,11 @@ def _make_images(made: Lane, volume: Volume) -> list[Image]:
         )
         provider.create(mark)
         if number % 2:
-            provider.seal(volume, mark.id)
+            provider.seal(
+                volume,
+                mark.id,
+                Sealed(set_id="", copy_id="", context=0, exposed_share="", state=None),
+            )
     return sorted(provider.inventory().images, key=lambda image: image.id)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from samba_rvss.kernel import mounting
 from samba_rvss.model import Phase
+from tests.samba.filesystems import identity_of
 
 if TYPE_CHECKING:
     from samba_rvss.model import ShadowCopy
@@ -31,7 +32,7 @@ def test_an_image_that_is_lost_before_it_is_sealed(
 ) -> None:
     """It cannot be sealed any more, so what is left of the copy goes."""
     client, taken, copy = opened
-    rig.fs.provider(str(rig.daemon.run_directory)).destroy(copy.volume, copy.id)
+    rig.fs.provider(identity_of(rig.daemon)).destroy(copy.volume, copy.id)
     with client:
         taken.complete()
         rig.wait_for_log("is not sealed")

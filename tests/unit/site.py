@@ -9,7 +9,7 @@ from samba_rvss.clock import now
 from samba_rvss.copies.instance import Instance
 from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Image, Inventory, Mark, Nested, Phase, SetState, Volume
+from samba_rvss.model import Image, Inventory, Mark, Nested, Phase, Sealed, SetState, Volume
 from samba_rvss.mounts import Mounts
 from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.samba import conf
@@ -52,11 +52,15 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(image)
 
-    def seal(self, volume: Volume, image: str) -> None:
+    def seal(self, volume: Volume, image: str, sealed: Sealed) -> None:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(image)
 
-    def settle(self, volume: Volume, image: str) -> None:
+    def claim(self, mark: Mark) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(mark)
+
+    def clear(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(image)
 

@@ -1,14 +1,15 @@
 """Marks as text: what one release wrote, the next ones read."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samba_rvss.model import Mark, Nested, Volume
-from samba_rvss.providers.mark import decode, encode
+from samba_rvss.model import Identity, Mark, Nested, Sealed, SetState, Volume, Whose
+from samba_rvss.providers.mark import Marked, decode, encode
 
 BTRFS = Volume(
     provider="btrfs",
@@ -28,6 +29,16 @@ ZFS = Volume(
 )
 
 
+OURS = Identity(id="0" * 32, machine="a machine", run_directory="/run/samba-rvss")
+
+
+def found(text: str | bytes, provider: str) -> Marked:
+    """Return a mark that can be read."""
+    marked = decode(text, provider)
+    assert marked is not None
+    return marked
+
+
 def mark_of(volume: Volume) -> Mark:
     """Return a mark with everything in it."""
     return Mark(
@@ -41,19 +52,62 @@ def mark_of(volume: Volume) -> Mark:
 
 
 @pytest.mark.parametrize("volume", [BTRFS, ZFS])
-def test_mark_is_read_as_it_was_written(volume: Volume) -> None:
-    mark = mark_of(volume)
-    text = encode(mark, "one")
-    assert text.isascii()
-    assert text.isprintable()
-    assert decode(text, "one", volume.provider) == mark
-    assert decode(text.encode(), "one", volume.provider) == mark
+@pytest.mark.parametrize("state", [None, SetState.RECOVERED])
+def test_mark_is_read_as_it_was_written(volume: Volume, state: SetState | None) -> None:
+    sealed = Sealed(
+        set_id="{set}", copy_id="{copy}", context=0x400009, exposed_share="vms@{copy}", state=state
+    )
+    for mark in (mark_of(volume), replace(mark_of(volume), sealed=sealed)):
+        text = encode(mark, OURS, {"parts": [["a", 1]]})
+        assert text.isascii()
+        assert text.isprintable()
+        for raw in (text, text.encode()):
+            assert found(raw, volume.provider) == Marked(
+                mark=mark,
+                instance=OURS.id,
+                machine=OURS.machine,
+                more={"parts": [["a", 1]]},
+            )
+        assert found(encode(mark, OURS), volume.provider).more == {}
 
 
-def test_marks_of_others_are_none() -> None:
-    text = encode(mark_of(ZFS), "one")
-    assert decode(text, "two", "zfs") is None
-    assert decode(text, "one", "btrfs") is None
+def test_marks_of_other_file_systems_are_none() -> None:
+    assert decode(encode(mark_of(ZFS), OURS), "btrfs") is None
+
+
+NAMED = Identity(id="0" * 32, machine="a machine", name="pair", run_directory="/run/samba-rvss")
+
+
+@pytest.mark.parametrize(
+    ("identity", "instance", "machine", "whose"),
+    [
+        (OURS, "0" * 32, "a machine", Whose.OURS),
+        (OURS, "0" * 32, "", Whose.MACHINE),
+        (OURS, "0" * 32, "a second", Whose.MACHINE),
+        (OURS, "1" * 32, "a machine", Whose.INSTANCE),
+        (OURS, "name:pair", "", Whose.INSTANCE),
+        (OURS, "/run/samba-rvss", "", Whose.FORMER),
+        (OURS, "/run/samba-rvss", "a machine", Whose.INSTANCE),
+        (OURS, "/run/another", "", Whose.INSTANCE),
+        (OURS, "", "", Whose.INSTANCE),
+        (NAMED, "name:pair", "", Whose.OURS),
+        (NAMED, "name:pair", "a machine", Whose.INSTANCE),
+        (NAMED, "name:another", "", Whose.INSTANCE),
+        (NAMED, "0" * 32, "a machine", Whose.OURS),
+        (NAMED, "0" * 32, "a second", Whose.MACHINE),
+        (Identity(id=""), "", "", Whose.INSTANCE),
+        (Identity(id="", machine="a machine"), "", "a machine", Whose.INSTANCE),
+        (Identity(id="", run_directory="/run/x"), "/run/x", "", Whose.FORMER),
+    ],
+)
+def test_whose_an_image_is(identity: Identity, instance: str, machine: str, whose: Whose) -> None:
+    assert identity.whose(instance, machine) is whose
+
+
+def test_what_we_write_is_ours() -> None:
+    for identity in (OURS, NAMED):
+        marked = found(encode(mark_of(ZFS), identity), "zfs")
+        assert identity.whose(marked.instance, marked.machine) is Whose.OURS
 
 
 OLD_BTRFS = (
@@ -71,9 +125,9 @@ OLD_ZFS = (
 
 def test_forms_that_were_written_before() -> None:
     """These texts are on disks: do not change them."""
-    btrfs, zfs = decode(OLD_BTRFS, "one", "btrfs"), decode(OLD_ZFS, "one", "zfs")
-    assert btrfs is not None
-    assert zfs is not None
+    btrfs, zfs = found(OLD_BTRFS, "btrfs").mark, found(OLD_ZFS, "zfs").mark
+    assert {found(OLD_BTRFS, "btrfs").instance, found(OLD_ZFS, "zfs").instance} == {"one"}
+    assert found(OLD_BTRFS, "btrfs").machine == found(OLD_ZFS, "zfs").machine == ""
     assert (btrfs.volume.file_system, btrfs.volume.key) == (BTRFS.file_system, BTRFS.key)
     assert (zfs.volume.file_system, zfs.volume.key) == ("tank", "zfs:tank:")
     assert (btrfs.nested, zfs.nested) == (Nested.REFUSE, Nested.INCLUDE)
@@ -136,21 +190,21 @@ _marks = st.builds(
 def test_old_and_new_read_each_other(mark: Mark, more: dict[str, object]) -> None:
     """A daemon that is put back reads what the newer one wrote, and what comes later is read."""
     provider = mark.volume.provider
-    new = json.loads(encode(mark, "one"))
+    new = json.loads(encode(mark, Identity(id="one")))
     old = {key: new[key] for key in json.loads(OLD_BTRFS)}
     key = f"{provider}:{mark.volume.file_system}:{mark.volume.id}"
     for data in (new, {**new, **more}, old, {**old, **more}):
         text = json.dumps(data)
-        assert decode(text, "one", provider) == mark
+        assert found(text, provider).mark == mark
         assert read_by_an_older_daemon(text, "one", provider) == (mark, key)
     assert mark.volume.key == key
 
 
 def test_what_says_more_is_preferred() -> None:
-    data = {**json.loads(encode(mark_of(ZFS), "one")), "key": "zfs:elsewhere:1"}
-    assert decode(json.dumps(data), "one", "zfs") == mark_of(ZFS)
+    data = {**json.loads(encode(mark_of(ZFS), OURS)), "key": "zfs:elsewhere:1"}
+    assert found(json.dumps(data), "zfs").mark == mark_of(ZFS)
     del data["key"]
-    assert decode(json.dumps(data), "one", "zfs") == mark_of(ZFS)
+    assert found(json.dumps(data), "zfs").mark == mark_of(ZFS)
 
 
 @pytest.mark.parametrize(
@@ -162,11 +216,15 @@ def test_what_says_more_is_preferred() -> None:
         {"file_system": 7},
         {"volume_id": 7},
         {"volume_id": None},
+        {"instance": 7},
+        {"machine": None},
+        {"sealed": {"state": 5}},
+        {"sealed": "yes"},
     ],
 )
 def test_new_form_that_cannot_be_read_is_left_alone(change: dict[str, object]) -> None:
-    data = {**json.loads(encode(mark_of(ZFS), "one")), **change}
-    assert decode(json.dumps(data), "one", "zfs") is None
+    data = {**json.loads(encode(mark_of(ZFS), OURS)), **change}
+    assert decode(json.dumps(data), "zfs") is None
 
 
 @pytest.mark.parametrize(
@@ -181,9 +239,9 @@ def test_new_form_that_cannot_be_read_is_left_alone(change: dict[str, object]) -
 )
 def test_what_cannot_be_read_is_left_alone(change: dict[str, object]) -> None:
     text = json.dumps({**json.loads(OLD_ZFS), **change})
-    assert decode(text, "one", "zfs") is None
+    assert decode(text, "zfs") is None
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", "7", '"text"', "{}"])
 def test_what_is_no_mark_is_left_alone(text: str) -> None:
-    assert decode(text, "one", "zfs") is None
+    assert decode(text, "zfs") is None

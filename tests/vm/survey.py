@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from samba_rvss.cli.listing import as_data
+from samba_rvss.copies import identity
 from samba_rvss.kernel import processes
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import ShadowCopy
+from samba_rvss.model import Identity, ShadowCopy
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
 from samba_rvss.samba import fss_state, registry
@@ -28,6 +29,7 @@ NAME, DATA = "name", "data"
 """Files in the shares: which content it is, and the content."""
 
 _RUN = "/run/samba-rvss"
+_INSTANCE = Path("/var/lib/samba-rvss/instance")
 _LEDGER = "/var/lib/samba-rvss/ledger.db"
 _FSS = "/run/samba/srv_fss.tdb"
 _SAMBA_STATE = "/var/lib/samba"
@@ -46,6 +48,14 @@ def output(*argv: str) -> str:
     return done.stdout + done.stderr
 
 
+def _identity() -> Identity:
+    return Identity(
+        id=_INSTANCE.read_text().strip() if _INSTANCE.exists() else "",
+        machine=identity.machine(),
+        run_directory=_RUN,
+    )
+
+
 def ledger() -> list[ShadowCopy]:
     """Return the ledger's copies."""
     record = Ledger(_LEDGER, read_only=True)
@@ -59,7 +69,7 @@ def look() -> dict[str, Any]:
     """Return all that `invariants` judges, as JSON has it."""
     copies = ledger()
     mounts = Mounts(_RUN)
-    images = [image for p in providers(_RUN) for image in p.inventory().images]
+    images = [image for p in providers(_identity()) for image in p.inventory().images]
     samba = fss_state.read(_FSS)
     datasets = output("zfs", "list", "-H", "-t", "all", "-o", "name", "-r", "tank").split()
     ours = [name for name in datasets if "@rvss-" in name or name.startswith("tank/samba-rvss/")]
