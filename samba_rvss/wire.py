@@ -47,12 +47,14 @@ class Presence:
         reconciled: when it has last reconciled (ISO 8601), or empty.
         done: what it did then, each in a line.
         failed: what it failed to do or to see then.
+        unsealed: a sentence on each copy that is closed, and whose sealing has failed.
     """
 
     quiet: float
     reconciled: str
     done: tuple[str, ...]
     failed: tuple[str, ...]
+    unsealed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

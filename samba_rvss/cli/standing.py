@@ -71,13 +71,11 @@ def _wrong(
         yield look.silence
     else:
         yield from (f"the last reconciling failed: {line}" for line in look.presence.failed)
+        yield from look.presence.unsealed
     deadline = look.config.seal_deadline
     for copy, seconds in unsealed.items():
         if seconds > deadline:
-            yield (
-                f"{copy} is not sealed {seconds:.0f} s after its recovery: see the journal for who"
-                " still writes to it"
-            )
+            yield f"{copy} is not sealed {seconds:.0f} s after its recovery: see the journal"
     yield from (f"{left.target}: {left.reason}" for left in look.plan.left_alone if left.wrong)
     yield from look.plan.problems
     for action in look.plan.actions:

@@ -51,6 +51,18 @@ def steps(copy: ShadowCopy, known: SambaCopy) -> tuple[Step, ...]:
     return tuple(found)
 
 
+def with_news(copy: ShadowCopy, known: SambaCopy) -> ShadowCopy:
+    """Return a copy with what Samba says of it: ids, context, exposed share, state."""
+    return replace(
+        copy,
+        set_id=known.set_id,
+        copy_id=known.copy_id,
+        context=known.context,
+        exposed_share=known.exposed_share,
+        state=known.state,
+    )
+
+
 def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy | None:
     """Record what Samba says of a copy: ids, context, exposed share, state; None if it is deleted.
 

@@ -1,96 +1,70 @@
-"""Sealing: a copy becomes read-only for good, and that is verified before it is recorded.
+"""Sealing: what recovery left becomes an image that nothing can change, step by step.
 
-    begin         the image becomes read-only: new opens for writing fail from here on
-    finish        the mount is closed, which fails while somebody still has a file open for writing;
-                  then what recovery wrote is brought to the disk, all is verified, and recorded
-    write_out     while a writer prevents `finish`: what recovery wrote is brought to the disk
+    close         the writable layer of the recovery mount goes: in the event loop, needing nothing
+    drop          smbd drops its connections, with the files that are open through them
+    make_image    the image becomes unchangeable, durably, and its mark says so: the commit point
+    mount         the sealed image comes to its paths
+    record        the ledger says that it is sealed
+    clear         what recovery wrote to, and is no part of the image, goes
 
-Contract: none of them waits for a writer; the caller decides how long to try.
+Contract: each step can be repeated, also after a crash at any instruction; none waits for a writer.
+Nobody has to let go of a file, because handles that are open lead to what is no part of the image.
 """
 
+import logging
+import os
 import time
 from dataclasses import replace
 
 from samba_rvss.copies import exposed
+from samba_rvss.copies.follow import Step, steps
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Phase, Sealed, SetState, ShadowCopy
+from samba_rvss.samba import fss_state
+
+_logger = logging.getLogger(__name__)
 
 
-def begin(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
-    """Make the image read-only; None if the copy is sealed or being deleted already.
+def close(instance: Instance, copy: ShadowCopy) -> None:
+    """Take away the writable layer of a recovery mount, if it has one.
 
-    Files that are open for writing are left to `finish`. RECOVERED is not recorded yet, because a
-    loss of power could still take what recovery wrote.
-
-    Raises:
-        RvssError: NOT_FOUND, STATE or SYSTEM.
-    """
-    sealing = instance.ledger.change(
-        copy,
-        _event(copy),
-        unless=(Phase.SEALED, Phase.DELETING, Phase.GONE),
-        phase=Phase.SEALING,
-    )
-    if sealing is None:
-        return None
-    instance.reached("seal.intent")
-    # What a client may write to is sealed at RecoveryComplete and never before.
-    return replace(sealing, state=SetState.RECOVERED if copy.auto_recovery else copy.state)
-
-
-def write_out(instance: Instance, copy: ShadowCopy) -> None:
-    """Bring to the disk what recovery wrote, and record that recovery is complete.
-
-    For a copy that cannot be sealed yet because of a writer: from here on it outlives a reboot.
-
-    Args:
-        instance: the copy's.
-        copy: what `begin` returned.
+    It comes before anything that could fail or wait.
 
     Raises:
-        RvssError: NOT_SEALED, NOT_FOUND, STATE or SYSTEM.
+        RvssError: SYSTEM.
     """
-    instance.provider(copy.volume).seal(copy.volume, copy.id, _sealed(copy))
-    past = (Phase.SEALED, Phase.DELETING, Phase.GONE)
-    instance.ledger.change(copy, "written out", unless=past, since=copy.since, state=copy.state)
-
-
-def finish(instance: Instance, copy: ShadowCopy, started: float) -> ShadowCopy | None:
-    """Close the recovery mount for good, verify, and record it.
-
-    Args:
-        instance: the copy's.
-        copy: what `begin` returned.
-        started: when the sealing began (`time.monotonic`).
-
-    Returns:
-        The sealed copy, or the copy with phase DELETING if it is being deleted. None while
-        somebody still has a file open for writing; nothing has changed then.
-
-    Raises:
-        RvssError: NOT_SEALED, NOT_FOUND, STATE or SYSTEM.
-    """
-    if not instance.mounts.close(copy.path):
-        return None
+    instance.mounts.close(copy.path)
     instance.reached("seal.closed")
-    instance.provider(copy.volume).seal(copy.volume, copy.id, _sealed(copy))
-    if not instance.mounts.is_closed(copy.path):
-        raise RvssError(Problem.NOT_SEALED, f"the mount {copy.path} is still writable")
-    instance.reached("seal.settled")
-    sealed = instance.ledger.change(
-        copy,
-        "sealed",
-        unless=(Phase.DELETING, Phase.GONE),
-        phase=Phase.SEALED,
-        state=copy.state,
-        duration=time.monotonic() - started,
-    )
-    instance.reached("seal.sealed")
-    return sealed or replace(copy, phase=Phase.DELETING)
 
 
-def drop_writers(instance: Instance, copy: ShadowCopy) -> None:
+def close_recovered(instance: Instance) -> None:
+    """Close every copy whose recovery was completed while nobody followed Samba.
+
+    What fails is logged and left to reconciling.
+
+    Raises:
+        RvssError: STATE if the ledger cannot be read.
+    """
+    copies = {copy.path: copy for copy in instance.ledger.copies()}
+    due = [copy for copy in copies.values() if copy.phase is Phase.SEALING]
+    try:
+        state = fss_state.read(instance.config.fss_state)
+    except RvssError as exc:
+        _logger.warning("%s", exc)
+        state = None
+    for known in state.copies if state else ():
+        copy = copies.get(known.path)
+        if copy is not None and Step.SEAL in steps(copy, known):
+            due.append(copy)
+    for copy in due:
+        try:
+            close(instance, copy)
+        except RvssError as exc:
+            _logger.error("[%s] %s is not closed: %s", copy.share, copy.id, exc)
+
+
+def drop(instance: Instance, copy: ShadowCopy) -> None:
     """Have smbd drop every connection to a copy's exposed share.
 
     Raises:
@@ -100,24 +74,123 @@ def drop_writers(instance: Instance, copy: ShadowCopy) -> None:
         exposed.drop_connections(instance, copy.exposed_share)
 
 
-def describe_writers(instance: Instance, copy: ShadowCopy) -> str:
-    """Return which processes have files of a copy open for writing, for a message."""
-    holders = instance.mounts.holders(copy.path)
-    said = [f"{who.command} (pid {who.pid}) {who.path}" for who in holders[:5]]
-    return ", ".join(said) or "nobody seen"
+def note(instance: Instance, copy: ShadowCopy) -> None:
+    """Note in the ledger why a copy is being sealed; nothing waits for that.
+
+    Raises:
+        RvssError: STATE.
+    """
+    event = "recovered" if copy.state is SetState.RECOVERED else "sealing"
+    instance.ledger.note(copy, "sealing again" if copy.phase is Phase.SEALING else event)
 
 
-def _sealed(copy: ShadowCopy) -> Sealed:
-    return Sealed(
+def is_due(instance: Instance, copy: ShadowCopy) -> bool:
+    """Return whether a copy is still to be sealed; also if the ledger does not say."""
+    try:
+        found = instance.ledger.get(copy.id)
+    except RvssError as exc:
+        _logger.error("[%s] %s is sealed, its record unseen: %s", copy.share, copy.id, exc)
+        return True
+    return found is not None and found.phase not in (Phase.SEALED, Phase.DELETING, Phase.GONE)
+
+
+def sealed_record(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
+    """Return the record of a copy if that says that it is sealed.
+
+    Raises:
+        RvssError: STATE.
+    """
+    found = instance.ledger.get(copy.id)
+    return found if found is not None and found.phase is Phase.SEALED else None
+
+
+def make_image(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
+    """Make the image of a closed copy unchangeable; return the copy in the state that it has now.
+
+    Raises:
+        RvssError: as `samba_rvss.providers.Provider.seal`.
+    """
+    # What a client may write to is sealed at RecoveryComplete and never before.
+    sealed = replace(copy, state=SetState.RECOVERED if copy.auto_recovery else copy.state)
+    instance.provider(copy.volume).seal(
+        copy.volume,
+        copy.id,
+        Sealed(
+            set_id=sealed.set_id,
+            copy_id=sealed.copy_id,
+            context=sealed.context,
+            exposed_share=sealed.exposed_share,
+            state=sealed.state,
+        ),
+    )
+    return sealed
+
+
+def mount(instance: Instance, copy: ShadowCopy) -> None:
+    """Put the sealed image of a copy where it belongs, in the place of what was there.
+
+    Raises:
+        RvssError: NOT_SEALED, NOT_FOUND, BAD_PATH or SYSTEM.
+    """
+    for path in copy.paths:
+        parts = instance.provider(copy.volume).open(copy.volume, copy.id)
+        try:
+            instance.mounts.replace(parts, path)
+        finally:
+            for _, part in parts:
+                os.close(part)
+        if not instance.mounts.is_closed(path):
+            raise RvssError(Problem.NOT_SEALED, f"the mount {path} is still writable")
+    instance.reached("seal.mounted")
+
+
+def record(instance: Instance, copy: ShadowCopy, started: float) -> ShadowCopy | None:
+    """Record that a copy is sealed.
+
+    Args:
+        instance: the copy's.
+        copy: what `make_image` returned.
+        started: when the sealing began (`time.monotonic`).
+
+    Returns:
+        The record as it is now, sealed; None if the copy is being deleted.
+
+    Raises:
+        RvssError: STATE.
+    """
+    sealed = instance.ledger.change(
+        copy,
+        "sealed",
+        unless=(Phase.SEALED, Phase.DELETING, Phase.GONE),
+        phase=Phase.SEALED,
         set_id=copy.set_id,
         copy_id=copy.copy_id,
         context=copy.context,
         exposed_share=copy.exposed_share,
         state=copy.state,
+        duration=time.monotonic() - started,
     )
+    instance.reached("seal.sealed")
+    return sealed or sealed_record(instance, copy)
 
 
-def _event(copy: ShadowCopy) -> str:
-    if copy.phase is Phase.SEALING:
-        return "sealing again"
-    return "recovered" if copy.state is SetState.RECOVERED else "sealing"
+def clear(instance: Instance, copy: ShadowCopy) -> None:
+    """Remove what recovery wrote to, once the sealed image is recorded.
+
+    Raises:
+        RvssError: BUSY, READ_ONLY or SYSTEM.
+    """
+    instance.provider(copy.volume).clear(copy.volume, copy.id)
+    instance.reached("seal.cleared")
+
+
+def delay(instance: Instance, copy: ShadowCopy, reason: str) -> None:
+    """Record that a copy is closed, but cannot be sealed yet, and why.
+
+    Raises:
+        RvssError: STATE.
+    """
+    past = (Phase.SEALED, Phase.DELETING, Phase.GONE)
+    instance.ledger.change(
+        copy, "not sealed yet", unless=past, detail=reason, phase=Phase.SEALING, since=copy.since
+    )

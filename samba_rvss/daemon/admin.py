@@ -99,6 +99,7 @@ async def _tell(connection: socket.socket, runner: Runner) -> str:
         reconciled=last.time.isoformat() if last else "",
         done=_some(last.done) if last else (),
         failed=_some(last.failed) if last else (),
+        unsealed=_some(runner.delayed),
     )
     await _send(connection, wire.encode_part(presence))
     busy = sorted(runner.busy)

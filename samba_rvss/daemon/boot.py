@@ -39,6 +39,7 @@ async def reconcile(configfile: str, report: Report) -> tuple[Plan, list[Outcome
         instance = await in_thread(holding.take, config, samba, cleanup, hint=hint)
         turns = Turns()
         watcher = Watcher(lambda: instance, turns)
+        cleanup.callback(watcher.close)
         runner = Runner(lambda: instance, watcher, turns)
         # Nobody waits for us in a Commit: smbd does not run yet.
         decided, outcomes = await runner.reconcile(starting=True, patient=True, report=report)

@@ -83,6 +83,11 @@ class Runner:
         return self._watcher.sealing
 
     @property
+    def delayed(self) -> tuple[str, ...]:
+        """A sentence on each copy whose sealing has failed and is tried again."""
+        return self._watcher.delayed
+
+    @property
     def due(self) -> float:
         """In how many seconds to reconcile, if nothing happens; infinity if nothing is due."""
         return self._due - time.monotonic()

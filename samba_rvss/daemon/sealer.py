@@ -1,15 +1,14 @@
 """Sealing in the background: step by step, tried again until a copy is sealed.
 
-Place: between the verbs of `copies.seal` and `watcher`, which says when. Contract: a copy has at
-most one sealing at a time (`turns`); a step that has begun comes to its end even if the sealing is
-ended; a program that goes on writing is named in the journal.
+Place: between the verbs of `copies.seal` and `watcher`, which says when and has closed the copy.
+Contract: a copy has at most one sealing at a time (`turns`); a step that has begun comes to its end
+even if the sealing is ended; a step that was done is not done again.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from samba_rvss.copies import seal
@@ -17,16 +16,15 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns, Work
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Phase, ShadowCopy
+from samba_rvss.model import ShadowCopy
 
 _logger = logging.getLogger(__name__)
 
-_FIRST_PAUSE = 0.005
+_FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
-_LONGEST_WRITER_PAUSE = 1.0
-# If a writer delays sealing longer than this, what recovery wrote is brought to the disk meanwhile.
-_WRITE_OUT_SECONDS = 1.0
-_REPORT_SECONDS = 60.0
+# How long the snapshot waits for smbd to have dropped its connections. It need not wait at all:
+# what they write from then on is no part of the image.
+_DROP_SECONDS = 1.0
 
 
 class Sealer:
@@ -47,81 +45,153 @@ class Sealer:
         self._present = present
         self._turns = turns
         self._sealed = sealed
-        self._lost: set[str] = set()  # ids of copies whose image or mount is not there
+        self._lost: set[str] = set()  # ids of copies whose image is not there
+        self._delayed: dict[str, str] = {}  # why copies are not sealed yet, by their ids
 
     @property
     def busy(self) -> frozenset[str]:
-        """Ids of the copies that are being sealed and have their image and mount."""
+        """Ids of the copies that are being sealed and have their image."""
         return self._turns.worked_on - self._lost
 
+    @property
+    def delayed(self) -> tuple[str, ...]:
+        """A sentence on each copy whose sealing has failed and is tried again."""
+        return tuple(f"{copy} is not sealed: {why}" for copy, why in self._delayed.items())
+
     def begin(self, copy: ShadowCopy) -> None:
-        """Begin to seal a copy, unless it is being sealed already."""
-        if copy.id not in self._turns.worked_on:
-            work = self._turns.begin_work(copy, self._seal(copy, time.monotonic()))
-            work.add_done_callback(partial(self._on_end, copy))
+        """Close a copy at once and begin to seal it, unless it is being sealed already.
+
+        Args:
+            copy: with what Samba says of it.
+        """
+        if copy.id in self._turns.worked_on:
+            return
+        started = time.monotonic()
+        self._close(copy)
+        work = self._turns.begin_work(copy, self._seal(copy, started))
+        work.add_done_callback(partial(self._on_end, copy))
 
     async def end(self, copy: ShadowCopy) -> None:
         """Give up sealing a copy, which is to be deleted; no step of it runs on return."""
-        self._lost.discard(copy.id)
         await self._turns.end_work(copy)
 
     def _on_end(self, copy: ShadowCopy, work: Work) -> None:
         self._lost.discard(copy.id)
+        self._delayed.pop(copy.id, None)
         sealed = None if work.cancelled() else work.result()
         if sealed is not None:
             self._sealed(sealed)
 
+    def _close(self, copy: ShadowCopy) -> None:
+        try:
+            seal.close(self._present(), copy)
+        except RvssError as exc:
+            _logger.error("[%s] %s is not closed: %s", copy.share, copy.id, exc)
+
     async def _seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
-        """Seal a copy; try again after each failure. None as `_seal_once`."""
+        """Seal a closed copy; try again after each failure. None if it is being deleted."""
+        steps = _Steps(copy, started)
         pause = _FIRST_PAUSE
+        self._begin_step(copy, seal.note)
+        await self._drop(copy)
         while True:
             try:
-                return await self._seal_once(copy, started)
+                while not steps.done:
+                    await whole(steps.take, self._present())
+                    if steps.mounted_just_now:
+                        await self._drop(copy)  # so that clients find the new mount
             except RvssError as exc:
+                reason = exc.line()
                 _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, exc)
                 if exc.problem is Problem.NOT_FOUND:
                     self._lost.add(copy.id)
-            except Exception:
+            except Exception as exc:
+                reason = str(exc)
                 _logger.exception("[%s] %s is not sealed", copy.share, copy.id)
+            else:
+                break
+            known, self._delayed[copy.id] = self._delayed.get(copy.id), reason
+            if known is None:
+                await self._delay(copy, reason)
+            await asyncio.sleep(pause)
             pause = min(pause * 10, _LONGEST_PAUSE)
-            await asyncio.sleep(pause)
+            self._close(copy)
+        if steps.newly_sealed:
+            spent = (time.monotonic() - started) * 1000
+            _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
+            await self._clear(copy)
+        return steps.sealed
 
-    async def _seal_once(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
-        """Seal a copy, waiting for its last writer; None if it is being deleted."""
-        sealing = await whole(seal.begin, self._present(), copy)
-        if sealing is None:
-            # It was sealed meanwhile, and whoever wanted this had an older record of it.
-            found = await whole(self._present().ledger.get, copy.id)
-            return found if found is not None and found.phase is Phase.SEALED else None
-        pause, reported, written = _FIRST_PAUSE, 0.0, False
-        while True:
-            sealed = await whole(seal.finish, self._present(), sealing, started)
-            if sealed is not None and sealed.phase is not Phase.SEALED:
-                return None
-            if sealed is not None:
-                spent = (time.monotonic() - started) * 1000
-                _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
-                return sealed
-            await whole(seal.drop_writers, self._present(), sealing)
-            waited = time.monotonic() - started
-            if waited > _WRITE_OUT_SECONDS and not written:
-                await whole(seal.write_out, self._present(), sealing)
-                written = True
-            late = waited > self._present().config.seal_deadline
-            if late and (not reported or waited - reported > _REPORT_SECONDS):
-                reported = waited
-                await self._report_writers(sealing, waited)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_WRITER_PAUSE)
+    async def _drop(self, copy: ShadowCopy) -> None:
+        """Have smbd drop its connections; wait a moment only, as sealing does not depend on it."""
+        await asyncio.wait([self._begin_step(copy, seal.drop)], timeout=_DROP_SECONDS)
 
-    async def _report_writers(self, copy: ShadowCopy, waited: float) -> None:
-        who = "unknown"
-        with suppress(OSError):
-            who = await in_thread(seal.describe_writers, self._present(), copy)
-        _logger.error(
-            "[%s] %s is still open for writing %.0f s after its recovery, by %s: end that process",
-            copy.share,
-            copy.id,
-            waited,
-            who,
-        )
+    def _begin_step(
+        self, copy: ShadowCopy, step: Callable[[Instance, ShadowCopy], None]
+    ) -> "asyncio.Future[None]":
+        """Begin what sealing does not depend on; if it fails, that is logged."""
+        begun = asyncio.ensure_future(in_thread(step, self._present(), copy))
+        begun.add_done_callback(partial(_report, copy))
+        return begun
+
+    async def _delay(self, copy: ShadowCopy, reason: str) -> None:
+        try:
+            await whole(seal.delay, self._present(), copy, reason)
+        except RvssError as exc:
+            _logger.error("[%s] %s: %s", copy.share, copy.id, exc)
+
+    async def _clear(self, copy: ShadowCopy) -> None:
+        try:
+            await whole(seal.clear, self._present(), copy)
+        except RvssError as exc:  # reconciling finds it, and tries again
+            _logger.error("[%s] %s: cannot clear away: %s", copy.share, copy.id, exc)
+
+
+class _Steps:
+    """How far the sealing of a copy has come; `take` does the next step.
+
+    Attributes:
+        done: whether there is no step left but to clear away.
+        sealed: then the sealed copy, or None if it is being deleted.
+        newly_sealed: whether it was sealed here, and not before.
+        mounted_just_now: whether the last step put the sealed image to its paths.
+    """
+
+    def __init__(self, copy: ShadowCopy, started: float) -> None:
+        self._copy = copy
+        self._started = started
+        self._is_due = self._has_image = self._is_mounted = False
+        self.done = self.mounted_just_now = self.newly_sealed = False
+        self.sealed: ShadowCopy | None = None
+
+    def take(self, instance: Instance) -> None:
+        """Do the next step.
+
+        Raises:
+            RvssError: as the step of `copies.seal`.
+        """
+        self.mounted_just_now = False
+        if not self._is_due:
+            self._is_due = seal.is_due(instance, self._copy)
+            if not self._is_due:
+                self.sealed = seal.sealed_record(instance, self._copy)
+                self.done = True
+        elif not self._has_image:
+            self._copy = seal.make_image(instance, self._copy)
+            self._has_image = True
+        elif not self._is_mounted:
+            seal.mount(instance, self._copy)
+            self._is_mounted = self.mounted_just_now = True
+        else:
+            self.sealed = seal.record(instance, self._copy, self._started)
+            self.done = True
+            self.newly_sealed = self.sealed is not None
+
+
+def _report(copy: ShadowCopy, task: "asyncio.Future[None]") -> None:
+    """Log why something failed that sealing does not depend on."""
+    exc = None if task.cancelled() else task.exception()
+    if isinstance(exc, RvssError):
+        _logger.error("[%s] %s is being sealed: %s", copy.share, copy.id, exc)
+    elif exc is not None:
+        _logger.error("[%s] %s is being sealed", copy.share, copy.id, exc_info=exc)

@@ -17,6 +17,7 @@ from typing import Any
 
 from samba_rvss.access import authorise
 from samba_rvss.clock import now
+from samba_rvss.copies.seal import close_recovered
 from samba_rvss.daemon import admin, holding, hook, sockets
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.requests import Requests
@@ -68,6 +69,7 @@ class Daemon:
             present = await self._take(cleanup)
             turns = Turns()
             watcher = Watcher(present, turns, lambda: runner.heard())
+            cleanup.callback(watcher.close)
             runner = Runner(present, watcher, turns)
             requests = Requests(present, turns, watcher, runner, self._tasks)
             await self._begin(present, watcher, runner)
@@ -105,7 +107,11 @@ class Daemon:
         return Present(instance, self._configfile, samba, signature)
 
     async def _begin(self, present: Present, watcher: Watcher, runner: Runner) -> None:
-        """Finish or undo what was cut off, then follow every copy; before requests are served."""
+        """Finish or undo what was cut off, then follow every copy; before requests are served.
+
+        What Samba recovered meanwhile is closed before anything else is looked at.
+        """
+        await in_thread(close_recovered, present())
         await runner.reconcile(starting=True)
         for copy in await in_thread(present().ledger.copies):
             if copy.phase is not Phase.DELETING:

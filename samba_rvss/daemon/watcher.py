@@ -1,9 +1,9 @@
 """Following srv_fss.tdb: open, amend and seal shadow copies as the states of their sets change.
 
 Samba closes the file after each write, so each write brings one inotify event (srv_fss_state.c,
-fss_state_store()). The file is read in a thread of its own, which waits for nothing else. As soon
-as it has been read, the event loop opens recovery mounts; recording, amending and sealing follow in
-other threads, in the order in which the changes were seen. Nothing runs while nothing changes.
+fss_state_store()). The file is held open and read in a thread of its own, which waits for nothing
+else. As soon as it has been read, the event loop closes and opens recovery mounts; sealing,
+recording and amending follow in other threads. Nothing runs while nothing changes.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 
 from samba_rvss.copies import exposed, follow
 from samba_rvss.copies.follow import Step, steps
@@ -42,7 +41,8 @@ class Watcher:
         turns: who waits for whom.
         written: called whenever srv_fss.tdb was written.
 
-    The owner starts `run` as a task and cancels it; recovery mounts stay as they are then.
+    The owner starts `run` as a task and cancels it, and calls `close` in the end; recovery mounts
+    stay as they are then.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Watcher:
         self._amended: dict[str, bool] = {}
         self._state: SambaState | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="srv_fss")
+        self._file = fss_state.HeldFile(present().config.fss_state)
         self._reading = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._changed = asyncio.Event()
@@ -74,9 +75,18 @@ class Watcher:
         return self._sealer.busy
 
     @property
+    def delayed(self) -> tuple[str, ...]:
+        """A sentence on each copy whose sealing has failed and is tried again."""
+        return self._sealer.delayed
+
+    @property
     def followed(self) -> tuple[ShadowCopy, ...]:
         """The copies that are followed, as they were known last."""
         return tuple(self._pending.values())
+
+    def close(self) -> None:
+        """Give back what `run` does not: the file that is held open."""
+        self._file.close()
 
     def track(self, copy: ShadowCopy) -> None:
         """Begin to follow a copy, until Samba will not change it any more and it is sealed."""
@@ -186,11 +196,11 @@ class Watcher:
         if not self._pending:
             return True
         async with self._reading:
-            loop, path = asyncio.get_running_loop(), self._present().config.fss_state
-            state = await loop.run_in_executor(self._reader, fss_state.read, path)
+            loop = asyncio.get_running_loop()
+            state = await loop.run_in_executor(self._reader, self._file.read)
             if state is None:
                 return False
-            self._open_due(state)
+            self._act_at_once(state)
             self._state = state
             self._changed.set()
             return True
@@ -202,10 +212,16 @@ class Watcher:
                 await self._wanted.wait()
         return self._wanted.is_set()
 
-    def _open_due(self, state: SambaState) -> None:
-        """Open every recovery mount that is due, without waiting and without recording it."""
+    def _act_at_once(self, state: SambaState) -> None:
+        """Close, or open, every recovery mount that is due, without waiting and recording.
+
+        What is closed begins to be sealed: neither the registry nor the ledger comes before that.
+        """
         for copy, known in self._known(state):
-            if Step.OPEN in steps(copy, known):
+            due = steps(copy, known)
+            if Step.SEAL in due:
+                self._sealer.begin(follow.with_news(copy, known))
+            elif Step.OPEN in due:
                 try:
                     follow.open_mount(self._present(), copy)
                     self._opened.add(copy.id)
@@ -232,7 +248,6 @@ class Watcher:
 
     async def _follow(self, state: SambaState) -> None:
         shown: list[tuple[ShadowCopy, bool]] = []
-        seals: list[ShadowCopy] = []
         for copy, known in list(self._known(state)):
             due = steps(copy, known)
             closed_still = Step.OPEN in due and copy.id not in self._opened
@@ -253,12 +268,8 @@ class Watcher:
             closed = current.phase is not Phase.OPEN or Step.SEAL in due
             if known.is_exposed and self._amended.get(copy.id) is not closed:
                 shown.append((current, closed))
-            if Step.SEAL in due:
-                seals.append(replace(current, state=known.state))
         await self._amend({copy.exposed_share: closed for copy, closed in shown})
         self._amended.update((copy.id, closed) for copy, closed in shown)
-        for copy in seals:
-            self._sealer.begin(copy)
         for copy, _ in list(self._known(state)):
             self._drop_if_done(copy)
 

@@ -64,6 +64,12 @@ def syncfs(mount: int) -> None:
         os.close(fd)
 
 
+def unlock(fd: int) -> None:
+    """Give back the open-file-description locks of a descriptor."""
+    lock = struct.pack("=hhxxxxqqixxxx", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+
+
 def try_read_lock(fd: int, start: int) -> bool:
     """Take an open-file-description read lock from an offset to the end, or return False.
 

@@ -10,7 +10,9 @@ import logging
 import os
 import struct
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import tdb
 
@@ -122,16 +124,44 @@ def read(path: str) -> SambaState | None:
     Raises:
         RvssError: SAMBA if the file is there but cannot be read.
     """
-    return _judged(path)[0]
+    return _judged(path, partial(tdb_file.read, path))[0]
 
 
-def _judged(path: str) -> tuple[SambaState | None, bool]:
+class HeldFile:
+    """srv_fss.tdb, held open: for who must be able to read it when there is no descriptor left.
+
+    Whoever makes it closes it.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = tdb_file.HeldFile(path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def read(self) -> SambaState | None:
+        """Return what `read` returns.
+
+        Raises:
+            RvssError: as `read`.
+        """
+        return _judged(self._path, self._file.read)[0]
+
+
+def _judged(
+    path: str, read_records: Callable[[], dict[bytes, bytes] | None]
+) -> tuple[SambaState | None, bool]:
     """Return what `read` returns, and whether no set is to be seen in the file.
 
     No set is to be seen while the file is empty, locked, or in the commit of a transaction.
     """
     try:
-        records = tdb_file.read(path)
+        records = read_records()
     except FileNotFoundError:
         return SambaState(sets=(), copies=()), False
     except (OSError, ValueError) as exc:
@@ -161,7 +191,7 @@ def settled(path: str, seconds: float = _SETTLE_SECONDS) -> SambaState:
     deadline = time.monotonic() + seconds
     versions = set()
     while True:
-        state, wiped = _judged(path)
+        state, wiped = _judged(path, partial(tdb_file.read, path))
         if state is not None:
             return state
         versions.add(tdb_file.version(path) if wiped else None)

@@ -40,15 +40,52 @@ def read(path: str, prefix: bytes = b"") -> dict[bytes, bytes] | None:
         OSError: the file cannot be read.
         ValueError: it is damaged, or no tdb file of this machine.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with files.opened(_open(path)) as fd:
+        return _read(fd, prefix)
+
+
+class HeldFile:
+    """A tdb file that stays open, so that reading it again needs no new descriptor.
+
+    It is opened at the first reading, and again when another file is at its path. Whoever makes it
+    closes it.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+
+    def close(self) -> None:
+        """Close the file; it is opened again if it is read again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def read(self) -> dict[bytes, bytes] | None:
+        """Return all records; see `read`, also for the errors."""
+        if self._fd < 0 or not os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
+            self.close()
+            self._fd = _open(self._path)
+        try:
+            return _read(self._fd, b"")
+        finally:
+            files.unlock(self._fd)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def _read(fd: int, prefix: bytes) -> dict[bytes, bytes] | None:
     try:
         if os.fstat(fd).st_size == 0 or not files.try_read_lock(fd, _FREELIST_TOP):
             return None
         return None if _needs_recovery(fd) else dict(_walk(fd, prefix))
     except struct.error as exc:
         raise ValueError("it is shorter than its records say") from exc
-    finally:
-        os.close(fd)
 
 
 def version(path: str) -> tuple[int | bytes, ...] | None:
@@ -60,7 +97,7 @@ def version(path: str) -> tuple[int | bytes, ...] | None:
         OSError: the file cannot be read.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = _open(path)
     except FileNotFoundError:
         return None
     with open(fd, "rb") as file:

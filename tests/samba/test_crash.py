@@ -213,7 +213,7 @@ def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: 
     end_well(rig, sequence, exposed)
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="seal.closed")
+@pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="seal.marked")
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("seal"))
 def test_crash_after_recovery(rig: "Rig", client: "Client", point: str) -> None:
@@ -229,7 +229,7 @@ def test_crash_after_recovery(rig: "Rig", client: "Client", point: str) -> None:
 
 @pytest.mark.usefixtures("share")
 @only_previous
-@pytest.mark.parametrize("point", ["seal.read-only", "seal.settled", "seal.sealed"])
+@pytest.mark.parametrize("point", ["seal.closed", "seal.marked", "seal.sealed"])
 def test_recovery_is_recorded_when_it_is_on_disk(rig: "Rig", client: "Client", point: str) -> None:
     """Not before it is sealed: a power loss may have taken it, and the next start must know."""
     rig.daemon.start(crash_at=point)
@@ -330,7 +330,7 @@ def test_crash_while_a_crash_is_undone(
 @only_previous
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("second", points("seal"))
-@pytest.mark.parametrize("first", ["seal.intent", "seal.settled"])
+@pytest.mark.parametrize("first", ["seal.renamed", "seal.marked"])
 def test_crash_while_sealing_is_resumed(
     rig: "Rig", client: "Client", first: str, second: str
 ) -> None:

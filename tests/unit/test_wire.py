@@ -212,7 +212,9 @@ def test_part_always_fits(character: str, length: int, count: int) -> None:
     finding = Finding(
         fate=Fate.FAILED, reason=text, target=text, evidence=(text,) * count, error=text
     )
-    presence = Presence(quiet=1.0, reconciled="", done=(text,) * count, failed=(text,) * count)
+    presence = Presence(
+        quiet=1.0, reconciled="", done=(text,) * count, failed=(text,) * count, unsealed=(text,)
+    )
     for part in (finding, presence):
         data = encode_part(part)
         assert len(data) <= MAXIMUM
