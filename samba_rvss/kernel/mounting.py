@@ -4,7 +4,9 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 
 from samba_rvss.kernel.files import AT_FDCWD
@@ -16,12 +18,15 @@ OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOVE_MOUNT_BENEATH = 0x200
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
 MOUNT_ATTR__ATIME = 0x70
 MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_NODIRATIME = 0x80
 FSOPEN_CLOEXEC = 1
 FSMOUNT_CLOEXEC = 1
 FSCONFIG_SET_FLAG = 0
@@ -34,16 +39,23 @@ UMOUNT_NOFOLLOW = 8
 CLONE_NEWNS = 0x00020000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
+MS_SHARED = 1 << 20
 
 
-def open_tree(fd: int) -> int:
-    """Clone the mount of what a descriptor refers to; return the detached mount.
+def open_tree(where: int | str, *, recursive: bool = False) -> int:
+    """Clone the mount of what a descriptor or a path refers to; return the detached mount.
 
     Before Linux 6.15 it fails with EINVAL if that mount is itself detached (fs/namespace.c,
     __do_loopback()); see `open_detached_tree`.
+
+    Args:
+        where: the clone's root.
+        recursive: whether what is mounted below it is cloned with it.
     """
-    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
-    return checked(libc.open_tree(fd, b"", flags))
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+    if isinstance(where, int):
+        return checked(libc.open_tree(where, b"", flags | AT_EMPTY_PATH))
+    return checked(libc.open_tree(AT_FDCWD, os.fsencode(where), flags), where)
 
 
 def open_detached_tree(mount: int, fd: int) -> int:
@@ -90,23 +102,73 @@ def _clone_on_stage(mount: int, fd: int) -> int:
         umount("/stage")
 
 
-def move_mount(mount: int, target: str) -> None:
-    """Attach a detached mount at a path."""
-    checked(
-        libc.move_mount(mount, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH),
-        target,
-    )
+def assemble(parts: Sequence[tuple[int, int, int]]) -> tuple[int, list[int]]:
+    """Put detached mounts together; return the detached mount of the whole.
+
+    Kernels before 6.15 attach nothing to a detached mount: it is done on the stage.
+
+    Args:
+        parts: for each a detached mount, a directory that was opened through another of them, and
+            that one's index; the first is the root of the whole, and its directory is not looked
+            at. The others may be attached nowhere else afterwards, and must not be shared.
+
+    Returns:
+        The whole, and the indices of parts that are not in it, because their directories have
+        been removed, or what these were in is not in it either.
+    """
+    return _stage().submit(_assemble_on_stage, parts).result()
 
 
-def mount_setattr(where: int | str, *, set_: int = 0, clear: int = 0) -> None:
-    """Change the attributes of a detached mount, or of the mount at a path and those below it.
+def _assemble_on_stage(parts: Sequence[tuple[int, int, int]]) -> tuple[int, list[int]]:
+    move_mount(parts[0][0], "/stage")
+    try:
+        lost: list[int] = []
+        for index, (mount, directory, around) in enumerate(parts[1:], 1):
+            if around not in lost:
+                with suppress(FileNotFoundError):
+                    move_mount(mount, directory)
+                    continue
+            lost.append(index)
+        return open_tree("/stage", recursive=True), lost
+    finally:
+        umount("/stage")
+
+
+def move_mount(mount: int, target: int | str, *, beneath: bool = False) -> None:
+    """Attach a detached mount, with all that is mounted in it.
+
+    Args:
+        mount: its root.
+        target: where, a path or a directory's descriptor.
+        beneath: put it under the mount that is topmost there. Linux 6.5 can do that; before, and
+            if nothing is mounted there, it fails with EINVAL.
+    """
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (MOVE_MOUNT_BENEATH if beneath else 0)
+    if isinstance(target, int):
+        flags |= MOVE_MOUNT_T_EMPTY_PATH
+        result = libc.move_mount(mount, b"", target, b"", flags)
+    else:
+        result = libc.move_mount(mount, b"", AT_FDCWD, os.fsencode(target), flags)
+    checked(result, target)
+
+
+def mount_setattr(where: int | str, *, set_: int = 0, clear: int = 0, propagation: int = 0) -> None:
+    """Change the attributes of a detached mount, or of a mount at a path, and of those in it.
 
     Setting MOUNT_ATTR_RDONLY fails with EBUSY, and changes no mount, while a file is open for
     writing through any of them (mount_setattr(2); fs/namespace.c, mnt_hold_writers).
+
+    Args:
+        where: its root; a path where nothing is mounted fails with EINVAL.
+        set_: the attributes to set.
+        clear: the attributes to clear, first.
+        propagation: MS_SHARED or MS_PRIVATE, 0 to leave it.
     """
-    attributes = ctypes.create_string_buffer(struct.pack("=QQQQ", set_, clear, 0, 0), 32)
+    words = struct.pack("=QQQQ", set_, clear, propagation, 0)
+    attributes = ctypes.create_string_buffer(words, 32)
     if isinstance(where, int):
-        result = libc.mount_setattr(where, b"", AT_EMPTY_PATH, attributes, 32)
+        flags = AT_EMPTY_PATH | AT_RECURSIVE
+        result = libc.mount_setattr(where, b"", flags, attributes, 32)
     else:
         result = libc.mount_setattr(AT_FDCWD, os.fsencode(where), AT_RECURSIVE, attributes, 32)
     checked(result, where)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from threading import Lock
 
 
 def mount_id(fd: int) -> int:
@@ -16,12 +17,19 @@ def mount_id(fd: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountInfo:
-    """One line of /proc/self/mountinfo (proc(5))."""
+    """One line of /proc/self/mountinfo (proc(5)).
+
+    Attributes:
+        parent: the id of the mount that it is mounted on.
+        shared: whether what is mounted in it propagates to others.
+    """
 
     id: int
+    parent: int
     root: str
     target: str
     options: frozenset[str]
+    shared: bool
     kind: str
     source: str
     super_options: frozenset[str]
@@ -53,6 +61,30 @@ def read_mountinfo(pid: int = 0) -> bytes:
         return info.read()
 
 
+class OpenTable:
+    """mountinfo held open, for who has to read it when no descriptor is left.
+
+    Whoever makes it closes it.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._lock = Lock()
+
+    def read(self) -> bytes:
+        """Return what `read_mountinfo` does."""
+        pieces, size = [], 0
+        with self._lock:  # readers in turn would have the kernel begin anew for each piece
+            while piece := os.pread(self._fd, 1 << 16, size):
+                pieces.append(piece)
+                size += len(piece)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._fd)
+
+
 def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
     """Yield the mounts of our mount namespace, or those in what `read_mountinfo` returned."""
     # Not splitlines(): it also splits at a carriage return, which a path may have.
@@ -61,9 +93,11 @@ def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
         fields, rest = left.split(b" "), right.split(b" ")
         yield MountInfo(
             id=int(fields[0]),
+            parent=int(fields[1]),
             root=_unescape(fields[3]),
             target=_unescape(fields[4]),
             options=frozenset(fields[5].decode("ascii").split(",")),
+            shared=any(field.startswith(b"shared:") for field in fields[6:]),
             kind=rest[0].decode("ascii"),
             source=_unescape(rest[1]),
             super_options=frozenset(os.fsdecode(rest[2]).split(",")),
