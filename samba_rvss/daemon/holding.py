@@ -14,7 +14,7 @@ from samba_rvss.copies import identity
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
-from samba_rvss.mounts import Mounts
+from samba_rvss.mounts import Mounts, way
 from samba_rvss.providers.all import providers
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.process import SambaProcess
@@ -48,10 +48,12 @@ def take(
     cleanup.callback(os.close, _lock(config, hint))
     ledger = Ledger(config.ledger)
     cleanup.callback(ledger.close)
+    mounts = Mounts(config.run_directory)
+    mounts.prepare(cleanup)
     instance = Instance(
         config=config,
         ledger=ledger,
-        mounts=Mounts(config.run_directory),
+        mounts=mounts,
         providers=providers(identity.make(config)),
         samba=samba,
         reached=reached,
@@ -84,7 +86,7 @@ def make_previous(instance: Instance) -> None:
     for share in instance.config.shares:
         if share.previous_versions:
             try:
-                instance.mounts.make_previous(share.name)
+                instance.mounts.make_previous(share.name, way.to(share.path))
             except RvssError as exc:
                 _logger.error("[%s] has no Previous Versions: %s", share.name, exc)
 

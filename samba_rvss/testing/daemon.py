@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from samba_rvss.errors import Problem, RvssError
@@ -228,12 +229,14 @@ class RvssDaemon(Undoing):
             self._process = None
 
     def unmount(self) -> None:
-        """Take away every mount below the run directory."""
+        """Take away every mount below the run directory, and the run directory's own."""
         prefix = f"{self.run_directory}/"
+        below = {target for target in mounttable.mount_targets() if target.startswith(prefix)}
         # What is mounted inside another goes first: it would vanish with it.
-        for mount in reversed(list(mounttable.mountinfo())):
-            if mount.target.startswith(prefix):
-                mounting.umount(mount.target)
+        for target in (*sorted(below, reverse=True), str(self.run_directory)):
+            with suppress(OSError):  # nothing is left there
+                while True:
+                    mounting.umount(target)
 
     def log(self) -> str:
         """Return what the daemon has logged."""

@@ -6,6 +6,7 @@ import mmap
 import os
 import pwd
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -33,9 +34,14 @@ NAME = "20240229T235959Z-0123abcd"
 
 
 class Bench:
-    """A volume with a share in it, and the recovery mounts of one instance."""
+    """A volume with a share in it, and the recovery mounts of one instance.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: where.
+        beneath: whether the kernel's way to mount beneath others may be used.
+    """
+
+    def __init__(self, directory: Path, *, beneath: bool = True) -> None:
         self.volume = directory / "volume"
         self.share = self.volume / "share"
         self.share.mkdir(parents=True)
@@ -44,13 +50,15 @@ class Bench:
         (self.share / "file").write_text("content")
         self.run = directory / "run"
         self.run.mkdir()
-        self.mounts = Mounts(str(self.run))
+        self._undo = ExitStack()
+        self.mounts = Mounts(str(self.run), beneath=beneath)
+        self.mounts.prepare(self._undo)
         self.path = Path(self.mounts.exposed_path("vms", NAME))
 
     @contextmanager
-    def source(self) -> Iterator[list[tuple[str, int]]]:
-        """Detached mounts of the share, as a provider opens them."""
-        fd = os.open(self.share, os.O_PATH | os.O_DIRECTORY)
+    def source(self, share: Path | None = None) -> Iterator[list[tuple[str, int]]]:
+        """Detached mounts of the share, or of another directory, as a provider opens them."""
+        fd = os.open(share or self.share, os.O_PATH | os.O_DIRECTORY)
         try:
             detached = mounting.open_tree(fd)
         finally:
@@ -67,10 +75,18 @@ class Bench:
         return path or self.path
 
     def end(self) -> None:
-        """Take every mount away that a test left on purpose."""
-        for mount in list(mounttable.mountinfo()):
-            if mount.target.startswith(f"{self.run}/"):
-                mounting.umount(mount.target)
+        """Take every mount away that a test left on purpose, and the run directory's."""
+        self._undo.close()
+        below = {t for t in mounttable.mount_targets() if t.startswith(f"{self.run}/")}
+        for target in (*sorted(below, reverse=True), str(self.run)):
+            _unmount(target)
+
+
+def _unmount(path: str) -> None:
+    """Take away all that is mounted at a path."""
+    with suppress(OSError):
+        while True:
+            mounting.umount(path)
 
 
 @pytest.fixture
@@ -80,6 +96,43 @@ def bench(rig_directory: Path) -> Iterator[Bench]:
         yield made
     finally:
         made.end()
+
+
+@pytest.fixture(params=["beneath", "on top"])
+def either(request: pytest.FixtureRequest, rig_directory: Path) -> Iterator[Bench]:
+    """A bench that replaces as the kernel can, and as kernels before Linux 6.5 do."""
+    made = Bench(rig_directory, beneath=request.param == "beneath")
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@contextmanager
+def follower() -> Iterator[Path]:
+    """A mount namespace that follows ours, as a container's does; yields its root."""
+    words = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo; exec sleep 600"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            other.stdout.readline()
+            yield Path(f"/proc/{other.pid}/root")
+        finally:
+            other.kill()
+
+
+def _seen(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
+
+
+def _is_writable(path: Path) -> bool:
+    try:
+        with path.open("ab"):
+            return True
+    except OSError as exc:
+        if exc.errno != errno.EROFS:
+            raise
+        return False
 
 
 def _options(path: Path) -> list[frozenset[str]]:
@@ -139,6 +192,7 @@ def test_attach_that_fails_leaves_nothing(bench: Bench) -> None:
         bench.mounts.attach(source, str(bench.path))
     assert caught.value.problem is Problem.SYSTEM
     assert not bench.path.exists()
+    bench.path.parent.mkdir(parents=True)
     bench.path.write_text("in the way")
     with bench.source() as source, pytest.raises(RvssError) as caught:
         bench.mounts.attach(source, str(bench.path))
@@ -183,12 +237,15 @@ def test_nested_mounts_are_treated_as_one(bench: Bench) -> None:
         assert bench.mounts.listing() == [str(path)]
         bench.mounts.open(str(path))
         assert not bench.mounts.is_closed(str(path))
+        assert bench.mounts.listing() == [str(path)]
         with (inner / "file").open("ab"):
-            assert not bench.mounts.close(str(path))
-            (path / "file").write_text("all or nothing")
+            assert _is_writable(path / "file")
+            assert _is_writable(path / "inner 1" / "file")
             (holder,) = bench.mounts.holders(str(path))
             assert holder.path == str(inner / "file")
-        assert bench.mounts.close(str(path))
+            bench.mounts.close(str(path))
+            for target in (path, path / "inner 1", inner):
+                assert not _is_writable(target / "file")
         assert bench.mounts.is_closed(str(path))
         mounting.mount_setattr(str(inner), clear=mounting.MOUNT_ATTR_RDONLY)
         assert not bench.mounts.is_closed(str(path))
@@ -197,11 +254,70 @@ def test_nested_mounts_are_treated_as_one(bench: Bench) -> None:
         assert not path.exists()
 
 
-def test_nested_attach_that_fails_leaves_nothing(bench: Bench) -> None:
-    with bench.source() as one, bench.source() as two, pytest.raises(RvssError):
-        bench.mounts.attach([*one, ("no such directory", two[0][1])], str(bench.path))
+def _link(place: Path, outside: Path) -> None:
+    place.symlink_to(outside)
+
+
+def _link_inside(place: Path, outside: Path) -> None:
+    (place.parent / "other").mkdir()
+    place.symlink_to("other")
+
+
+def _file(place: Path, outside: Path) -> None:
+    place.write_text("a file")
+
+
+def _nothing(place: Path, outside: Path) -> None:
+    pass
+
+
+@old_kernel
+@pytest.mark.parametrize("replace", [_link, _link_inside, _file, _nothing])
+def test_place_of_a_nested_mount_that_somebody_replaced(
+    bench: Bench, caplog: pytest.LogCaptureFixture, replace: Callable[[Path, Path], None]
+) -> None:
+    """Nothing of it leads out of the image, and the rest of the copy is there."""
+    outside = bench.volume / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (bench.share / "good" / "inner").mkdir(parents=True)
+    replace(bench.share / "bad", outside)
+    with ExitStack() as undo:
+        parts = undo.enter_context(bench.source())
+        for below in ("bad", "bad/deep", "good", "good/inner"):
+            source = bench.share / "good" if below == "good" else None
+            ((_, part),) = undo.enter_context(bench.source(source))
+            parts.append((below, part))
+        bench.mounts.attach(parts, str(bench.path))
+    mounted = [m.target for m in mounttable.mountinfo() if m.target.startswith(str(bench.volume))]
+    assert mounted == []
+    inside = [m.target for m in mounttable.mountinfo() if m.target.startswith(str(bench.path))]
+    assert inside == [str(bench.path / below) for below in (".", "good", "good/inner")]
+    assert (bench.path / "good" / "inner" / "file").read_text() == "content"
+    said = [record.getMessage() for record in caplog.records]
+    assert [" without bad:" in said[0], " without bad/deep:" in said[1], len(said)] == [1, 1, 2]
+
+
+@old_kernel
+def test_place_of_a_nested_mount_deeper_than_a_path_can_be_long(bench: Bench) -> None:
+    names = ["d" * 200] * 24
+    with ExitStack() as undo:
+        fd = os.open(bench.share, os.O_RDONLY)
+        for name in names:
+            os.mkdir(name, dir_fd=fd)
+            deeper = os.open(name, os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = deeper
+        undo.callback(os.close, fd)
+        parts = undo.enter_context(bench.source())
+        ((_, part),) = undo.enter_context(bench.source(bench.volume / "secret"))
+        bench.mounts.attach([*parts, ("/".join(names), part)], str(bench.path))
+    bench.mounts.open(str(bench.path))
+    deepest = "/".join((str(bench.path), *names))
+    assert [m.target for m in mounttable.mountinfo()].count(deepest) == 2
+    bench.mounts.close(str(bench.path))
+    assert [m.target for m in mounttable.mountinfo()].count(deepest) == 1
+    bench.mounts.detach(str(bench.path))
     assert bench.mounts.listing() == []
-    assert not bench.path.exists()
 
 
 def test_the_way_to_it_can_be_walked_but_not_listed(bench: Bench) -> None:
@@ -290,17 +406,6 @@ def test_what_is_mounted_in_the_share_is_not_in_the_copy(bench: Bench) -> None:
         mounting.umount(here)
 
 
-def test_a_bind_of_it_is_not_opened_with_it(bench: Bench) -> None:
-    """Another mount of the same copy, as a container has one, keeps its own attributes."""
-    path = bench.attach()
-    other = bench.run / "other"
-    other.mkdir()
-    subprocess.run(["mount", "--bind", str(path), str(other)], check=True)
-    bench.mounts.open(str(path))
-    assert not bench.mounts.is_closed(str(path))
-    assert bench.mounts.is_closed(str(other))
-
-
 # open, close
 
 
@@ -311,24 +416,15 @@ def test_open_and_close(bench: Bench) -> None:
         bench.mounts.open(str(path))
         bench.mounts.open(str(path))
         assert not bench.mounts.is_closed(str(path))
-        (options,) = _options(path)
+        (_, options) = _options(path)
         assert options >= CLOSED - {"ro"}
         (path / "file").write_text(content)
-        assert bench.mounts.close(str(path))
-        assert bench.mounts.close(str(path))
+        bench.mounts.close(str(path))
+        bench.mounts.close(str(path))
         assert bench.mounts.is_closed(str(path))
+        (options,) = _options(path)
+        assert options >= CLOSED
     assert (bench.share / "file").read_text() == "two"
-
-
-def test_who_was_there_before_can_write_when_it_opens(bench: Bench) -> None:
-    path = bench.attach()
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        bench.mounts.open(str(path))
-        new = os.open("new", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd)
-        os.close(new)
-    finally:
-        os.close(fd)
 
 
 def _plain(path: Path, undo: ExitStack) -> Callable[[], object]:
@@ -358,20 +454,32 @@ def _deleted(path: Path, undo: ExitStack) -> Callable[[], object]:
 
 @old_kernel
 @pytest.mark.parametrize("hold", [_plain, _duplicate, _mapped, _deleted])
-def test_close_waits_for_writers(
+def test_close_waits_for_no_writer(
     bench: Bench, hold: Callable[[Path, ExitStack], Callable[[], object]]
 ) -> None:
-    """A refusal changes nothing; success proves that no writer is left."""
     path = bench.attach()
+    (bench.share / "other").touch()
     bench.mounts.open(str(path))
     with ExitStack() as undo:
         let_go = hold(path, undo)
-        for _ in range(3):
-            assert not bench.mounts.close(str(path))
-            assert not bench.mounts.is_closed(str(path))
+        bench.mounts.close(str(path))
+        assert bench.mounts.is_closed(str(path))
+        assert not _is_writable(path / "other")
         let_go()
-        assert bench.mounts.close(str(path))
-    assert bench.mounts.is_closed(str(path))
+    assert len(_options(path)) == 1
+
+
+def test_who_holds_its_directory_cannot_write_any_more(bench: Bench) -> None:
+    """As smbd does: what is unmounted is still its working directory."""
+    path = bench.attach()
+    bench.mounts.open(str(path))
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        bench.mounts.close(str(path))
+        with pytest.raises(OSError, match="Read-only"):
+            os.open("new", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd)
+    finally:
+        os.close(fd)
 
 
 def test_readers_do_not_keep_it_open(bench: Bench) -> None:
@@ -379,26 +487,190 @@ def test_readers_do_not_keep_it_open(bench: Bench) -> None:
     bench.mounts.open(str(path))
     with (path / "file").open("rb") as reader:
         fcntl.flock(reader, fcntl.LOCK_EX)
-        assert bench.mounts.close(str(path))
+        bench.mounts.close(str(path))
         with pytest.raises(OSError, match="Read-only"):
             open(f"/proc/self/fd/{reader.fileno()}", "ab")  # noqa: SIM115
 
 
-def test_writers_of_the_volume_itself_do_not_matter(bench: Bench) -> None:
+def test_close_needs_no_descriptor(bench: Bench) -> None:
     path = bench.attach()
     bench.mounts.open(str(path))
-    with (bench.share / "file").open("ab"):
-        assert bench.mounts.close(str(path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (path / "file").open("ab"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            bench.mounts.close(str(path))
+            bench.mounts.close(str(path))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert bench.mounts.is_closed(str(path))
+    assert len(_options(path)) == 1
+
+
+def test_close_of_what_was_left_by_a_crash_in_closing(bench: Bench) -> None:
+    """Read-only here, not unmounted yet: in a namespace that follows ours it is writable."""
+    path = bench.attach()
+    with follower() as root:
+        bench.mounts.open(str(path))
+        mounting.mount_setattr(str(path), set_=mounting.MOUNT_ATTR_RDONLY)
+        assert _is_writable(_seen(root, path) / "file")
+        Mounts(str(bench.run)).close(str(path))
+        assert not _is_writable(_seen(root, path) / "file")
+    assert len(_options(path)) == 1
+
+
+def test_close_of_what_an_older_version_opened(bench: Bench) -> None:
+    """One mount, made writable as it is: nothing is left there, and nobody comes in."""
+    path = bench.attach()
+    mounting.mount_setattr(str(path), clear=mounting.MOUNT_ATTR_RDONLY)
+    bench.mounts.open(str(path))
+    assert len(_options(path)) == 1
+    with (path / "file").open("ab"):
+        for _ in range(2):
+            bench.mounts.close(str(path))
+            assert not bench.mounts.is_mounted(str(path))
+            assert not bench.mounts.is_closed(str(path))
+    assert os.listdir(path) == []
 
 
 @pytest.mark.parametrize("missing", ["not mounted", "no directory"])
 def test_open_and_close_of_nothing(bench: Bench, missing: str) -> None:
     if missing == "not mounted":
         bench.path.mkdir(parents=True)
-    for verb in (bench.mounts.open, bench.mounts.close):
-        with pytest.raises(RvssError, match=re.escape(str(bench.path))) as caught:
-            verb(str(bench.path))
-        assert caught.value.problem is Problem.NOT_FOUND
+    with pytest.raises(RvssError, match=re.escape(str(bench.path))) as caught:
+        bench.mounts.open(str(bench.path))
+    assert caught.value.problem is Problem.NOT_FOUND
+    bench.mounts.close(str(bench.path))
+    assert not bench.mounts.is_mounted(str(bench.path))
+    assert _is_writable(bench.run / "file")
+
+
+# what follows
+
+
+@old_kernel
+def test_every_change_reaches_a_namespace_that_follows(either: Bench) -> None:
+    """Born closed, opened, closed while it is written to there, replaced, and gone."""
+    sealed = either.volume / "sealed"
+    (sealed / "inner 1").mkdir(parents=True)
+    (sealed / "file").write_text("sealed")
+    with follower() as root:
+        there = _seen(root, either.path)
+        with nested(either, 1) as path:
+            files = (there / "file", there / "inner 1" / "file")
+            assert not any(map(_is_writable, files))
+        either.mounts.open(str(path))
+        assert all(map(_is_writable, files))
+        with files[0].open("ab"), files[1].open("ab"):
+            either.mounts.close(str(path))
+            assert not any(map(_is_writable, files))
+            with ExitStack() as undo:
+                parts = undo.enter_context(either.source(sealed))
+                ((_, part),) = undo.enter_context(either.source(sealed))
+                either.mounts.replace([*parts, ("inner 1", part)], str(path))
+            for here in (path, there):
+                assert (here / "file").read_text() == "sealed"
+                assert (here / "inner 1" / "file").read_text() == "sealed"
+                assert not _is_writable(here / "inner 1" / "file")
+        raw = mounttable.read_mountinfo(int(root.parts[2]))
+        assert len(list(mounttable.mount_targets(raw))) == len(list(mounttable.mount_targets()))
+        either.mounts.detach(str(path))
+        assert not there.exists()
+        raw = mounttable.read_mountinfo(int(root.parts[2]))
+        assert str(path).encode() not in raw
+
+
+@old_kernel
+def test_replace_leaves_one_mount_however_often_it_was_cut_off(either: Bench) -> None:
+    path = either.attach()
+    either.mounts.open(str(path))
+    assert len(_options(path)) == 2
+    for number in range(4):
+        sealed = either.volume / f"sealed {number}"
+        sealed.mkdir()
+        (sealed / "file").write_text(sealed.name)
+        with either.source(sealed) as parts:
+            either.mounts.replace(parts, str(path))
+        assert (path / "file").read_text() == sealed.name
+        assert either.mounts.is_closed(str(path))
+        assert len(_options(path)) <= 2
+        # What a crash before the last step leaves: the one that is to go on top.
+        either.attach()
+    either.mounts.detach(str(path))
+    assert _options(path) == []
+
+
+def test_replace_shows_nobody_an_empty_directory(bench: Bench) -> None:
+    path = bench.attach()
+    ended, misses, looks = threading.Event(), [], 0
+
+    def look() -> None:
+        nonlocal looks
+        while not ended.is_set():
+            looks += 1
+            if not (path / "file").exists():
+                misses.append(looks)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        number = 0
+        while number < 50 or looks < 50:
+            with bench.source() as parts:
+                bench.mounts.replace(parts, str(path))
+            number += 1
+    finally:
+        ended.set()
+        watcher.join()
+    assert misses == []
+
+
+def test_replace_where_nothing_is_mounted(either: Bench) -> None:
+    with either.source() as parts:
+        either.mounts.replace(parts, str(either.path))
+    assert either.mounts.is_closed(str(either.path))
+    assert len(_options(either.path)) == 1
+
+
+def test_run_directory_becomes_a_shared_mount_once(rig_directory: Path) -> None:
+    """On a private mount, on one that follows another, on its own; not over mounts of ours."""
+    base = rig_directory / "base"
+    run = base / "run"
+    copy = run / "exposed" / "vms" / NAME
+    copy.mkdir(parents=True)
+
+    def bind(path: Path, how: str) -> None:
+        subprocess.run(["mount", "--bind", str(path), str(path)], check=True)
+        subprocess.run(["mount", f"--make-{how}", str(path)], check=True)
+
+    def prepared() -> list[tuple[str, bool]]:
+        with ExitStack() as cleanup:
+            Mounts(str(run)).prepare(cleanup)
+        return [
+            (os.path.relpath(mount.target, base), mount.shared)
+            for mount in mounttable.mountinfo()
+            if Path(mount.target).is_relative_to(base)
+        ]
+
+    try:
+        bind(rig_directory, "private")  # whatever it is on
+        bind(base, "private")
+        bind(copy, "private")
+        assert prepared() == [(".", False), (f"run/exposed/vms/{NAME}", False)]
+        mounting.umount(str(copy))
+        for _ in range(2):
+            assert prepared() == [(".", False), ("run", True)]
+        mounting.umount(str(run))
+        bind(run, "private")
+        assert prepared() == [(".", False), ("run", True)]
+        mounting.umount(str(run))
+        bind(base, "shared")
+        assert prepared() == [(".", False), (".", True)]
+        bind(base, "slave")
+        assert prepared() == [(".", False), (".", True), (".", False), ("run", True)]
+    finally:
+        for path in (copy, run, base, rig_directory):
+            _unmount(str(path))
 
 
 # holders

@@ -19,7 +19,7 @@ import pytest
 import tdb
 
 from samba_rvss.errors import RvssError
-from samba_rvss.kernel import mounttable
+from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Phase, SambaState, SetState, ShadowCopy
 from samba_rvss.run import environment
@@ -203,9 +203,15 @@ class Rig:
         return self.fs.images()
 
     def mounts(self) -> list[str]:
-        """Return the recovery mounts."""
+        """Return where recovery mounts are, each once, whether they are open or not."""
         prefix = f"{self.daemon.run_directory}/"
-        return [m.target for m in mounttable.mountinfo() if m.target.startswith(prefix)]
+        found = dict.fromkeys(mounttable.mount_targets())
+        return [target for target in found if target.startswith(prefix)]
+
+    def unmount(self, path: str) -> None:
+        """Take away all that is mounted at a path."""
+        while os.path.ismount(path):
+            mounting.umount(path)
 
     def mount_directories(self) -> list[str]:
         """Return every directory at which a recovery mount is or was."""

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from samba_rvss.kernel import mounting
 from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
@@ -80,9 +79,7 @@ class Lane:
             fs.delete_subvolume(f".samba-rvss/{copy.id}/image")
             return
         assert isinstance(fs, OnZfs)
-        for target in self.rig.mounts():
-            if target == copy.path:
-                mounting.umount(target)
+        self.rig.unmount(copy.path)
         for snapshot in [name for name in fs.pool.names() if name.endswith(f"@rvss-{copy.id}")]:
             for _, tag, *_ in zfs("holds", "-H", snapshot):
                 zfs("release", tag, snapshot)

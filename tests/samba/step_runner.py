@@ -23,7 +23,6 @@ from uuid import UUID, uuid4
 from samba_rvss import wire
 from samba_rvss.cli.common import ask
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import mounting
 from samba_rvss.model import Context, Identity, Image, Mark, Nested, Phase, ShadowCopy
 from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
@@ -599,7 +598,7 @@ class StepRunner:
                 self.rig.samba.net("conf", "delshare", copy.exposed_share)
         elif what == "mount":
             with suppress(OSError):
-                mounting.umount(copy.path)
+                self.rig.unmount(copy.path)
         else:
             for provider in self.providers():
                 if provider.name == copy.volume.provider:

@@ -62,7 +62,7 @@ class Instance:
         return found
 
     def nothing_left(self) -> bool:
-        mounted = str(self.daemon.run_directory) in Path("/proc/self/mountinfo").read_text()
+        mounted = f"{self.daemon.run_directory}/" in Path("/proc/self/mountinfo").read_text()
         return not mounted and not self.file_system.images() and not self.listing()
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from samba_rvss.errors import Problem
-from samba_rvss.kernel import mounting
 from samba_rvss.model import Phase
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def test_reconcile_removes_what_is_nobodys(served: "Rig") -> None:
 def test_reconcile_does_at_once_what_is_due(served: "Rig") -> None:
     _exposed(served)
     (copy,) = served.ledger()
-    mounting.umount(copy.path)
+    served.unmount(copy.path)
     told = _json(served.command("reconcile", "-n", "--json"), 3)
     (action,) = told["actions"]
     assert (action["kind"], action["target"]) == ("mount again", copy.id)
@@ -152,7 +151,7 @@ def test_failure_is_told(served: "Rig") -> None:
     """A copy whose mount point is occupied: nothing can be mounted there."""
     _exposed(served)
     (copy,) = served.ledger()
-    mounting.umount(copy.path)
+    served.unmount(copy.path)
     os.rmdir(copy.path)
     Path(copy.path).write_text("in the way")
     try:
@@ -187,7 +186,7 @@ def test_boot_puts_things_back_without_a_daemon(served: "Rig") -> None:
     assert refused.returncode == Problem.BUSY
     assert "samba-rvss reconcile" in refused.stderr
     served.daemon.stop()
-    mounting.umount(copy.path)
+    served.unmount(copy.path)
     stray = _stray_mount(served)
     told = _json(served.command("reconcile", "--boot", "--json"), 0)
     assert [(one["kind"], one["outcome"]) for one in told["actions"]] == [
@@ -207,7 +206,7 @@ def test_boot_puts_back_what_samba_has_forgotten(served: "Rig") -> None:
     served.daemon.stop()
     served.samba.end_workers()
     (served.samba.lock_directory / "srv_fss.tdb").unlink()
-    mounting.umount(copy.path)
+    served.unmount(copy.path)
     told = _json(served.command("reconcile", "--boot", "--json"), 0)
     assert [(one["kind"], one["target"], one["outcome"]) for one in told["actions"]] == [
         ("mount again", copy.id, "done")
@@ -221,11 +220,11 @@ def test_boot_opens_what_a_client_recovers(served: "Rig") -> None:
         served.expose(client, SHARE)
         (copy,) = served.wait_for_phase(Phase.OPEN)
         served.daemon.stop()
-        mounting.umount(copy.path)
+        served.unmount(copy.path)
         done = served.command("reconcile", "--boot")
         assert done.returncode == 0, done.stderr
         assert not os.statvfs(copy.path).f_flag & os.ST_RDONLY
-        mounting.umount(copy.path)
+        served.unmount(copy.path)
         served.daemon.start()
         assert not os.statvfs(copy.path).f_flag & os.ST_RDONLY
         served.wait_for_phase(Phase.OPEN)

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from samba_rvss.kernel import mounting
 from samba_rvss.model import Phase
 from tests.samba.filesystems import identity_of
 
@@ -44,7 +43,7 @@ def test_a_mount_that_is_lost_before_it_is_sealed(
 ) -> None:
     """It is mounted again, and sealed."""
     client, taken, copy = opened
-    mounting.umount(copy.path)
+    rig.unmount(copy.path)
     with client:
         taken.complete()
         rig.wait_for_log("is not sealed")

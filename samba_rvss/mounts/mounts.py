@@ -1,0 +1,262 @@
+"""All recovery mounts of one instance.
+
+Place: above `layers`, `tree` and `way`. Contract: what is closed shows one mount, or sealed ones,
+all read-only; what is open shows one more over them. Every method can be repeated after a crash
+inside it.
+"""
+
+import errno
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from datetime import datetime
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files, mounting, mounttable
+from samba_rvss.mounts import directories, places, previous, sharing, tree
+from samba_rvss.mounts.holders import Holder, writers
+from samba_rvss.mounts.layers import OPEN_MARK, Layer, layers
+from samba_rvss.mounts.way import Gate
+
+_NOT_MOUNTED = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR})
+
+
+class Mounts:
+    """The recovery mounts of one instance.
+
+    Args:
+        run_directory: the mounts are below it; only root may write there.
+        beneath: whether `replace` may put a mount beneath another where the kernel can.
+    """
+
+    def __init__(self, run_directory: str, *, beneath: bool = True) -> None:
+        self._run = run_directory
+        self._beneath = beneath
+        self._table: mounttable.OpenTable | None = None
+
+    def prepare(self, cleanup: ExitStack) -> None:
+        """Prepare for changing mounts: have them seen by others, and be able to close them.
+
+        The run directory becomes a mount that is shared, if it is not on one already, so that
+        mount namespaces that follow ours see what is mounted there. It stays.
+
+        Args:
+            cleanup: closes what is held open for closing.
+
+        Raises:
+            RvssError: SYSTEM.
+        """
+        try:
+            sharing.share(self._run)
+            self._table = mounttable.OpenTable()
+        except OSError as exc:
+            message = f"cannot prepare {self._run} for mounts: {exc.strerror}"
+            raise RvssError(Problem.SYSTEM, message) from exc
+        cleanup.callback(self._end)
+
+    def _end(self) -> None:
+        table, self._table = self._table, None
+        if table is not None:
+            table.close()
+
+    # paths
+
+    def exposed_path(self, share: str, copy: str, gates: Sequence[Gate] = ()) -> str:
+        """Return where a shadow copy will be mounted.
+
+        Args:
+            share: the share's name.
+            copy: the copy's id.
+            gates: what the way to the share has (`way.to`).
+        """
+        return places.exposed(self._run, share, [gate.name for gate in gates], copy)
+
+    def standing(self, copy: str) -> str:
+        """Return where a shadow copy's directory is; empty if there is none.
+
+        Args:
+            copy: the copy's id.
+        """
+        prefix = f"{self._run}/exposed/"
+        found = (p for p in self.directories() if p.startswith(prefix))
+        return next((path for path in found if places.image_of(path) == copy), "")
+
+    def make_previous(self, share: str, gates: Sequence[Gate] = ()) -> str:
+        """Make the directory that ``shadow:snapdir`` names; see `previous.make`."""
+        return previous.make(self._run, share, gates)
+
+    def reserve_previous(self, share: str, created: datetime, gates: Sequence[Gate] = ()) -> str:
+        """Make the directory of a Previous Versions mount; see `previous.reserve`."""
+        return previous.reserve(self._run, share, created, gates)
+
+    # changes
+
+    def attach(self, parts: Sequence[tuple[str, int]], path: str) -> None:
+        """Put detached mounts at a path and below it in one go, closed.
+
+        Leaves nothing behind when it fails. A part whose directory in the image is not there any
+        more is left out, and logged.
+
+        Args:
+            parts: as `samba_rvss.providers.Provider.open` returns them; the descriptors stay the
+                caller's, who closes them.
+            path: where the first of them belongs.
+
+        Raises:
+            RvssError: SYSTEM.
+        """
+        try:
+            with files.opened(tree.build(parts, path)) as whole:
+                directories.put(self._run, whole, path)
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot mount {path}: {exc.strerror}") from exc
+
+    def open(self, path: str) -> None:
+        """Make a copy writable: a writable layer goes over the closed one.
+
+        What somebody has opened before leads to the closed one still. Waits for no file system.
+
+        Raises:
+            RvssError: NOT_FOUND if nothing is mounted there, or SYSTEM.
+        """
+        try:
+            found = self._layers(path)
+            if not found:
+                raise RvssError(Problem.NOT_FOUND, f"nothing is mounted at {path}")
+            if not found[-1].read_only:
+                return
+            with files.opened(mounting.open_tree(path, recursive=True)) as clone:
+                # Private: a peer of what it is put on would be mounted on itself as well.
+                mounting.mount_setattr(
+                    clone,
+                    set_=OPEN_MARK,
+                    clear=mounting.MOUNT_ATTR_RDONLY,
+                    propagation=mounting.MS_PRIVATE,
+                )
+                mounting.move_mount(clone, path)
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot open {path}: {exc.strerror}") from exc
+
+    def close(self, path: str) -> None:
+        """Take the writable layers of a path away; closed ones stay.
+
+        Who has a file open through them keeps it. A mount that an older version made writable has
+        no closed layer beneath it: nothing is mounted there then. After `prepare` it needs no
+        descriptor, and it waits for no file system.
+
+        Raises:
+            RvssError: SYSTEM if it may still be writable.
+        """
+        try:
+            try:
+                found = self._layers(path)
+            finally:
+                # For those who keep what is unmounted as their working directory.
+                with suppress(OSError):
+                    mounting.mount_setattr(path, set_=mounting.MOUNT_ATTR_RDONLY)
+            opened = [index for index, layer in enumerate(found) if layer.opened]
+            if opened:
+                self._unmount(path, len(found) - opened[0])
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot close {path}: {exc.strerror}") from exc
+
+    def replace(self, parts: Sequence[tuple[str, int]], path: str) -> None:
+        """Put detached mounts in the place of what is mounted at a path; they are closed.
+
+        Clients see one or the other and nothing else. Where the kernel can, the old layers are
+        gone then; before Linux 6.5 the lowest closed one stays, hidden.
+
+        Args:
+            parts: as for `attach`.
+            path: where the first of them belongs.
+
+        Raises:
+            RvssError: SYSTEM; NOT_SEALED if something writable is left.
+        """
+        self.close(path)
+        try:
+            with files.opened(tree.build(parts, path)) as whole:
+                found = self._layers(path)
+                # Left by a crash in here: one of both is enough.
+                self._unmount(path, len(found) - 1)
+                if not found:
+                    directories.put(self._run, whole, path)
+                elif self._put_beneath(whole, path):
+                    self._unmount(path, 1)
+                else:
+                    mounting.move_mount(whole, path)
+            found = self._layers(path)
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot mount {path}: {exc.strerror}") from exc
+        if not all(layer.read_only for layer in found):
+            raise RvssError(Problem.NOT_SEALED, f"something writable is left at {path}")
+
+    def _put_beneath(self, whole: int, path: str) -> bool:
+        if not self._beneath:
+            return False
+        try:
+            mounting.move_mount(whole, path, beneath=True)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            return False  # the kernel does not know how
+        return True
+
+    def detach(self, path: str) -> None:
+        """Unmount every layer, lazily if it is in use, and remove the directory.
+
+        Gates that lead to nothing afterwards go too. Gone already is success.
+
+        Raises:
+            RvssError: SYSTEM.
+        """
+        try:
+            while True:
+                mounting.umount(path)
+        except OSError as exc:
+            if exc.errno not in _NOT_MOUNTED:
+                raise RvssError(Problem.SYSTEM, f"cannot unmount {path}: {exc.strerror}") from exc
+        try:
+            directories.remove(path)
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot remove {path}: {exc.strerror}") from exc
+
+    # what is there
+
+    def is_mounted(self, path: str) -> bool:
+        """Return whether something is mounted at a path."""
+        return bool(self._layers(path))
+
+    def is_closed(self, path: str) -> bool:
+        """Return whether something is mounted at a path, and nobody can write through it."""
+        found = self._layers(path)
+        return bool(found) and found[-1].read_only
+
+    def listing(self) -> list[str]:
+        """Return the paths of this instance's recovery mounts, each once."""
+        found = dict.fromkeys(mounttable.mount_targets(self._read()))
+        return [target for target in found if places.is_place(self._run, target)]
+
+    def directories(self) -> list[str]:
+        """Return every directory made for a recovery mount, whether one is on it or not."""
+        return list(directories.found(self._run))
+
+    def holders(self, path: str) -> list[Holder]:
+        """Return who has files open for writing through a recovery mount, as far as /proc tells."""
+        return writers(
+            mount.id for layer in self._layers(path) for mount in (layer.root, *layer.inner)
+        )
+
+    def _read(self) -> bytes:
+        return mounttable.read_mountinfo() if self._table is None else self._table.read()
+
+    def _layers(self, path: str) -> list[Layer]:
+        return layers(self._read(), path)
+
+    def _unmount(self, path: str, count: int) -> None:
+        """Take the topmost layers of a path away; those that are gone already are no error."""
+        for _ in range(count):
+            try:
+                mounting.umount(path)
+            except OSError as exc:
+                if exc.errno not in _NOT_MOUNTED:
+                    raise

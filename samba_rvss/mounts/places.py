@@ -1,0 +1,57 @@
+"""The paths of recovery mounts: how they are named, and which of many paths are such.
+
+    <run>/exposed/<share>/<gate>…/<id>          the path that Samba gets
+    <run>/previous/<share>/@GMT-…               always read-only, for shadow_copy2
+
+Gates (`way`) are there where the way to the share is not open to everybody. Contract: strings; it
+looks at nothing.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+
+from samba_rvss.mounts.way import Gate
+
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+_LONGEST = 200
+
+
+def escape(share: str) -> str:
+    """Return a share's name as a directory's: without blanks, slashes and a leading dot."""
+    raw = os.fsencode(share)
+    text = "".join(
+        chr(byte) if byte in _PLAIN and (index or byte != ord(".")) else f"%{byte:02X}"
+        for index, byte in enumerate(raw)
+    )
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}%{hashlib.sha256(raw).hexdigest()[:16]}"
+    return text
+
+
+def is_gate(path: str) -> bool:
+    """Return whether a path's last part is the name of a gate."""
+    return Gate.named(image_of(path)) is not None
+
+
+def image_of(path: str) -> str:
+    """Return the id of the image that is mounted at an exposed path: the path's last part."""
+    return path.rpartition("/")[2]
+
+
+def exposed(run: str, share: str, way: Iterable[str], copy: str) -> str:
+    """Return the path of a copy behind the gates of a way."""
+    return "/".join((f"{run}/exposed/{escape(share)}", *way, copy))
+
+
+def previous(run: str, share: str) -> str:
+    """Return the directory of a share's Previous Versions."""
+    return f"{run}/previous/{escape(share)}"
+
+
+def is_place(run: str, path: str) -> bool:
+    """Return whether a path is where a recovery mount belongs, and not inside of one."""
+    if not path.startswith((f"{run}/exposed/", f"{run}/previous/")):
+        return False
+    _, *names = path.removeprefix(f"{run}/").split("/")
+    return len(names) > 1 and all(map(is_gate, names[1:-1])) and not is_gate(names[-1])
