@@ -18,6 +18,7 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Mark, Phase, ShadowCopy
+from samba_rvss.mounts import way
 
 _logger = logging.getLogger(__name__)
 
@@ -50,9 +51,11 @@ def reserve(instance: Instance, target: Target, uid: int) -> ShadowCopy:
     """Give a new copy an id that nothing else has, and record that it is being created.
 
     Raises:
-        RvssError: STATE; SYSTEM or BUSY if there can be no directory for Previous Versions.
+        RvssError: STATE; BAD_PATH or NOT_SUPPORTED if the way to the share cannot be carried over;
+            SYSTEM or BUSY if there can be no directory for Previous Versions.
     """
     share = target.share
+    gates = way.to(share.path)
     created = now().replace(microsecond=0)
     name = f"{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
     copy = ShadowCopy(
@@ -62,12 +65,11 @@ def reserve(instance: Instance, target: Target, uid: int) -> ShadowCopy:
         volume=target.volume,
         created=created,
         phase=Phase.CREATING,
-        path=instance.mounts.exposed_path(share.name, name),
+        path=instance.mounts.exposed_path(share.name, name, gates),
         uid=uid,
     )
     if share.previous_versions:
-        previous = instance.mounts.reserve_previous(share.name, created)
-        copy = replace(copy, previous_path=previous)
+        copy = replace(copy, previous_path=reserve_previous(instance, copy, gates))
     try:
         instance.ledger.add(copy, "create")
     except BaseException as exc:
@@ -75,6 +77,26 @@ def reserve(instance: Instance, target: Target, uid: int) -> ShadowCopy:
         raise
     instance.reached("create.intent")
     return copy
+
+
+def reserve_previous(instance: Instance, copy: ShadowCopy, gates: Sequence[way.Gate]) -> str:
+    """Make the directory of a copy's Previous Versions; return its path, or "" if it has none.
+
+    Args:
+        instance: the copy's.
+        copy: its share and its time matter.
+        gates: of the way to its share.
+
+    Raises:
+        RvssError: SYSTEM or BUSY.
+    """
+    try:
+        return instance.mounts.reserve_previous(copy.share, copy.created, gates)
+    except RvssError as exc:
+        if exc.problem is not Problem.NOT_SUPPORTED:
+            raise
+        _logger.error("[%s] %s is not in Previous Versions: %s", copy.share, copy.id, exc)
+        return ""
 
 
 def take(instance: Instance, copy: ShadowCopy, target: Target) -> None:

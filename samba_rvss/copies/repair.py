@@ -1,11 +1,17 @@
 """Repairing: what reconciling does with copies, images and sets that are not as they should be."""
 
+import logging
 import os
+from dataclasses import replace
 
-from samba_rvss.copies.create import attach
+from samba_rvss.copies.create import attach, reserve_previous
 from samba_rvss.copies.instance import Instance
+from samba_rvss.errors import RvssError
 from samba_rvss.model import Image, Phase, SetState, ShadowCopy
+from samba_rvss.mounts import way
 from samba_rvss.samba import fss_state
+
+_logger = logging.getLogger(__name__)
 
 
 def adopt(instance: Instance, image: Image) -> ShadowCopy:
@@ -16,7 +22,7 @@ def adopt(instance: Instance, image: Image) -> ShadowCopy:
     """
     mark, mounts = image.mark, instance.mounts
     share = next((share for share in instance.config.shares if share.name == mark.share), None)
-    previous = share is not None and share.previous_versions
+    gates = _gates(mark.share_path)
     copy = ShadowCopy(
         id=image.id,
         share=mark.share,
@@ -24,11 +30,22 @@ def adopt(instance: Instance, image: Image) -> ShadowCopy:
         volume=mark.volume,
         created=mark.created,
         phase=Phase.SEALING if image.read_only else Phase.TAKEN,
-        path=mounts.exposed_path(mark.share, image.id),
-        previous_path=mounts.reserve_previous(mark.share, mark.created) if previous else "",
+        # Samba knows it by the path that it has got, whatever the way to the share is like now.
+        path=mounts.standing(image.id) or mounts.exposed_path(mark.share, image.id, gates),
     )
+    if share is not None and share.previous_versions:
+        copy = replace(copy, previous_path=reserve_previous(instance, copy, gates))
     instance.ledger.add(copy, "adopted", "its record was lost and is made anew from its mark")
     return copy
+
+
+def _gates(share_path: str) -> tuple[way.Gate, ...]:
+    """Return the gates on the way to a share that may not be there any more: then one for root."""
+    try:
+        return way.to(share_path)
+    except RvssError as exc:
+        _logger.warning("only root can reach the copy: %s", exc)
+        return (way.CLOSED,)
 
 
 def mount_again(instance: Instance, copy: ShadowCopy) -> None:

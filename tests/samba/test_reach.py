@@ -1,6 +1,7 @@
 """A client sees its share in the copy and nothing else of the volume."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -266,4 +267,69 @@ def test_images_are_not_in_a_copy_of_the_top(rig: "Rig") -> None:
                     assert _fails(session.read, f".samba-rvss\\{other.id}\\image\\data")
         first.delete()
         second.delete()
+    rig.assert_nothing_left()
+
+
+_READ = """
+import sys
+for path in sys.argv[1:]:
+    try:
+        print(open(path).read())
+    except PermissionError:
+        print("denied")
+"""
+
+
+def _read_as(uid: int, *paths: str) -> list[str]:
+    """Return what a local user reads at paths, or "denied"."""
+    done = subprocess.run(
+        [sys.executable, "-ISEc", _READ, *paths],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd="/",
+        timeout=120,
+        check=True,
+        user=uid,
+        group=uid,
+        extra_groups=[],
+    )
+    return done.stdout.splitlines()
+
+
+def test_the_way_to_a_copy_is_as_closed_as_to_its_share(rig: "Rig") -> None:
+    """Below a directory of the operator's alone: other local users get nowhere, and he does."""
+    stranger, owner = 65500, rig.operator.uid
+    private = rig.volume() / "private"
+    share = private / "share"
+    share.mkdir(parents=True)
+    (share / "data").write_bytes(b"from the source")
+    for path, mode in ((private, 0o700), (share, 0o777), (share / "data", 0o666)):
+        os.chown(path, owner, 0)
+        path.chmod(mode)
+    rig.share("vms", share, rig.previous_options("vms", share))
+    rig.start()
+    with rig.client() as client:
+        taken = rig.expose(client, "vms")
+        (copy,) = rig.wait_for_phase(Phase.OPEN)
+        assert copy.previous_path
+        with rig.session(taken.mappings[0].exposed_share) as session:
+            session.write("data", b"recovered")
+        files = [f"{path}/data" for path in (copy.path, copy.previous_path)]
+        assert _read_as(owner, *files) == ["recovered"] * 2
+        assert _read_as(stranger, str(share / "data"), *files) == ["denied"] * 3
+        with rig.session("vms") as session:
+            name = os.path.basename(copy.previous_path)
+            assert session.read(f"{name}\\data") == b"recovered"
+        taken.complete()
+        rig.wait_for_phase(Phase.SEALED)
+        rig.daemon.stop()
+        rig.daemon.unmount()
+        shutil.rmtree(rig.daemon.run_directory)
+        rig.daemon.start()
+        assert _read_as(owner, *files) == ["recovered"] * 2
+        assert _read_as(stranger, *files) == ["denied"] * 2
+        with rig.session(taken.mappings[0].exposed_share) as session:
+            assert session.read("data") == b"recovered"
+        taken.delete()
     rig.assert_nothing_left()
