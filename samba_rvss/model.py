@@ -13,6 +13,15 @@ class Nested(Enum):
     INCLUDE = "include"
 
 
+class Writers(Enum):
+    """Whom an exposed share lets write during recovery, as its base share's settings call for."""
+
+    ANYBODY = "anybody"  # 'read only = no'
+    LISTED = "listed"  # 'read only = yes' and a 'write list': those in it
+    CLIENT = "client"  # 'read only = yes' alone: the user who asked for the shadow copy
+    UNKNOWN = "unknown"  # the same, where Samba does not say who that is: nobody
+
+
 class SetState(IntEnum):
     """State of a shadow copy set in srv_fss.tdb.
 
@@ -68,13 +77,22 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """A share of smb.conf that is ours: its shell_snap commands call this instance's hook."""
+    """A share of smb.conf that is ours: its shell_snap commands call this instance's hook.
+
+    Attributes:
+        writers: who may recover a shadow copy.
+        write_list: its ``write list``, as smb.conf has it.
+        obstacle: why Samba never calls the hook all the same, and what to do; empty if it does.
+    """
 
     name: str
     path: str
     nested: Nested = Nested.REFUSE
     previous_versions: bool = False
     vfs_objects: tuple[str, ...] = ()
+    writers: Writers = Writers.CLIENT
+    write_list: str = ""
+    obstacle: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

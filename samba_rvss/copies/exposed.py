@@ -3,27 +3,54 @@
 Contract: python-samba makes each change, maybe in another process, and smbd is told of it.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable
 
 from samba_rvss.copies.instance import Instance
+from samba_rvss.model import ShadowCopy, Writers
 from samba_rvss.samba import control, registry
-from samba_rvss.samba.conf import base_share
+from samba_rvss.samba.conf import Config, base_share
+
+_logger = logging.getLogger(__name__)
 
 
-def amend(instance: Instance, shares: Mapping[str, bool]) -> None:
-    """Set ``vfs objects`` and ``read only`` of exposed shares, and tell smbd of a change.
+def amend(instance: Instance, copies: Iterable[tuple[ShadowCopy, bool]]) -> None:
+    """Set what the exposed shares of copies are to be, and tell smbd of a change.
 
     Args:
         instance: theirs.
-        shares: for each, whether smbd must refuse writes.
+        copies: each, and whether smbd must refuse all writes to it.
 
     Raises:
         RvssError: SAMBA.
     """
     config = instance.config
-    objects = {share: config.modules(base_share(share)) for share in shares}
-    if instance.samba.call(registry.amend, config.file, dict(shares), objects):
+    shares = {
+        copy.exposed_share: _amendment(config, copy, closed=closed) for copy, closed in copies
+    }
+    if instance.samba.call(registry.amend, config.file, shares):
         control.reload_config(config.file)
+
+
+def _amendment(config: Config, copy: ShadowCopy, *, closed: bool) -> registry.Amendment:
+    name = base_share(copy.exposed_share)
+    base = config.share(name)
+    writers = base.writers if base else Writers.UNKNOWN
+    if writers is Writers.CLIENT and copy.uid < 0:
+        writers = Writers.UNKNOWN
+    if writers is Writers.UNKNOWN and not closed:
+        _logger.warning(
+            "[%s] %s stays as its share is: nobody knows which client may recover it",
+            copy.share,
+            copy.id,
+        )
+    return registry.Amendment(
+        closed=closed,
+        modules=config.modules(name),
+        writers=writers,
+        write_list=base.write_list if base else "",
+        uid=copy.uid,
+    )
 
 
 def drop_connections(instance: Instance, share: str) -> None:

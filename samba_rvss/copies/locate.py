@@ -53,6 +53,8 @@ def locate(
     Raises:
         RvssError: BAD_PATH, NOT_SUPPORTED, NESTED, NO_SPACE or READ_ONLY.
     """
+    if share.obstacle:
+        raise RvssError(Problem.NOT_SUPPORTED, f"[{share.name}]: {share.obstacle}")
     path = share.path
     if ".." in path.split("/"):
         raise RvssError(

@@ -9,7 +9,7 @@ recording and amending follow in other threads. Nothing runs while nothing chang
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
@@ -268,7 +268,7 @@ class Watcher:
             closed = current.phase is not Phase.OPEN or Step.SEAL in due
             if known.is_exposed and self._amended.get(copy.id) is not closed:
                 shown.append((current, closed))
-        await self._amend({copy.exposed_share: closed for copy, closed in shown})
+        await self._amend(shown)
         self._amended.update((copy.id, closed) for copy, closed in shown)
         for copy, _ in list(self._known(state)):
             self._drop_if_done(copy)
@@ -278,7 +278,7 @@ class Watcher:
     ) -> ShadowCopy | None:
         return await in_thread(_record, self._present(), copy, known, due)
 
-    async def _amend(self, shares: dict[str, bool]) -> None:
+    async def _amend(self, shares: Sequence[tuple[ShadowCopy, bool]]) -> None:
         """Amend exposed shares; wait for a moment only, because sealing does not depend on it."""
         if not shares:
             return

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Share
+from samba_rvss.samba.modules import listed
 from samba_rvss.samba.options import (
     COMMIT_DEADLINE,
     GRACE,
@@ -22,7 +23,14 @@ from samba_rvss.samba.options import (
     STATE_DIRECTORY,
 )
 from samba_rvss.samba.parser import EXPOSED, open_context, registry_sections, sections_of
-from samba_rvss.samba.sections import Section, check_options, is_true, section, warnings
+from samba_rvss.samba.sections import (
+    Section,
+    check_options,
+    is_true,
+    section,
+    share_warnings,
+    warnings,
+)
 
 _INCLUDE = re.compile(r"\s*include\s*=\s*(\S.*?)\s*$", re.IGNORECASE)
 _SECTION = re.compile(r"\s*\[([^\]]*)\]")
@@ -53,10 +61,15 @@ class Config:
         """The shares that are ours."""
         return tuple(section.share for section in self.sections if section.share)
 
+    def share(self, name: str) -> Share | None:
+        """Return a share of ours by its name, whatever the case; None if there is none."""
+        found = {ours.name.lower(): ours for ours in self.shares}
+        return found.get(name.lower())
+
     def modules(self, share: str) -> tuple[str, ...]:
         """Return the ``vfs objects`` in effect for a share of ours; for others, [global]'s."""
-        objects = {ours.name.lower(): ours.vfs_objects for ours in self.shares}
-        return objects.get(share.lower(), self.global_modules)
+        ours = self.share(share)
+        return ours.vfs_objects if ours else self.global_modules
 
     @property
     def hook_socket(self) -> str:
@@ -130,8 +143,11 @@ def load(configfile: str = "") -> Config:
         samba_lock_directory=str(context.get("lock directory")),
         samba_state_directory=str(context.get("state directory")),
         sections=tuple(found),
-        warnings=tuple(warnings(globals_)),
-        global_modules=tuple(globals_.get("vfs objects", "").split()),
+        warnings=(
+            *warnings(globals_),
+            *share_warnings(entry.share for entry in found if entry.share),
+        ),
+        global_modules=listed(globals_.get("vfs objects", "")),
         files=tuple(_included(file)),
     )
 

@@ -9,14 +9,16 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import tdb
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.samba import tdb_file
+from samba_rvss.model import Writers
+from samba_rvss.samba import modules, tdb_file
 from samba_rvss.samba.parser import EXPOSED, open_context, samba_speaks, smbconf_error
 
 _logger = logging.getLogger(__name__)
@@ -34,29 +36,41 @@ _REG_SZ = 1
 _READING_SECONDS = 5.0
 _READING_PAUSE = 0.05
 
-_DROPPED = {"shell_snap", "shadow_copy2"}
+# source3/lib/util_unixsids.c: every token has its user's SID in it (auth/auth_util.c,
+# create_local_token()), whatever domain the user is from and whatever his name looks like.
+_UNIX_USER = "S-1-22-1-{}"
 
 
-def amended_modules(objects: Sequence[str]) -> str:
-    """Return ``vfs objects`` for an exposed share, given those of its base share.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amendment:
+    """What an exposed share is to be.
 
-    shell_snap and shadow_copy2 are left out, because a shadow copy must not itself be snapshotted
-    or show Previous Versions; the order of the other modules stays.
+    Attributes:
+        closed: whether smbd must refuse all writes.
+        modules: the ``vfs objects`` in effect for its base share.
+        writers: who may write while it is not closed.
+        write_list: its base share's, for writers who are listed.
+        uid: the client's, for a client as the only writer.
     """
-    return " ".join(entry for entry in objects if entry.partition(":")[0] not in _DROPPED)
+
+    closed: bool
+    modules: tuple[str, ...] = ()
+    writers: Writers = Writers.UNKNOWN
+    write_list: str = ""
+    uid: int = -1
 
 
-def amend(
-    configfile: str, read_only: dict[str, bool], inherited: dict[str, tuple[str, ...]]
-) -> tuple[str, ...]:
-    """Set ``vfs objects`` and ``read only`` of exposed shares, in one transaction.
+def amend(configfile: str, shares: dict[str, Amendment]) -> tuple[str, ...]:
+    """Set parameters of exposed shares, in one transaction.
+
+    A shadow copy must not itself be snapshotted, nobody must write to it who may not, and no handle
+    must come back to life through it once it is sealed.
 
     Args:
         configfile: the instance's smb.conf.
-        read_only: for each exposed share, whether smbd must refuse writes.
-        inherited: for each, the ``vfs objects`` in effect for its base share. The clone has only
-            what stands in the base share's own section (lib/smbconf/smbconf_txt.c), and nothing
-            that the base share has from [global] or by ``copy =``.
+        shares: what each is to be. The clone has only what stands in the base share's own section
+            (lib/smbconf/smbconf_txt.c), and nothing that the base share has from [global] or by
+            ``copy =``.
 
     Returns:
         The shares that needed a change; a share that does not exist (any more) is left out.
@@ -73,8 +87,8 @@ def amend(
             registry = smbconf.init_reg(None)
             registry.transaction_start()
             try:
-                for share, closed in read_only.items():
-                    if _amend_one(registry, share, inherited.get(share, ()), closed=closed):
+                for share, amendment in shares.items():
+                    if _amend_one(registry, share, amendment):
                         changed.append(share)
             except BaseException:
                 registry.transaction_cancel()
@@ -87,24 +101,60 @@ def amend(
     if error is not None:
         raise RvssError(
             Problem.SAMBA,
-            f"Samba's registry refuses to change {', '.join(read_only)}: {error} {' '.join(said)}",
+            f"Samba's registry refuses to change {', '.join(shares)}: {error} {' '.join(said)}",
         ) from error
     return tuple(changed)
 
 
-def _amend_one(registry: Any, share: str, inherited: Sequence[str], *, closed: bool) -> bool:
+def _amend_one(registry: Any, share: str, amendment: Amendment) -> bool:
     try:
-        present = {key.lower(): value for key, value in registry.get_share(share)[1]}
+        present = dict(registry.get_share(share)[1])
     except smbconf_error() as exc:
         if exc.args[0] == _NO_SUCH_SERVICE:
             return False
         raise
-    objects = present["vfs objects"].split() if "vfs objects" in present else inherited
-    wanted = {"vfs objects": amended_modules(objects), "read only": "yes" if closed else "no"}
-    changes = {key: value for key, value in wanted.items() if present.get(key) != value}
-    for key, value in changes.items():
-        registry.set_parameter(share, key, value)
-    return bool(changes)
+    changed = False
+    for key, value in _wanted({_plain(key): text for key, text in present.items()}, amendment):
+        # Samba does not count blanks, and takes the last of several spellings.
+        for name in [name for name in present if _plain(name) == _plain(key)] or [key]:
+            if present.get(name) != value:
+                registry.set_parameter(share, name, value)
+                changed = True
+    return changed
+
+
+def _plain(key: str) -> str:
+    return "".join(key.split()).lower()
+
+
+def _wanted(present: Mapping[str, str], amendment: Amendment) -> Iterator[tuple[str, str]]:
+    """Yield the parameters that a share is to have; the keys of what it has are without blanks."""
+    own = present.get("vfsobjects")
+    objects = amendment.modules if own is None else modules.listed(own)
+    yield "vfs objects", modules.amended(objects)
+    if modules.has_btrfs(objects):
+        yield modules.MANIPULATE, "no"
+    # Without them, Samba neither grants a handle that outlives its connection nor lets one come
+    # back (source3/smbd/durable.c, vfs_default_durable_cookie() and _reconnect()); the option with
+    # a colon wins over all else since it is there (smb2_tcon.c), the other is new in 4.25.
+    yield "durable handles", "no"
+    yield "smb3 share cap:CONTINUOUS AVAILABILITY", "no"
+    if "continuousavailability" in present:
+        yield "continuous availability", "no"
+    if amendment.closed:
+        yield "read only", "yes"
+        yield "write list", ""
+        return
+    match amendment.writers:
+        case Writers.ANYBODY:
+            yield "read only", "no"
+        case Writers.LISTED:
+            yield "read only", "yes"
+            if "writelist" not in present:
+                yield "write list", amendment.write_list
+        case Writers.CLIENT:
+            yield "read only", "yes"
+            yield "write list", _UNIX_USER.format(amendment.uid) if amendment.uid >= 0 else ""
 
 
 def exposed_shares(configfile: str, state_directory: str) -> dict[str, str]:

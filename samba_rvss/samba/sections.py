@@ -2,11 +2,12 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Share
+from samba_rvss.model import Share, Writers
+from samba_rvss.samba import modules
 from samba_rvss.samba.options import NESTED, OPTIONS, PREVIOUS_VERSIONS, boolean
 
 _VERBS = {"check": "check path command", "create": "create command", "delete": "delete command"}
@@ -62,16 +63,16 @@ def section(
         run_directory: this instance's.
     """
 
-    def effective(key: str) -> str:
-        return own.get(key, default.get(key, ""))
+    def effective(key: str, otherwise: str = "") -> str:
+        return own.get(key, default.get(key, otherwise))
 
     path = own.get("path", "")
-    objects = tuple(effective("vfs objects").split())
+    objects = modules.listed(effective("vfs objects"))
     share: Share | None = None
     commands = {verb: effective(f"shell_snap:{key}") for verb, key in _VERBS.items()}
     socket = f"{run_directory}/hook.sock"
     wrong = [v for v, command in commands.items() if not _is_our_command(command, v, socket)]
-    if not {entry.partition(":")[0] for entry in objects} >= {"shell_snap"}:
+    if modules.OURS not in map(modules.name, objects):
         reason = "vfs objects has no shell_snap"
     elif wrong:
         names = " and ".join(f"'shell_snap:{_VERBS[verb]}'" for verb in wrong)
@@ -93,8 +94,36 @@ def section(
             nested=NESTED.read(own, default),
             previous_versions=PREVIOUS_VERSIONS.read(own, default),
             vfs_objects=objects,
+            writers=_writers(effective),
+            write_list=effective("write list"),
+            obstacle=modules.obstacle(objects, lambda key: _is_on(key, own, default)),
         )
     return Section(name=name, path=path, registry=registry, share=share, reason=reason)
+
+
+def _writers(effective: Callable[..., str]) -> Writers:
+    """Tell whom a share's shadow copies let write during recovery.
+
+    Who is in ``write list`` may write whatever else is set; with ``force user`` and ``guest only``
+    the hook's user is not the client's (source3/smbd/share_access.c,
+    is_share_read_only_for_token(); smb2_service.c, set_conn_force_user_group()).
+    """
+    if not is_true(effective("read only", "yes")):
+        return Writers.ANYBODY
+    if modules.listed(effective("write list")):
+        return Writers.LISTED
+    forced = effective("force user") or is_true(effective("guest only"))
+    return Writers.UNKNOWN if forced else Writers.CLIENT
+
+
+def _is_on(key: str, *sections: Mapping[str, str]) -> bool:
+    """Return whether a parameter with a colon means yes, from the first section that has it."""
+    # lib/param/loadparm.c, get_parametric_helper(): blanks in its name do not count
+    wanted = "".join(key.split())
+    texts = (
+        text for own in sections for name, text in own.items() if "".join(name.split()) == wanted
+    )
+    return is_true(next(texts, "no"))
 
 
 def check_options(sections: Mapping[str, Mapping[str, str]]) -> None:
@@ -136,6 +165,17 @@ def warnings(globals_: Mapping[str, str]) -> Iterator[str]:
         )
     if is_true(globals_.get("fss:prune stale", "no")):
         yield "'fss:prune stale' is on in [global]: it crashes rpcd_fsrvp; remove it"
+
+
+def share_warnings(shares: Iterable[Share]) -> Iterator[str]:
+    """Yield a sentence on each share whose settings keep clients from what they want."""
+    for share in shares:
+        if share.writers is Writers.UNKNOWN:
+            yield (
+                f"[{share.name}] has 'read only = yes' and 'force user' or 'guest only', so that"
+                " nobody knows which client may recover its shadow copies: they stay read-only;"
+                " name those who may in 'write list'"
+            )
 
 
 def is_true(text: str) -> bool:

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Nested, Share
+from samba_rvss.model import Nested, Share, Writers
 from samba_rvss.run import run
-from samba_rvss.samba import conf
+from samba_rvss.samba import conf, modules
 from samba_rvss.samba.conf import Config, find_share
 from samba_rvss.samba.options import OPTIONS
 from samba_rvss.samba.parser import EXPOSED
@@ -240,6 +240,70 @@ def test_modules_keep_their_order_and_arguments(site: Site) -> None:
     objects = "    vfs objects = acl_xattr shell_snap:x shadow_copy2\n"
     site.write("", share("vms", more=objects))
     assert site.load().shares[0].vfs_objects == ("acl_xattr", "shell_snap:x", "shadow_copy2")
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("", ()),
+        (" a\tb , c;d", ("a", "b", "c", "d")),
+        ('"a b",c"d"e', ("a b", "cde")),
+        ('a "b c', ("a", "b c")),
+    ],
+)
+def test_lists_are_read_as_samba_reads_them(text: str, entries: tuple[str, ...]) -> None:
+    assert modules.listed(text) == entries
+
+
+def test_modules_that_answer_before_us(site: Site) -> None:
+    """Whatever their arguments, and however the option is spelt; behind us they do no harm."""
+    on, off = "btrfs: Manipulate snapshots = yes", "btrfs:manipulate snapshots = no"
+    library = "/usr/lib/samba/vfs/btrfs.so:x"
+    cases = {
+        "a": ("snapper shell_snap", off),
+        "b": ("acl_xattr snapper:x, shell_snap", off),
+        "c": ("btrfs shell_snap", on),
+        "d": (f"{library} acl_xattr shell_snap:x", on),
+        "e": ('"btrfs:x";shell_snap', "available = yes"),  # [global] has it
+        "f": ("btrfs shell_snap", off),
+        "g": ("acl_xattr shell_snap btrfs snapper", on),
+        "h": ("shadow_copy2 full_audit time_audit catia shell_snap", on),
+    }
+    sections = [
+        share(name, more=f"    vfs objects = {objects}\n    {option}\n")
+        for name, (objects, option) in cases.items()
+    ]
+    site.write(f"    {on}", "".join(sections))
+    _in_registry(site, "i", _commands() | {"vfs objects": '"snapper",shell_snap'})
+    found = {ours.name: ours.obstacle for ours in site.load().shares}
+    named = {name: said.split()[2] for name, said in found.items() if said}
+    assert named == dict.fromkeys("abi", "snapper") | dict.fromkeys("cde", "btrfs")
+    assert sorted(found) == list("abcdefghi")
+
+
+def test_who_may_write_during_recovery(site: Site) -> None:
+    cases = {
+        "a": ("read only = no", Writers.ANYBODY),
+        "b": ("writable = yes", Writers.ANYBODY),
+        "c": ("write ok = no", Writers.CLIENT),
+        "d": ("path = /srv/d", Writers.CLIENT),
+        "e": ('write list = @staff "DOM\\a b"', Writers.LISTED),
+        "f": ("write list = x\n    force user = x", Writers.LISTED),
+        "g": ("force user = x", Writers.UNKNOWN),
+        "h": ("guest ok = yes\n    only guest = yes", Writers.UNKNOWN),
+        "i": ("read only = no\n    force user = x", Writers.ANYBODY),
+        "j": ("write list =", Writers.CLIENT),
+    }
+    site.write("", "".join(share(name, more=f"    {more}\n") for name, (more, _) in cases.items()))
+    _in_registry(site, "k", _commands() | {"writeable": "yes"})
+    config = site.load()
+    assert {ours.name: ours.writers for ours in config.shares} == {
+        **{name: writers for name, (_, writers) in cases.items()},
+        "k": Writers.ANYBODY,
+    }
+    assert [said.split()[0] for said in config.warnings] == ["[g]", "[h]"]
+    site.write("    write list = @staff", share("a") + share("b", more="    write list =\n"))
+    assert [ours.writers for ours in site.load().shares[:2]] == [Writers.LISTED, Writers.CLIENT]
 
 
 def test_everything_in_global_makes_every_share_ours(site: Site) -> None:

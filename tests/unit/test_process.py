@@ -18,7 +18,7 @@ import tdb
 import samba_rvss
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import ToolError, run
-from samba_rvss.samba import conf, registry
+from samba_rvss.samba import conf, modules, registry
 from samba_rvss.samba.process import SambaProcess
 
 pytestmark = pytest.mark.vm(seconds=0.5)
@@ -37,7 +37,7 @@ def test_a_call_runs_in_one_child_that_stays(samba: SambaProcess) -> None:
     first = samba.call(os.getpid)
     assert first == samba.pid != os.getpid()
     assert samba.call(os.getpid) == first
-    assert samba.call(registry.amended_modules, ["shell_snap", "acl_xattr"]) == "acl_xattr"
+    assert samba.call(modules.amended, ["shell_snap", "acl_xattr"]) == "acl_xattr"
 
 
 def test_the_child_has_nothing_of_ours(
@@ -153,7 +153,7 @@ def test_a_result_that_cannot_be_sent_is_a_failure(samba: SambaProcess) -> None:
 
 def test_large_arguments_and_results(samba: SambaProcess) -> None:
     words = ["x" * 1000] * 5000
-    assert samba.call(registry.amended_modules, words) == " ".join(words)
+    assert samba.call(modules.amended, words) == " ".join(words)
 
 
 def test_calls_from_many_threads(samba: SambaProcess) -> None:
@@ -162,7 +162,7 @@ def test_calls_from_many_threads(samba: SambaProcess) -> None:
     def work(number: int) -> None:
         for index in range(50):
             word = f"{number}.{index}"
-            assert samba.call(registry.amended_modules, [word]) == word
+            assert samba.call(modules.amended, [word]) == word
             answers.append(word)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]

@@ -1,0 +1,73 @@
+"""VFS modules: what ``vfs objects`` names, and which of them answer FSRVP themselves.
+
+Samba hands a request for a shadow copy to the first module and expects that each hands it on.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+OURS = "shell_snap"
+"""The module that calls the hook."""
+
+_BTRFS = "btrfs"
+MANIPULATE = "btrfs:manipulate snapshots"
+"""Lets vfs_btrfs take shadow copies, wherever the module was given an argument."""
+
+# Of all modules that Samba installs, from 4.17 to 4.25, only these and shell_snap take shadow
+# copies; vfs_btrfs hands the request on unless its option is set (source3/modules/vfs_btrfs.c,
+# btrfs_snap_create(); vfs_snapper.c). shadow_copy2 shows Previous Versions, as vfs_snapper does.
+_SNAPPER = "snapper"
+_DROPPED = {OURS, _SNAPPER, "shadow_copy2"}
+_SEPARATOR = re.compile(r"[ \t,;\n\r]")
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Return the entries of a list in smb.conf.
+
+    Source: lib/util/util_strlist_v3.c, str_list_make_v3(); util_str.c, next_token_talloc().
+    """
+    words = re.findall(rf'(?:"[^"]*"?|(?!{_SEPARATOR.pattern})[^"])+', text)
+    return tuple(word.replace('"', "") for word in words)
+
+
+def name(entry: str) -> str:
+    """Return the name of the module that an entry of ``vfs objects`` means.
+
+    Source: source3/smbd/vfs.c, vfs_init_custom(): an argument follows a colon, and the module may
+    be given as a path.
+    """
+    path = entry.partition(":")[0].strip(" ")
+    return path.rpartition("/")[2].partition(".")[0] if path.startswith("/") else path
+
+
+def obstacle(objects: Sequence[str], is_on: Callable[[str], bool]) -> str:
+    """Return why Samba never asks the hook, and what to do; empty if it does.
+
+    Args:
+        objects: the ``vfs objects`` of a share, shell_snap among them.
+        is_on: tells whether a parameter means yes for the share.
+    """
+    names = [name(entry) for entry in objects]
+    for module in names[: names.index(OURS)]:
+        if module == _SNAPPER or (module == _BTRFS and is_on(MANIPULATE)):
+            off = f"set '{MANIPULATE} = no'" if module == _BTRFS else f"take out {module}"
+            return (
+                f"the module {module} stands before {OURS} in 'vfs objects' and takes shadow copies"
+                f" itself, which nobody seals: {off}, or put {OURS} first"
+            )
+    return ""
+
+
+def amended(objects: Sequence[str]) -> str:
+    """Return ``vfs objects`` for an exposed share, given those of its base share.
+
+    Those that take shadow copies or show Previous Versions are left out, because a shadow copy must
+    do neither; vfs_btrfs, which can do more, stays without its option. The order stays.
+    """
+    left = [entry for entry in objects if name(entry) not in _DROPPED]
+    return " ".join(f'"{entry}"' if _SEPARATOR.search(entry) else entry for entry in left)
+
+
+def has_btrfs(objects: Sequence[str]) -> bool:
+    """Return whether vfs_btrfs is among the modules."""
+    return any(name(entry) == _BTRFS for entry in objects)

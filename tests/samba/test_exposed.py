@@ -1,0 +1,134 @@
+"""Exposed shares are not what their base shares are: who may write, and what modules may do."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss.errors import Problem
+from samba_rvss.model import Phase
+from samba_rvss.samba.fsrvp.results import FsrvpError
+from samba_rvss.testing.waiting import wait_until
+
+if TYPE_CHECKING:
+    from samba_rvss.testing.users import BackupOperator
+    from tests.samba.conftest import Rig
+
+
+def _may_write(rig: "Rig", share: str, user: "BackupOperator") -> bool:
+    """Return whether a user, who can connect and read in any case, may write."""
+    from samba_rvss.testing.smbclient import SmbError
+
+    with rig.session(share, user) as session:
+        assert session.read("data")
+        try:
+            session.write("data", b"changed")
+        except SmbError as exc:
+            if exc.name in {"NT_STATUS_ACCESS_DENIED", "NT_STATUS_MEDIA_WRITE_PROTECTED"}:
+                return False
+            raise
+    return True
+
+
+def test_who_may_recover(rig: "Rig", second_operator: "BackupOperator") -> None:
+    """A share that is read-only for others is not writable for all while a client recovers it.
+
+    The file system lets everybody write, so that only smbd can refuse.
+    """
+    first, second = rig.operator, second_operator
+    closed = {"read only": "yes"}
+    options = {
+        "open": {},
+        "alone": {"writeable": "no"},
+        "listed": closed | {"write list": f'"{second.name}"'},
+        "copied": {},
+        "forced": closed | {"force user": first.name},
+    }
+    for name, more in options.items():
+        rig.share(name, rig.volume(name), more)
+    copied = f"[copied]\n    copy = listed\n    path = {rig.fs.path / 'copied'}\n"
+    rig.samba.set_share("copied", copied)
+    rig.start()
+    with rig.client() as client:
+        taken = rig.expose(client, *options)
+        rig.wait_for_phase(Phase.OPEN, len(options))
+        exposed = dict(zip(options, taken.exposed_shares, strict=True))
+        wait_until(
+            "the shares are amended",
+            lambda: rig.parameters(exposed["forced"]).get("durable handles") == "no",
+        )
+        users = {"first": first, "second": second}
+        may = {
+            name: {who for who, user in users.items() if _may_write(rig, share, user)}
+            for name, share in exposed.items()
+        }
+        assert may == {
+            "open": {"first", "second"},
+            "alone": {"first"},
+            "listed": {"second"},
+            "copied": {"second"},
+            "forced": set(),
+        }
+        taken.complete()
+        rig.wait_for_phase(Phase.SEALED, len(options))
+        wait_until(
+            "nobody is listed",
+            lambda: not any(rig.parameters(each).get("write list") for each in exposed.values()),
+        )
+        for share in exposed.values():
+            assert rig.parameters(share)["read only"] == "yes"
+            assert not any(_may_write(rig, share, user) for user in users.values())
+        taken.delete()
+    rig.wait_for_log("stays as its share is: nobody knows which client may recover it")
+    said = rig.command("shares").stdout
+    assert "warning: [forced] has 'read only = yes' and 'force user' or 'guest only'" in said
+    rig.assert_nothing_left()
+
+
+def test_no_module_takes_a_copy_of_a_copy(rig: "Rig") -> None:
+    """Neither does a handle outlive its connection there."""
+    options = {
+        "vfs objects": 'acl_xattr, shell_snap;"shadow_copy2" btrfs:x',
+        "BTRFS : Manipulate Snapshots": "yes",
+        "durable handles": "yes",
+        "smb3 share cap:Continuous Availability": "yes",
+    }
+    rig.share("vms", rig.volume(), options)
+    rig.start()
+    with rig.client() as client:
+        taken = rig.expose(client, "vms")
+        taken.complete()
+        rig.wait_for_phase(Phase.SEALED)
+        (share,) = taken.exposed_shares
+        wait_until("it is closed", lambda: rig.parameters(share).get("read only") == "yes")
+        found = {key.lower().replace(" ", ""): text for key, text in rig.parameters(share).items()}
+        assert found["vfsobjects"] == "acl_xattr btrfs:x"
+        for key in ("btrfs:manipulatesnapshots", "smb3sharecap:continuousavailability"):
+            assert [text for name, text in found.items() if name == key] == ["no"]
+        assert found["durablehandles"] == "no"
+        rig.samba.end_workers()  # the next one knows the share
+        with rig.client() as other, pytest.raises(FsrvpError) as caught:
+            other.is_path_supported(share)
+        assert caught.value.name == "FSRVP_E_NOT_SUPPORTED"
+    assert rig.command("delete", rig.ledger()[0].id).returncode == 0
+    rig.assert_nothing_left()
+
+
+def test_a_module_that_answers_before_us(rig: "Rig") -> None:
+    """It would take the copies, and nobody would ever seal them."""
+    volume = rig.volume()
+    rig.share(
+        "vms", volume, {"vfs objects": "btrfs:x shell_snap", "btrfs: manipulate snapshots": "yes"}
+    )
+    rig.start()
+    sentence = (
+        "the module btrfs stands before shell_snap in 'vfs objects' and takes shadow copies"
+        " itself, which nobody seals: set 'btrfs:manipulate snapshots = no', or put shell_snap"
+        " first"
+    )
+    for verb in ("check", "create"):
+        done = rig.hook(verb, str(volume))
+        assert (done.returncode, sentence in done.stderr) == (Problem.NOT_SUPPORTED, True)
+    assert sentence in rig.command("shares").stdout
+    assert f"[vms]: {sentence}" in rig.command("status").stdout
+    rig.share("vms", volume, {"vfs objects": "btrfs:x shell_snap"})
+    rig.assert_a_fresh_set_works()
