@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from samba_rvss.copies import identity
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files, mounttable, paths
 from samba_rvss.ledger import Ledger
 from samba_rvss.mounts import Mounts, way
 from samba_rvss.providers.all import providers
@@ -45,7 +46,10 @@ def take(
     for warning in config.warnings:
         _logger.warning("%s", warning)
     _make_directories(config)
-    cleanup.callback(os.close, _lock(config, hint))
+    cleanup.callback(os.close, _lock(config.state_directory, hint))
+    # Sockets and mounts are the run directory's: whoever uses that is no second instance either.
+    own = "give a second instance an 'rvss:run directory' of its own"
+    cleanup.callback(os.close, _lock(config.run_directory, own))
     ledger = Ledger(config.ledger)
     cleanup.callback(ledger.close)
     mounts = Mounts(config.run_directory)
@@ -69,15 +73,18 @@ def is_taken(config: Config) -> bool:
     take it from a daemon that starts just now.
     """
     try:
-        inode = os.stat(_lock_file(config)).st_ino
-        with open("/proc/locks", encoding="ascii") as locks:
-            lines = [line.split() for line in locks]
+        fd = os.open(_lock_file(config.state_directory), os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
-    # proc_locks(5); the device is not compared, because on btrfs stat(2) gives another number
+    with files.opened(fd):
+        # stat(2) on btrfs has another number for the device than the kernel's own lists.
+        major, _, minor = mounttable.mount_of(fd).device.partition(":")
+        wanted = f"{int(major):02x}:{int(minor):02x}:{os.fstat(fd).st_ino}"
+    with open("/proc/locks", encoding="ascii") as locks:
+        lines = [line.split() for line in locks]
+    # proc_locks(5)
     return any(
-        words[1] == "FLOCK" and words[3] == "WRITE" and words[5].endswith(f":{inode}")
-        for words in lines
+        words[1] == "FLOCK" and words[3] == "WRITE" and words[5] == wanted for words in lines
     )
 
 
@@ -92,34 +99,29 @@ def make_previous(instance: Instance) -> None:
 
 
 def _make_directories(config: Config) -> None:
-    try:
-        os.makedirs(config.run_directory, exist_ok=True)
-        # Clients' users reach the hook's socket and the recovery mounts through it.
-        os.chmod(config.run_directory, 0o755)  # noqa: S103
-        os.makedirs(config.state_directory, exist_ok=True)
-        os.chmod(config.state_directory, 0o700)
-        for path in (config.run_directory, config.state_directory):
-            if os.stat(path).st_uid != 0:
-                raise RvssError(Problem.SYSTEM, f"{path} does not belong to root", "chown it")
-    except OSError as exc:
-        raise RvssError(Problem.SYSTEM, f"cannot make {exc.filename}: {exc.strerror}") from exc
+    # Clients' users reach the hook's socket and the recovery mounts through the run directory.
+    for path, mode in ((config.run_directory, 0o755), (config.state_directory, 0o700)):
+        try:
+            paths.make(path, mode)
+        except paths.Replaceable as exc:
+            raise RvssError(
+                Problem.SYSTEM, f"{path} is refused: {exc}", "chown or chmod it"
+            ) from exc
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot make {exc.filename}: {exc.strerror}") from exc
 
 
-def _lock_file(config: Config) -> str:
-    return f"{config.state_directory}/lock"
+def _lock_file(directory: str) -> str:
+    return f"{directory}/lock"
 
 
-def _lock(config: Config, hint: str) -> int:
-    """Take the lock of a state directory; closing the descriptor, or dying, frees it."""
-    path = _lock_file(config)
+def _lock(directory: str, hint: str) -> int:
+    """Take the lock of a directory; closing the descriptor, or dying, frees it."""
+    path = _lock_file(directory)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise RvssError(
-            Problem.BUSY,
-            f"another samba-rvss daemon uses {config.state_directory}",
-            hint,
-        ) from None
+        raise RvssError(Problem.BUSY, f"another samba-rvss daemon uses {directory}", hint) from None
     return fd

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
@@ -43,33 +44,71 @@ def listen(config: Config, cleanup: ExitStack) -> tuple[socket.socket, socket.so
         if fd is not None:
             listener = socket.socket(fileno=fd)
         else:
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            try:
-                listener.bind(path)
-                os.chmod(path, mode)
-            except OSError as exc:
-                listener.close()
-                raise RvssError(
-                    Problem.SYSTEM, f"cannot listen at {path}: {exc.strerror or exc}"
-                ) from exc
-            cleanup.callback(_unlink, path)
-            listener.listen(_BACKLOG)
+            listener = _listen_at(path, mode)
+            cleanup.callback(_clear, path)
         listener.settimeout(0)
         cleanup.callback(listener.close)
         listeners.append(listener)
     return listeners[0], listeners[1]
 
 
+def _listen_at(path: str, mode: int) -> socket.socket:
+    """Listen at a path, in the place of a socket that nobody holds any more."""
+    with ExitStack() as guard:
+        try:
+            if not _clear(path):
+                raise RvssError(
+                    Problem.BUSY,
+                    f"somebody else's socket is at {path}",
+                    "end its owner (if it is systemd, let it start the daemon:"
+                    " 'systemctl start samba-rvss.service'),"
+                    " or give this instance an 'rvss:run directory' of its own",
+                )
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            guard.callback(listener.close)
+            listener.bind(path)
+            os.chmod(path, mode)
+            listener.listen(_BACKLOG)
+        except OSError as exc:
+            raise RvssError(
+                Problem.SYSTEM, f"cannot listen at {path}: {exc.strerror or exc}"
+            ) from exc
+        guard.pop_all()
+        return listener
+
+
+def _clear(path: str) -> bool:
+    """Remove a socket that nobody holds; return whether nothing is there.
+
+    The kernel finds out without disturbing a holder, whoever that is and in whatever namespace: it
+    looks for the socket that is bound to the file, by its inode, and refuses the connection if
+    there is none, before it compares the types (net/unix/af_unix.c, unix_find_bsd()). As ours is
+    a datagram socket, no listener hears of it, and no systemd starts a daemon for it. Names, as
+    /proc/net/unix has them, would tell less: they are as the holder wrote them, and of one network
+    namespace only.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            probe.connect(path)
+    except ConnectionRefusedError:
+        os.unlink(path)
+        return True
+    except FileNotFoundError:
+        return True
+    except OSError as exc:
+        _logger.debug("%s: %s", path, exc)
+    return False
+
+
 def _bound_to(fd: int, path: str) -> bool:
     with socket.socket(fileno=os.dup(fd)) as candidate:
-        return candidate.family == socket.AF_UNIX and candidate.getsockname() == path
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+        name = candidate.getsockname() if candidate.family == socket.AF_UNIX else ""
+        if not isinstance(name, str) or not name.startswith("/"):
+            return False
+        directory, base = os.path.split(name)
+        return os.path.join(os.path.realpath(directory), base) == path
 
 
 def admit_root(connection: socket.socket) -> Peer:

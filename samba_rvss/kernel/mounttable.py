@@ -26,6 +26,7 @@ class MountInfo:
 
     id: int
     parent: int
+    device: str
     root: str
     target: str
     options: frozenset[str]
@@ -94,6 +95,7 @@ def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
         yield MountInfo(
             id=int(fields[0]),
             parent=int(fields[1]),
+            device=fields[2].decode("ascii"),
             root=_unescape(fields[3]),
             target=_unescape(fields[4]),
             options=frozenset(fields[5].decode("ascii").split(",")),

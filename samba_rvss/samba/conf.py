@@ -7,10 +7,11 @@ the daemon calls `load` through `samba_rvss.samba.process`, a command calls it d
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import paths
 from samba_rvss.model import Share
 from samba_rvss.samba.modules import listed
 from samba_rvss.samba.options import (
@@ -21,6 +22,7 @@ from samba_rvss.samba.options import (
     RUN_DIRECTORY,
     SEAL_DEADLINE,
     STATE_DIRECTORY,
+    Option,
 )
 from samba_rvss.samba.parser import EXPOSED, open_context, registry_sections, sections_of
 from samba_rvss.samba.sections import (
@@ -39,7 +41,10 @@ _SEQUENCE_NUMBER = 48
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """What smb.conf said when it was read. Times are in seconds."""
+    """What smb.conf said when it was read. Times are in seconds.
+
+    Our directories have no symbolic link in their paths, and no part that others can replace.
+    """
 
     file: str
     run_directory: str
@@ -116,7 +121,7 @@ def load(configfile: str = "") -> Config:
                 registry[name] = {**base, **parameters}
     check_options({"global": globals_, **sections, **registry})
 
-    run_directory = RUN_DIRECTORY.read(globals_)
+    run_directory = _own_directory(RUN_DIRECTORY, globals_)
     file = configfile or context.configfile or "/etc/samba/smb.conf"
     direct = _sections_in(file)
     found = [
@@ -134,7 +139,7 @@ def load(configfile: str = "") -> Config:
     return Config(
         file=file,
         run_directory=run_directory,
-        state_directory=STATE_DIRECTORY.read(globals_),
+        state_directory=_own_directory(STATE_DIRECTORY, globals_),
         commit_deadline=COMMIT_DEADLINE.read(globals_),
         seal_deadline=SEAL_DEADLINE.read(globals_),
         recovery_timeout=RECOVERY_TIMEOUT.read(globals_),
@@ -150,6 +155,20 @@ def load(configfile: str = "") -> Config:
         global_modules=listed(globals_.get("vfs objects", "")),
         files=tuple(_included(file)),
     )
+
+
+def _own_directory(option: Option[str], globals_: Mapping[str, str]) -> str:
+    """Return one of our directories by the path that it has in the mount table."""
+    given = option.read(globals_)
+    try:
+        return option.parse(paths.resolve(given))
+    except paths.Replaceable as exc:
+        reason, hint = str(exc), "take a path that only root can change"
+    except ValueError:
+        reason, hint = f"it leads to {os.path.realpath(given)!r}", "take a path without blanks"
+    except OSError as exc:
+        reason, hint = f"{exc.filename}: {exc.strerror}", "take another path"
+    raise RvssError(Problem.CONFIG, f"'rvss:{option.name} = {given}' is refused: {reason}", hint)
 
 
 def _sections_in(path: str) -> frozenset[str]:

@@ -40,6 +40,10 @@ def _is_our_command(command: str, verb: str, socket: str) -> bool:
     rest = words[1:]
     if rest[:1] == ["-S"] and len(rest) > 1:
         given, rest = rest[1], rest[2:]
+    if given != socket:
+        # smb.conf may reach the run directory through a link: /var/run is one.
+        directory, name = os.path.split(given)
+        given = os.path.join(os.path.realpath(directory), name)
     return given == socket and rest == [verb]
 
 

@@ -190,6 +190,41 @@ def test_socket_activation_and_notification(instance: Instance) -> None:
     assert instance.nothing_left()
 
 
+def test_a_run_directory_behind_a_link(
+    file_system: FileSystem, samba_rig: Callable[..., PrivateSmbd]
+) -> None:
+    """As /var/run is one; the mount table has the path without it."""
+    samba = samba_rig()
+    link = samba.directory / "link"
+    link.symlink_to("samba-rvss")
+    options = {"run directory": f"{link}/run", "state directory": f"{link}/state"}
+    with RvssDaemon(samba, options=options) as daemon:
+        instance = Instance(samba, daemon, file_system)
+        daemon.hook = daemon.hook.replace(str(daemon.run_directory), f"{link}/run")
+        path = file_system.volume("vms")
+        samba.set_share("vms", daemon.share("vms", path))
+        daemon.start()
+        copy = instance.create(path)
+        assert copy.startswith(f"{daemon.run_directory}/exposed/")
+        daemon.kill()
+        daemon.start()
+        assert os.path.ismount(copy)
+        assert [found["path"] for found in instance.listing()] == [copy]
+        done = instance.hook("delete", str(path), copy)
+        assert done.returncode == 0, done.stderr
+        assert instance.nothing_left()
+        daemon.stop()
+        # A user could let it lead elsewhere, if it were his.
+        os.chown(link, 65534, 65534, follow_symlinks=False)
+        done = instance.command("daemon")
+        assert done.returncode == Problem.CONFIG
+        sentence = (
+            f"'rvss:run directory = {link}/run' is refused: {link} belongs to user 65534, who can"
+            " replace it: take a path that only root can change"
+        )
+        assert sentence in done.stderr
+
+
 def test_deadline_undoes_everything(instance: Instance) -> None:
     instance.samba.set_options({"rvss:commit deadline": "0.001"})
     instance.daemon.start()

@@ -297,32 +297,39 @@ def test_corrected_option_is_used(rig: "Rig") -> None:
     assert rig.hook("check", str(volume)).returncode == Problem.NOT_OURS
 
 
-def test_one_daemon_for_a_state_directory(rig: "Rig") -> None:
+def test_one_daemon_for_each_of_its_directories(rig: "Rig") -> None:
+    """Neither a second one nor reconciling at boot touches the first one's sockets and copies."""
     volume = rig.volume()
     rig.share("vms", volume)
     rig.start()
-    state = rig.daemon.state_directory
-    done = rig.command("daemon")
-    assert done.returncode == Problem.BUSY
-    sentence = (
-        f"another samba-rvss daemon uses {state}:"
-        " give a second instance an 'rvss:state directory' of its own"
-    )
-    assert sentence in done.stderr
-    # The same with sockets of its own
-    run_directory = str(rig.daemon.run_directory)
-    other = rig.directory / "other.conf"
-    other.write_text(rig.samba.text().replace(run_directory, f"{rig.directory}/run"))
-    done = subprocess.run(
-        [*done.args[:4], str(other), "daemon"],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        timeout=_SECONDS,
-        check=False,
-    )
-    assert done.returncode == Problem.BUSY
-    assert sentence in done.stderr
+    run, state = rig.daemon.run_directory, rig.daemon.state_directory
+    with rig.client() as client:
+        taken = rig.expose(client, "vms")
+        rig.wait_for_phase(Phase.OPEN)
+        before = (run / "hook.sock").stat().st_ino, rig.mounts(), rig.images()
+        other = rig.directory / "other.conf"
+        for verb in (["daemon"], ["reconcile", "--boot"]):
+            done = rig.command(*verb)
+            assert done.returncode == Problem.BUSY
+            assert f"another samba-rvss daemon uses {state}" in done.stderr
+            for ours, hint in ((run, "state"), (state, "run")):
+                # The same with another of the one, or of the other
+                other.write_text(rig.samba.text().replace(str(ours), f"{rig.directory}/other"))
+                done = subprocess.run(
+                    [*done.args[:4], str(other), *verb],
+                    capture_output=True,
+                    text=True,
+                    env={"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+                    timeout=_SECONDS,
+                    check=False,
+                )
+                assert done.returncode == Problem.BUSY
+                left = state if ours is run else run
+                assert f"another samba-rvss daemon uses {left}" in done.stderr
+                if ours is state or verb == ["daemon"]:
+                    assert f"give a second instance an 'rvss:{hint} directory' of" in done.stderr
+        assert before == ((run / "hook.sock").stat().st_ino, rig.mounts(), rig.images())
+        taken.delete()
     # The first one serves on
     with rig.client() as client:
         rig.expose(client, "vms").delete()
