@@ -73,6 +73,8 @@ def locate(
         raise _path_problem(share, exc) from exc
     names = []
     try:
+        if mounttable.is_idmapped(fd):
+            raise _idmapped(path)
         for provider in providers:
             names.append(provider.name)
             volume = provider.probe(fd, path, share.nested, thorough=thorough)
@@ -98,14 +100,25 @@ def _refuse_mounts(path: str, is_included: Callable[[mounttable.MountInfo], bool
     if needle not in raw:
         return
     for mount in mounttable.mountinfo(raw):
-        below = mount.target.startswith(f"{path.rstrip('/')}/")
-        if below and not is_included(mount):
+        if not mount.target.startswith(f"{path.rstrip('/')}/"):
+            continue
+        if not is_included(mount):
             raise RvssError(
                 Problem.NESTED,
                 f"the {mount.kind} file system mounted at {mount.target} lies inside {path}"
                 " and would be missing in a shadow copy",
                 "share it on its own or mount it elsewhere",
             )
+        if "idmapped" in mount.options:
+            raise _idmapped(mount.target)
+
+
+def _idmapped(path: str) -> RvssError:
+    return RvssError(
+        Problem.NOT_SUPPORTED,
+        f"{path} is on an id-mapped mount, and in a shadow copy files would have other owners",
+        "share it through a mount without X-mount.idmap",
+    )
 
 
 def _require_utf8(volume: Volume, path: str) -> None:

@@ -22,6 +22,7 @@ libc.inotify_add_watch.argtypes = (_i, _c, ctypes.c_uint32)
 libc.ioctl.argtypes = (_i, ctypes.c_ulong, ctypes.c_void_p)
 libc.fstatfs.argtypes = (_i, ctypes.c_void_p)
 libc.syncfs.argtypes = (_i,)
+libc.statx.argtypes = (_i, _c, _i, _u, ctypes.c_void_p)
 
 
 def checked(result: int, name: str | int | None = None) -> int:

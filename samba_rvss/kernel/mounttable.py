@@ -1,9 +1,21 @@
 """The mount table, as /proc/self/mountinfo has it."""
 
+import ctypes
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Lock
+
+from samba_rvss.kernel.libc import checked, libc
+from samba_rvss.kernel.mounting import AT_EMPTY_PATH, MOUNT_ATTR_IDMAP
+
+# linux/stat.h, linux/mount.h: both calls since Linux 6.8
+_STATX_MNT_ID_UNIQUE = 0x4000
+_STX_MNT_ID = 0x90
+_SYS_statmount = 457  # the same number on every architecture
+_STATMOUNT_MNT_BASIC = 0x2
+_MNT_ATTR = 64
 
 
 def mount_id(fd: int) -> int:
@@ -126,3 +138,41 @@ def mount_of(fd: int) -> MountInfo:
     if found.id != number:
         raise OSError(f"the mount {number} is not in this mount namespace")
     return found
+
+
+def is_idmapped(fd: int) -> bool:
+    """Return whether a descriptor was opened through a mount that shows other owners.
+
+    Raises:
+        OSError: as `mount_of`.
+    """
+    try:
+        # The time that reading the mount table takes grows with the number of mounts.
+        return bool(_mount_attributes(fd) & MOUNT_ATTR_IDMAP)
+    except OSError:
+        return "idmapped" in mount_of(fd).options
+
+
+def _mount_attributes(fd: int) -> int:
+    """Return the attributes of the mount that a descriptor was opened through.
+
+    Raises:
+        OSError: the kernel cannot tell, or is not allowed to.
+    """
+    buffer = ctypes.create_string_buffer(512)
+    checked(libc.statx(fd, b"", AT_EMPTY_PATH, _STATX_MNT_ID_UNIQUE, buffer))
+    if not struct.unpack_from("=I", buffer)[0] & _STATX_MNT_ID_UNIQUE:
+        raise OSError("statx(2) does not tell the mount")
+    (mount,) = struct.unpack_from("=Q", buffer, _STX_MNT_ID)
+    # struct mnt_id_req, struct statmount
+    request = struct.pack("=IIQQ", 24, 0, mount, _STATMOUNT_MNT_BASIC)
+    checked(
+        libc.syscall(
+            ctypes.c_long(_SYS_statmount),
+            ctypes.c_char_p(request),
+            buffer,
+            ctypes.c_size_t(len(buffer)),
+            ctypes.c_uint(0),
+        )
+    )
+    return int(struct.unpack_from("=Q", buffer, _MNT_ATTR)[0])
