@@ -1,5 +1,7 @@
 """Exposed shares are not what their base shares are: who may write, and what modules may do."""
 
+import subprocess
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,17 @@ from samba_rvss.testing.waiting import wait_until
 if TYPE_CHECKING:
     from samba_rvss.testing.users import BackupOperator
     from tests.samba.conftest import Rig
+
+
+def _wait_for(rig: "Rig", shares: Iterable[str], key: str, text: str) -> None:
+    """Wait until a parameter of exposed shares is set, and smbd knows of it."""
+    wanted = dict.fromkeys(shares, text)
+
+    def found() -> dict[str, str | None]:
+        return {share: rig.parameters(share).get(key) for share in wanted}
+
+    wait_until(lambda: f"{key} is {text}: {found()}", lambda: found() == wanted)
+    rig.samba.reload()
 
 
 def _may_write(rig: "Rig", share: str, user: "BackupOperator") -> bool:
@@ -52,10 +65,7 @@ def test_who_may_recover(rig: "Rig", second_operator: "BackupOperator") -> None:
         taken = rig.expose(client, *options)
         rig.wait_for_phase(Phase.OPEN, len(options))
         exposed = dict(zip(options, taken.exposed_shares, strict=True))
-        wait_until(
-            "the shares are amended",
-            lambda: rig.parameters(exposed["forced"]).get("durable handles") == "no",
-        )
+        _wait_for(rig, exposed.values(), "durable handles", "no")
         users = {"first": first, "second": second}
         may = {
             name: {who for who, user in users.items() if _may_write(rig, share, user)}
@@ -70,12 +80,9 @@ def test_who_may_recover(rig: "Rig", second_operator: "BackupOperator") -> None:
         }
         taken.complete()
         rig.wait_for_phase(Phase.SEALED, len(options))
-        wait_until(
-            "nobody is listed",
-            lambda: not any(rig.parameters(each).get("write list") for each in exposed.values()),
-        )
+        _wait_for(rig, exposed.values(), "read only", "yes")
         for share in exposed.values():
-            assert rig.parameters(share)["read only"] == "yes"
+            assert not rig.parameters(share).get("write list")
             assert not any(_may_write(rig, share, user) for user in users.values())
         taken.delete()
     rig.wait_for_log("stays as its share is: nobody knows which client may recover it")
@@ -84,9 +91,29 @@ def test_who_may_recover(rig: "Rig", second_operator: "BackupOperator") -> None:
     rig.assert_nothing_left()
 
 
+def _grants_durable_handles(rig: "Rig", share: str) -> bool:
+    """Return whether a handle can come back through a new connection (smbtorture(1))."""
+    unc = f"//{rig.samba.address}/{share}"
+    user = f"-U{rig.operator.name}%{rig.operator.password}"
+    done = subprocess.run(
+        ["smbtorture", unc, user, "smb2.durable-v2-open.reopen1"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode:
+        assert "io.out.durable_open_v2 got 0x0" in done.stderr, done.stdout
+    return not done.returncode
+
+
+@pytest.mark.require("smbtorture")
 def test_no_module_takes_a_copy_of_a_copy(rig: "Rig") -> None:
     """Neither does a handle outlive its connection there."""
     options = {
+        "kernel share modes": "no",
+        "posix locking": "no",
         "vfs objects": 'acl_xattr, shell_snap;"shadow_copy2" btrfs:x',
         "BTRFS : Manipulate Snapshots": "yes",
         "durable handles": "yes",
@@ -96,10 +123,14 @@ def test_no_module_takes_a_copy_of_a_copy(rig: "Rig") -> None:
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, "vms")
+        rig.wait_for_phase(Phase.OPEN)
+        (share,) = taken.exposed_shares
+        _wait_for(rig, [share], "durable handles", "no")
+        assert _grants_durable_handles(rig, "vms")
+        assert not _grants_durable_handles(rig, share)
         taken.complete()
         rig.wait_for_phase(Phase.SEALED)
-        (share,) = taken.exposed_shares
-        wait_until("it is closed", lambda: rig.parameters(share).get("read only") == "yes")
+        _wait_for(rig, [share], "read only", "yes")
         found = {key.lower().replace(" ", ""): text for key, text in rig.parameters(share).items()}
         assert found["vfsobjects"] == "acl_xattr btrfs:x"
         for key in ("btrfs:manipulatesnapshots", "smb3sharecap:continuousavailability"):
