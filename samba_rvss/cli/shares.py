@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = {share.lower() for share in arguments.share}
     rows = [row for row in examine(config) if not wanted or str(row["share"]).lower() in wanted]
     if arguments.json:
-        output.print_json({"shares": rows, "warnings": list(config.warnings)})
+        output.print_json({"shares": rows, "warnings": [*config.warnings, *config.notes]})
         return 0
     output.print_table(
         ["SHARE", "STATE", "PATH", "FILE SYSTEM", "VOLUME", "DIRECTORY", "WHY NOT"],
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         ],
         f"There are no shares in {config.file}.",
     )
-    for warning in config.warnings:
+    for warning in (*config.warnings, *config.notes):
         print(f"warning: {warning}")
     return 0
 

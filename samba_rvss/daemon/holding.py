@@ -43,7 +43,7 @@ def take(
     Raises:
         RvssError: BUSY if another process is the writer, STATE or SYSTEM.
     """
-    for warning in config.warnings:
+    for warning in (*config.warnings, *config.notes):
         _logger.warning("%s", warning)
     _make_directories(config)
     cleanup.callback(os.close, _lock(config.state_directory, hint))

@@ -76,7 +76,8 @@ class Present:
                     " and ".join(name.replace("_", " ") for name in moved),
                 )
                 return
-            for warning in set(config.warnings) - set(current.warnings):
+            said = {*current.warnings, *current.notes}
+            for warning in {*config.warnings, *config.notes} - said:
                 _logger.warning("%s", warning)
             self._instance = replace(self._instance, config=config)
             self._signature = await in_thread(conf.signature, config)

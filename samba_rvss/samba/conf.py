@@ -29,8 +29,8 @@ from samba_rvss.samba.sections import (
     Section,
     check_options,
     is_true,
+    notes,
     section,
-    share_warnings,
     warnings,
 )
 
@@ -43,6 +43,7 @@ _SEQUENCE_NUMBER = 48
 class Config:
     """What smb.conf said when it was read. Times are in seconds.
 
+    ``warnings`` are sentences on what breaks Remote VSS, ``notes`` on what limits it.
     Our directories have no symbolic link in their paths, and no part that others can replace.
     """
 
@@ -58,6 +59,7 @@ class Config:
     samba_state_directory: str
     sections: tuple[Section, ...]
     warnings: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
     files: tuple[str, ...] = field(default=())
     global_modules: tuple[str, ...] = field(default=())
 
@@ -148,10 +150,8 @@ def load(configfile: str = "") -> Config:
         samba_lock_directory=str(context.get("lock directory")),
         samba_state_directory=str(context.get("state directory")),
         sections=tuple(found),
-        warnings=(
-            *warnings(globals_),
-            *share_warnings(entry.share for entry in found if entry.share),
-        ),
+        warnings=tuple(warnings(globals_)),
+        notes=tuple(notes(entry.share for entry in found if entry.share)),
         global_modules=listed(globals_.get("vfs objects", "")),
         files=tuple(_included(file)),
     )

@@ -171,8 +171,8 @@ def warnings(globals_: Mapping[str, str]) -> Iterator[str]:
         yield "'fss:prune stale' is on in [global]: it crashes rpcd_fsrvp; remove it"
 
 
-def share_warnings(shares: Iterable[Share]) -> Iterator[str]:
-    """Yield a sentence on each share whose settings keep clients from what they want."""
+def notes(shares: Iterable[Share]) -> Iterator[str]:
+    """Yield a sentence on each share whose settings limit what clients can do with a copy."""
     for share in shares:
         if share.writers is Writers.UNKNOWN:
             yield (

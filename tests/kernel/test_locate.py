@@ -13,7 +13,7 @@ from samba_rvss.copies.locate import locate
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting, mounttable
 from samba_rvss.kernel.libc import checked, libc
-from samba_rvss.model import Share
+from samba_rvss.model import Identity, Share
 from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.plugin import require
@@ -58,7 +58,7 @@ def test_an_id_mapped_mount(file_system: LoopBtrfs) -> None:
     volume, target = file_system.subvolume("vms"), file_system.path / "mapped"
     (volume / "inside").mkdir()
     target.mkdir()
-    providers = (Btrfs("/run/none"),)
+    providers = (Btrfs(Identity(id="one")),)
     _map(volume, target)
     try:
         assert target.stat().st_uid == USER

@@ -301,7 +301,7 @@ def test_who_may_write_during_recovery(site: Site) -> None:
         **{name: writers for name, (_, writers) in cases.items()},
         "k": Writers.ANYBODY,
     }
-    assert [said.split()[0] for said in config.warnings] == ["[g]", "[h]"]
+    assert [said.split()[0] for said in config.notes] == ["[g]", "[h]"]
     site.write("    write list = @staff", share("a") + share("b", more="    write list =\n"))
     assert [ours.writers for ours in site.load().shares[:2]] == [Writers.LISTED, Writers.CLIENT]
 
