@@ -124,6 +124,13 @@ def load(configfile: str = "") -> Config:
     check_options({"global": globals_, **sections, **registry})
 
     run_directory = _own_directory(RUN_DIRECTORY, globals_)
+    state_directory = _own_directory(STATE_DIRECTORY, globals_)
+    if run_directory == state_directory:
+        raise RvssError(
+            Problem.CONFIG,
+            f"'rvss:run directory' and 'rvss:state directory' are both {run_directory}",
+            "clients reach the one, and none may reach the other: make them two",
+        )
     file = configfile or context.configfile or "/etc/samba/smb.conf"
     direct = _sections_in(file)
     found = [
@@ -141,7 +148,7 @@ def load(configfile: str = "") -> Config:
     return Config(
         file=file,
         run_directory=run_directory,
-        state_directory=_own_directory(STATE_DIRECTORY, globals_),
+        state_directory=state_directory,
         commit_deadline=COMMIT_DEADLINE.read(globals_),
         seal_deadline=SEAL_DEADLINE.read(globals_),
         recovery_timeout=RECOVERY_TIMEOUT.read(globals_),

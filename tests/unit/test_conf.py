@@ -203,6 +203,24 @@ def test_unknown_options_are_found_in_shares_that_are_not_ours(site: Site) -> No
         site.load()
 
 
+def test_directories_are_two_and_have_no_links(site: Site) -> None:
+    one = site.directory / "one"
+    one.symlink_to("state")
+    text = f"    rvss:run directory = {one}/x\n    rvss:state directory = {site.directory}/state/"
+    site.write(f"{text}y\n", share("vms", hook=f"{HOOK} -S {one}/x/hook.sock"))
+    config = site.load()
+    assert config.run_directory == f"{site.directory}/state/x"
+    assert [ours.name for ours in config.shares] == ["vms"]
+    site.write(f"{text}x\n")
+    with pytest.raises(RvssError, match=r"are both .*/state/x: clients reach the one") as caught:
+        site.load()
+    assert caught.value.problem is Problem.CONFIG
+    one.unlink()
+    one.symlink_to("a c")
+    with pytest.raises(RvssError, match=r"leads to '.*/a c/x': take a path without blanks"):
+        site.load()
+
+
 def test_options_of_the_daemon_do_not_belong_in_shares(site: Site) -> None:
     site.write("", share("vms", more="    rvss:run directory = /run/x\n"))
     with pytest.raises(RvssError, match="belongs in \\[global\\]") as caught:
