@@ -61,7 +61,7 @@ def look(config: Config) -> Look:
             config=config,
             ledger=ledger,
             mounts=Mounts(config.run_directory),
-            providers=providers(identity.read(config)),
+            providers=providers(identity.read(config), f"{config.state_directory}/homes.json"),
             samba=Here(),
         )
         seen = observe(

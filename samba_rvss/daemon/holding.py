@@ -58,7 +58,7 @@ def take(
         config=config,
         ledger=ledger,
         mounts=mounts,
-        providers=providers(identity.make(config)),
+        providers=providers(identity.make(config), f"{config.state_directory}/homes.json", reached),
         samba=samba,
         reached=reached,
     )

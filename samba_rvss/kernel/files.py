@@ -48,6 +48,21 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
     return checked(result, path)
 
 
+def open_by_handle(mount: int, kind: int, handle: bytes, flags: int) -> int:
+    """Open what a file handle names (open_by_handle_at(2)); return a descriptor.
+
+    It needs CAP_DAC_READ_SEARCH.
+
+    Args:
+        mount: a descriptor, not O_PATH, of a mount of its file system.
+        kind: the handle's type, and
+        handle: the handle, as the file system defines both.
+        flags: as for open(2).
+    """
+    raw = struct.pack("=Ii", len(handle), kind) + handle
+    return checked(libc.open_by_handle_at(mount, raw, flags | os.O_CLOEXEC))
+
+
 def file_system_type(fd: int) -> int:
     """Return the magic number of the file system that a descriptor is on (fstatfs(2))."""
     buffer = ctypes.create_string_buffer(256)

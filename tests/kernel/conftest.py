@@ -3,8 +3,10 @@
 A new provider gets a `Storage` of its own and a line in STORAGES; the tests stay as they are.
 """
 
+import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,9 +18,10 @@ from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.model import Identity, Mark, Sealed, SetState
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
+from samba_rvss.providers.btrfs import parts as btrfs_parts
+from samba_rvss.providers.btrfs.home import NAME as HOME
+from samba_rvss.providers.btrfs.marks import MARK, PLACE
 from samba_rvss.providers.btrfs.provider import Btrfs
-from samba_rvss.providers.home import MARK
-from samba_rvss.providers.home import NAME as HOME
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.properties import MARK as ZFS_MARK
 from samba_rvss.providers.zfs.provider import Zfs
@@ -48,7 +51,7 @@ class Storage(Protocol):
         provider: the provider under test, of one instance.
         other: the same kind of provider, of another instance.
         many: how many images are many, for the time that one takes.
-        seal_is_durable: whether sealing alone makes durable what was written.
+        forgets: whether a loss of power surely takes what was written and not yet sealed.
         destroys_what_is_open: whether an image of which a file is open can be destroyed.
     """
 
@@ -56,7 +59,7 @@ class Storage(Protocol):
     provider: Provider
     other: Provider
     many: int
-    seal_is_durable: bool
+    forgets: bool
     destroys_what_is_open: bool
 
     def volume(self, name: str) -> Path:
@@ -116,7 +119,7 @@ class BtrfsStorage:
         self._fs = file_system
         self.top = file_system.path
         self.many = 500
-        self.seal_is_durable = False
+        self.forgets = True
         self.destroys_what_is_open = True
         self.provider: Provider = Btrfs(Identity(id="one"))
         self.other: Provider = Btrfs(Identity(id="two"))
@@ -195,14 +198,33 @@ class BtrfsStorage:
         out.mkdir()
         # -s: snapshots too; -i: go on where a file is not complete
         run(["btrfs", "restore", "-s", "-i", str(copy), str(out)], timeout=_SECONDS)
-        return out / HOME / image / "image"
+        parts = self.image_parts(image)
+        for place in sorted(parts):
+            if place:
+                # A snapshot has an empty directory there; btrfs(8) follows it to the source.
+                shutil.rmtree(out / HOME / parts[""] / place)
+                (out / HOME / parts[place]).rename(out / HOME / parts[""] / place)
+        return out / HOME / parts[""]
+
+    def image_parts(self, image: str) -> dict[str, str]:
+        """Return the names of an image's parts in the home, by their places."""
+        mark = json.loads(os.getxattr(self.top / HOME / PLACE / image, MARK))
+        parts = btrfs_parts.of_more(mark["more"])
+        return {
+            part.place: btrfs_parts.final(image, part)
+            if mark["sealed"]
+            else btrfs_parts.writable(image, parts, index)
+            for index, part in enumerate(parts)
+        }
 
     def names(self) -> list[str]:
         """See `Storage`."""
-        try:
-            return sorted(os.listdir(self.top / HOME))
-        except FileNotFoundError:
+        home = self.top / HOME
+        if not home.exists():
             return []
+        marks = os.listdir(home / PLACE) if (home / PLACE).exists() else []
+        others = (btrfs_parts.image_of(name) or name for name in os.listdir(home))
+        return sorted({*marks, *others} - {PLACE})
 
     def parts(self) -> list[str]:
         """See `Storage`."""
@@ -217,10 +239,11 @@ class BtrfsStorage:
         (home / "directory" / "image").mkdir()
         (home / "file").write_text("a file")
         (home / "link").symlink_to("/")
-        (home / "garbled").mkdir()
-        os.setxattr(home / "garbled", MARK, b"no JSON")
-        (home / "unknown-version").mkdir()
-        os.setxattr(home / "unknown-version", MARK, b'{"version": 2, "instance": "one"}')
+        for place in (home, home / PLACE):
+            (place / "garbled").mkdir(parents=True)
+            os.setxattr(place / "garbled", MARK, b"no JSON")
+            (place / "unknown-version").mkdir()
+            os.setxattr(place / "unknown-version", MARK, b'{"version": 2, "instance": "one"}')
         self._fs.subvolume(f"{HOME}/subvolume")
         (home / "with-subvolume").mkdir()
         self._fs.subvolume(f"{HOME}/with-subvolume/image")
@@ -229,23 +252,21 @@ class BtrfsStorage:
     def cut_off(self, mark: Mark) -> tuple[list[str], list[str]]:
         """See `Storage`."""
         home = self.top / HOME
-        raw = os.getxattr(home / mark.id, MARK)
-        (home / "no-mark").mkdir(0o700)
-        (home / "no-image").mkdir(0o700)
-        os.setxattr(home / "no-image", MARK, raw)
-        (home / "in-the-middle").mkdir(0o700)
-        os.setxattr(home / "in-the-middle", MARK, raw)
-        making = home / "in-the-middle" / "making"
+        raw = json.loads(os.getxattr(home / PLACE / mark.id, MARK))
+        names = [f"{mark.id[:-8]}{number:08x}" for number in range(3)]
+        row = [*raw["more"]["parts"][0][:3], "", ""]
+        for name in names:
+            (home / PLACE / name).mkdir(0o700)
+        for name in names[1:]:
+            inner = ["inner", "inner", 9999, "", ""]
+            text = json.dumps({**raw, "id": name, "more": {"parts": [row, inner]}})
+            os.setxattr(home / PLACE / name, MARK, text.encode())
+        parts = btrfs_parts.of_more({"parts": [row]})
+        made = home / btrfs_parts.writable(names[2], parts, 0)
         source = str(self.top / mark.volume.name)
-        run(["btrfs", "subvolume", "snapshot", source, str(making)], timeout=_SECONDS)
-        run(["btrfs", "subvolume", "create", str(making / "inner")], timeout=_SECONDS)
-        return ["no-mark"], ["no-image", "in-the-middle"]
-
-    def crash_settle(self, image: str) -> None:
-        """Leave what settling leaves when it is cut off."""
-        words = ["btrfs", "subvolume", "snapshot", "-r"]
-        container = self.top / HOME / image
-        run([*words, str(container / "image"), str(container / "flush")], timeout=_SECONDS)
+        run(["btrfs", "subvolume", "snapshot", source, str(made)], timeout=_SECONDS)
+        run(["btrfs", "subvolume", "create", str(made / "inner")], timeout=_SECONDS)
+        return names[:1], names[1:]
 
     def untrusted_home(self, how: str) -> None:
         """Put what others could have made ("owner", "mode" or "link") in our place."""
@@ -273,7 +294,7 @@ class ZfsStorage:
         self.provider: Provider = Zfs(Identity(id="one"))
         self.other: Provider = Zfs(Identity(id="two"))
         self.many = 15
-        self.seal_is_durable = True
+        self.forgets = False
         self.destroys_what_is_open = False
 
     def __enter__(self) -> Self:

@@ -83,7 +83,7 @@ def top(file_system: str, *, writable: bool) -> Iterator[int]:
         if writable:
             mounting.mount_setattr(root, clear=mounting.MOUNT_ATTR_RDONLY)
         with files.opened(os.open(".", files.DIRECTORY, dir_fd=root)) as opened:
-            if ioctl.file_system_id(opened) != file_system:
+            if ioctl.file_system(opened)[0] != file_system:
                 raise RvssError(Problem.SYSTEM, f"{source} is no longer btrfs {file_system}")
             yield opened
 

@@ -1,34 +1,52 @@
 """Images on btrfs: snapshots in ``/.samba-rvss`` of the file system's top-level tree.
 
-    /.samba-rvss            a subvolume, 0700; so a snapshot of the top level has no images in it
-      <id>/                 a directory with our mark in trusted.samba_rvss
-        image               the snapshot; nested ones in place inside it
-        flush               a throw-away snapshot, only while an image is being settled
+    /.samba-rvss                                        see `home`
+      <base>-<id>.<YYYYMMDDTHHMMSSZ>_<digits>           a sealed part, read-only; see `parts`
+      <the same of the volume's part>.rw, .rw1 …        the writable parts, until they are removed
+      .<…>                                              what is being made
+      .marks/<image>/                                   a directory with our mark; see `marks`
 
-The mark is written before the snapshot, whose own transaction makes both durable. It is outside of
-the snapshot, so that the image is exactly the volume.
+One part for the volume and one for each nested subvolume; none is inside another, for a snapshot
+does not hold nested ones, and a read-only one takes none. The mark is there before the parts, and
+goes after them.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
-
-import btrfsutil
+from contextlib import ExitStack, contextmanager
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.kernel.mounttable import MountInfo
-from samba_rvss.model import Foreign, Identity, Image, Inventory, Mark, Nested, Sealed, Volume
-from samba_rvss.providers import home
-from samba_rvss.providers.btrfs import ioctl, mounted, subvolumes
+from samba_rvss.model import (
+    Foreign,
+    Identity,
+    Image,
+    Inventory,
+    Mark,
+    Nested,
+    Sealed,
+    Volume,
+    Whose,
+)
+from samba_rvss.providers.btrfs import (
+    former,
+    home,
+    images,
+    ioctl,
+    marks,
+    mounted,
+    sealing,
+    subvolumes,
+    taking,
+)
 from samba_rvss.providers.btrfs.failure import problem
-from samba_rvss.providers.btrfs.taking import IMAGE, take
+from samba_rvss.providers.btrfs.home import Home
+from samba_rvss.providers.btrfs.homes import Homes
+from samba_rvss.providers.btrfs.images import State
+from samba_rvss.providers.btrfs.marks import PROVIDER, Record
 from samba_rvss.providers.detached import narrow
-from samba_rvss.providers.home import Home
 from samba_rvss.providers.inventory import listed
-
-_FLUSH = "flush"
 
 
 class Btrfs:
@@ -36,28 +54,43 @@ class Btrfs:
 
     Args:
         identity: whose images are ours.
+        homes: the file in which our homes are remembered; empty to remember them in memory.
+        reached: called with the name of each step of a sealing; see `sealing`.
     """
 
-    name = "btrfs"
+    name = PROVIDER
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        homes: str = "",
+        reached: Callable[[str], None] = lambda point: None,
+    ) -> None:
         self._identity = identity
+        self._homes = Homes(homes)
+        self._reached = reached
 
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool = False) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
         if files.file_system_type(fd) != files.BTRFS_SUPER_MAGIC:
             return None
         try:
-            inode = os.fstat(fd).st_ino
-            file_system = ioctl.file_system_id(fd)
-            tree, directory = ioctl.lookup(fd, inode)
-            is_top = tree == ioctl.FS_TREE_OBJECTID
-            name = "" if is_top else btrfsutil.subvolume_path(fd, tree)
-            space = os.fstatvfs(fd)
+            return self._probe(fd, path, nested, thorough=thorough)
         except OSError as exc:
             raise problem(exc, f"cannot examine {path}") from exc
-        if name == home.NAME or name.startswith(f"{home.NAME}/"):
+
+    def _probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume:
+        inode = os.fstat(fd).st_ino
+        file_system, _ = ioctl.file_system(fd)
+        ours = self._homes.known(file_system)
+        tree, directory = ioctl.lookup(fd, inode)
+        lineage = subvolumes.lineage(fd, tree)
+        top = (ioctl.FS_TREE_OBJECTID, "")
+        if any(number == ours for number, _ in lineage) or (
+            lineage[-1] == top and len(lineage) > 1 and lineage[-2][1] == home.NAME
+        ):
             raise RvssError(Problem.BAD_PATH, f"{path} is itself inside a shadow copy")
+        space = os.fstatvfs(fd)
         if space.f_flag & os.ST_RDONLY and mounted.is_read_only(fd):
             raise RvssError(
                 Problem.READ_ONLY, f"the file system of {path} is read-only", "remount it writable"
@@ -68,12 +101,15 @@ class Btrfs:
                 Problem.NO_SPACE, f"the file system of {path} has no room", "free some space"
             )
         if nested is Nested.REFUSE:
-            _refuse_nested(fd, directory, path)
+            taking.refuse_nested(fd, directory, path, ours)
+        elif thorough:
+            besides = {ours} if ours else set()
+            taking.refuse_long(subvolumes.below(fd, tree, directory, besides=besides), path)
         return Volume(
             provider=self.name,
             file_system=file_system,
             id=str(tree),
-            name=name or "/",
+            name=subvolumes.path_of(fd, tree),
             directory=directory,
             inode=inode,
         )
@@ -84,91 +120,86 @@ class Btrfs:
 
     def create(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`."""
-        volume = mark.volume
         try:
-            with (
-                mounted.top(volume.file_system, writable=True) as top,
-                self._home(top, volume.file_system, ioctl.create_subvolume) as ours,
-                files.opened(subvolumes.volume_root(top, volume)) as source,
-                ExitStack() as undo,
-            ):
-                inner: list[str] = []
-                if mark.nested is Nested.INCLUDE:
-                    inner = list(subvolumes.nested(source, volume.directory))
-                else:
-                    _refuse_nested(source, volume.directory, mark.share_path)
-                with files.opened(ours.make(mark)) as place:
-                    undo.callback(ours.remove, mark.id, subvolumes.destroy)
-                    take(volume, source, place, inner)
-                undo.pop_all()
+            with self._home(mark.volume.file_system, writable=True, make=True) as ours:
+                taking.take(ours, mark, self._identity)
         except OSError as exc:
             raise problem(exc, f"cannot take a shadow copy of {mark.share_path}") from exc
 
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
-        """See `samba_rvss.providers.Provider`. Nested subvolumes need no mounts of their own."""
-        with self._image(volume, image, writable=False) as root:
-            tree, _ = ioctl.lookup(root)
-            mount = mounted.mount(mounted.device(volume.file_system), tree)
-            return [("", narrow(mount, volume.directory, volume.inode, image))]
+        """See `samba_rvss.providers.Provider`."""
+        with ExitStack() as undo, self._image(volume, image, writable=False) as (ours, record):
+            if record.parts:
+                found = images.ours(ours, record, self._identity)
+                places = [part.place for part in record.parts]
+                there = found.subvolumes
+                if not found.complete:
+                    raise _missing(image)
+            else:
+                # What is nested in it is in place.
+                places, there = [""], [part for _, part in former.parts_of(ours, image)[:1]]
+                if not there:
+                    raise _missing(image)
+            source = mounted.device(volume.file_system)
+            below = f"{volume.directory}/" if volume.directory else ""
+            mounts: list[tuple[str, int]] = []
+            for place, subvolume in zip(places, there, strict=True):
+                fd = mounted.mount(source, subvolume.tree)
+                if not place:
+                    fd = narrow(fd, volume.directory, volume.inode, image)
+                undo.callback(os.close, fd)
+                mounts.append((place.removeprefix(below), fd))
+            undo.pop_all()
+            return mounts
 
     def seal(self, volume: Volume, image: str, sealed: Sealed) -> None:
-        """See `samba_rvss.providers.Provider`.
-
-        A snapshot writes out what its source still holds in memory, and nothing else of the file
-        system (fs/btrfs/ioctl.c, btrfs_mksnapshot()): syncfs(2) would wait for every other
-        writer on it.
-        """
-        with (
-            self._image(volume, image, writable=True) as root,
-            files.opened(os.open("..", files.DIRECTORY, dir_fd=root)) as place,
-        ):
-            parts = [".", *subvolumes.nested(root, "")]
-            for path in reversed(parts):
-                with subvolumes.beneath(root, path) as part:
-                    ioctl.set_read_only(part, read_only=True)
-            for path in parts:
-                with subvolumes.beneath(root, path) as part:
-                    if not ioctl.is_read_only(part):
-                        raise RvssError(
-                            Problem.NOT_SEALED, f"{path} in the image {image} is still writable"
-                        )
-                    subvolumes.destroy(place, _FLUSH)
-                    ioctl.snapshot(part, place, _FLUSH, read_only=True)
-                ioctl.delete_subvolume(place, _FLUSH)
-        self._write(volume, image, lambda mark: replace(mark, sealed=sealed))
+        """See `samba_rvss.providers.Provider`."""
+        with self._image(volume, image, writable=True) as (ours, found):
+            record = found if found.parts else former.take_over(ours, found, self._identity)
+            if record is None:
+                raise _missing(image)
+            sealing.seal(ours, record, self._identity, sealed, self._reached)
 
     def clear(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`."""
+        try:
+            with self._home(volume.file_system, writable=True) as ours:
+                record = marks.read(ours, image)
+                if record is None or not record.is_sealed:
+                    return
+                images.ours(ours, record, self._identity)
+                for name in list(images.remnants(ours, record)):
+                    ours.delete(name)
+                if record.in_place:
+                    former.remove(ours, image, self._identity)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise problem(exc, f"cannot clear the image {image}") from exc
 
     def claim(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`."""
-        self._write(mark.volume, mark.id, lambda found: found, mark)
-
-    def _write(
-        self,
-        volume: Volume,
-        image: str,
-        change: Callable[[Mark], Mark],
-        known: Mark | None = None,
-    ) -> None:
-        try:
-            with (
-                mounted.top(volume.file_system, writable=True) as top,
-                self._home(top, volume.file_system) as ours,
-            ):
-                ours.write(change(known or ours.mark(image)))
-        except OSError as exc:
-            raise problem(exc, f"cannot write the mark of the image {image}") from exc
+        with self._image(mark.volume, mark.id, writable=True, ours=False) as (ours, record):
+            if record.mark.id != mark.id or record.mark.volume != mark.volume:
+                raise images.not_ours(mark.id, ours.where(f"{marks.PLACE}/{record.name}"))
+            write = marks.claim if record.parts else former.claim
+            write(ours, record, self._identity)
+            ioctl.commit(ours.fd)
 
     def destroy(self, volume: Volume, image: str) -> None:
-        """See `samba_rvss.providers.Provider`."""
+        """See `samba_rvss.providers.Provider`.
+
+        The mark goes last, when it is durable that the parts have gone.
+        """
         try:
-            with mounted.top(volume.file_system, writable=True) as top, ExitStack() as undo:
-                try:
-                    ours = undo.enter_context(self._home(top, volume.file_system))
-                except FileNotFoundError:
-                    return
-                ours.remove(image, subvolumes.destroy)
+            with self._home(volume.file_system, writable=True) as ours:
+                record = marks.read(ours, image)
+                if record is not None:
+                    _delete_parts(ours, record, images.ours(ours, record, self._identity))
+                former.remove(ours, image, self._identity)
+                marks.remove(ours, image)
+        except FileNotFoundError:
+            return
         except OSError as exc:
             raise problem(exc, f"cannot remove the image {image}") from exc
 
@@ -177,48 +208,73 @@ class Btrfs:
         return listed(mounted.file_systems(), self._list, "on btrfs")
 
     def _list(self, file_system: str) -> list[Image | Foreign]:
-        with mounted.top(file_system, writable=False) as top, ExitStack() as undo:
+        with ExitStack() as undo:
             try:
-                ours = undo.enter_context(self._home(top, file_system))
+                ours = undo.enter_context(self._home(file_system, writable=False))
             except FileNotFoundError:
-                return []
-            return ours.images(_is_read_only)
-
-    def _home(
-        self, top: int, file_system: str, make: Callable[[int, str], None] | None = None
-    ) -> AbstractContextManager[Home]:
-        return home.opened(top, self.name, self._identity, file_system, make)
+                known = self._homes.known(file_system)
+                if known is None:
+                    return []
+                raise RvssError(
+                    Problem.NOT_FOUND,
+                    f"/{home.NAME} in its top-level tree, the subvolume {known}, has been deleted"
+                    " with every image in it",
+                    "the next shadow copy makes a new one",
+                ) from None
+            there, marked = ours.names(), marks.names(ours)
+            found = [images.inspect(ours, name, self._identity) for name in marked]
+            found += former.inventory(ours, there, set(marked), self._identity)
+            told = {image.where for image in found if isinstance(image, Foreign)}
+            found += (
+                stray for stray in images.strays(ours, there, marked) if stray.where not in told
+            )
+            return [image for image in found if image is not None]
 
     @contextmanager
-    def _image(self, volume: Volume, image: str, *, writable: bool) -> Iterator[int]:
+    def _home(self, file_system: str, *, writable: bool, make: bool = False) -> Iterator[Home]:
+        with (
+            mounted.top(file_system, writable=writable) as top,
+            home.opened(top, file_system, self._homes, make=make) as ours,
+        ):
+            yield ours
+
+    @contextmanager
+    def _image(
+        self, volume: Volume, image: str, *, writable: bool, ours: bool = True
+    ) -> Iterator[tuple[Home, Record]]:
+        """Open the home and read the mark of an image in it, which must be there.
+
+        Args:
+            volume: which it is an image of.
+            image: its id.
+            writable: whether something is to be changed.
+            ours: whether it must be ours.
+        """
         try:
-            with (
-                mounted.top(volume.file_system, writable=writable) as top,
-                self._home(top, volume.file_system) as ours,
-                files.opened(ours.open(image)) as place,
-                files.opened(os.open(IMAGE, files.DIRECTORY, dir_fd=place)) as root,
-            ):
-                yield root
+            with self._home(volume.file_system, writable=writable) as there:
+                record = marks.read(there, image) or former.read(there, image)
+                if record is None:
+                    raise _missing(image)
+                allowed = images.OURS if ours else {*Whose} - {Whose.UNKNOWN}
+                if record.whose(volume.file_system, self._identity) not in allowed:
+                    raise images.not_ours(image, there.where(f"{marks.PLACE}/{image}"))
+                yield there, record
         except FileNotFoundError as exc:
-            raise RvssError(Problem.NOT_FOUND, f"there is no image {image}") from exc
+            raise _missing(image) from exc
         except OSError as exc:
             raise problem(exc, f"cannot work on the image {image}") from exc
 
 
-def _is_read_only(place: int) -> bool | None:
-    """Return whether the image in a place is read-only throughout; None if there is none."""
-    try:
-        root = os.open(IMAGE, files.DIRECTORY, dir_fd=place)
-    except FileNotFoundError:
-        return None
-    with files.opened(root):
-        return subvolumes.is_read_only(root)
+def _delete_parts(ours: Home, record: Record, state: State) -> None:
+    """Delete what is in the home of an image, durably."""
+    others = images.remnants if record.is_sealed else images.unfinished
+    names = list(others(ours, record))
+    if record.is_sealed or not record.in_place:
+        names += [subvolume.name for subvolume in state.subvolumes]
+    for name in names:
+        ours.delete(name)
+    ioctl.commit(ours.fd)
 
 
-def _refuse_nested(fd: int, directory: str, path: str) -> None:
-    for inner in subvolumes.nested(fd, directory):
-        raise RvssError(
-            Problem.NESTED,
-            f"the subvolume {inner} lies inside {path} and would be empty in a shadow copy",
-            "set 'rvss:nested = include' or move it away",
-        )
+def _missing(image: str) -> RvssError:
+    return RvssError(Problem.NOT_FOUND, f"there is no image {image}")

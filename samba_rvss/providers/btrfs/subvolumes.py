@@ -1,112 +1,202 @@
-"""Subvolumes and what is nested in them, as descriptors and paths below these.
+"""Subvolumes wherever they are: known by id, and reached by descriptor.
 
-All functions raise OSError if btrfs refuses a call, and RvssError where they say so.
+Users may make subvolumes, at any depth and under any name, and rename them while we look. So no
+path of theirs is ever resolved: a path is put together for messages, and for the place of a part.
+All functions raise OSError if btrfs refuses a call.
 """
 
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-import btrfsutil
-
-from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.model import Volume
-from samba_rvss.providers import home
 from samba_rvss.providers.btrfs import ioctl
 
+GONE = frozenset({errno.ENOENT, errno.ESTALE})
+"""What a call says of something that has been deleted."""
+_LONGEST = 1000  # characters of a path in a message
+_TRIES = 20
 
-def beneath(fd: int, path: str) -> AbstractContextManager[int]:
-    """Open a directory below another, whichever subvolumes are on the way to it."""
-    return files.opened(files.openat2(fd, path, files.DIRECTORY, files.BENEATH))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inner:
+    """A subvolume inside another one.
+
+    Attributes:
+        tree: its id.
+        path: relative to the root of the subvolume, or the directory, that was looked into.
+        parent: the id of the subvolume that holds it directly.
+        holder: the inode of the directory that does.
+        leaf: its name there.
+    """
+
+    tree: int
+    path: str
+    parent: int
+    holder: int
+    leaf: str
+
+    @property
+    def shown(self) -> str:
+        """What a message calls it."""
+        return shown(self.path, self.tree)
 
 
-def volume_root(top: int, volume: Volume) -> int:
-    """Open the root of a volume; return a descriptor, which the caller closes.
+def shown(path: str, tree: int) -> str:
+    """Return what a message calls a subvolume: its path, or its id where that is too long."""
+    return path if len(path) <= _LONGEST else f"with the id {tree}"
+
+
+def path_in(fd: int, tree: int, inode: int) -> str:
+    """Return a directory's path in its subvolume, however long it is; empty for its root."""
+    try:
+        return ioctl.lookup(fd, inode, tree)[1]
+    except OSError as exc:
+        if exc.errno != errno.ENAMETOOLONG:
+            raise
+    names = []
+    while inode != ioctl.FIRST_FREE_OBJECTID:
+        inode, name = ioctl.directory_above(fd, tree, inode)
+        names.append(name)
+    return "/".join(reversed(names))
+
+
+def lineage(fd: int, tree: int) -> list[tuple[int, str]]:
+    """Return a subvolume and those around it, up to the top level.
+
+    Each as its id and its path from the next one. A subvolume that is deleted has nothing around.
+    """
+    found = []
+    while tree != ioctl.FS_TREE_OBJECTID:
+        around = ioctl.holder(fd, tree)
+        if around is None:
+            break
+        parent, holder, name = around
+        found.append((tree, _joined(path_in(fd, parent, holder), name)))
+        tree = parent
+    return [*found, (tree, "")]
+
+
+def path_of(fd: int, tree: int) -> str:
+    """Return a subvolume's path from the top level, "/" for the top level's own, for messages."""
+    path = "/".join(path for _, path in reversed(lineage(fd, tree)) if path)
+    return shown(path, tree) or "/"
+
+
+def inside(fd: int, directory: str = "", *, besides: Collection[int] = ()) -> Iterator[Inner]:
+    """Yield the subvolumes directly inside the one of a descriptor, below a directory of it.
+
+    What goes away meanwhile is left out. The cost grows with the number of directories that hold
+    subvolumes, one call for each.
 
     Args:
-        top: the top level of its file system.
-        volume: which one.
-
-    Raises:
-        RvssError: BAD_PATH if another subvolume is at its path by now.
+        fd: any directory of that subvolume.
+        directory: relative to its root; empty for all.
+        besides: ids of subvolumes to leave out.
     """
-    tree = int(volume.id)
-    path = btrfsutil.subvolume_path(top, tree) if tree != ioctl.FS_TREE_OBJECTID else "."
-    fd = files.openat2(top, path, files.DIRECTORY, files.BENEATH | files.RESOLVE_NO_XDEV)
-    if ioctl.lookup(fd)[0] != tree:
-        os.close(fd)
-        raise RvssError(
-            Problem.BAD_PATH, f"the subvolume {volume.name} was moved just now", "try again"
-        )
-    return fd
-
-
-def nested(fd: int, directory: str) -> Iterator[str]:
-    """Yield the paths of the subvolumes below a directory of the subvolume of a descriptor.
-
-    Parents come before what is inside them. Paths are relative to the root of the descriptor's
-    subvolume; our own images are left out.
-
-    Args:
-        fd: the root of that subvolume; any directory of it if only the first result is wanted.
-        directory: relative to that root; empty for all.
-
-    Raises:
-        RvssError: BUSY if a subvolume is moved meanwhile.
-    """
-    inside = ioctl.children(fd)
-    if not inside:
+    inner = ioctl.children(fd)
+    if not inner:
         return
     tree, _ = ioctl.lookup(fd)
     prefix = f"{directory}/" if directory else ""
-    for child, holder in inside:
-        _, parent = ioctl.lookup(fd, holder)
-        leaf = btrfsutil.subvolume_path(fd, child).rpartition("/")[2]
-        path = f"{parent}/{leaf}" if parent else leaf
-        if tree == ioctl.FS_TREE_OBJECTID and path == home.NAME:
+    paths: dict[int, str | None] = {}
+    for child, holder in inner:
+        if child in besides:
             continue
-        if not path.startswith(prefix):
+        if holder not in paths:
+            paths[holder] = _path_if_there(fd, tree, holder)
+        path = paths[holder]
+        if path is None or not f"{path}/".startswith(prefix):
             continue
-        yield path
-        with beneath(fd, path) as inner:
-            if ioctl.lookup(inner)[0] != child:
-                raise RvssError(Problem.BUSY, f"{path} was moved just now", "try again")
-            for below in nested(inner, ""):
-                yield f"{path}/{below}"
+        around = ioctl.holder(fd, child)
+        if around is None or around[0] != tree:
+            continue
+        _, holder, leaf = around
+        path = paths[holder] if holder in paths else _path_if_there(fd, tree, holder)
+        if path is not None:
+            path = _joined(path, leaf)
+            yield Inner(tree=child, path=path, parent=tree, holder=holder, leaf=leaf)
 
 
-def is_read_only(root: int) -> bool:
-    """Return whether a subvolume and all those nested in it are read-only.
+def below(
+    mount: int, tree: int, directory: str = "", *, besides: Collection[int] = ()
+) -> list[Inner]:
+    """Return all subvolumes below a directory of a subvolume, however deep; parents first.
 
-    Raises:
-        RvssError: as `nested`.
+    Args:
+        mount: a descriptor of a mount of the file system.
+        tree: the subvolume's id.
+        directory: see `inside`; paths are relative to the subvolume's root all the same.
+        besides: see `inside`.
     """
-    read_only = ioctl.is_read_only(root)
-    for path in nested(root, ""):
-        with beneath(root, path) as part:
-            read_only = read_only and ioctl.is_read_only(part)
-    return read_only
+    found: list[Inner] = []
+    queue = [(tree, "", directory)]
+    for around, prefix, start in queue:
+        try:
+            with files.opened(ioctl.opened(mount, around)) as fd:
+                for inner in inside(fd, start, besides=besides):
+                    path = _joined(prefix, inner.path)
+                    found.append(replace(inner, path=path))
+                    queue.append((inner.tree, path, ""))
+        except OSError as exc:
+            if exc.errno not in GONE or around == tree:
+                raise
+    return found
 
 
-def destroy(parent: int, name: str) -> None:
-    """Delete a subvolume and those nested in it. Gone already is success.
+def delete(mount: int, parent: int, name: str) -> None:
+    """Delete a subvolume and all those inside it. Gone already is success.
 
-    Raises:
-        RvssError: as `nested`.
+    Args:
+        mount: a descriptor of a writable mount of the file system.
+        parent: the directory that holds it.
+        name: its name there.
     """
+    for attempt in range(_TRIES):
+        try:
+            ioctl.delete_subvolume(parent, name)
+            return
+        except OSError as exc:
+            if exc.errno in GONE:
+                return
+            if exc.errno != errno.ENOTEMPTY or attempt == _TRIES - 1:
+                raise
+        with _unless_moved():
+            _delete_inside(mount, parent, name)
+
+
+def _delete_inside(mount: int, parent: int, name: str) -> None:
+    """Delete what is inside a subvolume; what is moved or made meanwhile may stay."""
+    with files.opened(os.open(name, files.DIRECTORY, dir_fd=parent)) as fd:
+        tree, _ = ioctl.lookup(fd)
+    inner = below(mount, tree)
+    for around in {each.parent for each in inner}:
+        with _unless_moved(), files.opened(ioctl.opened(mount, around)) as fd:
+            ioctl.set_read_only(fd, read_only=False)
+    for each in reversed(inner):
+        with _unless_moved(), files.opened(ioctl.opened(mount, each.parent, each.holder)) as fd:
+            ioctl.delete_subvolume(fd, each.leaf)
+
+
+@contextmanager
+def _unless_moved() -> Iterator[None]:
     try:
-        fd = os.open(name, files.DIRECTORY, dir_fd=parent)
-    except FileNotFoundError:
-        return
-    with files.opened(fd):
-        inner = list(nested(fd, ""))
-        if inner:
-            for path in [".", *inner]:
-                with beneath(fd, path) as part:
-                    ioctl.set_read_only(part, read_only=False)
-        for path in reversed(inner):
-            holder, _, leaf = path.rpartition("/")
-            with beneath(fd, holder or ".") as within:
-                ioctl.delete_subvolume(within, leaf)
-    ioctl.delete_subvolume(parent, name)
+        yield
+    except OSError as exc:
+        if exc.errno not in {*GONE, errno.ENOTEMPTY}:
+            raise
+
+
+def _path_if_there(fd: int, tree: int, inode: int) -> str | None:
+    try:
+        return path_in(fd, tree, inode)
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise
+        return None
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name

@@ -1,60 +1,141 @@
-"""How the image of a volume is put together from snapshots, in its place in the home."""
+"""How the parts of an image are taken: snapshots side by side in the home, under one mark."""
 
+import errno
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.model import Volume
-from samba_rvss.providers import home
-from samba_rvss.providers.btrfs import ioctl
-from samba_rvss.providers.btrfs.subvolumes import beneath
+from samba_rvss.model import Identity, Mark, Nested, Volume
+from samba_rvss.providers.btrfs import home as homes
+from samba_rvss.providers.btrfs import ioctl, marks, parts, subvolumes
+from samba_rvss.providers.btrfs.home import Home
+from samba_rvss.providers.btrfs.parts import Part
+from samba_rvss.providers.btrfs.subvolumes import Inner
 
-IMAGE = "image"
-_MAKING = "making"
+_LONGEST = 4000  # bytes of a path; nothing can be mounted much deeper (linux/limits.h, PATH_MAX)
 
 
-def take(volume: Volume, source: int, place: int, inner: Sequence[str]) -> None:
-    """Snapshot a volume, durable on return.
-
-    Args:
-        volume: which one.
-        source: a descriptor of its root.
-        place: a descriptor of the directory that gets the image, under the name `IMAGE`.
-        inner: the paths of the nested subvolumes that belong to it, parents first.
+def take(home: Home, mark: Mark, identity: Identity) -> None:
+    """Take an image of a volume, durable on return; leaves nothing behind when it fails.
 
     Raises:
-        OSError: if btrfs refuses; what was begun stays in the place, under another name.
+        RvssError: BAD_PATH if the volume is gone, NESTED or NOT_SUPPORTED.
+        OSError: if btrfs refuses.
     """
-    shows_home = _shows_home(volume)
-    if not inner and not shows_home:
-        ioctl.snapshot(source, place, IMAGE, read_only=False)
-        return
-    ioctl.snapshot(source, place, _MAKING, read_only=False)
-    with files.opened(os.open(_MAKING, files.DIRECTORY, dir_fd=place)) as image:
-        if shows_home:
-            with _keeping_time(image), suppress(FileNotFoundError):
-                os.rmdir(home.NAME, dir_fd=image)  # the empty directory that stands for it
-        for path in inner:
-            holder, _, leaf = path.rpartition("/")
-            with (
-                beneath(source, path) as part,
-                beneath(image, holder or ".") as parent,
-                _keeping_time(parent),
-            ):
-                os.rmdir(leaf, dir_fd=parent)
-                ioctl.snapshot(part, parent, leaf, read_only=False)
-    os.rename(_MAKING, IMAGE, src_dir_fd=place, dst_dir_fd=place)
-    os.fsync(place)
+    volume = mark.volume
+    parts.check(mark.id)
+    with files.opened(_source(home, volume)) as source:
+        if mark.nested is Nested.REFUSE:
+            refuse_nested(source, volume.directory, mark.share_path, home.tree)
+            inner = []
+        else:
+            inner = subvolumes.below(
+                home.top, int(volume.id), volume.directory, besides={home.tree}
+            )
+            refuse_long(inner, mark.share_path)
+    named = [_part(home, int(volume.id), ""), *(_part(home, i.tree, i.path) for i in inner)]
+    with ExitStack() as undo:
+        marks.make(home, mark.id)
+        undo.callback(marks.remove, home, mark.id)
+        marks.write(home, mark, identity, named)
+        undo.callback(ioctl.commit, home.fd)
+        taken = [_snapshot(home, mark, named, index, undo) for index in range(len(named))]
+        if shows_home(volume):
+            _remove_placeholder(home, parts.writable(mark.id, named, 0))
+        marks.write(home, mark, identity, taken)
+        undo.pop_all()
 
 
-def _shows_home(volume: Volume) -> bool:
-    """Return whether a share's directory is the one with our home in it, the top level's root."""
+def refuse_nested(fd: int, directory: str, path: str, home: int | None) -> None:
+    """See that no subvolume is nested below a directory.
+
+    Args:
+        fd: any directory of its subvolume.
+        directory: relative to that one's root.
+        path: the share's, for the message.
+        home: the id of our home, which is not one of them.
+
+    Raises:
+        RvssError: NESTED.
+    """
+    tree, _ = ioctl.lookup(fd)
+    for inner in subvolumes.inside(fd, directory, besides={home} if home else ()):
+        if tree == ioctl.FS_TREE_OBJECTID and inner.path == homes.NAME:
+            continue
+        raise RvssError(
+            Problem.NESTED,
+            f"the subvolume {inner.shown} lies inside {path} and would be empty in a shadow copy",
+            "set 'rvss:nested = include' or move it away",
+        )
+
+
+def refuse_long(inner: Sequence[Inner], path: str) -> None:
+    """See that subvolumes can be mounted where they belong.
+
+    Raises:
+        RvssError: NESTED.
+    """
+    for each in inner:
+        if len(os.fsencode(each.path)) > _LONGEST:
+            raise RvssError(
+                Problem.NESTED,
+                f"the subvolume {each.shown} lies so deep inside {path} that it cannot be mounted"
+                " in a shadow copy",
+                "move it away",
+            )
+
+
+def shows_home(volume: Volume) -> bool:
+    """Return whether a share's directory is the one that our home is made in."""
     return volume.id == str(ioctl.FS_TREE_OBJECTID) and not volume.directory
 
 
-@contextmanager
-def _keeping_time(directory: int) -> Iterator[None]:
-    status = os.fstat(directory)
-    yield
-    os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))
+def _source(home: Home, volume: Volume) -> int:
+    try:
+        return ioctl.opened(home.top, int(volume.id))
+    except OSError as exc:
+        if exc.errno not in subvolumes.GONE:
+            raise
+        raise RvssError(
+            Problem.BAD_PATH, f"the subvolume {volume.name} has been deleted", "try again"
+        ) from exc
+
+
+def _part(home: Home, tree: int, place: str) -> Part:
+    around = ioctl.holder(home.fd, tree)
+    name = parts.TOP if around is None else around[2]
+    return Part(place=place, base=parts.base(name), tree=tree)
+
+
+def _snapshot(home: Home, mark: Mark, named: Sequence[Part], index: int, undo: ExitStack) -> Part:
+    part, name = named[index], parts.writable(mark.id, named, index)
+    try:
+        with files.opened(ioctl.opened(home.top, part.tree)) as source:
+            ioctl.snapshot(source, home.fd, name, read_only=False)
+    except OSError as exc:
+        if exc.errno not in subvolumes.GONE:
+            raise
+        raise RvssError(
+            Problem.BUSY, f"the subvolume {part.base} was deleted just now", "try again"
+        ) from exc
+    undo.callback(home.delete, name)
+    subvolume = home.subvolume(name)
+    if subvolume is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    return replace(part, recovery=subvolume.uuid)
+
+
+def _remove_placeholder(home: Home, name: str) -> None:
+    """Remove the empty directory that stands for our home in a snapshot of the top level."""
+    here = ioctl.info(home.fd)
+    if (here.parent, here.holder) != (ioctl.FS_TREE_OBJECTID, ioctl.FIRST_FREE_OBJECTID):
+        return  # somebody moved it
+    with files.opened(os.open(name, files.DIRECTORY, dir_fd=home.fd)) as image:
+        status = os.fstat(image)
+        with suppress(FileNotFoundError):
+            os.rmdir(here.name, dir_fd=image)
+        os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    ioctl.commit(home.fd)

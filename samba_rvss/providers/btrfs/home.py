@@ -1,0 +1,166 @@
+"""The home of our images on one file system: a subvolume, known by its id.
+
+    /.samba-rvss            root's, 0700; so a snapshot of the top level has no images in it
+
+Whatever users do to its name, owner and mode, it stays ours; what stands under its name and was
+made by others is not used.
+"""
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
+from samba_rvss.providers.btrfs import ioctl, mounted, subvolumes
+from samba_rvss.providers.btrfs.homes import Homes
+from samba_rvss.providers.btrfs.ioctl import Subvolume
+
+NAME = ".samba-rvss"
+
+_logger = logging.getLogger(__name__)
+
+
+class Home:
+    """An open home; `opened` opens and closes it.
+
+    Attributes:
+        fd: its descriptor.
+        top: that of the top level.
+        tree: its id.
+        file_system: which one it is on.
+    """
+
+    def __init__(self, fd: int, top: int, tree: int, file_system: str) -> None:
+        self.fd = fd
+        self.top = top
+        self.tree = tree
+        self.file_system = file_system
+
+    def names(self) -> list[str]:
+        """Return the names of everything directly in it."""
+        with files.opened(os.open(".", files.DIRECTORY, dir_fd=self.fd)) as fresh:
+            return sorted(os.listdir(fresh))
+
+    def subvolume(self, name: str) -> Subvolume | None:
+        """Return the subvolume that has a name in it; None if there is none, but perhaps a file."""
+        try:
+            with files.opened(os.open(name, files.DIRECTORY, dir_fd=self.fd)) as fd:
+                found = ioctl.info(fd)
+        except OSError as exc:
+            if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+        return found if found.tree != self.tree else None
+
+    def find(self, uuid: str) -> Subvolume | None:
+        """Return the subvolume that has a uuid, wherever on the file system it is."""
+        tree = ioctl.tree_of(self.top, uuid)
+        if tree is None:
+            return None
+        try:
+            with files.opened(ioctl.opened(self.top, tree)) as fd:
+                return ioctl.info(fd)
+        except OSError as exc:
+            if exc.errno in subvolumes.GONE:
+                return None
+            raise
+
+    def open(self, subvolume: Subvolume) -> int:
+        """Open the root of a subvolume; return a descriptor, which the caller closes."""
+        return ioctl.opened(self.top, subvolume.tree)
+
+    def delete(self, name: str) -> None:
+        """Delete a subvolume in it, with all that is inside. Gone already is success."""
+        subvolumes.delete(self.top, self.fd, name)
+
+    def where(self, name: str = "") -> str:
+        """Return the path of something in it from the top level, for messages."""
+        path = subvolumes.path_of(self.top, self.tree)
+        return f"/{path}/{name}" if name else f"/{path}"
+
+    def where_is(self, subvolume: Subvolume) -> str:
+        """Return the path of a subvolume from the top level, for messages."""
+        return f"/{subvolumes.path_of(self.top, subvolume.tree)}"
+
+
+@contextmanager
+def opened(top: int, file_system: str, homes: Homes, *, make: bool = False) -> Iterator[Home]:
+    """Open the home on a file system, and give it back to root if it was taken.
+
+    Args:
+        top: a descriptor of the top level.
+        file_system: its identity.
+        homes: what is remembered.
+        make: make a home where there is none.
+
+    Raises:
+        RvssError: BAD_PATH if others than root could have made what stands in its place.
+        OSError: FileNotFoundError if there is no home, or it has been deleted.
+    """
+    tree = homes.known(file_system)
+    fd = _known(top, tree) if tree is not None else None
+    ours = fd is not None
+    if fd is None:
+        if tree is not None and not make:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), NAME)
+        fd = _by_name(top, make=make)
+    with files.opened(fd):
+        found = ioctl.info(fd)
+        status = os.fstat(fd)
+        taken = bool(status.st_uid or stat.S_IMODE(status.st_mode) & 0o077)
+        if not ours and (taken or status.st_ino != ioctl.FIRST_FREE_OBJECTID):
+            raise RvssError(
+                Problem.BAD_PATH,
+                f"/{NAME} in the file system's top-level tree is open to others than root,"
+                " or no subvolume",
+                "see who made it, and move it away",
+            )
+        homes.remember(file_system, found.tree)
+        if taken:
+            _give_back(file_system, found.tree)
+        yield Home(fd, top, found.tree, file_system)
+
+
+def _known(top: int, tree: int) -> int | None:
+    try:
+        return ioctl.opened(top, tree)
+    except OSError as exc:
+        if exc.errno in subvolumes.GONE:
+            return None
+        raise
+
+
+def _by_name(top: int, *, make: bool) -> int:
+    try:
+        return os.open(NAME, files.DIRECTORY, dir_fd=top)
+    except FileNotFoundError:
+        if not make:
+            raise
+    # By the daemon's umask it is open to root alone from the beginning.
+    with suppress(FileExistsError):  # another request may make it just now
+        ioctl.create_subvolume(top, NAME)
+    fd = os.open(NAME, files.DIRECTORY, dir_fd=top)
+    status = os.fstat(fd)
+    if status.st_uid == 0:
+        os.fchmod(fd, 0o700)
+    return fd
+
+
+def _give_back(file_system: str, tree: int) -> None:
+    """Make the home root's alone again; on a read-only file system it stays as it is."""
+    with (
+        mounted.top(file_system, writable=True) as top,
+        files.opened(ioctl.opened(top, tree)) as fd,
+    ):
+        try:
+            os.fchown(fd, 0, 0)
+            os.fchmod(fd, 0o700)
+        except OSError as exc:
+            if exc.errno != errno.EROFS:
+                raise
+            return
+    _logger.warning("the home of the images on btrfs %s was given back to root", file_system)

@@ -1,0 +1,81 @@
+"""Which subvolume is our home on a file system, by its id: remembered in the state directory.
+
+A name is no identity: whoever may write to the top level can rename the home, and put something
+else in its place. Contract: the file is replaced in one step, and durable. It may be missing:
+then the home is known by its name, once. That it cannot be written is told, and stops nothing.
+"""
+
+import json
+import logging
+import os
+import threading
+from contextlib import suppress
+
+from samba_rvss.kernel import files
+
+_logger = logging.getLogger(__name__)
+
+
+class Homes:
+    """The homes of one instance.
+
+    Args:
+        path: the file; empty to remember them in memory only.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._known: dict[str, int] = {}
+        self._written = True
+
+    def known(self, file_system: str) -> int | None:
+        """Return the id of the subvolume that is our home; None if there never was one."""
+        with self._lock:
+            if file_system not in self._known:
+                self._known = {**self._read(), **self._known}
+            return self._known.get(file_system)
+
+    def remember(self, file_system: str, tree: int) -> None:
+        """Remember a home from now on."""
+        with self._lock:
+            known = {**self._read(), **self._known, file_system: tree}
+            if known != self._known or not self._written:
+                self._known = known
+                self._write()
+
+    def _read(self) -> dict[str, int]:
+        if not self._path:
+            return {}
+        try:
+            with files.opened(
+                os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            ) as fd:
+                data = json.loads(os.read(fd, 1 << 20))
+            return {str(name): int(tree) for name, tree in data.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as exc:
+            _logger.warning("cannot read %s: %s", self._path, exc)
+            return {}
+
+    def _write(self) -> None:
+        if not self._path:
+            return
+        directory, name = os.path.split(self._path)
+        new = f"{name}.{os.getpid()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            with files.opened(os.open(directory, files.DIRECTORY)) as within:
+                with suppress(FileNotFoundError):
+                    os.unlink(new, dir_fd=within)
+                with files.opened(os.open(new, flags, 0o600, dir_fd=within)) as fd:
+                    os.write(fd, json.dumps(self._known).encode())
+                    os.fsync(fd)
+                os.rename(new, name, src_dir_fd=within, dst_dir_fd=within)
+                os.fsync(within)
+            self._written = True
+        except OSError as exc:
+            if self._written:
+                _logger.warning("cannot write %s: %s", self._path, exc.strerror)
+            self._written = False
