@@ -16,6 +16,7 @@ from samba_rvss.copies import identity as identities
 from samba_rvss.kernel import mounting
 from samba_rvss.model import Identity
 from samba_rvss.providers import Provider
+from samba_rvss.providers.btrfs.parts import image_of
 from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOME
@@ -129,7 +130,7 @@ class OnBtrfs(LoopBtrfs):
     def mounted_image(self, copy: str) -> Iterator[Path]:
         """See `FileSystem`."""
         target = self.path.parent / f"image-{copy}"
-        self.mount(target, subvol=f".samba-rvss/{copy}/image")
+        self.mount(target, subvol=f".samba-rvss/{self._image(copy)}")
         try:
             yield target
         finally:
@@ -138,12 +139,21 @@ class OnBtrfs(LoopBtrfs):
     def hidden(self, copy: str) -> list[Path]:
         """See `FileSystem`."""
         home = self.path / ".samba-rvss"
-        return [home, home / copy / "image"]
+        return [home, home / self._image(copy), home / ".marks", home / ".marks" / copy]
+
+    def _image(self, copy: str) -> str:
+        """Return the name of the volume's part of an image; the sealed one's if it is sealed."""
+        names = [name for name in os.listdir(self.path / ".samba-rvss") if image_of(name) == copy]
+        return min(names, key=len)
 
     def images(self) -> list[str]:
         """See `FileSystem`."""
         home = self.path / ".samba-rvss"
-        return sorted(os.listdir(home)) if home.is_dir() else []
+        if not home.is_dir():
+            return []
+        marks = os.listdir(home / ".marks") if (home / ".marks").is_dir() else []
+        names = [image_of(name) or name for name in os.listdir(home) if name != ".marks"]
+        return sorted({*marks, *names})
 
     def parts(self) -> list[str]:
         """See `FileSystem`."""
@@ -153,7 +163,7 @@ class OnBtrfs(LoopBtrfs):
             if home != ".samba-rvss":
                 found.append(f"volume {name}")
             elif rest:
-                found.append(f"image {rest.removesuffix('/image')}")
+                found.append(f"image {image_of(rest) or rest}")
         return sorted(found)
 
     @contextmanager

@@ -137,7 +137,7 @@ def test_home_that_was_opened_to_all(rig: "Rig") -> None:
     rig.start()
     with rig.client() as client:
         taken = rig.expose(client, "vms")
-        (copy,) = rig.wait_for_phase(Phase.OPEN)
+        rig.wait_for_phase(Phase.OPEN)
         home = rig.fs.path / ".samba-rvss"
         home.chmod(0o777)
         os.chown(home, rig.operator.uid, rig.operator.uid)
