@@ -20,6 +20,7 @@ from samba_rvss.copies import exposed
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounttable
 from samba_rvss.model import Phase, Sealed, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
 
@@ -104,15 +105,35 @@ def sealed_record(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
     return found if found is not None and found.phase is Phase.SEALED else None
 
 
-def make_image(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
-    """Make the image of a closed copy unchangeable; return the copy in the state that it has now.
+def is_open_to_writers(instance: Instance, copy: ShadowCopy) -> bool:
+    """Return whether somebody can have written to a copy before it is sealed.
+
+    That is so if it was to be opened for recovery; and on btrfs, where root may write to our home,
+    if a share shows the top level of a file system: clients may be root there, by ``force user``.
+    """
+    if copy.auto_recovery:
+        return True
+    shared = {section.path.rstrip("/") for section in instance.config.sections if section.path}
+    return any(
+        mount.kind == "btrfs"
+        and mount.root == "/"
+        and any(f"{mount.target.rstrip('/')}/".startswith(f"{path}/") for path in shared)
+        for mount in mounttable.mountinfo()
+    )
+
+
+def make_image(instance: Instance, copy: ShadowCopy) -> tuple[ShadowCopy, bool]:
+    """Make the image of a closed copy unchangeable.
+
+    Returns:
+        The copy in the state that it has now, and whether it has to be mounted anew.
 
     Raises:
         RvssError: as `samba_rvss.providers.Provider.seal`.
     """
     # What a client may write to is sealed at RecoveryComplete and never before.
     sealed = replace(copy, state=SetState.RECOVERED if copy.auto_recovery else copy.state)
-    instance.provider(copy.volume).seal(
+    is_another = instance.provider(copy.volume).seal(
         copy.volume,
         copy.id,
         Sealed(
@@ -122,17 +143,25 @@ def make_image(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
             exposed_share=sealed.exposed_share,
             state=sealed.state,
         ),
+        opened=is_open_to_writers(instance, copy),
     )
-    return sealed
+    return sealed, is_another
 
 
-def mount(instance: Instance, copy: ShadowCopy) -> None:
-    """Put the sealed image of a copy where it belongs, in the place of what was there.
+def mount(instance: Instance, copy: ShadowCopy, *, anew: bool) -> None:
+    """See that the sealed image of a copy is mounted where it belongs, and nothing else is.
+
+    Args:
+        instance: the copy's.
+        copy: what `make_image` returned.
+        anew: whether what is mounted there has to be replaced.
 
     Raises:
         RvssError: NOT_SEALED, NOT_FOUND, BAD_PATH or SYSTEM.
     """
     for path in copy.paths:
+        if not anew and instance.mounts.is_mounted(path) and instance.mounts.is_closed(path):
+            continue
         parts = instance.provider(copy.volume).open(copy.volume, copy.id)
         try:
             instance.mounts.replace(parts, path)

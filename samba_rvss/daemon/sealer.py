@@ -93,7 +93,8 @@ class Sealer:
         steps = _Steps(copy, started)
         pause = _FIRST_PAUSE
         self._begin_step(copy, seal.note)
-        await self._drop(copy)
+        if copy.auto_recovery:
+            await self._drop(copy)
         while True:
             try:
                 while not steps.done:
@@ -154,13 +155,13 @@ class _Steps:
         done: whether there is no step left but to clear away.
         sealed: then the sealed copy, or None if it is being deleted.
         newly_sealed: whether it was sealed here, and not before.
-        mounted_just_now: whether the last step put the sealed image to its paths.
+        mounted_just_now: whether the last step put another image to its paths.
     """
 
     def __init__(self, copy: ShadowCopy, started: float) -> None:
         self._copy = copy
         self._started = started
-        self._is_due = self._has_image = self._is_mounted = False
+        self._is_due = self._has_image = self._is_another = self._is_mounted = False
         self.done = self.mounted_just_now = self.newly_sealed = False
         self.sealed: ShadowCopy | None = None
 
@@ -177,11 +178,12 @@ class _Steps:
                 self.sealed = seal.sealed_record(instance, self._copy)
                 self.done = True
         elif not self._has_image:
-            self._copy = seal.make_image(instance, self._copy)
+            self._copy, self._is_another = seal.make_image(instance, self._copy)
             self._has_image = True
         elif not self._is_mounted:
-            seal.mount(instance, self._copy)
-            self._is_mounted = self.mounted_just_now = True
+            seal.mount(instance, self._copy, anew=self._is_another)
+            self._is_mounted = True
+            self.mounted_just_now = self._is_another
         else:
             self.sealed = seal.record(instance, self._copy, self._started)
             self.done = True

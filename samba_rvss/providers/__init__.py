@@ -63,7 +63,7 @@ class Provider(Protocol):
                 the one that was probed.
         """
 
-    def seal(self, volume: Volume, image: str, sealed: Sealed) -> None:
+    def seal(self, volume: Volume, image: str, sealed: Sealed, *, opened: bool) -> bool:
         """Make an image unchangeable, with everything nested in it; durable and verified on return.
 
         Handles that are open on what recovery wrote to lead to nothing that is part of the sealed
@@ -74,6 +74,11 @@ class Provider(Protocol):
             volume: which it is an image of.
             image: its id.
             sealed: what the mark is to say.
+            opened: whether it can have been written to; if not, what is there may stay the image.
+
+        Returns:
+            Whether the sealed image is another one than what `open` returned before, so that it
+            has to be mounted anew.
 
         Raises:
             RvssError: NOT_SEALED if it is read-only, but open handles cannot be excluded;

@@ -166,6 +166,7 @@ class Stock:
             self._volume,
             name,
             Sealed(set_id="", copy_id="", context=0, exposed_share="", state=None),
+            opened=True,
         )
         parts = self._provider.open(self._volume, name)
         try:

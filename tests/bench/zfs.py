@@ -230,7 +230,7 @@ class Round:
         self._measure("Zfs.create", lambda: provider.create(mark))
         parts: list[tuple[str, int]] = []
         self._measure("Zfs.open", lambda: parts.extend(provider.open(volume, identity)))
-        self._measure("Zfs.seal", lambda: provider.seal(volume, identity, sealed))
+        self._measure("Zfs.seal", lambda: provider.seal(volume, identity, sealed, opened=True))
         for _, part in parts:
             os.close(part)
         self._measure("Zfs.destroy", lambda: provider.destroy(volume, identity))

@@ -335,7 +335,7 @@ def test_where_a_share_may_sit(storage: "Storage", rig_directory: Path, place: s
         with seen(storage.provider, mark) as image:
             assert without_ours(portrait(image)) == without_ours(before)
             assert ".samba-rvss" not in os.listdir(image)
-        storage.provider.seal(mark.volume, mark.id, SEALED)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
         storage.provider.destroy(mark.volume, mark.id)
         assert storage.provider.inventory().images == ()
 
@@ -449,7 +449,7 @@ def test_nested_volumes_can_be_included(storage: "Storage") -> None:
 
     (found,) = storage.provider.inventory().images
     assert (found.complete, found.read_only) == (True, False)
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     (found,) = storage.provider.inventory().images
     assert (found.complete, found.read_only) == (True, True)
     with seen(storage.provider, mark, writable=True) as image:
@@ -484,8 +484,8 @@ def test_after_seal_nothing_can_be_opened_for_writing(storage: "Storage") -> Non
     (share / "file").write_text("content")
     (share / "directory").mkdir()
     mark = take(storage.provider, share)
-    storage.provider.seal(mark.volume, mark.id, SEALED)
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     changes: list[Callable[[Path], object]] = [
         lambda image: (image / "file").open("ab"),
         lambda image: (image / "new").touch(),
@@ -514,7 +514,7 @@ def test_a_sealed_image_can_be_mounted_again(storage: "Storage") -> None:
     (share / "file").write_text("content")
     mark = take(storage.provider, share)
     with seen(storage.provider, mark) as before:
-        storage.provider.seal(mark.volume, mark.id, SEALED)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
         with seen(storage.provider, mark) as after:
             assert (before / "file").read_text() == (after / "file").read_text() == "content"
     with seen(storage.provider, mark) as first, seen(storage.provider, mark) as second:
@@ -524,9 +524,9 @@ def test_a_sealed_image_can_be_mounted_again(storage: "Storage") -> None:
 def test_a_sealed_image_that_was_mounted_anew_can_be_sealed_again(storage: "Storage") -> None:
     """As when sealing was cut off and the mount was lost: it goes on after it is mounted."""
     mark = take(storage.provider, storage.volume("vms"))
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     with seen(storage.provider, mark):
-        storage.provider.seal(mark.volume, mark.id, SEALED)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
 
 
 def test_seal_makes_durable_what_recovery_wrote(storage: "Storage", rig_directory: Path) -> None:
@@ -543,7 +543,7 @@ def test_seal_makes_durable_what_recovery_wrote(storage: "Storage", rig_director
     if storage.forgets:
         (rig_directory / "early").mkdir()
         early = storage.after_power_loss(mark.id, rig_directory / "early")
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     late = storage.after_power_loss(mark.id, rig_directory)
     assert sorted(os.listdir(late)) == ["disk", "new"]
     assert (late / "disk").read_bytes() == recovered
@@ -563,7 +563,7 @@ def test_what_was_written_through_a_mapping_stays(storage: "Storage") -> None:
         for disk in (image / "disk", image / "inner" / "disk"):
             with disk.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as mapping:
                 mapping[4000:4009] = b"recovered"
-        storage.provider.seal(mark.volume, mark.id, SEALED)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
         before = portrait(image)
     with seen(storage.provider, mark) as image:
         for disk in (image / "disk", image / "inner" / "disk"):
@@ -592,7 +592,7 @@ def test_destroy_can_be_repeated(storage: "Storage") -> None:
     furnish(share)
     mark = take(storage.provider, share)
     other = take(storage.provider, share)
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     for _ in range(3):
         storage.provider.destroy(mark.volume, mark.id)
         assert storage.names() == [other.id]
@@ -600,7 +600,7 @@ def test_destroy_can_be_repeated(storage: "Storage") -> None:
         storage.provider.open(mark.volume, mark.id)
     assert caught.value.problem is Problem.NOT_FOUND
     with pytest.raises(RvssError) as caught:
-        storage.provider.seal(mark.volume, mark.id, SEALED)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     assert caught.value.problem is Problem.NOT_FOUND
     storage.provider.destroy(other.volume, other.id)
     assert storage.names() == []
@@ -699,7 +699,7 @@ def test_read_only_file_system_stays_read_only(storage: "Storage") -> None:
         verbs: list[Callable[[], object]] = [
             lambda: probe(storage.provider, share),
             lambda: storage.provider.create(mark),
-            lambda: storage.provider.seal(first.volume, first.id, SEALED),
+            lambda: storage.provider.seal(first.volume, first.id, SEALED, opened=True),
             lambda: storage.provider.destroy(first.volume, first.id),
         ]
         for verb in verbs:
@@ -837,7 +837,7 @@ def test_inventory_finds_what_was_made(storage: "Storage") -> None:
     below = share / "a"
     below.mkdir()
     marks = [take(storage.provider, share), take(storage.provider, below)]
-    storage.provider.seal(marks[0].volume, marks[0].id, SEALED)
+    storage.provider.seal(marks[0].volume, marks[0].id, SEALED, opened=True)
     marks[0] = replace(marks[0], sealed=SEALED)
     inventory = storage.provider.inventory()
     assert marks[0].volume.file_system in inventory.file_systems
@@ -903,7 +903,7 @@ def test_creates_side_by_side(storage: "Storage") -> None:
         try:
             for _ in range(max(1, storage.many // 100)):
                 mark = take(storage.provider, share)
-                storage.provider.seal(mark.volume, mark.id, SEALED)
+                storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
                 made.append(mark.id)
                 mark = take(storage.provider, share)
                 storage.provider.destroy(mark.volume, mark.id)
@@ -970,7 +970,7 @@ def test_the_interpreter_runs_on_meanwhile(storage: "Storage") -> None:
         with seen(storage.provider, mark, writable=True) as image:
             (image / "dirty").write_bytes(bytes(100 << 20))
         started = time.perf_counter()
-        storage.provider.seal(mark.volume, mark.id, SEALED)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
         sealed = time.perf_counter() - started
         storage.provider.destroy(mark.volume, mark.id)
     print(f"create {created * 1000:.0f} ms, seal {sealed * 1000:.0f} ms, gap {gap[0] * 1000:.0f}")

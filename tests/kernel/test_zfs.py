@@ -89,7 +89,7 @@ def test_clone_has_no_properties_of_the_pool(storage: "ZfsStorage") -> None:
     assert properties(clone) == properties(dataset)
     with seen(storage.provider, mark, writable=True) as image:
         (image / "File").write_text("recovered")
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     for sharing in ("sharenfs", "sharesmb"):
         run(["zfs", "set", f"{sharing}=off", pool], timeout=60, allow=frozenset(range(256)))
 
@@ -194,7 +194,7 @@ def test_seal_stops_who_has_a_file_open(storage: "ZfsStorage") -> None:
     with seen(storage.provider, mark, writable=True) as image:
         with (image / "file").open("r+b", buffering=0) as writer:
             writer.write(b"CON")
-            storage.provider.seal(mark.volume, mark.id, SEALED)
+            storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
             with pytest.raises(OSError, match="Read-only") as caught:
                 writer.write(b"TENT")
             assert caught.value.errno == errno.EROFS
@@ -255,7 +255,7 @@ def test_image_of_a_dataset_that_was_renamed(storage: "ZfsStorage") -> None:
     assert found.mark == mark
     with seen(storage.provider, mark) as image:
         assert (image / "inner" / "file").read_text() == "content"
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     storage.provider.destroy(mark.volume, mark.id)
     assert storage.names() == []
 
@@ -304,7 +304,7 @@ def test_marks_of_others_and_of_old(storage: "ZfsStorage") -> None:
     (found,) = storage.provider.inventory().images
     assert found.mark == replace(mark, volume=replace(mark.volume, id=""))
     assert found.mark.volume.key == f"zfs:{pool}:"
-    storage.provider.seal(found.mark.volume, found.id, SEALED)
+    storage.provider.seal(found.mark.volume, found.id, SEALED, opened=True)
     storage.provider.destroy(found.mark.volume, found.id)
     assert storage.names() == [mark.id]  # the copy of a backup program
     assert storage.provider.inventory().images == ()
@@ -369,7 +369,7 @@ def test_encrypted_datasets(storage: "ZfsStorage", rig_directory: Path) -> None:
     zfs("unload-key", f"{pool}/secret")
     with pytest.raises(RvssError, match="its key is not loaded") as caught:
         probe(storage.provider, storage.top, Nested.INCLUDE)
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     storage.provider.destroy(mark.volume, mark.id)
     assert storage.names() == []
 

@@ -89,7 +89,7 @@ def test_suspended_pool(fragile: Fragile) -> None:
         lambda: probe(storage.provider, share),
         lambda: storage.provider.create(mark),
         lambda: storage.provider.open(first.volume, first.id),
-        lambda: storage.provider.seal(first.volume, first.id, SEALED),
+        lambda: storage.provider.seal(first.volume, first.id, SEALED, opened=True),
         lambda: storage.provider.destroy(first.volume, first.id),
     ]
     for verb in verbs:

@@ -81,6 +81,7 @@ def _make_images(made: Lane, volume: Volume) -> list[Image]:
                 volume,
                 mark.id,
                 Sealed(set_id="", copy_id="", context=0, exposed_share="", state=None),
+                opened=True,
             )
     return sorted(provider.inventory().images, key=lambda image: image.id)
 

@@ -52,7 +52,7 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(image)
 
-    def seal(self, volume: Volume, image: str, sealed: Sealed) -> None:
+    def seal(self, volume: Volume, image: str, sealed: Sealed, *, opened: bool) -> bool:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(image)
 

@@ -63,7 +63,11 @@ def remnants(home: Home, record: Record) -> Iterator[str]:
     for index, part in enumerate(record.parts):
         name = parts.writable(record.name, record.parts, index)
         subvolume = home.subvolume(name)
-        if subvolume is not None and part.recovery in ("", subvolume.uuid):
+        if (
+            subvolume is not None
+            and part.recovery in ("", subvolume.uuid)
+            and subvolume.uuid != part.sealed  # it was never open, and is still to be renamed
+        ):
             yield name
 
 
@@ -194,7 +198,11 @@ def _look(home: Home, record: Record, index: int) -> tuple[Subvolume | None, lis
     uuid = part.sealed if record.is_sealed else part.recovery
     candidates = [parts.writable(record.name, record.parts, index)]
     if record.is_sealed:
-        candidates = [parts.final(record.name, part), parts.staged(record.name, part)]
+        candidates = [
+            parts.final(record.name, part),
+            parts.staged(record.name, part),
+            *(candidates if part.sealed == part.recovery else ()),
+        ]
     elif record.in_place:
         candidates = []
     odd = []

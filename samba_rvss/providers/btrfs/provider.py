@@ -152,13 +152,14 @@ class Btrfs:
             undo.pop_all()
             return mounts
 
-    def seal(self, volume: Volume, image: str, sealed: Sealed) -> None:
+    def seal(self, volume: Volume, image: str, sealed: Sealed, *, opened: bool) -> bool:
         """See `samba_rvss.providers.Provider`."""
         with self._image(volume, image, writable=True) as (ours, found):
             record = found if found.parts else former.take_over(ours, found, self._identity)
             if record is None:
                 raise _missing(image)
-            sealing.seal(ours, record, self._identity, sealed, self._reached)
+            seal = sealing.Sealing(ours, self._identity, self._reached)
+            return seal.run(record, sealed, opened=opened)
 
     def clear(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`."""

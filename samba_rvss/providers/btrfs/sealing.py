@@ -1,6 +1,7 @@
 """How an image is sealed: read-only snapshots of what recovery left take the place of its parts.
 
 Whoever still has something open, has it open in a subvolume that is no part of the image any more.
+Parts that were never open become read-only themselves.
 
     seal.snapshot   there are snapshots under staging names
     seal.renamed    they have their own names
@@ -13,7 +14,7 @@ next try; afterwards the writable parts are remnants.
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
@@ -33,67 +34,86 @@ _NAMED = 5  # subvolumes in one warning
 _logger = logging.getLogger(__name__)
 
 
-def seal(
-    home: Home,
-    record: Record,
-    identity: Identity,
-    sealed: Sealed,
-    reached: Callable[[str], None],
-) -> None:
-    """Seal an image, durable and verified on return. Again is success, and changes nothing.
+class Sealing:
+    """The sealing of an image.
 
     Args:
         home: where it is.
-        record: its mark.
         identity: whose it is.
-        sealed: what the mark is to say.
         reached: called with the name of each step that is done.
-
-    Raises:
-        RvssError: BAD_PATH if it is not ours, NOT_FOUND if a part is missing, NOT_SEALED.
-        OSError: if btrfs refuses.
     """
-    found = images.ours(home, record, identity)
-    if not found.complete:
-        raise RvssError(Problem.NOT_FOUND, f"a part of the image {record.name} is missing")
-    if not record.is_sealed:
-        _tell_inner(home, record, found)
-        record = _replace(home, record, found, identity, sealed, reached)
-    _finish_renames(home, record)
-    ioctl.commit(home.fd)
-    reached("seal.marked")
-    _verify(home, record, identity)
 
+    def __init__(self, home: Home, identity: Identity, reached: Callable[[str], None]) -> None:
+        self._home = home
+        self._identity = identity
+        self._reached = reached
 
-def _replace(
-    home: Home,
-    record: Record,
-    found: State,
-    identity: Identity,
-    sealed: Sealed,
-    reached: Callable[[str], None],
-) -> Record:
-    """Make the sealed parts and name them in the mark; until then nothing has changed."""
-    for name in list(images.unfinished(home, record)):
-        home.delete(name)
-    mark = replace(record.mark, sealed=sealed)
-    with ExitStack() as undo:
-        try:
-            named = [
-                _snapshot(home, record, index, subvolume, undo)
-                for index, subvolume in enumerate(found.subvolumes)
-            ]
-            reached("seal.snapshot")
-            _finish_renames(home, replace(record, parts=tuple(named)))
-            reached("seal.renamed")
-            marks.write(home, mark, identity, named, in_place=record.in_place)
-        except OSError as exc:
-            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise _only_read_only(home, record, found, exc) from exc
-        undo.pop_all()
-    marked = replace(record.readable, mark=mark)
-    return replace(record, marked=marked, parts=tuple(named))
+    def run(self, record: Record, sealed: Sealed, *, opened: bool) -> bool:
+        """Seal an image, durable and verified on return. Again is success, and changes nothing.
+
+        Args:
+            record: its mark.
+            sealed: what the mark is to say.
+            opened: see `samba_rvss.providers.Provider.seal`; so is what it returns.
+
+        Raises:
+            RvssError: BAD_PATH if it is not ours, NOT_FOUND if a part is missing, NOT_SEALED.
+            OSError: if btrfs refuses.
+        """
+        home = self._home
+        found = images.ours(home, record, self._identity)
+        if not found.complete:
+            raise RvssError(Problem.NOT_FOUND, f"a part of the image {record.name} is missing")
+        if not record.is_sealed:
+            for name in list(images.unfinished(home, record)):
+                home.delete(name)
+            if opened or record.in_place:
+                _tell_inner(home, record, found)
+                record = self._replace(record, found, sealed)
+            else:
+                record = self._keep(record, found, sealed)
+        _finish_renames(home, record)
+        ioctl.commit(home.fd)
+        self._reached("seal.marked")
+        _verify(home, record, self._identity)
+        return any(part.sealed != part.recovery for part in record.parts)
+
+    def _replace(self, record: Record, found: State, sealed: Sealed) -> Record:
+        """Make the sealed parts and name them in the mark; until then nothing has changed."""
+        home = self._home
+        with ExitStack() as undo:
+            try:
+                named = [
+                    _snapshot(home, record, index, subvolume, undo)
+                    for index, subvolume in enumerate(found.subvolumes)
+                ]
+                self._reached("seal.snapshot")
+                _finish_renames(home, replace(record, parts=tuple(named)))
+                self._reached("seal.renamed")
+                marked = self._write(record, named, sealed)
+            except OSError as exc:
+                if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise _only_read_only(home, record, found, exc) from exc
+            undo.pop_all()
+        return marked
+
+    def _keep(self, record: Record, found: State, sealed: Sealed) -> Record:
+        """Make parts that nobody could write to the sealed ones."""
+        self._reached("seal.snapshot")
+        named = []
+        for part, subvolume in zip(record.parts, found.subvolumes, strict=True):
+            with files.opened(self._home.open(subvolume)) as fd:
+                ioctl.set_read_only(fd, read_only=True)
+            named.append(replace(part, recovery=subvolume.uuid, sealed=subvolume.uuid))
+        self._reached("seal.renamed")  # they are renamed when the mark tells them from remnants
+        return self._write(record, named, sealed)
+
+    def _write(self, record: Record, named: Sequence[Part], sealed: Sealed) -> Record:
+        mark = replace(record.mark, sealed=sealed)
+        marks.write(self._home, mark, self._identity, named, in_place=record.in_place)
+        marked = replace(record.readable, mark=mark)
+        return replace(record, marked=marked, parts=tuple(named))
 
 
 def _snapshot(home: Home, record: Record, index: int, source: Subvolume, undo: ExitStack) -> Part:
@@ -117,13 +137,16 @@ def _discard(home: Home, image: str, part: Part) -> None:
 
 
 def _finish_renames(home: Home, record: Record) -> None:
-    """Give sealed parts their own names, where a crash left them with the staging ones."""
-    for part in record.parts:
-        staged = parts.staged(record.name, part)
-        subvolume = home.subvolume(staged)
-        if subvolume is not None and subvolume.uuid == part.sealed:
-            final = parts.final(record.name, part)
-            os.rename(staged, final, src_dir_fd=home.fd, dst_dir_fd=home.fd)
+    """Give sealed parts their own names, where they have those that they had before."""
+    for index, part in enumerate(record.parts):
+        for name in (
+            parts.staged(record.name, part),
+            parts.writable(record.name, record.parts, index),
+        ):
+            subvolume = home.subvolume(name)
+            if subvolume is not None and subvolume.uuid == part.sealed:
+                final = parts.final(record.name, part)
+                os.rename(name, final, src_dir_fd=home.fd, dst_dir_fd=home.fd)
 
 
 def _only_read_only(home: Home, record: Record, found: State, exc: OSError) -> RvssError:

@@ -151,7 +151,7 @@ class Zfs:
             undo.pop_all()
         return sorted(parts)  # parents first; zfs(8) lists 10 before 2
 
-    def seal(self, volume: Volume, image: str, sealed: Sealed) -> None:
+    def seal(self, volume: Volume, image: str, sealed: Sealed, *, opened: bool) -> bool:
         """See `samba_rvss.providers.Provider`.
 
         The property takes effect at once, for open files too, even when zfs(8) fails because it
@@ -180,6 +180,7 @@ class Zfs:
             if mark is None:
                 raise RvssError(Problem.BAD_PATH, f"{origin} does not bear our mark")
             self._write(replace(mark, sealed=sealed), origin, top)
+        return False
 
     def clear(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`. A sealed image is what recovery wrote to."""
