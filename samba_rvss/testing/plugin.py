@@ -102,6 +102,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
     "smbd": cache(_smbd),
     "smbtorture": cache(lambda: _smbd() or _tools("smbtorture")),
     "qemu": cache(lambda: _tools("qemu-img", "qemu-io")),
+    "podman": cache(lambda: _root() or _tools("podman", "runc")),
 }
 
 

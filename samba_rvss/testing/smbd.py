@@ -231,7 +231,7 @@ class PrivateSmbd(Undoing):
         ]
         with (log / "output").open("ab") as output:
             self._process = subprocess.Popen(
-                supervised(argv),
+                self._command(argv),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -243,6 +243,10 @@ class PrivateSmbd(Undoing):
             guard.callback(self.stop)
             self._wait_until_it_serves()
             guard.pop_all()
+
+    def _command(self, argv: list[str]) -> list[str]:
+        """Return what runs smbd, and ends all that came from it when its standard input closes."""
+        return supervised(argv)
 
     def _wait_until_it_serves(self) -> None:
         # Imported here, so that everything else works without python-samba.

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from samba_rvss.kernel.processes import descendants
 
-_ROOT = str(Path(__file__).resolve().parents[2])
+ROOT = str(Path(__file__).resolve().parents[2])
+"""What has to be readable where it runs, besides Python."""
+
 _PROGRAM = (
-    f"import sys; sys.path.insert(0, {_ROOT!r});"
+    f"import sys; sys.path.insert(0, {ROOT!r});"
     " from samba_rvss.testing.supervisor import supervise; supervise()"
 )
 
