@@ -423,13 +423,20 @@ def file_system(request: pytest.FixtureRequest, rig_directory: Path) -> Iterator
 
 
 @pytest.fixture
-def rig(rig_directory: Path, file_system: FileSystem) -> Iterator[Rig]:
-    """A rig in which nothing runs yet; `Rig.start` starts it."""
+def private_samba(file_system: FileSystem) -> Iterator[PrivateSmbd]:
+    """The rig's Samba; it lets go of the file system before that goes."""
     require("root", "smbd")
+    with PrivateSmbd() as samba:
+        yield samba
+
+
+@pytest.fixture
+def rig(rig_directory: Path, file_system: FileSystem, private_samba: PrivateSmbd) -> Iterator[Rig]:
+    """A rig in which nothing runs yet; `Rig.start` starts it."""
     from samba_rvss.testing.users import BackupOperator
 
     with ExitStack() as stack:
-        samba = stack.enter_context(PrivateSmbd())
+        samba = private_samba
         daemon = stack.enter_context(RvssDaemon(samba))
         operator = stack.enter_context(BackupOperator(samba))
         rig = Rig(
