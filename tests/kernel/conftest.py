@@ -6,6 +6,7 @@ A new provider gets a `Storage` of its own and a line in STORAGES; the tests sta
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -116,17 +117,19 @@ class BtrfsStorage:
     """btrfs on a loop device; see `Storage`."""
 
     def __init__(self, file_system: LoopBtrfs) -> None:
-        self._fs = file_system
+        self.fs = file_system
         self.top = file_system.path
         self.many = 500
         self.forgets = True
         self.destroys_what_is_open = True
-        self.provider: Provider = Btrfs(Identity(id="one"))
-        self.other: Provider = Btrfs(Identity(id="two"))
+        # Ids of this test alone: whoever else tests on this host has images that we see.
+        self.identity = Identity(id=secrets.token_hex(16), run_directory=str(file_system.path))
+        self.provider: Provider = Btrfs(self.identity)
+        self.other: Provider = Btrfs(Identity(id=secrets.token_hex(16)))
 
     def volume(self, name: str) -> Path:
         """See `Storage`."""
-        return self._fs.subvolume(name)
+        return self.fs.subvolume(name)
 
     def remove(self, name: str) -> None:
         """See `Storage`."""
@@ -134,7 +137,7 @@ class BtrfsStorage:
 
     def mount(self, name: str, target: Path) -> Path:
         """See `Storage`."""
-        return self._fs.mount(target, subvol=f"/{name}")
+        return self.fs.mount(target, subvol=f"/{name}")
 
     def hide_top(self) -> None:
         """See `Storage`."""
@@ -182,7 +185,7 @@ class BtrfsStorage:
 
     def is_read_only(self) -> bool:
         """See `Storage`."""
-        mounts = [mount for mount in mounttable.mountinfo() if mount.source == self._fs.device]
+        mounts = [mount for mount in mounttable.mountinfo() if mount.source == self.fs.device]
         assert mounts
         return any("ro" in mount.super_options for mount in mounts)
 
@@ -193,7 +196,7 @@ class BtrfsStorage:
         one UUID for one.
         """
         copy = target / "device.img"
-        run(["cp", "--sparse=always", str(self._fs.image), str(copy)], timeout=_SECONDS)
+        run(["cp", "--sparse=always", str(self.fs.image), str(copy)], timeout=_SECONDS)
         out = target / "restored"
         out.mkdir()
         # -s: snapshots too; -i: go on where a file is not complete
@@ -228,13 +231,13 @@ class BtrfsStorage:
 
     def parts(self) -> list[str]:
         """See `Storage`."""
-        return [name for name in self._fs.subvolumes() if name != HOME]
+        return [name for name in self.fs.subvolumes() if name != HOME]
 
     def foreign(self) -> list[str]:
         """See `Storage`."""
         home = self.top / HOME
         if not home.exists():
-            self._fs.subvolume(HOME, 0o700)
+            self.fs.subvolume(HOME, 0o700)
         (home / "directory").mkdir()
         (home / "directory" / "image").mkdir()
         (home / "file").write_text("a file")
@@ -244,9 +247,9 @@ class BtrfsStorage:
             os.setxattr(place / "garbled", MARK, b"no JSON")
             (place / "unknown-version").mkdir()
             os.setxattr(place / "unknown-version", MARK, b'{"version": 2, "instance": "one"}')
-        self._fs.subvolume(f"{HOME}/subvolume")
+        self.fs.subvolume(f"{HOME}/subvolume")
         (home / "with-subvolume").mkdir()
-        self._fs.subvolume(f"{HOME}/with-subvolume/image")
+        self.fs.subvolume(f"{HOME}/with-subvolume/image")
         return self.names()
 
     def cut_off(self, mark: Mark) -> tuple[list[str], list[str]]:
@@ -274,7 +277,7 @@ class BtrfsStorage:
             (self.top / "elsewhere").mkdir(0o700)
             (self.top / HOME).symlink_to("elsewhere")
             return
-        home = self._fs.subvolume(HOME, 0o755 if how == "mode" else 0o700)
+        home = self.fs.subvolume(HOME, 0o755 if how == "mode" else 0o700)
         if how == "owner":
             os.chown(home, 1, 0)
 

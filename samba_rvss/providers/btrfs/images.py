@@ -54,8 +54,14 @@ def state(home: Home, record: Record) -> State:
     return State(
         found=tuple(found),
         strange=strange[0] if strange else "",
-        remnants=record.is_sealed and any(True for _ in remnants(home, record)),
+        remnants=record.is_sealed and _has_remnants(home, record),
     )
+
+
+def _has_remnants(home: Home, record: Record) -> bool:
+    if record.in_place and record.name in home.names():
+        return True
+    return next(remnants(home, record), None) is not None
 
 
 def remnants(home: Home, record: Record) -> Iterator[str]:

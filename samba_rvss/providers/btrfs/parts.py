@@ -16,6 +16,7 @@ from samba_rvss.errors import Problem, RvssError
 TOP = "top"
 _IMAGE = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{1,8})")
 _NAME = re.compile(r"\.?.+-\d+\.(\d{8}T\d{6}Z)_(\d+)(\.rw\d*)?")
+_UUID = re.compile(r"(?:[0-9a-f]{32})?")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _LONGEST = 180  # with a dot, an id of 20 digits, the time, 10 digits and .rw: below 255
 
@@ -98,6 +99,8 @@ def of_more(more: Mapping[str, Any]) -> tuple[Part, ...]:
         place, word, tree, recovery, sealed = row
         texts = (place, word, recovery, sealed)
         if not all(isinstance(text, str) for text in texts) or base(word) != word:
+            raise ValueError(row)
+        if not (_UUID.fullmatch(recovery) and _UUID.fullmatch(sealed)):
             raise ValueError(row)
         found.append(Part(place=place, base=word, tree=int(tree), recovery=recovery, sealed=sealed))
     if found and found[0].place:

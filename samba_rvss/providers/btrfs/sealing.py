@@ -151,7 +151,8 @@ def _finish_renames(home: Home, record: Record) -> None:
 
 def _only_read_only(home: Home, record: Record, found: State, exc: OSError) -> RvssError:
     """Make the writable parts read-only, for which there is always room; return the error."""
-    cause = problem(exc, f"the image {record.name} cannot be sealed")
+    cause = problem(exc, "")
+    reason = cause.message.removeprefix(": ")
     try:
         for subvolume in found.subvolumes:
             with files.opened(home.open(subvolume)) as fd:
@@ -159,13 +160,14 @@ def _only_read_only(home: Home, record: Record, found: State, exc: OSError) -> R
     except OSError as worse:
         return RvssError(
             Problem.NOT_SEALED,
-            f"{cause.message}, and not made read-only either ({worse.strerror})",
+            f"the image {record.name} cannot be sealed, and not made read-only either"
+            f" ({worse.strerror}): {reason}",
             cause.hint,
         )
     return RvssError(
         Problem.NOT_SEALED,
         f"the image {record.name} is read-only, but handles that were open before are not"
-        f" excluded: {cause.message}",
+        f" excluded: {reason}",
         cause.hint,
     )
 
