@@ -93,12 +93,14 @@ class Provider(Protocol):
         """
 
     def claim(self, mark: Mark) -> None:
-        """Put our identity into the mark of an image; what else its mark says stays.
+        """Put our identity, and that of its file system, into the mark of an image.
 
-        Whoever calls this has made sure that it is ours. Claiming again is success.
+        What else its mark says stays. Until this returns the image is whose it was; claiming again
+        is success. Whoever calls this has made sure that the image is ours.
 
         Args:
-            mark: the image's, as it was found.
+            mark: the image's, as it was found; with the file system on which it was found, if that
+                is not the one in its mark.
 
         Raises:
             RvssError: NOT_FOUND, READ_ONLY or SYSTEM.
@@ -114,5 +116,7 @@ class Provider(Protocol):
     def inventory(self) -> Inventory:
         """List the images on every mounted file system, this instance's and those that are not.
 
-        A file system that cannot be listed is ``unlisted``, with the reason.
+        A file system that cannot be listed is ``unlisted``, with the reason. One that was listed
+        is there by all that a `Volume.file_system` may call it: a pool by its guid, and by its
+        name, which records and marks of the first form have.
         """

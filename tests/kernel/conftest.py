@@ -287,15 +287,18 @@ class ZfsStorage:
 
     Args:
         directory: a rig directory; the pool has its name.
+
+    Attributes:
+        pool: the pool's name; a test that renames the pool changes it.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._file = directory / "pool.img"
-        self._pool = directory.name
+        self.pool = directory.name
         self.top = directory / "top"
-        self.provider: Provider = Zfs(Identity(id="one"))
-        self.other: Provider = Zfs(Identity(id="two"))
+        self.provider: Provider = Zfs(Identity(id="one", machine="here", run_directory="/run/one"))
+        self.other: Provider = Zfs(Identity(id="two", machine="here"))
         self.many = 15
         self.forgets = False
         self.destroys_what_is_open = False
@@ -307,13 +310,13 @@ class ZfsStorage:
         words = ["create", "-o", "cachefile=none", "-O", f"mountpoint={self.top}"]
         for option in ("acltype=posixacl", "xattr=sa", "compression=off", "recordsize=64K"):
             words += ["-O", option]
-        self._zpool(*words, self._pool, str(self._file))
+        self._zpool(*words, self.pool, str(self._file))
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Destroy the pool, if there is still one."""
-        if self._pool in self._zpool("list", "-H", "-o", "name").split():
-            self._zpool("destroy", "-f", self._pool)
+        if self.pool in self._zpool("list", "-H", "-o", "name").split():
+            self._zpool("destroy", "-f", self.pool)
 
     def _zpool(self, *words: str) -> str:
         return run(["zpool", *words], timeout=_SECONDS)
@@ -324,7 +327,7 @@ class ZfsStorage:
 
     def _datasets(self) -> dict[str, str]:
         """Return the datasets and their mount points, as they are in the pool."""
-        words = ("list", "-H", "-t", "filesystem", "-r", "-o", "name,mountpoint", self._pool)
+        words = ("list", "-H", "-t", "filesystem", "-r", "-o", "name,mountpoint", self.pool)
         return dict(Command().table(*words, columns=2))
 
     def dataset(self, path: Path) -> str:
@@ -364,11 +367,11 @@ class ZfsStorage:
 
     def take_away(self) -> None:
         """See `Storage`."""
-        self._zpool("export", self._pool)
+        self._zpool("export", self.pool)
 
     def sync(self) -> None:
         """See `Storage`."""
-        self._zpool("sync", self._pool)
+        self._zpool("sync", self.pool)
 
     def fill(self) -> None:
         """See `Storage`."""
@@ -384,16 +387,16 @@ class ZfsStorage:
 
     def set_read_only(self, *, read_only: bool) -> None:
         """See `Storage`."""
-        self._zpool("export", self._pool)
+        self._zpool("export", self.pool)
         self._import(self._directory, "-o", f"readonly={'on' if read_only else 'off'}")
 
     def _import(self, directory: Path, *words: str) -> None:
         words = ("-d", str(directory), "-o", "cachefile=none", *words)
-        self._zpool("import", "-f", *words, self._pool)
+        self._zpool("import", "-f", *words, self.pool)
 
     def is_read_only(self) -> bool:
         """See `Storage`."""
-        return self._zpool("get", "-H", "-o", "value", "readonly", self._pool).strip() == "on"
+        return self._zpool("get", "-H", "-o", "value", "readonly", self.pool).strip() == "on"
 
     def after_power_loss(self, image: str, target: Path) -> Path:
         """See `Storage`.
@@ -403,11 +406,11 @@ class ZfsStorage:
         copies, out = target / "copies", target / "restored"
         copies.mkdir()
         run(["cp", "--sparse=always", str(self._file), str(copies)], timeout=_SECONDS)
-        self._zpool("export", self._pool)
+        self._zpool("export", self.pool)
         with ExitStack() as undo:
             undo.callback(self._import, self._directory)
             self._import(copies, "-N")
-            undo.callback(self._zpool, "export", self._pool)
+            undo.callback(self._zpool, "export", self.pool)
             (mark,) = (
                 found.mark for found in self.provider.inventory().images if found.id == image
             )
@@ -425,15 +428,15 @@ class ZfsStorage:
 
     def names(self) -> list[str]:
         """See `Storage`."""
-        rows = self._zfs("list", "-H", "-t", "all", "-r", "-o", "name", self._pool)
-        home = f"{self._pool}/{ZFS_HOME}/"
+        rows = self._zfs("list", "-H", "-t", "all", "-r", "-o", "name", self.pool)
+        home = f"{self.pool}/{ZFS_HOME}/"
         found = {row[0].removeprefix(home).split("/")[0] for row in rows if row[0].startswith(home)}
         found |= {row[0].partition("@rvss-")[2] for row in rows if "@rvss-" in row[0]}
         return sorted(found)
 
     def parts(self) -> list[str]:
         """See `Storage`."""
-        home = f"{self._pool}/{ZFS_HOME}"
+        home = f"{self.pool}/{ZFS_HOME}"
         found = self._datasets()
         targets = [os.path.relpath(t, self.top) for t in found.values() if t.startswith("/")]
         clones = [name for name in found if name.startswith(f"{home}/")]
@@ -441,7 +444,7 @@ class ZfsStorage:
 
     def foreign(self) -> list[str]:
         """See `Storage`."""
-        home = f"{self._pool}/{ZFS_HOME}"
+        home = f"{self.pool}/{ZFS_HOME}"
         if home not in self._datasets():
             self._zfs("create", "-o", "mountpoint=none", home)
         self._zfs("create", f"{home}/dataset")
@@ -457,7 +460,7 @@ class ZfsStorage:
 
     def cut_off(self, mark: Mark) -> tuple[list[str], list[str]]:
         """See `Storage`. Snapshots are born with the mark."""
-        volume, home = mark.volume.name, f"{self._pool}/{ZFS_HOME}"
+        volume, home = mark.volume.name, f"{self.pool}/{ZFS_HOME}"
         whole = f"{volume}@rvss-{mark.id}"
         ((raw,),) = self._zfs("get", "-H", "-p", "-o", "value", ZFS_MARK, whole)
         names = [f"{mark.id[:-1]}{digit}" for digit in "ghi"]

@@ -114,7 +114,7 @@ def test_parts_are_side_by_side_and_named_for_btrbk(storage: BtrfsStorage) -> No
     storage.provider.create(mark)
     final = f"vms-{tree_of(share)}.20240229T235959Z_42"
     assert in_home(storage) == [f"{final}.rw", f"{final}.rw1"]
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     assert only(storage.provider).remnants
     for _ in range(2):
         storage.provider.clear(mark.volume, mark.id)
@@ -134,7 +134,7 @@ def test_parts_are_side_by_side_and_named_for_btrbk(storage: BtrfsStorage) -> No
 )
 def test_any_name_makes_one_for_btrbk(storage: BtrfsStorage, name: str, base: str) -> None:
     mark = take(storage.provider, storage.volume(name))
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     storage.provider.clear(mark.volume, mark.id)
     (part,) = in_home(storage)
     assert part.rpartition("-")[0] == base
@@ -166,7 +166,7 @@ def test_what_is_open_and_mapped_does_not_reach_the_sealed_image(storage: BtrfsS
             files.opened(os.open(image, files.DIRECTORY)) as directory,
             mapping,
         ):
-            storage.provider.seal(mark.volume, mark.id, SEALED)
+            storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
             with seen(storage.provider, mark) as sealed:
                 before = portrait(sealed)
             mapping[0:9] = b"TOO LATE."
@@ -192,7 +192,7 @@ def seal_and_die(storage: BtrfsStorage, mark: Mark, step: str) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            Btrfs(storage.identity, reached=die).seal(mark.volume, mark.id, SEALED)
+            Btrfs(storage.identity, reached=die).seal(mark.volume, mark.id, SEALED, opened=True)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
@@ -209,7 +209,7 @@ def finish_sealing(provider: Provider, mark: Mark, step: str) -> None:
     else:
         with seen(provider, mark, writable=True) as image:
             write(image / "file", "recovered")
-    provider.seal(mark.volume, mark.id, SEALED)
+    provider.seal(mark.volume, mark.id, SEALED, opened=True)
     assert_recovered(provider, mark)
     found = only(provider)
     assert (found.complete, found.read_only, found.mark.sealed) == (True, True, SEALED)
@@ -247,7 +247,7 @@ def test_power_lost_while_sealing(storage: BtrfsStorage, rig_directory: Path) ->
     def reached(step: str) -> None:
         run(["cp", "--sparse=always", str(storage.fs.image), str(copies[step])], timeout=60)
 
-    Btrfs(storage.identity, reached=reached).seal(mark.volume, mark.id, SEALED)
+    Btrfs(storage.identity, reached=reached).seal(mark.volume, mark.id, SEALED, opened=True)
     storage.take_away()
     for step, copy in copies.items():
         with mounted_copy(copy, rig_directory / "mounted") as top:
@@ -261,13 +261,13 @@ def test_power_lost_while_sealing(storage: BtrfsStorage, rig_directory: Path) ->
 
 def test_a_rename_that_was_lost_is_finished(storage: BtrfsStorage) -> None:
     mark = recovered(storage)
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     storage.provider.clear(mark.volume, mark.id)
     for name in (names := in_home(storage)):
         (storage.top / HOME / name).rename(storage.top / HOME / f".{name}")
     assert only(storage.provider).complete
     assert_recovered(storage.provider, mark)
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     assert in_home(storage) == names
 
 
@@ -303,7 +303,7 @@ def test_no_room_to_seal(storage: BtrfsStorage, how: str) -> None:
             storage.provider.destroy(other.volume, other.id)
         (storage.top / "filler").unlink()
         storage.sync()
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     assert only(storage.provider).mark.sealed == SEALED
     assert_recovered(storage.provider, mark)
 
@@ -341,7 +341,7 @@ def test_a_deep_volume_in_the_source(storage: BtrfsStorage) -> None:
     tree = make_deep(volume)
     for nested in Nested:
         mark = take(storage.provider, share, nested)
-        storage.provider.seal(mark.volume, mark.id, SEALED)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
         storage.provider.clear(mark.volume, mark.id)
         assert only(storage.provider).complete
         storage.provider.destroy(mark.volume, mark.id)
@@ -376,7 +376,7 @@ def test_volumes_that_somebody_made_in_the_image(
         run(["btrfs", "property", "set", str(image / "theirs"), "ro", "true"], timeout=60)
     assert only(storage.provider).complete
     if sealed:
-        storage.provider.seal(mark.volume, mark.id, SEALED)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
         assert "the subvolume theirs, " in caplog.text
         assert "inner/theirs" in caplog.text
         assert f"with the id {tree}" in caplog.text
@@ -431,7 +431,7 @@ def test_a_home_that_was_moved_is_still_ours(
     move_home(storage, where)
     provider = Btrfs(storage.identity, memory)
     assert only(provider).complete
-    provider.seal(mark.volume, mark.id, SEALED)
+    provider.seal(mark.volume, mark.id, SEALED, opened=True)
     assert_recovered(provider, mark)
     provider.clear(mark.volume, mark.id)
     other = take(provider, share, Nested.INCLUDE)
@@ -475,7 +475,7 @@ def test_a_home_that_was_given_to_others_is_given_back(storage: BtrfsStorage) ->
     mark = recovered(storage)
     home = storage.top / HOME
     for verb in (
-        lambda: storage.provider.seal(mark.volume, mark.id, SEALED),
+        lambda: storage.provider.seal(mark.volume, mark.id, SEALED, opened=True),
         lambda: only(storage.provider),
         lambda: storage.provider.destroy(mark.volume, mark.id),
     ):
@@ -513,7 +513,7 @@ def assert_left_alone(provider: Provider, volume: Volume, image: str) -> None:
     """See that nothing is done with an image that is not ours."""
     for action in (
         lambda: provider.open(volume, image),
-        lambda: provider.seal(volume, image, SEALED),
+        lambda: provider.seal(volume, image, SEALED, opened=True),
         lambda: provider.destroy(volume, image),
     ):
         assert refused(action).problem is Problem.BAD_PATH
@@ -548,7 +548,7 @@ def test_a_part_that_was_moved(storage: BtrfsStorage, where: str, *, sealed: boo
     """Only a writable one can be moved, and any can be renamed."""
     mark = recovered(storage)
     if sealed:
-        storage.provider.seal(mark.volume, mark.id, SEALED)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
         storage.provider.clear(mark.volume, mark.id)
     if sealed and where == "kept":
         return
@@ -598,7 +598,7 @@ def test_a_file_system_whose_id_was_changed(storage: BtrfsStorage) -> None:
 
 def test_an_image_is_claimed(storage: BtrfsStorage) -> None:
     mark = recovered(storage)
-    storage.provider.seal(mark.volume, mark.id, SEALED)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     mark = replace(mark, sealed=SEALED)
     assert alien(storage, storage.other).whose is Whose.INSTANCE
     for _ in range(2):
@@ -704,7 +704,7 @@ def test_an_image_of_the_former_layout_is_sealed(storage: BtrfsStorage, step: st
         seal_and_die(storage, mark, step)
         finish_sealing(provider, mark, step)
     else:
-        provider.seal(mark.volume, mark.id, SEALED)
+        provider.seal(mark.volume, mark.id, SEALED, opened=True)
     assert_recovered(provider, mark)
     provider.clear(mark.volume, mark.id)
     assert_recovered(provider, mark)

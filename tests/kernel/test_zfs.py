@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,8 +16,9 @@ import pytest
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounting, mounttable
-from samba_rvss.model import Mark, Nested
+from samba_rvss.model import Identity, Mark, Nested
 from samba_rvss.providers.zfs.properties import COPIED, MARK
+from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOLD, HOME
 from samba_rvss.run import run
 from tests.kernel.conftest import SEALED
@@ -47,9 +49,19 @@ def value(dataset: str, name: str) -> str:
     return zfs("get", "-H", "-p", "-o", "value", name, dataset).rstrip("\n")
 
 
+def pool_of(mark: Mark) -> str:
+    """Return the name that the pool of a volume had."""
+    return mark.volume.name.partition("/")[0]
+
+
 def clone_of(mark: Mark) -> str:
     """Return the dataset that is written to during recovery."""
-    return f"{mark.volume.file_system}/{HOME}/{mark.id}"
+    return f"{pool_of(mark)}/{HOME}/{mark.id}"
+
+
+def snapshot_of(mark: Mark) -> str:
+    """Return the outermost snapshot of an image."""
+    return f"{mark.volume.name}@rvss-{mark.id}"
 
 
 def test_clone_behaves_like_its_origin(storage: "ZfsStorage") -> None:
@@ -60,7 +72,7 @@ def test_clone_behaves_like_its_origin(storage: "ZfsStorage") -> None:
     zfs("set", *wanted, "recordsize=16K", "compression=zstd-7", "dnodesize=1k", outer)
     zfs("set", "acltype=posix", "copies=2", "logbias=throughput", "primarycache=metadata", nested)
     mark = take(storage.provider, share, Nested.INCLUDE)
-    home = f"{mark.volume.file_system}/{HOME}"
+    home = f"{pool_of(mark)}/{HOME}"
     before = [properties(outer), properties(nested)]
     assert before[0] != before[1] != properties(home)
     assert [properties(f"{home}/{mark.id}"), properties(f"{home}/{mark.id}/1")] == before
@@ -148,6 +160,11 @@ def test_longest_name(storage: "ZfsStorage") -> None:
         with pytest.raises(RvssError, match="too long by 1 bytes") as caught:
             probe(storage.provider, share, nested)
         assert caught.value.problem is Problem.NOT_SUPPORTED
+    with pytest.raises(RvssError, match="too long") as caught:
+        # The mark, which has the path in it, gets longer when the image is sealed.
+        storage.provider.create(replace(mark, share_path=f"/{'ü' * 1000}"))
+    assert caught.value.problem is Problem.NOT_SUPPORTED
+    assert storage.names() == []
 
 
 def test_nested_datasets_are_of_one_instant(storage: "ZfsStorage") -> None:
@@ -177,7 +194,7 @@ def test_more_nested_datasets_than_ten(storage: "ZfsStorage") -> None:
 
 def test_images_are_mounted_and_shared_nowhere(storage: "ZfsStorage") -> None:
     mark = take(storage.provider, storage.volume("vms"))
-    home = f"{mark.volume.file_system}/{HOME}"
+    home = f"{pool_of(mark)}/{HOME}"
     out = zfs("list", "-H", "-r", "-o", "name,mountpoint,canmount,mounted", home)
     assert [row.split("\t") for row in out.splitlines()] == [
         [home, "none", "off", "no"],
@@ -187,18 +204,137 @@ def test_images_are_mounted_and_shared_nowhere(storage: "ZfsStorage") -> None:
         assert not [m for m in mounttable.mountinfo() if m.source.startswith(f"{home}/")]
 
 
-def test_seal_stops_who_has_a_file_open(storage: "ZfsStorage") -> None:
+WRITER = """
+import os, sys
+held = [os.open(path, os.O_RDWR) for path in sys.argv[1:]]
+print("ready", flush=True)
+for line in sys.stdin:
+    for file in held:
+        try:
+            os.pwrite(file, line.encode(), 0)
+            print("written", flush=True)
+        except OSError as exc:
+            print(exc.strerror, flush=True)
+"""
+
+CLONE_OF_MOUNT = """
+mount --bind "$1" "$2"
+mount -o remount,bind,rw "$2"
+shift 2
+exec "$@"
+"""
+
+
+def test_seal_stops_who_has_a_file_open(storage: "ZfsStorage", rig_directory: Path) -> None:
+    """In every mount namespace, through every clone of a mount, also one with a writer of its own.
+
+    The property and the mark that says so come in one transaction group, so that no crash leaves
+    one without the other, although zfs(8) fails: it cannot remount what is written to.
+    """
     share = storage.volume("vms")
-    (share / "file").write_bytes(b"content")
-    mark = take(storage.provider, share)
+    for path in (share / "file", storage.volume("vms/inner") / "file"):
+        path.write_bytes(b"content\n")
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    said: list[str] = []
+    provider = Zfs(Identity(id="one", machine="here"), reached=said.append)
+    mounted, clone, inner = (rig_directory / name for name in ("mounted", "clone", "inner"))
+    for target in (mounted, clone, inner):
+        target.mkdir()
+    with ExitStack() as undo:
+        for dataset, target in ((clone_of(mark), mounted), (f"{clone_of(mark)}/1", inner)):
+            run(["mount", "-t", "zfs", dataset, str(target)], timeout=30)
+            undo.callback(mounting.umount, str(target))
+        python = [sys.executable, "-ISEc", WRITER]
+        unshare = ["unshare", "--mount", "--propagation", "private"]
+        bind = ["sh", "-ec", CLONE_OF_MOUNT, "sh", str(mounted), str(clone)]
+        writers = [
+            [*python, f"{mounted}/file", f"{inner}/file"],
+            [*unshare, *python, f"{mounted}/file", f"{inner}/file"],
+            [*unshare, *bind, *python, f"{clone}/file"],
+        ]
+        processes = [undo.enter_context(holder(argv, rig_directory)) for argv in writers]
+
+        def write(text: str) -> set[str]:
+            answers = set()
+            for process, argv in zip(processes, writers, strict=True):
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(f"{text}\n")
+                process.stdin.flush()
+                answers |= {process.stdout.readline() for word in argv if word.endswith("/file")}
+            return answers
+
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        assert write("written") == {"written\n"}
+        provider.seal(mark.volume, mark.id, SEALED, opened=True)
+        assert write("too late") == {f"{os.strerror(errno.EROFS)}\n"}
+        provider.seal(mark.volume, mark.id, SEALED, opened=True)
+        for process in processes:
+            process.communicate("")
+    assert said == ["seal.snapshot", "seal.renamed", "seal.marked"] * 2
+    with seen(provider, mark) as image:
+        for path in (image / "file", image / "inner" / "file"):
+            assert path.read_bytes() == b"written\n"
+    (found,) = provider.inventory().images
+    assert (found.read_only, found.mark) == (True, replace(mark, sealed=SEALED))
+    history = run(["zpool", "history", "-i", storage.pool], timeout=60).splitlines()
+    groups = [line.split()[1] for line in history if f" set {clone_of(mark)} " in line]
+    assert len(groups) == 4
+    assert len(set(groups)) == 2
+
+
+@pytest.mark.parametrize("point", ["seal.snapshot", "seal.marked"])
+def test_sealing_that_was_killed(storage: "ZfsStorage", point: str) -> None:
+    """The mark says that an image is sealed when it is, and not before."""
+    share = storage.volume("vms")
+    (share / "file").write_text("content")
+    storage.volume("vms/inner")
+    mark = take(storage.provider, share, Nested.INCLUDE)
     with seen(storage.provider, mark, writable=True) as image:
-        with (image / "file").open("r+b", buffering=0) as writer:
-            writer.write(b"CON")
-            storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
-            with pytest.raises(OSError, match="Read-only") as caught:
-                writer.write(b"TENT")
-            assert caught.value.errno == errno.EROFS
-        assert (image / "file").read_bytes() == b"CONtent"
+        (image / "file").write_text("recovered")
+    child = os.fork()
+    if child == 0:
+
+        def reached(name: str) -> None:
+            if name == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            identity = Identity(id="one", machine="here")
+            Zfs(identity, reached=reached).seal(mark.volume, mark.id, SEALED, opened=True)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    (found,) = storage.provider.inventory().images
+    sealed = point == "seal.marked"
+    assert (found.complete, found.read_only) == (True, sealed)
+    assert found.mark == replace(mark, sealed=SEALED if sealed else None)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
+    (found,) = storage.provider.inventory().images
+    assert (found.read_only, found.mark.sealed) == (True, SEALED)
+    with seen(storage.provider, mark) as image:
+        assert (image / "file").read_text() == "recovered"
+
+
+def test_part_that_does_not_inherit_is_not_called_sealed(storage: "ZfsStorage") -> None:
+    share = storage.volume("vms")
+    storage.volume("vms/inner")
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    zfs("set", "readonly=off", f"{clone_of(mark)}/1")
+    with pytest.raises(RvssError, match="zfs inherit readonly") as caught:
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
+    assert caught.value.problem is Problem.NOT_SEALED
+    (found,) = storage.provider.inventory().images
+    assert (found.read_only, found.mark.sealed) == (False, None)
+    zfs("inherit", "readonly", f"{clone_of(mark)}/1")
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
+    # What somebody has put into it is no part of it.
+    zfs("create", "-o", "readonly=off", f"{clone_of(mark)}/theirs")
+    (found,) = storage.provider.inventory().images
+    assert (found.read_only, found.mark.sealed) == (True, SEALED)
 
 
 def test_others_cannot_destroy_the_snapshot(storage: "ZfsStorage") -> None:
@@ -249,8 +385,8 @@ def test_image_of_a_dataset_that_was_renamed(storage: "ZfsStorage") -> None:
     share, inner = storage.volume("vms"), storage.volume("vms/inner")
     (inner / "file").write_text("content")
     mark = take(storage.provider, share, Nested.INCLUDE)
-    zfs("rename", mark.volume.name, f"{mark.volume.file_system}/renamed")
-    zfs("rename", storage.dataset(inner), f"{mark.volume.file_system}/away")
+    zfs("rename", mark.volume.name, f"{pool_of(mark)}/renamed")
+    zfs("rename", storage.dataset(inner), f"{pool_of(mark)}/away")
     (found,) = storage.provider.inventory().images
     assert found.mark == mark
     with seen(storage.provider, mark) as image:
@@ -265,7 +401,7 @@ def test_create_cut_off_before_its_dataset_was_renamed(storage: "ZfsStorage") ->
     share = storage.volume("vms")
     mark = take(storage.provider, share)
     zfs("destroy", clone_of(mark))
-    zfs("rename", mark.volume.name, f"{mark.volume.file_system}/renamed")
+    zfs("rename", mark.volume.name, f"{pool_of(mark)}/renamed")
     storage.volume("vms")
     storage.provider.destroy(mark.volume, mark.id)
     assert storage.names() == []
@@ -286,28 +422,36 @@ def test_dataset_that_was_replaced_or_renamed_is_refused(storage: "ZfsStorage") 
     assert storage.names() == []
 
 
-def test_marks_of_others_and_of_old(storage: "ZfsStorage") -> None:
-    """The first marks had no guid; text that is no mark is no trouble; a copy is no image."""
+def test_marks_of_the_first_forms(storage: "ZfsStorage") -> None:
+    """They name a pool, or not even that; text that is no mark is no trouble."""
     share = storage.volume("vms")
-    mark = take(storage.provider, share)
-    snapshot, pool = f"{mark.volume.name}@rvss-{mark.id}", mark.volume.file_system
-    data = json.loads(value(snapshot, MARK))
-    for name in ("key", "provider", "file_system", "volume_id"):
-        del data[name]
-    zfs("set", f"{MARK}={json.dumps(data)}", snapshot)
-    zfs("snapshot", "-o", f"{MARK}=a\tb\nc\n\n{snapshot}", f"{pool}@text")
-    send = f"zfs send -p '{snapshot}' | zfs receive -u '{mark.volume.name}/received'"
-    run(["sh", "-c", send], timeout=60)
-    assert MARK in zfs(
-        "get", "-H", "-s", "received", "all", f"{mark.volume.name}/received@rvss-{mark.id}"
-    )
-    (found,) = storage.provider.inventory().images
-    assert found.mark == replace(mark, volume=replace(mark.volume, id=""))
-    assert found.mark.volume.key == f"zfs:{pool}:"
-    storage.provider.seal(found.mark.volume, found.id, SEALED, opened=True)
-    storage.provider.destroy(found.mark.volume, found.id)
-    assert storage.names() == [mark.id]  # the copy of a backup program
-    assert storage.provider.inventory().images == ()
+    marks = [take(storage.provider, share) for _ in range(2)]
+    lacks: tuple[tuple[str, ...], ...] = ((), ("key", "provider", "file_system", "volume_id"))
+    for mark, missing in zip(marks, lacks, strict=True):
+        data = json.loads(value(snapshot_of(mark), MARK))
+        data |= {"instance": "/run/one", "file_system": storage.pool}
+        data["key"] = f"zfs:{storage.pool}:{mark.volume.id}"
+        for name in ("machine", "sealed", *missing):
+            del data[name]
+        for name in (snapshot_of(mark), clone_of(mark)):
+            zfs("set", f"{MARK}={json.dumps(data)}", name)
+    zfs("snapshot", "-o", f"{MARK}=a\tb\nc\n\n{snapshot_of(mark)}", f"{storage.pool}@text")
+    inventory = storage.provider.inventory()
+    assert {storage.pool, marks[0].volume.file_system} <= inventory.file_systems
+    found = {image.id: image.mark.volume for image in inventory.images if image.former}
+    named = [replace(mark.volume, file_system=storage.pool) for mark in marks]
+    assert found == {marks[0].id: named[0], marks[1].id: replace(named[1], id="")}
+    assert storage.other.inventory().images == ()
+    storage.provider.claim(replace(marks[0], volume=named[0]))
+    for image in storage.provider.inventory().images:
+        assert image.former == (image.id == marks[1].id)
+        assert image.mark == (
+            replace(marks[1], volume=found[image.id]) if image.former else marks[0]
+        )
+        with seen(storage.provider, image.mark):
+            storage.provider.seal(image.mark.volume, image.id, SEALED, opened=True)
+        storage.provider.destroy(image.mark.volume, image.id)
+    assert storage.names() == []
 
 
 def test_create_cut_off_between_its_clones(storage: "ZfsStorage") -> None:
@@ -315,7 +459,7 @@ def test_create_cut_off_between_its_clones(storage: "ZfsStorage") -> None:
     share = storage.volume("vms")
     storage.volume("vms/inner")
     mark = take(storage.provider, share, Nested.INCLUDE)
-    clone = f"{mark.volume.file_system}/{HOME}/{mark.id}"
+    clone = f"{pool_of(mark)}/{HOME}/{mark.id}"
     zfs("inherit", "org.samba-rvss:mark", clone)
     assert [image.complete for image in storage.provider.inventory().images] == [False]
     zfs("destroy", f"{clone}/1")
@@ -389,7 +533,7 @@ def test_what_others_do_with_an_image_is_reported_and_not_forced(storage: "ZfsSt
     (share / "big").write_bytes(os.urandom(8 << 20))
     storage.sync()
     mark, another = take(storage.provider, share), take(storage.provider, share)
-    snapshot, pool = f"{mark.volume.name}@rvss-{mark.id}", mark.volume.file_system
+    snapshot, pool = snapshot_of(mark), storage.pool
 
     zfs("create", f"{clone_of(mark)}/theirs")
     fails_to_destroy(storage, mark, f"put {clone_of(mark)}/theirs into it")

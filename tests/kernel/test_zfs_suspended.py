@@ -79,7 +79,7 @@ def test_suspended_pool(fragile: Fragile) -> None:
     storage.sync()
     fragile.break_device()
     (share / "more").write_bytes(os.urandom(4 * _MIB))
-    impatient = Zfs(Identity(id="one"), Command(seconds=4.0))
+    impatient = Zfs(Identity(id="one", machine="here"), Command(seconds=4.0))
     started = time.monotonic()
     with pytest.raises(RvssError):
         impatient.create(mark)

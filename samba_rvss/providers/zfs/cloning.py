@@ -8,6 +8,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Volume
 from samba_rvss.providers.zfs import tree
 from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import (
     CONTAINER,
     COPIED,
@@ -21,11 +22,14 @@ from samba_rvss.providers.zfs.properties import (
 _BESIDE = 4
 
 
-def clone(zfs: Command, volume: Volume, image: str, datasets: dict[str, str], mark: str) -> None:
+def clone(
+    zfs: Command, pool: Pool, volume: Volume, image: str, datasets: dict[str, str], mark: str
+) -> None:
     """Clone the snapshots of an image.
 
     Args:
         zfs: zfs(8).
+        pool: the volume's.
         volume: the volume that it is an image of.
         image: its id.
         datasets: the datasets that were snapshotted, the volume's own first, and the directory of
@@ -42,7 +46,7 @@ def clone(zfs: Command, volume: Volume, image: str, datasets: dict[str, str], ma
         raise RvssError(
             Problem.BAD_PATH, f"{volume.name} is not the dataset that was checked", "try again"
         )
-    top = tree.clone_name(volume, image)
+    top = tree.clone_name(pool, image)
     (outer, _), *inner = datasets.items()
     own = {} if inner else {MARK: mark}
     words = ["clone", *options({**wanted[outer], **FIXED, **OUTERMOST, **own})]
@@ -52,7 +56,7 @@ def clone(zfs: Command, volume: Volume, image: str, datasets: dict[str, str], ma
     except RvssError as exc:
         if exc.problem is not Problem.NOT_FOUND:
             raise
-        _make_home(zfs, f"{volume.file_system}/{tree.HOME}")
+        _make_home(zfs, f"{pool.name}/{tree.HOME}")
         zfs(*words)
     if not inner:
         return

@@ -37,10 +37,12 @@ class Command:
     Attributes:
         search: the directories in which it is looked for, as `run.tool` takes them.
         seconds: time limit of one run.
+        kstat: where the kernel has a directory for each pool.
     """
 
     search: str = ""
     seconds: float = 45.0
+    kstat: str = "/proc/spl/kstat/zfs"
 
     def require(self) -> None:
         """Refuse to go on without zfs(8).
@@ -57,12 +59,15 @@ class Command:
             RvssError: the `problem` that its message means; TOOL if it did not end, MISSING if it
                 is not installed.
         """
-        try:
-            return run([tool("zfs", self.search), *words], timeout=self.seconds)
-        except ToolError as exc:
-            if exc.status is None:
-                raise
-            raise problem(exc.said) from exc
+        return self._run("zfs", *words)
+
+    def zpool(self, *words: str) -> str:
+        """Run zpool(8) and return what it prints.
+
+        Raises:
+            RvssError: as a call.
+        """
+        return self._run("zpool", *words)
 
     def table(self, *words: str, columns: int) -> list[list[str]]:
         """Run zfs(8) with ``-H`` and return rows of fields; see `rows`.
@@ -76,10 +81,17 @@ class Command:
         """Return whether a pool is imported read-only.
 
         Raises:
-            RvssError: TOOL or MISSING.
+            RvssError: as a call.
         """
-        words = [tool("zpool", self.search), "get", "-H", "-o", "value", "readonly", pool]
-        return run(words, timeout=self.seconds).strip() == "on"
+        return self.zpool("get", "-H", "-o", "value", "readonly", pool).strip() == "on"
+
+    def _run(self, program: str, *words: str) -> str:
+        try:
+            return run([tool(program, self.search), *words], timeout=self.seconds)
+        except ToolError as exc:
+            if exc.status is None:
+                raise
+            raise problem(exc.said) from exc
 
 
 def problem(said: str) -> RvssError:

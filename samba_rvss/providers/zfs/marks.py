@@ -1,106 +1,69 @@
-"""Our marks in a pool, and the images that are found by them."""
+"""Our marks on ZFS: whose an image is, by its mark and by where that was found.
 
-from collections.abc import Iterator
+A mark is believed only where its source is local. A snapshot of a clone inherits the clone's, and
+what ``zfs receive`` has made bears that of what was sent.
+"""
+
+from dataclasses import replace
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Foreign, Identity, Image, Mark, Whose
-from samba_rvss.providers.mark import Marked, decode
-from samba_rvss.providers.zfs.command import Command
-from samba_rvss.providers.zfs.properties import MARK
-from samba_rvss.providers.zfs.tree import HOME
+from samba_rvss.model import Identity, Mark, Whose
+from samba_rvss.providers.mark import Marked, decode, encode
+from samba_rvss.providers.zfs.pools import Pool
+from samba_rvss.providers.zfs.tree import Dataset, Snapshot
+
+OURS = (Whose.OURS, Whose.FORMER)
 
 
 class Marks:
-    """The marks of one instance; every method raises RvssError as a `Command` does.
+    """The marks of one instance.
 
     Args:
-        zfs: zfs(8).
         provider: the name of the provider whose images these are.
         identity: whose images are ours.
     """
 
-    def __init__(self, zfs: Command, provider: str, identity: Identity) -> None:
-        self._zfs = zfs
+    def __init__(self, provider: str, identity: Identity) -> None:
         self._provider = provider
         self._identity = identity
 
-    def of(self, snapshot: str) -> Mark | None:
-        """Return the mark of a snapshot, if it is ours."""
-        return next((mark for _, mark in self._marked(snapshot)), None)
+    def encode(self, mark: Mark, pool: Pool) -> str:
+        """Return a mark of ours as text, for what is in a pool."""
+        volume = replace(mark.volume, file_system=pool.guid)
+        return encode(replace(mark, volume=volume), self._identity)
 
-    def alike(self, origin: str) -> list[str]:
-        """Return the snapshots of an image, given the outermost, which comes first."""
-        dataset, _, leaf = origin.partition("@")
-        return [name for name, _ in self._marked("-r", dataset) if name.endswith(f"@{leaf}")]
+    def read(self, where: Snapshot | Dataset) -> Marked | None:
+        """Return the mark that something bears itself; None if it has none that can be read."""
+        return decode(where.mark, self._provider) if where.mark else None
 
-    def images(self, pool: str) -> list[Image | Foreign]:
-        """Return the images in a pool, ours and others'."""
-        sealed = self._clones(pool)
-        found: dict[str, Image | Foreign] = {}
-        # Nested snapshots bear the mark too.
-        for name, marked in self._all("-r", pool):
-            image = name.rpartition("@rvss-")[2]
-            whose = self._whose(marked, name, pool) if marked else Whose.UNKNOWN
-            if marked is None or whose not in (Whose.OURS, Whose.FORMER):
-                found.setdefault(
-                    name,
-                    Foreign(
-                        id=image,
-                        provider=self._provider,
-                        file_system=pool,
-                        where=name,
-                        whose=whose,
-                        instance=marked.instance if marked else "",
-                        machine=marked.machine if marked else "",
-                        mark=marked.mark if marked else None,
-                        read_only=sealed.get(image, False),
-                    ),
-                )
-            else:
-                found[image] = Image(
-                    id=image,
-                    provider=self._provider,
-                    mark=marked.mark,
-                    complete=image in sealed,
-                    read_only=sealed.get(image, False),
-                    former=whose is Whose.FORMER,
-                )
-        return list(found.values())
+    def whose(self, where: Snapshot | Dataset, image: str, pool: Pool) -> Whose:
+        """Return whose something is.
 
-    def _clones(self, pool: str) -> dict[str, bool]:
-        """Return the images that have all their clones, and whether all are read-only."""
-        home = f"{pool}/{HOME}"
-        words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", f"name,readonly,{MARK}")
-        try:
-            rows = self._zfs.table(*words, home, columns=3)
-        except RvssError as exc:
-            if exc.problem is not Problem.NOT_FOUND:
-                raise
-            return {}
-        found: dict[str, bool] = {}
-        for name, closed, raw in rows:
-            image = name.removeprefix(f"{home}/").partition("/")[0]
-            complete = raw not in ("-", "") or image in found
-            if name != home and complete:
-                found[image] = found.get(image, True) and closed == "on"
-        return found
-
-    def _marked(self, *where: str) -> Iterator[tuple[str, Mark]]:
-        """Yield the snapshots that bear our mark, but not those that `zfs receive` has made."""
-        for name, marked in self._all(*where):
-            pool = name.partition("/")[0].partition("@")[0]
-            if marked and self._whose(marked, name, pool) in (Whose.OURS, Whose.FORMER):
-                yield name, marked.mark
-
-    def _all(self, *where: str) -> Iterator[tuple[str, Marked | None]]:
-        """Yield the snapshots that bear a mark, but not those that `zfs receive` has made."""
-        words = ("get", "-H", "-p", *where[:-1], "-s", "local", "-t", "snapshot")
-        for name, raw in self._zfs.table(*words, "-o", "name,value", MARK, where[-1], columns=2):
-            yield name, decode(raw, self._provider)
-
-    def _whose(self, marked: Marked, name: str, pool: str) -> Whose:
-        if marked.mark.volume.file_system != pool:
+        Args:
+            where: what bears the mark; of a snapshot the guid counts too, if it has one.
+            image: the id that its name says.
+            pool: the pool that it is in.
+        """
+        marked = self.read(where)
+        if marked is None:
+            return Whose.UNKNOWN
+        volume = marked.mark.volume
+        if where.source != "local" or not pool.is_named(volume.file_system):
             return Whose.CLONE
-        if not name.endswith(f"@rvss-{marked.mark.id}"):
+        if marked.mark.id != image:
+            return Whose.RENAMED
+        if isinstance(where, Snapshot) and where.guid and where.guid != (volume.id or where.guid):
             return Whose.RENAMED
         return self._identity.whose(marked.instance, marked.machine)
+
+    def require(self, where: Snapshot | Dataset, image: str, pool: Pool) -> Mark:
+        """Return the mark of something that is ours.
+
+        Raises:
+            RvssError: BAD_PATH if it is not.
+        """
+        marked = self.read(where)
+        if marked is None or self.whose(where, image, pool) not in OURS:
+            message = f"{where.name} does not bear our mark"
+            raise RvssError(Problem.BAD_PATH, message, "see who made it")
+        return marked.mark

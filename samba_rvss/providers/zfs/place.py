@@ -12,6 +12,7 @@ from samba_rvss.model import Volume
 from samba_rvss.providers.zfs.command import Command
 
 _LONGEST_NAME = 255  # include/sys/fs/zfs.h, ZFS_MAX_DATASET_NAME_LEN less the NUL
+_LONGEST_MARK = 8191 - 2048  # ZAP_MAXVALUELEN less the NUL, and what sealing adds
 
 
 def require_short(*names: str) -> None:
@@ -24,6 +25,17 @@ def require_short(*names: str) -> None:
                 f"the name {name}, which a shadow copy needs, is too long by {excess} bytes",
                 "rename the dataset",
             )
+
+
+def require_short_mark(text: str) -> None:
+    """Refuse a mark that has no room for what sealing adds to it."""
+    excess = len(text) - _LONGEST_MARK
+    if excess > 0:
+        raise RvssError(
+            Problem.NOT_SUPPORTED,
+            f"the paths that a mark has to have in it are too long by {excess} bytes",
+            "share a shorter path",
+        )
 
 
 def require_room(zfs: Command, fd: int, dataset: str, pool: str) -> None:

@@ -5,14 +5,16 @@
     <pool>/samba-rvss/<id>         the clone that is written to during recovery; our mark
     <pool>/samba-rvss/<id>/<n>     clones of nested datasets, in the order of their paths
 
-A volume is known by its dataset's guid, because another dataset may get its name. So the dataset
-that was checked is the one that is snapshotted, and a snapshot is found again when its dataset has
-been renamed.
+A pool and a dataset are known by their guids, because others may get their names. So the dataset
+that was checked is the one that is snapshotted, and an image is found again when its pool was
+imported under another name, or its dataset renamed. It is ours by marks whose source is local, on
+the snapshot and the clone; the clone's also tells that it is sealed.
 """
 
 import json
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,14 +25,15 @@ from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.model import Foreign, Identity, Image, Inventory, Mark, Nested, Sealed, Volume
 from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.inventory import listed
-from samba_rvss.providers.mark import encode
-from samba_rvss.providers.zfs import busy, place, tree
+from samba_rvss.providers.zfs import busy, place, pools, tree
 from samba_rvss.providers.zfs.cloning import clone
 from samba_rvss.providers.zfs.command import Command, doing, require_healthy
+from samba_rvss.providers.zfs.images import images
 from samba_rvss.providers.zfs.marks import Marks
 from samba_rvss.providers.zfs.mounting import mount, write_out
-from samba_rvss.providers.zfs.properties import MARK, PART
-from samba_rvss.providers.zfs.tree import HOLD, HOME
+from samba_rvss.providers.zfs.pools import Pool
+from samba_rvss.providers.zfs.properties import MARK
+from samba_rvss.providers.zfs.tree import HOLD, HOME, Dataset, Snapshot
 
 _logger = logging.getLogger(__name__)
 
@@ -43,14 +46,21 @@ class Zfs:
     Args:
         identity: whose images are ours.
         command: zfs(8).
+        reached: is called with each point of sealing that has been reached.
     """
 
     name = "zfs"
 
-    def __init__(self, identity: Identity, command: Command | None = None) -> None:
-        self._identity = identity
+    def __init__(
+        self,
+        identity: Identity,
+        command: Command | None = None,
+        *,
+        reached: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._zfs = command or Command()
-        self._marks = Marks(self._zfs, self.name, identity)
+        self._marks = Marks(self.name, identity)
+        self._reached = reached
 
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
@@ -67,6 +77,7 @@ class Zfs:
         place.require_short(f"{dataset}@rvss-{_AN_ID}", f"{pool}/{HOME}/{_AN_ID}/9999")
         require_healthy(pool)
         with doing(f"cannot examine {path}"):
+            guid_of_pool = pools.find(self._zfs, pool).guid
             place.require_room(self._zfs, fd, dataset, pool)
             ((guid,),) = self._zfs.table(
                 "get", "-H", "-p", "-o", "value", "guid", dataset, columns=1
@@ -77,7 +88,7 @@ class Zfs:
         directory = os.path.normpath(os.path.join(mounted.root, relative)).strip("/")
         volume = Volume(
             provider=self.name,
-            file_system=pool,
+            file_system=guid_of_pool,
             id=guid,
             name=dataset,
             directory="" if directory == "." else directory,
@@ -104,9 +115,14 @@ class Zfs:
         else:
             place.refuse_nested(mark.share_path)
         snapshots = [f"{dataset}@rvss-{mark.id}" for dataset in datasets]
-        encoded = encode(mark, self._identity)
         with doing(f"cannot take a shadow copy of {mark.share_path}"):
-            require_healthy(volume.file_system)
+            pool = self._pool(volume)
+            if volume.name != pool.here(volume.name):
+                raise RvssError(
+                    Problem.BAD_PATH, f"the pool of {volume.name} is {pool.name} now", "try again"
+                )
+            encoded = self._marks.encode(mark, pool)
+            place.require_short_mark(encoded)
             try:
                 # One transaction group: nested datasets are of the same instant.
                 self._zfs("snapshot", "-o", f"{MARK}={encoded}", *snapshots)
@@ -114,7 +130,7 @@ class Zfs:
                 # properties are read and the clone is begun.
                 with ThreadPoolExecutor(1) as beside:
                     hold = beside.submit(self._zfs, "hold", HOLD, *snapshots)
-                    clone(self._zfs, volume, mark.id, datasets, encoded)
+                    clone(self._zfs, pool, volume, mark.id, datasets, encoded)
                     hold.result()
             except RvssError as exc:
                 try:
@@ -125,27 +141,21 @@ class Zfs:
 
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
-        top = tree.clone_name(volume, image)
-        require_healthy(volume.file_system)
         with doing(f"cannot open the image {image}"), ExitStack() as undo:
-            columns = f"name,keystatus,{PART}"
-            rows = self._zfs.table(
-                "list", "-H", "-p", "-r", "-t", "filesystem", "-o", columns, top, columns=3
-            )
+            clones, _ = self._parts(self._pool(volume), image)
             parts: list[tuple[str, int]] = []
-            for name, key, part in rows:
-                if name == top:
-                    below, directory, inode = "", volume.directory, volume.inode
-                elif part != "-":
-                    below = os.path.relpath(json.loads(part), volume.directory or ".")
+            for number, part in enumerate(clones):
+                below, directory, inode = "", volume.directory, volume.inode
+                if number > 0:
+                    below = os.path.relpath(json.loads(part.directory), volume.directory or ".")
                     directory, inode = "", 0
-                else:
-                    continue  # not ours
-                if key == "unavailable":
+                if part.locked:
                     raise RvssError(
-                        Problem.BUSY, f"the key of {name} is not loaded", "zfs load-key its origin"
+                        Problem.BUSY,
+                        f"the key of {part.name} is not loaded",
+                        "zfs load-key its origin",
                     )
-                opened = narrow(mount(name), directory, inode, image)
+                opened = narrow(mount(part.name), directory, inode, image)
                 undo.callback(os.close, opened)
                 parts.append((below, opened))
             undo.pop_all()
@@ -154,107 +164,187 @@ class Zfs:
     def seal(self, volume: Volume, image: str, sealed: Sealed, *, opened: bool) -> bool:
         """See `samba_rvss.providers.Provider`.
 
-        The property takes effect at once, for open files too, even when zfs(8) fails because it
-        could not remount: so its value is read afterwards. Nested clones inherit it. What programs
-        wrote through mappings is written out before, because Linux writes nothing out to a file
-        system that is read-only (fs/sync.c, sync_filesystem()), and drops it at the unmount.
+        The outermost clone gets readonly=on and the mark that says so in one transaction group;
+        nested clones inherit the property. It takes effect at once, for open files too, even when
+        zfs(8) fails because it could not remount: so it is read afterwards. What programs wrote
+        through mappings is written out before, because Linux writes nothing out to a file system
+        that is read-only (fs/sync.c, sync_filesystem()), and drops it at the unmount.
         """
-        top = tree.clone_name(volume, image)
-        require_healthy(volume.file_system)
         with doing(f"cannot seal the image {image}"):
-            for part in tree.clones(self._zfs, top):
-                if part.origin.endswith(f"@rvss-{image}"):
-                    write_out(part.name)
+            pool = self._pool(volume)
+            parts, mark = self._parts(pool, image)
+            for part in parts[1:]:
+                if part.readonly_here:
+                    raise RvssError(
+                        Problem.NOT_SEALED,
+                        f"somebody has set readonly on {part.name} itself",
+                        f"zfs inherit readonly {part.name}",
+                    )
+            for part in parts:
+                write_out(part.name)
+            self._reached("seal.snapshot")
+            self._reached("seal.renamed")  # here nothing has to be renamed
+            # Also if it is sealed: whoever did that may not have waited for the group.
+            text = self._marks.encode(replace(mark, sealed=mark.sealed or sealed), pool)
             failure = None
             try:
-                self._zfs("set", "readonly=on", top)
+                self._zfs("set", "readonly=on", f"{MARK}={text}", parts[0].name)
             except RvssError as exc:
+                if exc.problem in (Problem.TOOL, Problem.MISSING):
+                    raise  # nobody waited for the group
                 failure = exc
+            self._reached("seal.marked")
             try:
-                self._verify(top)
+                self._verify(pool, image)
             except RvssError as exc:
                 raise failure or exc from exc
-            # Setting the property waited for a transaction group after the last write.
-            origin = tree.clones(self._zfs, top)[0].origin
-            mark = self._marks.of(origin)
-            if mark is None:
-                raise RvssError(Problem.BAD_PATH, f"{origin} does not bear our mark")
-            self._write(replace(mark, sealed=sealed), origin, top)
         return False
 
     def clear(self, volume: Volume, image: str) -> None:
-        """See `samba_rvss.providers.Provider`. A sealed image is what recovery wrote to."""
+        """See `samba_rvss.providers.Provider`. Here a sealed image is what recovery wrote to."""
 
     def claim(self, mark: Mark) -> None:
-        """See `samba_rvss.providers.Provider`."""
+        """See `samba_rvss.providers.Provider`.
+
+        The outermost snapshot says whose the image is: its mark is written last.
+        """
         with doing(f"cannot claim the image {mark.id}"):
-            top = tree.clone_name(mark.volume, mark.id)
-            clones = tree.clones(self._zfs, top)
-            snapshot = tree.snapshot(self._zfs, mark.volume, mark.id)
-            self._write(mark, *(part.name for part in clones[:1]), snapshot)
-
-    def _write(self, mark: Mark, *names: str) -> None:
-        self._zfs("set", f"{MARK}={encode(mark, self._identity)}", *names)
-
-    def _verify(self, top: str) -> None:
-        words = ("get", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,value", "readonly", top)
-        for name, value in self._zfs.table(*words, columns=2):
-            if value != "on":
-                raise RvssError(Problem.NOT_SEALED, f"the clone {name} is still writable")
+            pool = self._pool(mark.volume)
+            snapshot = self._outermost(pool, mark.volume, mark.id)
+            if snapshot is None:
+                raise RvssError(Problem.NOT_FOUND, "its snapshot does not exist")
+            clones = tree.datasets(self._zfs, tree.clone_name(pool, mark.id))
+            if clones and clones[0].origin == snapshot.name and clones[0].mark:
+                text = self._marks.encode(mark, pool)
+                self._zfs("set", f"{MARK}={text}", clones[0].name)
+            else:
+                clones = []
+            inner = []
+            if mark.nested is Nested.INCLUDE:
+                origins = [part.origin for part in tree.parts(mark.id, clones)]
+                alike = tree.alike(self._zfs, snapshot, origins)
+                inner = [other.name for other in alike if other.name != snapshot.name]
+            text = self._marks.encode(replace(mark, sealed=None), pool)
+            for name in (*inner, snapshot.name):
+                self._zfs("set", f"{MARK}={text}", name)
 
     def destroy(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`.
 
         The outermost snapshot bears the mark from the beginning, and goes last. What others hold
-        or use is named and left alone.
+        or use is named and left alone; so is what others have put in the place of our clone.
         """
         with doing(f"cannot remove the image {image}"):
-            require_healthy(volume.file_system)
+            pool = self._pool(volume)
+            clones = tree.datasets(self._zfs, tree.clone_name(pool, image))
             # Datasets may have been renamed: their snapshots went with them.
-            clones = tree.clones(self._zfs, tree.clone_name(volume, image))
-            origin = clones[0].origin if clones else tree.snapshot(self._zfs, volume, image)
-            if not origin:
+            known = clones[0].origin if clones and tree.is_of(clones[0].origin, image) else ""
+            snapshot = self._outermost(pool, volume, image, known)
+            if snapshot is None:
+                if clones:
+                    message = f"{clones[0].name} is no clone of a snapshot of ours"
+                    raise RvssError(Problem.BAD_PATH, message, "see who made it")
                 return
-            mark = self._marks.of(origin) if origin != "-" else None
-            if mark is None or mark.id != image:
-                name = clones[0].name if clones else origin
-                raise RvssError(
-                    Problem.BAD_PATH, f"{name} does not bear our mark", "see who made it"
-                )
+            mark = self._marks.require(snapshot, image, pool)
+            if clones and clones[0].origin != snapshot.name:
+                clones = []
+            if clones and clones[0].mark:
+                self._marks.require(clones[0], image, pool)
+            parts = tree.parts(image, clones)
             for part in clones:
-                if not part.origin.endswith(f"@rvss-{image}"):
+                if part not in parts:
                     raise RvssError(
                         Problem.BUSY, f"somebody has put {part.name} into it", "take it away"
                     )
-            snapshots = [origin]
+            found = [snapshot]
             if mark.nested is Nested.INCLUDE:
-                others = [part.origin for part in clones]
-                snapshots = [*dict.fromkeys((origin, *others, *self._marks.alike(origin)))]
+                for other in tree.alike(self._zfs, snapshot, [part.origin for part in parts]):
+                    if other.name != snapshot.name:
+                        self._marks.require(other, image, pool)
+                        found.append(other)
+            snapshots = [part.name for part in found]
             try:
-                tree.destroy(self._zfs, clones, snapshots)
+                tree.refuse_cloned(found, parts)
+                tree.destroy(self._zfs, parts[0].name if parts else "", snapshots)
             except RvssError as exc:
                 if exc.problem is not Problem.BUSY:
                     raise
-                mounted = {part.name: "" for part in clones}
-                if clones:
-                    mounted[clones[0].name] = volume.directory
+                mounted = {part.name: "" for part in parts}
+                if parts:
+                    mounted[parts[0].name] = volume.directory
                 who = "; ".join(busy.holders(self._zfs, mounted, snapshots))
                 message = f"{exc.message} ({who})" if who else exc.message
                 raise RvssError(exc.problem, message, exc.hint) from exc
 
     def inventory(self) -> Inventory:
-        """See `samba_rvss.providers.Provider`."""
+        """See `samba_rvss.providers.Provider`.
+
+        A pool is listed by its guid and by its name, which older records have in its place.
+        """
         try:
             self._zfs.require()
         except RvssError:
             return Inventory(file_systems=frozenset(), images=())
         try:
-            pools = self._zfs.table("list", "-H", "-d", "0", "-o", "name", columns=1)
+            known = {pool.guid: pool for pool in pools.imported(self._zfs)}
         except RvssError as exc:
             _logger.warning("cannot list the pools: %s", exc)
-            pools = []
-        return listed((pool for (pool,) in pools), self._list, "in the pool")
+            known = {}
 
-    def _list(self, pool: str) -> list[Image | Foreign]:
-        require_healthy(pool)
-        return self._marks.images(pool)
+        def look(guid: str) -> list[Image | Foreign]:
+            pool = known[guid]
+            with doing(f"the pool {pool.name}"):
+                require_healthy(pool.name)
+                return images(self._zfs, self._marks, self.name, pool)
+
+        found = listed(known, look, "in the pool")
+        names = {known[guid].name for guid in found.file_systems}
+        return replace(found, file_systems=found.file_systems | names)
+
+    def _pool(self, volume: Volume) -> Pool:
+        pool = pools.find(self._zfs, volume.file_system)
+        require_healthy(pool.name)
+        return pool
+
+    def _parts(self, pool: Pool, image: str) -> tuple[list[Dataset], Mark]:
+        """Return the clones of an image, the outermost first, and its mark.
+
+        Raises:
+            RvssError: NOT_FOUND if there are none, BAD_PATH if they are not ours.
+        """
+        top = tree.clone_name(pool, image)
+        found = tree.datasets(self._zfs, top)
+        if not found:
+            raise RvssError(Problem.NOT_FOUND, f"{top} does not exist")
+        mark = self._marks.require(found[0], image, pool)
+        if not tree.is_of(found[0].origin, image):
+            message = f"{top} is no clone of a snapshot of ours"
+            raise RvssError(Problem.BAD_PATH, message, "see who made it")
+        return tree.parts(image, found), mark
+
+    def _outermost(
+        self, pool: Pool, volume: Volume, image: str, known: str = ""
+    ) -> Snapshot | None:
+        """Return the outermost snapshot of an image, whatever its dataset is called now.
+
+        Args:
+            pool: the volume's.
+            volume: what it is an image of; a dataset of the same name is another one.
+            image: its id.
+            known: a snapshot that it may be.
+        """
+        tried = ["", known.partition("@")[0], pool.here(volume.name)]
+        for dataset in tried[1:]:
+            snapshot = dataset and tree.snapshot(self._zfs, f"{dataset}@rvss-{image}")
+            if snapshot and snapshot.guid == (volume.id or snapshot.guid):
+                return snapshot
+        dataset = tree.with_guid(self._zfs, pool, volume.id)
+        return None if dataset in tried else tree.snapshot(self._zfs, f"{dataset}@rvss-{image}")
+
+    def _verify(self, pool: Pool, image: str) -> None:
+        parts, mark = self._parts(pool, image)
+        for part in parts:
+            if not part.read_only:
+                raise RvssError(Problem.NOT_SEALED, f"the clone {part.name} is still writable")
+        if not mark.sealed:
+            raise RvssError(Problem.NOT_SEALED, f"{parts[0].name} does not say that it is sealed")

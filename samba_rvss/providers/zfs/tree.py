@@ -1,56 +1,143 @@
-"""The clones and snapshots that an image consists of: finding and destroying them."""
+"""The clones and snapshots that an image consists of: listing and destroying them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Volume
 from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.pools import Pool
+from samba_rvss.providers.zfs.properties import MARK, PART
 
 HOME = "samba-rvss"
 HOLD = "samba-rvss"
 _BUSY_SECONDS = 1.5
+_COLUMNS = ("-o", "name,property,source,value")  # a value comes last: it may have any text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clone:
-    """A clone of ours, or a dataset that somebody has put into one."""
+class Dataset:
+    """A dataset, with what tells whether it is a clone of ours.
+
+    Attributes:
+        origin: the snapshot that it is a clone of; "-" if it is none.
+        read_only: whether nothing can write to it, by whatever dataset that is set on.
+        readonly_here: whether that is set, on or off, on this dataset itself.
+        locked: whether its key is not loaded.
+        mark: what it bears itself, not by inheritance; empty if nothing.
+        source: whence it has that: "local", or "received".
+        directory: which directory of the volume it is mounted at, as JSON; empty if it is no
+            clone of a nested dataset.
+    """
 
     name: str
+    guid: str
     origin: str
+    read_only: bool
+    readonly_here: bool
+    locked: bool
+    mark: str
+    source: str
+    directory: str
 
 
-def clone_name(volume: Volume, image: str) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A snapshot that bears a mark itself.
+
+    Attributes:
+        mark: what it bears.
+        source: as a `Dataset` has it.
+        guid: its dataset's; this and the rest only where they were asked for.
+        group: the transaction group that made it.
+        clones: the names of its clones.
+    """
+
+    name: str
+    mark: str
+    source: str
+    guid: str = ""
+    group: str = ""
+    clones: tuple[str, ...] = ()
+
+
+def clone_name(pool: Pool, image: str) -> str:
     """Return the name of an image's outermost clone."""
-    return f"{volume.file_system}/{HOME}/{image}"
+    return f"{pool.name}/{HOME}/{image}"
 
 
-def clones(zfs: Command, top: str) -> list[Clone]:
-    """Return the outermost clone of an image and all below it; empty if it does not exist.
+def is_of(origin: str, image: str) -> bool:
+    """Return whether an origin has the name of an image's snapshots."""
+    return origin.endswith(f"@rvss-{image}")
+
+
+def parts(image: str, found: Sequence[Dataset]) -> list[Dataset]:
+    """Return the clones of an image, given the outermost one and what is below that."""
+    inner = [part for part in found[1:] if part.directory and is_of(part.origin, image)]
+    return [*found[:1], *inner]
+
+
+def datasets(zfs: Command, top: str) -> list[Dataset]:
+    """Return a dataset and all below it, parents first; empty if it does not exist.
 
     Raises:
         RvssError: as a `Command` does; so do the other functions.
     """
+    wanted = ",".join(["guid", "origin", "readonly", "keystatus", MARK, PART])
+    words = ("get", "-H", "-p", "-r", "-t", "filesystem,volume", *_COLUMNS, wanted, top)
     try:
-        words = ("list", "-H", "-r", "-t", "filesystem,volume", "-o", "name,origin")
-        rows = zfs.table(*words, top, columns=2)
+        found = _by_name(zfs.table(*words, columns=4))
     except RvssError as exc:
         if exc.problem is Problem.NOT_FOUND:
             return []
         raise
-    return [Clone(name=name, origin=origin) for name, origin in rows]
+    return [_dataset(name, properties) for name, properties in found.items()]
 
 
-def snapshot(zfs: Command, volume: Volume, image: str) -> str:
-    """Return an image's outermost snapshot, whatever its dataset is called now; empty if none."""
-    if exists(zfs, f"{volume.name}@rvss-{image}"):
-        return f"{volume.name}@rvss-{image}"
-    words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", volume.file_system)
-    for name, found in zfs.table(*words, columns=2):
-        if found == volume.id and exists(zfs, f"{name}@rvss-{image}"):
-            return f"{name}@rvss-{image}"
-    return ""
+def marked_snapshots(zfs: Command, pool: Pool) -> list[Snapshot]:
+    """Return the snapshots in a pool that bear marks themselves, those of parents first."""
+    words = ("get", "-H", "-p", "-r", "-s", "local,received", "-t", "snapshot")
+    rows = zfs.table(*words, "-o", "name,source,value", MARK, pool.name, columns=3)
+    return [Snapshot(name=name, mark=mark, source=source) for name, source, mark in rows]
+
+
+def snapshot(zfs: Command, name: str) -> Snapshot | None:
+    """Return one snapshot, whatever it bears, with its dataset's guid; None if there is none."""
+    dataset = name.partition("@")[0]
+    words = ("get", "-H", "-p", *_COLUMNS, f"guid,createtxg,clones,{MARK}", dataset, name)
+    try:
+        found = _by_name(zfs.table(*words, columns=4))
+    except RvssError as exc:
+        if exc.problem is Problem.NOT_FOUND:
+            return None
+        raise
+    return _snapshot(name, found[name], found[dataset]["guid"][1])
+
+
+def alike(zfs: Command, outermost: Snapshot, more: Sequence[str]) -> Iterator[Snapshot]:
+    """Yield the snapshots that were made with an outermost one, in one transaction group.
+
+    Args:
+        zfs: zfs(8).
+        outermost: an image's.
+        more: the names of snapshots that may belong to it and are of datasets elsewhere.
+    """
+    dataset, _, leaf = outermost.name.partition("@")
+    wanted = ("get", "-H", "-p", "-t", "snapshot", *_COLUMNS, f"createtxg,clones,{MARK}")
+    found = _by_name(zfs.table(*wanted, "-r", dataset, columns=4))
+    elsewhere = [name for name in more if name not in found]
+    if elsewhere:
+        found |= _by_name(zfs.table(*wanted, *elsewhere, columns=4))
+    for name, properties in found.items():
+        other = _snapshot(name, properties)
+        if name.endswith(f"@{leaf}") and other.group == outermost.group:
+            yield other
+
+
+def with_guid(zfs: Command, pool: Pool, guid: str) -> str:
+    """Return the name of the dataset that has a guid; empty if there is none."""
+    words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", pool.name)
+    return next((name for name, found in zfs.table(*words, columns=2) if found == guid), "")
 
 
 def exists(zfs: Command, name: str) -> bool:
@@ -64,8 +151,25 @@ def exists(zfs: Command, name: str) -> bool:
     return True
 
 
-def destroy(zfs: Command, clones: Sequence[Clone], snapshots: Sequence[str]) -> None:
+def refuse_cloned(snapshots: Sequence[Snapshot], ours: Sequence[Dataset]) -> None:
+    """Refuse to destroy an image of whose snapshots others have clones.
+
+    Raises:
+        RvssError: BUSY.
+    """
+    known = {clone.name for clone in ours}
+    for snapshot in snapshots:
+        if not known.issuperset(snapshot.clones):
+            raise RvssError(Problem.BUSY, f"others have made clones of {snapshot.name}")
+
+
+def destroy(zfs: Command, top: str, snapshots: Sequence[str]) -> None:
     """Destroy an image, its outermost snapshot last; what others hold stays as it is.
+
+    Args:
+        zfs: zfs(8).
+        top: the outermost clone; empty if there is none.
+        snapshots: the outermost first.
 
     Raises:
         RvssError: BUSY if somebody holds or uses a part of it; what was destroyed before is gone.
@@ -77,8 +181,8 @@ def destroy(zfs: Command, clones: Sequence[Clone], snapshots: Sequence[str]) -> 
                 Problem.BUSY, f"somebody holds {name} as '{tag}'", f"zfs release '{tag}' it"
             )
         held.append(name)
-    if clones:
-        _destroy_busy(zfs, clones[0].name)
+    if top:
+        _destroy_busy(zfs, top)
     if held:
         zfs("release", HOLD, *held)
     for name in reversed(snapshots):
@@ -96,3 +200,49 @@ def _destroy_busy(zfs: Command, dataset: str) -> None:
             if exc.problem is not Problem.BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(0.1)  # a lazy unmount lets go a moment later
+
+
+_Properties = dict[str, tuple[str, str]]
+
+
+def _by_name(rows: Sequence[Sequence[str]]) -> dict[str, _Properties]:
+    """Return rows as, for each name, properties with their sources and values."""
+    found: dict[str, _Properties] = {}
+    for name, key, source, value in rows:
+        found.setdefault(name, {})[key] = source, value
+    return found
+
+
+def _own(properties: _Properties, key: str) -> tuple[str, str]:
+    """Return the source and the value of a property; both empty if it is inherited or not set."""
+    source, value = properties[key]
+    return (source, value) if source in ("local", "received") else ("", "")
+
+
+def _dataset(name: str, properties: _Properties) -> Dataset:
+    source, mark = _own(properties, MARK)
+    return Dataset(
+        name=name,
+        guid=properties["guid"][1],
+        origin=properties["origin"][1] if "origin" in properties else "-",
+        read_only=properties["readonly"][1] == "on",
+        readonly_here=bool(_own(properties, "readonly")[0]),
+        locked=properties["keystatus"][1] == "unavailable",
+        mark=mark,
+        source=source,
+        directory=_own(properties, PART)[1],
+    )
+
+
+def _snapshot(name: str, properties: _Properties, guid: str = "") -> Snapshot:
+    source, mark = _own(properties, MARK)
+    return Snapshot(
+        name=name,
+        mark=mark,
+        source=source,
+        guid=guid,
+        group=properties["createtxg"][1],
+        clones=tuple(
+            clone for clone in properties["clones"][1].split(",") if clone not in ("", "-")
+        ),
+    )
