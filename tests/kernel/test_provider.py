@@ -14,7 +14,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -506,6 +506,36 @@ def test_after_seal_nothing_can_be_opened_for_writing(storage: "Storage") -> Non
                 change(image)
             assert caught.value.errno == errno.EROFS
         assert portrait(image) == before
+
+
+def test_what_is_open_before_the_seal_does_not_reach_the_image(storage: "Storage") -> None:
+    """Whoever holds a file open, through whatever mount: it is refused, or leads elsewhere."""
+    share, inner = storage.volume("vms"), storage.volume("vms/inner")
+    for directory in (share, inner):
+        (directory / "disk").write_bytes(b"recovered")
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    with seen(storage.provider, mark, writable=True) as image, ExitStack() as undo:
+        held = [
+            undo.enter_context((image / name / "disk").open("r+b", buffering=0))
+            for name in (".", "inner")
+        ]
+        storage.provider.seal(mark.volume, mark.id, SEALED)
+        with seen(storage.provider, mark) as sealed:
+            before = portrait(sealed)
+        for file in held:
+            with suppress(OSError):
+                file.write(b"TOO LATE!")
+                os.fsync(file.fileno())
+            with suppress(OSError):
+                os.truncate(file.fileno(), 0)
+            with suppress(OSError):
+                os.fchmod(file.fileno(), 0o777)
+    storage.provider.clear(mark.volume, mark.id)
+    with seen(storage.provider, mark) as sealed:
+        assert portrait(sealed) == before
+        assert (sealed / "inner" / "disk").read_bytes() == b"recovered"
+    (found,) = [each for each in storage.provider.inventory().images if each.id == mark.id]
+    assert (found.mark.sealed, found.complete, found.read_only) == (SEALED, True, True)
 
 
 def test_a_sealed_image_can_be_mounted_again(storage: "Storage") -> None:

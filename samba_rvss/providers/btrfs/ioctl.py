@@ -155,7 +155,7 @@ def lookup(fd: int, inode: int = FIRST_FREE_OBJECTID, tree: int = 0) -> tuple[in
     struct.pack_into("=QQ", buffer, 0, tree, inode)
     ioctl(fd, INO_LOOKUP, buffer)
     (tree,) = struct.unpack_from("=Q", buffer, 0)
-    return tree, os.fsdecode(buffer.raw[16:].split(b"\0", 1)[0]).rstrip("/")
+    return tree, os.fsdecode(ctypes.string_at(ctypes.addressof(buffer) + 16)).rstrip("/")
 
 
 def file_system(fd: int) -> tuple[str, int]:

@@ -109,7 +109,7 @@ class Btrfs:
             provider=self.name,
             file_system=file_system,
             id=str(tree),
-            name=subvolumes.path_of(fd, tree),
+            name=subvolumes.path_along(lineage),
             directory=directory,
             inode=inode,
         )

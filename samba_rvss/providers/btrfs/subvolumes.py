@@ -81,8 +81,13 @@ def lineage(fd: int, tree: int) -> list[tuple[int, str]]:
 
 def path_of(fd: int, tree: int) -> str:
     """Return a subvolume's path from the top level, "/" for the top level's own, for messages."""
-    path = "/".join(path for _, path in reversed(lineage(fd, tree)) if path)
-    return shown(path, tree) or "/"
+    return path_along(lineage(fd, tree))
+
+
+def path_along(around: list[tuple[int, str]]) -> str:
+    """Return the same, given a subvolume's `lineage`."""
+    path = "/".join(path for _, path in reversed(around) if path)
+    return shown(path, around[0][0]) or "/"
 
 
 def inside(fd: int, directory: str = "", *, besides: Collection[int] = ()) -> Iterator[Inner]:
