@@ -109,9 +109,14 @@ def either(request: pytest.FixtureRequest, rig_directory: Path) -> Iterator[Benc
 
 
 @contextmanager
-def follower() -> Iterator[Path]:
-    """A mount namespace that follows ours, as a container's does; yields its root."""
-    words = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo; exec sleep 600"]
+def follower(*options: str) -> Iterator[Path]:
+    """A mount namespace that follows ours, as a container's does; yields its root.
+
+    Args:
+        options: more options of unshare(1).
+    """
+    words = ["unshare", "--mount", "--propagation", "slave", *options]
+    words += ["sh", "-c", "echo; exec sleep 600"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout is not None
@@ -550,34 +555,40 @@ def test_open_and_close_of_nothing(bench: Bench, missing: str) -> None:
 
 @old_kernel
 def test_every_change_reaches_a_namespace_that_follows(either: Bench) -> None:
-    """Born closed, opened, closed while it is written to there, replaced, and gone."""
+    """Born closed, opened, closed while it is written to there, replaced, and gone.
+
+    Also in a container without privileges that was started while it was open.
+    """
     sealed = either.volume / "sealed"
     (sealed / "inner 1").mkdir(parents=True)
     (sealed / "file").write_text("sealed")
-    with follower() as root:
-        there = _seen(root, either.path)
+    with follower() as root, ExitStack() as undo:
+        places = [either.path, _seen(root, either.path)]
         with nested(either, 1) as path:
-            files = (there / "file", there / "inner 1" / "file")
+            files = [places[1] / "file", places[1] / "inner 1" / "file"]
             assert not any(map(_is_writable, files))
         either.mounts.open(str(path))
+        late = undo.enter_context(follower("--user", "--map-root-user"))
+        places.append(_seen(late, path))
+        files += [places[2] / "file", places[2] / "inner 1" / "file"]
         assert all(map(_is_writable, files))
-        with files[0].open("ab"), files[1].open("ab"):
-            either.mounts.close(str(path))
-            assert not any(map(_is_writable, files))
-            with ExitStack() as undo:
-                parts = undo.enter_context(either.source(sealed))
-                ((_, part),) = undo.enter_context(either.source(sealed))
-                either.mounts.replace([*parts, ("inner 1", part)], str(path))
-            for here in (path, there):
-                assert (here / "file").read_text() == "sealed"
-                assert (here / "inner 1" / "file").read_text() == "sealed"
-                assert not _is_writable(here / "inner 1" / "file")
-        raw = mounttable.read_mountinfo(int(root.parts[2]))
-        assert len(list(mounttable.mount_targets(raw))) == len(list(mounttable.mount_targets()))
+        held = [undo.enter_context(file.open("ab")) for file in files]
+        either.mounts.close(str(path))
+        assert not any(map(_is_writable, files))
+        parts = undo.enter_context(either.source(sealed))
+        ((_, part),) = undo.enter_context(either.source(sealed))
+        either.mounts.replace([*parts, ("inner 1", part)], str(path))
+        for place in places:
+            assert (place / "file").read_text() == "sealed"
+            assert (place / "inner 1" / "file").read_text() == "sealed"
+            assert not _is_writable(place / "inner 1" / "file")
+        for file in held:
+            file.close()
         either.mounts.detach(str(path))
-        assert not there.exists()
-        raw = mounttable.read_mountinfo(int(root.parts[2]))
-        assert str(path).encode() not in raw
+        for follow in (root, late):
+            raw = mounttable.read_mountinfo(int(follow.parts[2]))
+            assert str(path).encode() not in raw
+        assert not any(place.exists() for place in places)
 
 
 @old_kernel
