@@ -4,7 +4,8 @@ Place: a rig for tests, over `smbd`. Contract: the container has a root director
 namespace of its own, and no more capabilities than podman gives. It has the host's process ids and
 network, so that clients, smbcontrol(1) and the daemon reach Samba from the host. Of the host's
 files it has programs and /etc, read-only, and at their own paths this Samba's directory and what
-`show` and `follow` name. All that podman keeps is in a directory of the rig's own and goes with it.
+`show` and `follow` name. All that podman keeps is in a directory of the rig's own and goes with it;
+of runc an empty /run/runc stays.
 """
 
 import errno
@@ -106,7 +107,6 @@ class ContainerSmbd(PrivateSmbd):
             f"--root={self._home / 'storage'}",
             f"--runroot={self._home / 'run'}",
             "--storage-driver=vfs",  # overlay mounts its directory on itself, and leaves that
-            f"--runtime-flag=root={self._home / 'runc'}",
             *words,
         ]
 
