@@ -519,7 +519,7 @@ def test_what_is_open_before_the_seal_does_not_reach_the_image(storage: "Storage
             undo.enter_context((image / name / "disk").open("r+b", buffering=0))
             for name in (".", "inner")
         ]
-        storage.provider.seal(mark.volume, mark.id, SEALED)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
         with seen(storage.provider, mark) as sealed:
             before = portrait(sealed)
         for file in held:
