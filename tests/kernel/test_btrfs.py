@@ -104,6 +104,12 @@ def tree_of(path: Path) -> int:
         return ioctl.info(fd).tree
 
 
+def uuid_of(path: Path) -> str:
+    """Return the uuid of the subvolume at a path."""
+    with files.opened(os.open(path, files.DIRECTORY)) as fd:
+        return ioctl.info(fd).uuid
+
+
 # the layout
 
 
@@ -182,7 +188,7 @@ def test_what_is_open_and_mapped_does_not_reach_the_sealed_image(storage: BtrfsS
     assert_recovered(storage.provider, mark)
 
 
-def seal_and_die(storage: BtrfsStorage, mark: Mark, step: str) -> None:
+def seal_and_die(storage: BtrfsStorage, mark: Mark, step: str, *, opened: bool = True) -> None:
     """Seal in a process that is killed at a step."""
 
     def die(point: str) -> None:
@@ -192,7 +198,8 @@ def seal_and_die(storage: BtrfsStorage, mark: Mark, step: str) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            Btrfs(storage.identity, reached=die).seal(mark.volume, mark.id, SEALED, opened=True)
+            dying = Btrfs(storage.identity, reached=die)
+            dying.seal(mark.volume, mark.id, SEALED, opened=opened)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
@@ -227,6 +234,24 @@ def test_killed_while_sealing(storage: BtrfsStorage, step: str, *, destroy: bool
         assert len(in_home(storage)) == 2
     storage.provider.destroy(mark.volume, mark.id)
     assert storage.names() == in_home(storage) == []
+
+
+@pytest.mark.parametrize("step", ["seal.renamed", "seal.marked"])
+def test_killed_while_sealing_what_was_never_open(storage: BtrfsStorage, step: str) -> None:
+    """Its parts become the sealed ones, under their own names."""
+    mark = take(storage.provider, a_share(storage), Nested.INCLUDE)
+    uuids = {uuid_of(storage.top / HOME / name) for name in in_home(storage)}
+    seal_and_die(storage, mark, step, opened=False)
+    assert only(storage.provider).complete
+    assert (only(storage.provider).mark.sealed is None) == (step == "seal.renamed")
+    assert not storage.provider.seal(mark.volume, mark.id, SEALED, opened=False)
+    storage.provider.clear(mark.volume, mark.id)
+    found = only(storage.provider)
+    assert (found.complete, found.read_only, found.remnants) == (True, True, False)
+    assert not any(name.endswith((".rw", ".rw1")) for name in in_home(storage))
+    assert {uuid_of(storage.top / HOME / name) for name in in_home(storage)} == uuids
+    storage.provider.destroy(mark.volume, mark.id)
+    assert in_home(storage) == storage.names() == []
 
 
 @contextmanager
@@ -444,6 +469,25 @@ def test_a_home_that_was_moved_is_still_ours(
         provider.destroy(gone.volume, gone.id)
     assert os.listdir(storage.top / where) == [PLACE]
     assert os.listdir(storage.top / HOME) == []
+
+
+def test_a_home_that_was_moved_where_no_path_leads(storage: BtrfsStorage) -> None:
+    mark = recovered(storage)
+    with files.opened(os.open(storage.top, files.DIRECTORY)) as top:
+        fd = os.dup(top)
+        for _ in range(LONG // 201):
+            os.mkdir("d" * 200, dir_fd=fd)
+            below = os.open("d" * 200, files.DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        os.rename(HOME, "home", src_dir_fd=top, dst_dir_fd=fd)
+        os.close(fd)
+    assert only(storage.provider).complete
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
+    storage.provider.clear(mark.volume, mark.id)
+    assert_recovered(storage.provider, mark)
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.provider.inventory().images == ()
 
 
 def test_a_renamed_home_does_not_show_in_an_image_of_the_top(storage: BtrfsStorage) -> None:

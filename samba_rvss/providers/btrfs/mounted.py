@@ -4,6 +4,7 @@ So the top level can be reached whichever subvolume the administrator mounted, a
 mount is made for each operation (measured: 30 µs), so nothing of ours keeps a file system busy.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -67,7 +68,19 @@ def mount(source: str, tree: int) -> int:
     # "ro" keeps the kernel from turning a read-only file system writable for our mount
     # (fs/btrfs/super.c, btrfs_reconfigure_for_mount()). Our mount can be made writable afterwards.
     options = {"source": source, "subvolid": str(tree)}
-    return mounting.detached_mount("btrfs", options, ("ro",))
+    try:
+        return mounting.detached_mount("btrfs", options, ("ro",))
+    except OSError as exc:
+        if exc.errno not in (errno.ENAMETOOLONG, errno.ENOENT) or tree == ioctl.FS_TREE_OBJECTID:
+            raise
+    # The kernel looks for it by its path (fs/btrfs/super.c, mount_subvol()), which may be too long,
+    # or change meanwhile.
+    with (
+        files.opened(mount(source, ioctl.FS_TREE_OBJECTID)) as top,
+        files.opened(os.open(".", files.DIRECTORY, dir_fd=top)) as opened,
+        files.opened(ioctl.opened(opened, tree)) as root,
+    ):
+        return mounting.open_detached_tree(top, root)
 
 
 @contextmanager
