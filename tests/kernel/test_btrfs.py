@@ -5,6 +5,7 @@ import mmap
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -265,6 +266,26 @@ def mounted_copy(image: Path, target: Path) -> Iterator[Path]:
         run(["umount", str(target)], timeout=60)
 
 
+def test_power_lost_after_create_and_destroy(storage: BtrfsStorage, rig_directory: Path) -> None:
+    """What was made has its mark, and no mark goes before its image."""
+    copies = [rig_directory / name for name in ("created", "destroyed")]
+    mark = take(storage.provider, a_share(storage), Nested.INCLUDE)
+    run(["cp", "--sparse=always", str(storage.fs.image), str(copies[0])], timeout=60)
+    storage.provider.destroy(mark.volume, mark.id)
+    run(["cp", "--sparse=always", str(storage.fs.image), str(copies[1])], timeout=60)
+    storage.take_away()
+    with mounted_copy(copies[0], rig_directory / "mounted"):
+        found = only(storage.provider)
+        assert (found.mark, found.complete, found.read_only) == (mark, True, False)
+        with seen(storage.provider, mark) as image:
+            assert (image / "inner" / "file").read_text() == "inner content"
+    (rig_directory / "mounted").rmdir()
+    with mounted_copy(copies[1], rig_directory / "mounted") as top:
+        assert os.listdir(top / HOME) == [PLACE]
+        storage.provider.destroy(mark.volume, mark.id)
+        assert os.listdir(top / HOME / PLACE) == []
+
+
 def test_power_lost_while_sealing(storage: BtrfsStorage, rig_directory: Path) -> None:
     mark = recovered(storage)
     copies = {step: rig_directory / step for step in STEPS}
@@ -331,6 +352,35 @@ def test_no_room_to_seal(storage: BtrfsStorage, how: str) -> None:
     storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     assert only(storage.provider).mark.sealed == SEALED
     assert_recovered(storage.provider, mark)
+
+
+_WITHOUT = """
+import sys
+from samba_rvss.model import Identity
+from samba_rvss.providers.btrfs.provider import Btrfs
+from tests.kernel.conftest import SEALED
+from tests.kernel.test_provider import take, Nested, os
+from pathlib import Path
+os.umask(0o077)
+provider = Btrfs(Identity(id=sys.argv[2]))
+mark = take(provider, Path(sys.argv[1]), Nested.INCLUDE)
+assert provider.seal(mark.volume, mark.id, SEALED, opened=True)
+provider.clear(mark.volume, mark.id)
+for _, fd in provider.open(mark.volume, mark.id):
+    os.close(fd)
+(found,) = provider.inventory().images
+assert (found.complete, found.read_only) == (True, True)
+provider.destroy(mark.volume, mark.id)
+assert provider.inventory().images == ()
+"""
+
+
+def test_without_the_capability_for_file_handles(storage: BtrfsStorage) -> None:
+    """As in a container, which has few capabilities unless it is given more."""
+    words = ["setpriv", "--bounding-set=-dac_read_search", sys.executable, "-c", _WITHOUT]
+    words += [str(a_share(storage)), storage.identity.id]
+    subprocess.run(words, check=True, timeout=60, cwd=Path(__file__).parents[2])
+    assert storage.names() == []
 
 
 # trees that users own
@@ -760,6 +810,17 @@ def test_an_image_of_the_former_layout_is_sealed(storage: BtrfsStorage, step: st
         True,
         False,
     )
+    provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
+
+
+def test_a_former_image_whose_new_mark_was_cut_off(storage: BtrfsStorage) -> None:
+    mark = take_former(storage)
+    (storage.top / HOME / PLACE / mark.id).mkdir(parents=True)
+    provider = Btrfs(storage.identity)
+    assert_former(only(provider), mark, read_only=False, former=True)
+    provider.seal(mark.volume, mark.id, SEALED, opened=True)
+    assert_recovered(provider, mark)
     provider.destroy(mark.volume, mark.id)
     assert storage.names() == []
 

@@ -10,7 +10,6 @@ parts. This module can go when no such image can be left.
 
 import errno
 import os
-from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from samba_rvss.kernel import files
@@ -35,24 +34,11 @@ def read(home: Home, image: str) -> Record | None:
         return None
 
 
-def inventory(
-    home: Home, there: list[str], besides: Collection[str], identity: Identity
-) -> Iterator[Image | Foreign]:
-    """Yield the images of the former layout.
-
-    Args:
-        home: where they are.
-        there: the names of what is in it.
-        besides: the names of those that have a mark of the present layout.
-        identity: whose images are ours.
-    """
-    for name in there:
-        record = read(home, name) if name not in besides and name != marks.PLACE else None
-        if record is not None:
-            yield _inspect(home, record, identity)
-
-
-def _inspect(home: Home, record: Record, identity: Identity) -> Image | Foreign:
+def inspect(home: Home, name: str, identity: Identity) -> Image | Foreign | None:
+    """Return the image of the former layout that has a name in the home; None if there is none."""
+    record = read(home, name)
+    if record is None:
+        return None
     whose, where = record.whose(home.file_system, identity), ""
     found: list[tuple[str, Subvolume]] = []
     try:
@@ -84,7 +70,7 @@ def parts_of(home: Home, image: str) -> list[tuple[str, Subvolume]]:
     with files.opened(root):
         found = [("", ioctl.info(root))]
     for inner in subvolumes.below(home.top, found[0][1].tree):
-        with files.opened(ioctl.opened(home.top, inner.tree)) as fd:
+        with files.opened(subvolumes.opened(home.top, inner.tree)) as fd:
             found.append((inner.path, ioctl.info(fd)))
     return found
 

@@ -62,7 +62,7 @@ class Home:
         if tree is None:
             return None
         try:
-            with files.opened(ioctl.opened(self.top, tree)) as fd:
+            with files.opened(subvolumes.opened(self.top, tree)) as fd:
                 return ioctl.info(fd)
         except OSError as exc:
             if exc.errno in subvolumes.GONE:
@@ -71,7 +71,7 @@ class Home:
 
     def open(self, subvolume: Subvolume) -> int:
         """Open the root of a subvolume; return a descriptor, which the caller closes."""
-        return ioctl.opened(self.top, subvolume.tree)
+        return subvolumes.opened(self.top, subvolume.tree)
 
     def delete(self, name: str) -> None:
         """Delete a subvolume in it, with all that is inside. Gone already is success."""
@@ -127,7 +127,7 @@ def opened(top: int, file_system: str, homes: Homes, *, make: bool = False) -> I
 
 def _known(top: int, tree: int) -> int | None:
     try:
-        return ioctl.opened(top, tree)
+        return subvolumes.opened(top, tree)
     except OSError as exc:
         if exc.errno in subvolumes.GONE:
             return None
@@ -154,7 +154,7 @@ def _give_back(file_system: str, tree: int) -> None:
     """Make the home root's alone again; on a read-only file system it stays as it is."""
     with (
         mounted.top(file_system, writable=True) as top,
-        files.opened(ioctl.opened(top, tree)) as fd,
+        files.opened(subvolumes.opened(top, tree)) as fd,
     ):
         try:
             os.fchown(fd, 0, 0)

@@ -5,7 +5,7 @@ ones, and what is left of the others is a remnant. A part that is not where its 
 by its uuid; it is then no longer ours to touch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from samba_rvss.errors import Problem, RvssError
@@ -179,23 +179,34 @@ def foreign(home: Home, record: Record, whose: Whose, where: str, *, read_only: 
     )
 
 
-def strays(home: Home, there: list[str], marked: list[str]) -> Iterator[Foreign]:
-    """Yield the subvolumes in a home that no mark accounts for.
+def each(
+    home: Home,
+    names: Iterable[str],
+    look: Callable[[Home, str, Identity], Image | Foreign | None],
+    identity: Identity,
+) -> list[Image | Foreign]:
+    """Return the images that there are under names; an error is told of one image alone."""
+    found = []
+    for name in names:
+        try:
+            image = look(home, name, identity)
+        except OSError as exc:
+            record = Record(name=name, marked=None)
+            where = f"{home.where()}: {name} ({exc.strerror})"
+            image = foreign(home, record, Whose.UNKNOWN, where, read_only=False)
+        if image is not None:
+            found.append(image)
+    return found
 
-    Args:
-        home: the home.
-        there: what was in it before the marks were read, so that a mark was there for each.
-        marked: the names of the marks.
-    """
-    known = set(marked)
-    for name in there:
-        if parts.image_of(name) in known:
-            continue
-        subvolume = home.subvolume(name)
-        if subvolume is not None:
-            record = Record(name=parts.image_of(name) or name, marked=None)
-            where = home.where(name)
-            yield foreign(home, record, Whose.UNKNOWN, where, read_only=subvolume.read_only)
+
+def stray(home: Home, name: str, identity: Identity) -> Foreign | None:
+    """Return a subvolume in a home that no mark accounts for; None if it is none."""
+    subvolume = home.subvolume(name)
+    if subvolume is None:
+        return None
+    record = Record(name=parts.image_of(name) or name, marked=None)
+    where = home.where(name)
+    return foreign(home, record, Whose.UNKNOWN, where, read_only=subvolume.read_only)
 
 
 def _look(home: Home, record: Record, index: int) -> tuple[Subvolume | None, list[str]]:

@@ -72,11 +72,6 @@ def writable(image: str, parts: Sequence[Part], index: int) -> str:
     return f"{final(image, parts[0])}.rw{index or ''}"
 
 
-def is_part(name: str) -> bool:
-    """Return whether something could be a part by its name."""
-    return bool(_NAME.fullmatch(name))
-
-
 def image_of(name: str) -> str:
     """Return the id of the image that a part belongs to by its name; empty if it is none."""
     found = _NAME.fullmatch(name)

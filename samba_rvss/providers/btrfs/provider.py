@@ -36,6 +36,7 @@ from samba_rvss.providers.btrfs import (
     ioctl,
     marks,
     mounted,
+    parts,
     sealing,
     subvolumes,
     taking,
@@ -222,14 +223,17 @@ class Btrfs:
                     " with every image in it",
                     "the next shadow copy makes a new one",
                 ) from None
-            there, marked = ours.names(), marks.names(ours)
-            found = [images.inspect(ours, name, self._identity) for name in marked]
-            found += former.inventory(ours, there, set(marked), self._identity)
+            # In this order: whatever is there had its mark before, and keeps it to the end.
+            there = ours.names()
+            found = images.each(ours, marks.names(ours), images.inspect, self._identity)
+            named = {marks.PLACE, *(image.id for image in found)}
+            rest = [name for name in there if not {name, parts.image_of(name)} & named]
+            found += images.each(ours, rest, former.inspect, self._identity)
             told = {image.where for image in found if isinstance(image, Foreign)}
-            found += (
-                stray for stray in images.strays(ours, there, marked) if stray.where not in told
-            )
-            return [image for image in found if image is not None]
+            for stray in images.each(ours, rest, images.stray, self._identity):
+                if isinstance(stray, Foreign) and stray.where not in told:
+                    found.append(stray)
+            return found
 
     @contextmanager
     def _home(self, file_system: str, *, writable: bool, make: bool = False) -> Iterator[Home]:

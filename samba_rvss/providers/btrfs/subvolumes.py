@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from samba_rvss.kernel import files
-from samba_rvss.providers.btrfs import ioctl
+from samba_rvss.kernel import files, mounting
+from samba_rvss.providers.btrfs import ioctl, mounted
 
 GONE = frozenset({errno.ENOENT, errno.ESTALE})
 """What a call says of something that has been deleted."""
@@ -42,6 +42,23 @@ class Inner:
     def shown(self) -> str:
         """What a message calls it."""
         return shown(self.path, self.tree)
+
+
+def opened(mount: int, tree: int, inode: int = ioctl.FIRST_FREE_OBJECTID) -> int:
+    """Open a directory by its inode, wherever it is; see `ioctl.opened`.
+
+    Without CAP_DAC_READ_SEARCH, as in most containers, a subvolume's root is reached through a
+    mount of its own, if it has a path that the kernel can resolve; other directories are not.
+    """
+    try:
+        return ioctl.opened(mount, tree, inode)
+    except PermissionError:
+        if inode != ioctl.FIRST_FREE_OBJECTID:
+            raise
+    file_system, _ = ioctl.file_system(mount)
+    with files.opened(mounted.mount(mounted.device(file_system), tree)) as root:
+        mounting.mount_setattr(root, clear=mounting.MOUNT_ATTR_RDONLY)
+        return os.open(".", files.DIRECTORY, dir_fd=root)
 
 
 def shown(path: str, tree: int) -> str:
@@ -140,7 +157,7 @@ def below(
     queue = [(tree, "", directory)]
     for around, prefix, start in queue:
         try:
-            with files.opened(ioctl.opened(mount, around)) as fd:
+            with files.opened(opened(mount, around)) as fd:
                 for inner in inside(fd, start, besides=besides):
                     path = _joined(prefix, inner.path)
                     found.append(replace(inner, path=path))
@@ -178,10 +195,10 @@ def _delete_inside(mount: int, parent: int, name: str) -> None:
         tree, _ = ioctl.lookup(fd)
     inner = below(mount, tree)
     for around in {each.parent for each in inner}:
-        with _unless_moved(), files.opened(ioctl.opened(mount, around)) as fd:
+        with _unless_moved(), files.opened(opened(mount, around)) as fd:
             ioctl.set_read_only(fd, read_only=False)
     for each in reversed(inner):
-        with _unless_moved(), files.opened(ioctl.opened(mount, each.parent, each.holder)) as fd:
+        with _unless_moved(), files.opened(opened(mount, each.parent, each.holder)) as fd:
             ioctl.delete_subvolume(fd, each.leaf)
 
 

@@ -95,7 +95,7 @@ def shows_home(volume: Volume) -> bool:
 
 def _source(home: Home, volume: Volume) -> int:
     try:
-        return ioctl.opened(home.top, int(volume.id))
+        return subvolumes.opened(home.top, int(volume.id))
     except OSError as exc:
         if exc.errno not in subvolumes.GONE:
             raise
@@ -113,7 +113,7 @@ def _part(home: Home, tree: int, place: str) -> Part:
 def _snapshot(home: Home, mark: Mark, named: Sequence[Part], index: int, undo: ExitStack) -> Part:
     part, name = named[index], parts.writable(mark.id, named, index)
     try:
-        with files.opened(ioctl.opened(home.top, part.tree)) as source:
+        with files.opened(subvolumes.opened(home.top, part.tree)) as source:
             ioctl.snapshot(source, home.fd, name, read_only=False)
     except OSError as exc:
         if exc.errno not in subvolumes.GONE:
