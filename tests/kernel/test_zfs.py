@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import pytest
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.model import Identity, Mark, Nested
+from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.properties import COPIED, MARK
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOLD, HOME
@@ -394,13 +395,28 @@ def test_image_of_a_dataset_that_was_renamed(storage: "ZfsStorage") -> None:
     mark = take(storage.provider, share, Nested.INCLUDE)
     zfs("rename", mark.volume.name, f"{pool_of(mark)}/renamed")
     zfs("rename", storage.dataset(inner), f"{pool_of(mark)}/away")
-    (found,) = storage.provider.inventory().images
+    # And now once more, while we look.
+    busy = _Renaming(renames=[[f"{pool_of(mark)}/renamed", f"{pool_of(mark)}/again"]])
+    (found,) = Zfs(Identity(id="one", machine="here"), busy).inventory().images
+    assert busy.renames == []
     assert found.mark == mark
     with seen(storage.provider, mark) as image:
         assert (image / "inner" / "file").read_text() == "content"
     storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
     storage.provider.destroy(mark.volume, mark.id)
     assert storage.names() == []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Renaming(Command):
+    """zfs(8), with somebody who renames datasets before snapshots are listed."""
+
+    renames: list[list[str]]
+
+    def __call__(self, *words: str) -> str:
+        if "snapshot" in words and self.renames:
+            Command.__call__(self, "rename", *self.renames.pop())
+        return Command.__call__(self, *words)
 
 
 def test_create_cut_off_before_its_dataset_was_renamed(storage: "ZfsStorage") -> None:

@@ -15,6 +15,12 @@ from samba_rvss.providers.zfs.marks import OURS, Marks
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.tree import Dataset, Snapshot
 
+_LOOKS = 3
+
+
+class _Renamed(RvssError):
+    """A dataset is not there under the name that it had a moment ago."""
+
 
 def images(zfs: Command, marks: Marks, provider: str, pool: Pool) -> list[Image | Foreign]:
     """Return the images in a pool.
@@ -26,10 +32,16 @@ def images(zfs: Command, marks: Marks, provider: str, pool: Pool) -> list[Image 
         pool: the pool.
 
     Raises:
-        RvssError: BUSY if datasets are renamed meanwhile; else as a `Command` does.
+        RvssError: BUSY if datasets are renamed again and again; else as a `Command` does.
     """
-    listing = _Listing(marks, provider, pool, tree.datasets(zfs, pool.name))
-    found = listing.of_snapshots(tree.marked_snapshots(zfs, pool))
+    for left in reversed(range(_LOOKS)):
+        listing = _Listing(marks, provider, pool, tree.datasets(zfs, pool.name))
+        try:
+            found = listing.of_snapshots(tree.marked_snapshots(zfs, pool))
+            break
+        except _Renamed:
+            if not left:
+                raise
     for dataset in listing.others():
         # Deleting ends with the snapshot: so an image that is being deleted can look like this.
         leaf = dataset.name.rpartition("/")[2]
@@ -57,7 +69,7 @@ class _Listing:
         """Return the images whose outermost snapshots these are.
 
         Raises:
-            RvssError: BUSY if one is of a dataset that was not listed.
+            _Renamed: one is of a dataset that was not listed.
         """
         found: dict[str, dict[str, Image | Foreign]] = {}  # by image and dataset
         inner: list[tuple[Snapshot, str, str, Whose]] = []
@@ -68,7 +80,7 @@ class _Listing:
             image = leaf.removeprefix("rvss-")
             whose = self._marks.whose(snapshot, "" if image == leaf else image, self._pool)
             if whose in OURS and around is None:
-                raise RvssError(Problem.BUSY, f"{dataset} was renamed just now", "try again")
+                raise _Renamed(Problem.BUSY, f"{dataset} was renamed just now", "try again")
             marked = self._marks.read(snapshot)
             nested = marked is not None and marked.mark.nested is Nested.INCLUDE
             if nested and whose in (Whose.RENAMED, Whose.CLONE):

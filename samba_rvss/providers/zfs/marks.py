@@ -5,6 +5,7 @@ what ``zfs receive`` has made bears that of what was sent.
 """
 
 from dataclasses import replace
+from functools import lru_cache
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Identity, Mark, Whose
@@ -13,6 +14,8 @@ from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.tree import Dataset, Snapshot
 
 OURS = (Whose.OURS, Whose.FORMER)
+
+_decoded = lru_cache(maxsize=4096)(decode)  # what cannot be read is told once, not at each look
 
 
 class Marks:
@@ -34,7 +37,7 @@ class Marks:
 
     def read(self, where: Snapshot | Dataset) -> Marked | None:
         """Return the mark that something bears itself; None if it has none that can be read."""
-        return decode(where.mark, self._provider) if where.mark else None
+        return _decoded(where.mark, self._provider) if where.mark else None
 
     def whose(self, where: Snapshot | Dataset, image: str, pool: Pool) -> Whose:
         """Return whose something is.
