@@ -21,7 +21,7 @@ from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs import parts as btrfs_parts
 from samba_rvss.providers.btrfs.home import NAME as HOME
-from samba_rvss.providers.btrfs.marks import MARK, PLACE
+from samba_rvss.providers.btrfs.marks import MARK
 from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.properties import MARK as ZFS_MARK
@@ -202,6 +202,9 @@ class BtrfsStorage:
         # -s: snapshots too; -i: go on where a file is not complete
         run(["btrfs", "restore", "-s", "-i", str(copy), str(out)], timeout=_SECONDS)
         parts = self.image_parts(image)
+        for name in parts.values():  # a part that was just made may be where it was made
+            if not (out / HOME / name).exists():
+                (out / HOME / btrfs_parts.PLACE / image / name).rename(out / HOME / name)
         for place in sorted(parts):
             if place:
                 # A snapshot has an empty directory there; btrfs(8) follows it to the source.
@@ -211,7 +214,7 @@ class BtrfsStorage:
 
     def image_parts(self, image: str) -> dict[str, str]:
         """Return the names of an image's parts in the home, by their places."""
-        mark = json.loads(os.getxattr(self.top / HOME / PLACE / image, MARK))
+        mark = json.loads(os.getxattr(self.top / HOME / btrfs_parts.PLACE / image, MARK))
         parts = btrfs_parts.of_more(mark["more"])
         return {
             part.place: btrfs_parts.final(image, part)
@@ -225,9 +228,9 @@ class BtrfsStorage:
         home = self.top / HOME
         if not home.exists():
             return []
-        marks = os.listdir(home / PLACE) if (home / PLACE).exists() else []
+        marks = os.listdir(home / btrfs_parts.PLACE) if (home / btrfs_parts.PLACE).exists() else []
         others = (btrfs_parts.image_of(name) or name for name in os.listdir(home))
-        return sorted({*marks, *others} - {PLACE})
+        return sorted({*marks, *others} - {btrfs_parts.PLACE})
 
     def parts(self) -> list[str]:
         """See `Storage`."""
@@ -242,7 +245,7 @@ class BtrfsStorage:
         (home / "directory" / "image").mkdir()
         (home / "file").write_text("a file")
         (home / "link").symlink_to("/")
-        for place in (home, home / PLACE):
+        for place in (home, home / btrfs_parts.PLACE):
             (place / "garbled").mkdir(parents=True)
             os.setxattr(place / "garbled", MARK, b"no JSON")
             (place / "unknown-version").mkdir()
@@ -255,15 +258,15 @@ class BtrfsStorage:
     def cut_off(self, mark: Mark) -> tuple[list[str], list[str]]:
         """See `Storage`."""
         home = self.top / HOME
-        raw = json.loads(os.getxattr(home / PLACE / mark.id, MARK))
+        raw = json.loads(os.getxattr(home / btrfs_parts.PLACE / mark.id, MARK))
         names = [f"{mark.id[:-8]}{number:08x}" for number in range(3)]
         row = [*raw["more"]["parts"][0][:3], "", ""]
         for name in names:
-            (home / PLACE / name).mkdir(0o700)
+            (home / btrfs_parts.PLACE / name).mkdir(0o700)
         for name in names[1:]:
             inner = ["inner", "inner", 9999, "", ""]
             text = json.dumps({**raw, "id": name, "more": {"parts": [row, inner]}})
-            os.setxattr(home / PLACE / name, MARK, text.encode())
+            os.setxattr(home / btrfs_parts.PLACE / name, MARK, text.encode())
         parts = btrfs_parts.of_more({"parts": [row]})
         made = home / btrfs_parts.writable(names[2], parts, 0)
         source = str(self.top / mark.volume.name)

@@ -19,8 +19,8 @@ from samba_rvss.model import Foreign, Image, Mark, Nested, Volume, Whose
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs import ioctl
 from samba_rvss.providers.btrfs.home import NAME as HOME
-from samba_rvss.providers.btrfs.marks import MARK, PLACE
-from samba_rvss.providers.btrfs.parts import image_of
+from samba_rvss.providers.btrfs.marks import MARK
+from samba_rvss.providers.btrfs.parts import PLACE, image_of
 from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.run import run
 from tests.kernel.conftest import SEALED, BtrfsStorage
@@ -274,11 +274,18 @@ def test_power_lost_after_create_and_destroy(storage: BtrfsStorage, rig_director
     storage.provider.destroy(mark.volume, mark.id)
     run(["cp", "--sparse=always", str(storage.fs.image), str(copies[1])], timeout=60)
     storage.take_away()
-    with mounted_copy(copies[0], rig_directory / "mounted"):
+    with mounted_copy(copies[0], rig_directory / "mounted") as top:
         found = only(storage.provider)
         assert (found.mark, found.complete, found.read_only) == (mark, True, False)
         with seen(storage.provider, mark) as image:
             assert (image / "inner" / "file").read_text() == "inner content"
+        assert not storage.provider.seal(mark.volume, mark.id, SEALED, opened=False)
+        assert only(storage.provider).complete
+        assert not only(storage.provider).remnants
+        assert os.listdir(top / HOME / PLACE / mark.id) == []
+        assert sorted(map(image_of, os.listdir(top / HOME))) == ["", mark.id, mark.id]
+        storage.provider.destroy(mark.volume, mark.id)
+        assert os.listdir(top / HOME) == [PLACE]
     (rig_directory / "mounted").rmdir()
     with mounted_copy(copies[1], rig_directory / "mounted") as top:
         assert os.listdir(top / HOME) == [PLACE]

@@ -46,7 +46,11 @@ class Home:
             return sorted(os.listdir(fresh))
 
     def subvolume(self, name: str) -> Subvolume | None:
-        """Return the subvolume that has a name in it; None if there is none, but perhaps a file."""
+        """Return the subvolume that has a name in it; None if there is none, but perhaps a file.
+
+        Args:
+            name: as for `delete`.
+        """
         try:
             with files.opened(os.open(name, files.DIRECTORY, dir_fd=self.fd)) as fd:
                 found = ioctl.info(fd)
@@ -74,8 +78,17 @@ class Home:
         return subvolumes.opened(self.top, subvolume.tree)
 
     def delete(self, name: str) -> None:
-        """Delete a subvolume in it, with all that is inside. Gone already is success."""
-        subvolumes.delete(self.top, self.fd, name)
+        """Delete a subvolume in it, with all that is inside. Gone already is success.
+
+        Args:
+            name: its name, or a path below the home in which every name is ours.
+        """
+        holder, _, leaf = name.rpartition("/")
+        with (
+            suppress(FileNotFoundError),
+            files.opened(os.open(holder or ".", files.DIRECTORY, dir_fd=self.fd)) as parent,
+        ):
+            subvolumes.delete(self.top, parent, leaf)
 
     def where(self, name: str = "") -> str:
         """Return the path of something in it from the top level, for messages."""

@@ -67,14 +67,20 @@ def _has_remnants(home: Home, record: Record) -> bool:
 def remnants(home: Home, record: Record) -> Iterator[str]:
     """Yield the names in the home of what recovery wrote to."""
     for index, part in enumerate(record.parts):
-        name = parts.writable(record.name, record.parts, index)
-        subvolume = home.subvolume(name)
-        if (
-            subvolume is not None
-            and part.recovery in ("", subvolume.uuid)
-            and subvolume.uuid != part.sealed  # it was never open, and is still to be renamed
-        ):
-            yield name
+        for name in _writable(record, index):
+            subvolume = home.subvolume(name)
+            if (
+                subvolume is not None
+                and part.recovery in ("", subvolume.uuid)
+                and subvolume.uuid != part.sealed  # it was never open, and is still to be renamed
+            ):
+                yield name
+
+
+def _writable(record: Record, index: int) -> tuple[str, str]:
+    """Return where a writable part can be: a loss of power may have undone that it was moved."""
+    where = (record.name, record.parts, index)
+    return parts.writable(*where), parts.begun(*where)
 
 
 def unfinished(home: Home, record: Record) -> Iterator[str]:
@@ -100,7 +106,7 @@ def ours(home: Home, record: Record, identity: Identity) -> State:
         RvssError: BAD_PATH if it is not.
     """
     if record.whose(home.file_system, identity) not in OURS:
-        raise not_ours(record.name, home.where(f"{marks.PLACE}/{record.name}"))
+        raise not_ours(record.name, home.where(f"{parts.PLACE}/{record.name}"))
     found = state(home, record)
     if found.strange:
         raise not_ours(record.name, found.strange)
@@ -145,7 +151,7 @@ def _image(home: Home, record: Record, identity: Identity) -> Image | Foreign:
             whose, where = Whose.RENAMED, found.strange
     except (OSError, RvssError) as exc:
         if whose in OURS:
-            whose, where = Whose.UNKNOWN, f"{home.where(f'{marks.PLACE}/{record.name}')} ({exc})"
+            whose, where = Whose.UNKNOWN, f"{home.where(f'{parts.PLACE}/{record.name}')} ({exc})"
     read_only = found.complete and all(part.read_only for part in found.subvolumes)
     if whose in OURS:
         return Image(
@@ -159,7 +165,7 @@ def _image(home: Home, record: Record, identity: Identity) -> Image | Foreign:
         )
     if not where and found.subvolumes:
         where = home.where_is(found.subvolumes[0])
-    where = where or home.where(f"{marks.PLACE}/{record.name}")
+    where = where or home.where(f"{parts.PLACE}/{record.name}")
     return foreign(home, record, whose, where, read_only=read_only)
 
 
@@ -213,7 +219,7 @@ def _look(home: Home, record: Record, index: int) -> tuple[Subvolume | None, lis
     """Return a part's subvolume, and where something is that is not what the mark says."""
     part = record.parts[index]
     uuid = part.sealed if record.is_sealed else part.recovery
-    candidates = [parts.writable(record.name, record.parts, index)]
+    candidates = [*_writable(record, index)]
     if record.is_sealed:
         candidates = [
             parts.final(record.name, part),

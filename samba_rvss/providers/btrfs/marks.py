@@ -18,10 +18,9 @@ from samba_rvss.kernel import files
 from samba_rvss.model import Identity, Mark, Whose
 from samba_rvss.providers.btrfs import ioctl, parts
 from samba_rvss.providers.btrfs.home import Home
-from samba_rvss.providers.btrfs.parts import Part
+from samba_rvss.providers.btrfs.parts import PLACE, Part
 from samba_rvss.providers.mark import Marked, decode, encode
 
-PLACE = ".marks"
 MARK = "trusted.samba_rvss"
 PROVIDER = "btrfs"
 _SEALED = 800  # bytes that a mark grows by when its image is sealed, beside the parts' uuids

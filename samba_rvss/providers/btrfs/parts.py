@@ -14,6 +14,8 @@ from typing import Any
 from samba_rvss.errors import Problem, RvssError
 
 TOP = "top"
+PLACE = ".marks"
+"""The directory in the home that holds a directory for each mark."""
 _IMAGE = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{1,8})")
 _NAME = re.compile(r"\.?.+-\d+\.(\d{8}T\d{6}Z)_(\d+)(\.rw\d*)?")
 _UUID = re.compile(r"(?:[0-9a-f]{32})?")
@@ -70,6 +72,11 @@ def staged(image: str, part: Part) -> str:
 def writable(image: str, parts: Sequence[Part], index: int) -> str:
     """Return what a writable part is called: all are named after the volume's."""
     return f"{final(image, parts[0])}.rw{index or ''}"
+
+
+def begun(image: str, parts: Sequence[Part], index: int) -> str:
+    """Return where a writable part is made, below the home, before it gets its place and name."""
+    return f"{PLACE}/{image}/{writable(image, parts, index)}"
 
 
 def image_of(name: str) -> str:

@@ -183,7 +183,7 @@ class Btrfs:
         """See `samba_rvss.providers.Provider`."""
         with self._image(mark.volume, mark.id, writable=True, ours=False) as (ours, record):
             if record.mark.id != mark.id or record.mark.volume != mark.volume:
-                raise images.not_ours(mark.id, ours.where(f"{marks.PLACE}/{record.name}"))
+                raise images.not_ours(mark.id, ours.where(f"{parts.PLACE}/{record.name}"))
             write = marks.claim if record.parts else former.claim
             write(ours, record, self._identity)
             ioctl.commit(ours.fd)
@@ -226,7 +226,7 @@ class Btrfs:
             # In this order: whatever is there had its mark before, and keeps it to the end.
             there = ours.names()
             found = images.each(ours, marks.names(ours), images.inspect, self._identity)
-            named = {marks.PLACE, *(image.id for image in found)}
+            named = {parts.PLACE, *(image.id for image in found)}
             rest = [name for name in there if not {name, parts.image_of(name)} & named]
             found += images.each(ours, rest, former.inspect, self._identity)
             told = {image.where for image in found if isinstance(image, Foreign)}
@@ -262,7 +262,7 @@ class Btrfs:
                     raise _missing(image)
                 allowed = images.OURS if ours else {*Whose} - {Whose.UNKNOWN}
                 if record.whose(volume.file_system, self._identity) not in allowed:
-                    raise images.not_ours(image, there.where(f"{marks.PLACE}/{image}"))
+                    raise images.not_ours(image, there.where(f"{parts.PLACE}/{image}"))
                 yield there, record
         except FileNotFoundError as exc:
             raise _missing(image) from exc

@@ -67,7 +67,8 @@ class Sealing:
         if not record.is_sealed:
             for name in list(images.unfinished(home, record)):
                 home.delete(name)
-            if opened or record.in_place:
+            at_home = record.in_place or _bring_home(home, record, found)
+            if opened or record.in_place or not at_home:
                 _tell_inner(home, record, found)
                 record = self._replace(record, found, sealed)
             else:
@@ -126,6 +127,20 @@ def _snapshot(home: Home, record: Record, index: int, source: Subvolume, undo: E
     if made is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     return replace(part, recovery=source.uuid, sealed=made.uuid)
+
+
+def _bring_home(home: Home, record: Record, found: State) -> bool:
+    """Put writable parts in their places, where a loss of power undid that; return success."""
+    for index, subvolume in enumerate(found.subvolumes):
+        name = parts.writable(record.name, record.parts, index)
+        if subvolume.name != name:
+            try:
+                os.rename(subvolume.name, name, src_dir_fd=home.fd, dst_dir_fd=home.fd)
+            except OSError as exc:
+                if exc.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+                    raise
+                return False
+    return True
 
 
 def _discard(home: Home, image: str, part: Part) -> None:

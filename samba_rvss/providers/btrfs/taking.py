@@ -43,6 +43,10 @@ def take(home: Home, mark: Mark, identity: Identity) -> None:
         marks.write(home, mark, identity, named)
         undo.callback(ioctl.commit, home.fd)
         taken = [_snapshot(home, mark, named, index, undo) for index in range(len(named))]
+        for index in range(len(named)):
+            begun, name = parts.begun(mark.id, named, index), parts.writable(mark.id, named, index)
+            undo.callback(home.delete, name)
+            os.rename(begun, name, src_dir_fd=home.fd, dst_dir_fd=home.fd)
         if shows_home(volume):
             _remove_placeholder(home, parts.writable(mark.id, named, 0))
         marks.write(home, mark, identity, taken)
@@ -111,10 +115,19 @@ def _part(home: Home, tree: int, place: str) -> Part:
 
 
 def _snapshot(home: Home, mark: Mark, named: Sequence[Part], index: int, undo: ExitStack) -> Part:
-    part, name = named[index], parts.writable(mark.id, named, index)
+    """Take a part in the directory of the mark.
+
+    A snapshot keeps others from changing anything in its directory until its transaction is
+    committed (fs/btrfs/ioctl.c, btrfs_mksubvol()): in the home, each would wait for all others.
+    """
+    part, name = named[index], parts.begun(mark.id, named, index)
+    holder, _, leaf = name.rpartition("/")
     try:
-        with files.opened(subvolumes.opened(home.top, part.tree)) as source:
-            ioctl.snapshot(source, home.fd, name, read_only=False)
+        with (
+            files.opened(subvolumes.opened(home.top, part.tree)) as source,
+            files.opened(os.open(holder, files.DIRECTORY, dir_fd=home.fd)) as parent,
+        ):
+            ioctl.snapshot(source, parent, leaf, read_only=False)
     except OSError as exc:
         if exc.errno not in subvolumes.GONE:
             raise
