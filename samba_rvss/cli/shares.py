@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def examine(config: conf.Config) -> Iterator[dict[str, object]]:
     """Yield each section of smb.conf, whether it is ours and supported, and if not, why."""
-    known = providers(Identity(id=""))  # probing looks at no image
+    # Probing looks at no image, but knows our homes.
+    known = providers(Identity(id=""), f"{config.state_directory}/homes.json")
     for section in config.sections:
         row: dict[str, object] = {
             "share": section.name,

@@ -4,7 +4,8 @@
       <base>-<id>.<YYYYMMDDTHHMMSSZ>_<digits>           a sealed part, read-only; see `parts`
       <the same of the volume's part>.rw, .rw1 …        the writable parts, until they are removed
       .<…>                                              what is being made
-      .marks/<image>/                                   a directory with our mark; see `marks`
+      .marks/<image>/                                   a directory with our mark; see `marks`.
+                                                        A part is made in it, and then moved
 
 One part for the volume and one for each nested subvolume; none is inside another, for a snapshot
 does not hold nested ones, and a read-only one takes none. The mark is there before the parts, and
