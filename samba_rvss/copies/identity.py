@@ -28,7 +28,10 @@ def read(config: Config) -> Identity:
         RvssError: STATE if the file is damaged.
     """
     return Identity(
-        id=_read(config.state_directory), machine=machine(), run_directory=config.run_directory
+        id=_read(config.state_directory),
+        machine=machine(),
+        name=config.instance,
+        run_directory=config.run_directory,
     )
 
 

@@ -18,7 +18,7 @@ from samba_rvss.samba.process import SambaProcess
 
 _logger = logging.getLogger(__name__)
 
-_FIXED = ("run_directory", "state_directory", "samba_lock_directory")
+_FIXED = ("run_directory", "state_directory", "samba_lock_directory", "instance")
 
 
 class Present:

@@ -17,6 +17,7 @@ from samba_rvss.samba.modules import listed
 from samba_rvss.samba.options import (
     COMMIT_DEADLINE,
     GRACE,
+    INSTANCE,
     MAXIMUM_AGE,
     RECOVERY_TIMEOUT,
     RUN_DIRECTORY,
@@ -62,6 +63,7 @@ class Config:
     notes: tuple[str, ...] = field(default=())
     files: tuple[str, ...] = field(default=())
     global_modules: tuple[str, ...] = field(default=())
+    instance: str = ""
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -161,6 +163,7 @@ def load(configfile: str = "") -> Config:
         notes=tuple(notes(entry.share for entry in found if entry.share)),
         global_modules=listed(globals_.get("vfs objects", "")),
         files=tuple(_included(file)),
+        instance=INSTANCE.read(globals_),
     )
 
 

@@ -28,6 +28,12 @@ def _directory(text: str) -> str:
     return text
 
 
+def _instance(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", text):
+        raise ValueError("at most 64 letters, digits, dots, underscores and hyphens are wanted")
+    return text
+
+
 def boolean(text: str) -> bool:
     """Read a truth value as Samba does; ValueError if it is neither yes nor no."""
     # lib/util/util_str.c, set_boolean()
@@ -66,6 +72,7 @@ class Option(Generic[T]):
 
 RUN_DIRECTORY = Option(name="run directory", parse=_directory, default="/run/samba-rvss")
 STATE_DIRECTORY = Option(name="state directory", parse=_directory, default="/var/lib/samba-rvss")
+INSTANCE = Option(name="instance", parse=_instance, default="")
 COMMIT_DEADLINE = Option(name="commit deadline", parse=_seconds, default="50 s")
 SEAL_DEADLINE = Option(name="seal deadline", parse=_seconds, default="30 s")
 RECOVERY_TIMEOUT = Option(name="recovery timeout", parse=_seconds, default="1800 s")
@@ -79,6 +86,7 @@ OPTIONS: Mapping[str, Option[Any]] = {
     for option in (
         RUN_DIRECTORY,
         STATE_DIRECTORY,
+        INSTANCE,
         COMMIT_DEADLINE,
         SEAL_DEADLINE,
         RECOVERY_TIMEOUT,

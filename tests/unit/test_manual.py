@@ -26,7 +26,7 @@ def test_problems(manual: str) -> None:
 
 
 def test_options_and_defaults(manual: str) -> None:
-    told = dict(re.findall(r"^\.It Cm rvss:(.+?) No = (.+)$", manual, re.MULTILINE))
+    told = dict(re.findall(r"^\.It Cm rvss:(.+?) No =(?: (.+))?$", manual, re.MULTILINE))
     assert told == {name: option.default for name, option in OPTIONS.items()}
 
 
@@ -34,7 +34,7 @@ def test_where_options_belong(manual: str) -> None:
     """The first list is of [global] only, the second of what a share may have too."""
     first, second = manual.index("In [global] only"), manual.index("or in a share:")
     for name, option in OPTIONS.items():
-        place = manual.index(f".It Cm rvss:{name} No = ")
+        place = manual.index(f".It Cm rvss:{name} No =")
         assert first < place, name
         assert option.per_share == (place > second), name
 
