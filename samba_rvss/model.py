@@ -1,7 +1,7 @@
 """The values that everything else speaks of. Nothing here acts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, IntEnum, IntFlag
 
@@ -166,6 +166,10 @@ class Identity:
         return Whose.INSTANCE
 
 
+NOBODY = Identity(id="")
+"""Of an instance that has never run: no image is its own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sealed:
     """What a mark says once its image is sealed: that it is, and what Samba said of the copy.
@@ -253,12 +257,23 @@ class Inventory:
     Attributes:
         foreign: what is there and is not ours.
         unlisted: file systems that could not be listed, and why.
+        former_names: what older records and marks call a file system, and its identity of today.
     """
 
     file_systems: frozenset[str]
     images: tuple[Image, ...]
     foreign: tuple[Foreign, ...] = ()
     unlisted: Mapping[str, str] = field(default_factory=dict)
+    former_names: Mapping[str, str] = field(default_factory=dict)
+
+    def present(self, volume: Volume) -> Volume:
+        """Return a volume with the identity of today of its file system."""
+        name = volume.file_system
+        return replace(volume, file_system=self.former_names.get(name, name))
+
+
+NOTHING = Inventory(file_systems=frozenset(), images=())
+"""Of file systems that could not be looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +282,11 @@ class ShadowCopy:
 
     ``set_id``, ``copy_id``, ``context``, ``exposed_share`` and ``state`` are Samba's, and not known
     before the set has been committed. ``since`` is when phase or state last changed.
+
+    Attributes:
+        adopted: whether its record was made anew from its image's mark: then an administrator or
+            Samba may have it deleted, and never a timer.
+        lost: of one that is gone: whether its image vanished without our deleting it.
     """
 
     id: str
@@ -284,6 +304,8 @@ class ShadowCopy:
     exposed_share: str = ""
     state: SetState | None = None
     since: Moment = UNKNOWN
+    adopted: bool = False
+    lost: bool = False
 
     @property
     def auto_recovery(self) -> bool:

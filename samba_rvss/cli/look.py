@@ -14,6 +14,7 @@ from samba_rvss.copies import identity
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
 from samba_rvss.errors import RvssError
+from samba_rvss.ledger import Ledger
 from samba_rvss.model import Event
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
@@ -57,13 +58,7 @@ def look(config: Config) -> Look:
     """
     presence, busy, silence = _presence(config)
     with ledger_or_empty(config) as ledger:
-        instance = Instance(
-            config=config,
-            ledger=ledger,
-            mounts=Mounts(config.run_directory),
-            providers=providers(identity.read(config), f"{config.state_directory}/homes.json"),
-            samba=Here(),
-        )
+        instance = instance_of(config, ledger)
         seen = observe(
             Sources(
                 instance=instance,
@@ -80,6 +75,23 @@ def look(config: Config) -> Look:
         seen=seen,
         plan=plan(seen),
         change=change,
+    )
+
+
+def instance_of(config: Config, ledger: Ledger) -> Instance:
+    """Return an instance for looking at it.
+
+    Raises:
+        RvssError: STATE if its identity is damaged.
+    """
+    ours = identity.read(config)
+    return Instance(
+        config=config,
+        ledger=ledger,
+        mounts=Mounts(config.run_directory),
+        providers=providers(ours, f"{config.state_directory}/homes.json"),
+        samba=Here(),
+        identity=ours,
     )
 
 

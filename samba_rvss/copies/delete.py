@@ -81,19 +81,29 @@ def delete(
     if copy.phase is Phase.GONE:
         return
     instance.reached("delete.intent")
-    # Later callbacks run first, and one that fails does not keep the others from running.
+    # One that fails does not keep the others from running.
     with ExitStack() as remaining:
         remaining.callback(_destroy, instance, copy)
-        with ExitStack() as hiding:
-            for path in copy.paths:
-                hiding.callback(instance.mounts.detach, path)
-            # smbd drops its connections before the mounts that they are on go.
-            hiding.callback(_unshare, instance, copy)
+        hide(instance, copy)
         hidden()
     instance.ledger.change(
         copy, "gone", uid=uid, phase=Phase.GONE, duration=time.monotonic() - started
     )
     instance.reached("delete.gone")
+
+
+def hide(instance: Instance, copy: ShadowCopy) -> None:
+    """Take away a copy's exposed share and its mounts, so that nobody can reach it.
+
+    Raises:
+        RvssError: BUSY, SAMBA or SYSTEM. What could be taken away is gone then.
+    """
+    # Later callbacks run first.
+    with ExitStack() as hiding:
+        for path in copy.paths:
+            hiding.callback(instance.mounts.detach, path)
+        # smbd drops its connections before the mounts that they are on go.
+        hiding.callback(_unshare, instance, copy)
 
 
 def _destroy(instance: Instance, copy: ShadowCopy) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Inventory, Volume
+from samba_rvss.model import NOBODY, Identity, Inventory, Volume
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
 from samba_rvss.providers.inventory import of_all
@@ -35,6 +35,7 @@ POINTS = (
     "delete.destroyed",
     "delete.unshared",
     "delete.gone",
+    "adopt.claimed",
 )
 """Where a test may end the daemon: ``Instance.reached`` is called with each of them."""
 
@@ -49,6 +50,7 @@ class Instance:
         mounts: the recovery mounts.
         providers: one for each kind of file system.
         samba: where python-samba runs.
+        identity: whose images are ours.
         reached: called with each name of `POINTS`; for tests of crashes.
     """
 
@@ -57,6 +59,7 @@ class Instance:
     mounts: Mounts
     providers: tuple[Provider, ...]
     samba: Caller
+    identity: Identity = NOBODY
     reached: Callable[[str], None] = lambda point: None
 
     def provider(self, volume: Volume) -> Provider:

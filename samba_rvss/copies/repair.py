@@ -4,7 +4,9 @@ import logging
 import os
 from dataclasses import replace
 
+from samba_rvss.copies import seal
 from samba_rvss.copies.create import attach, reserve_previous
+from samba_rvss.copies.delete import hide
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Image, Phase, SetState, ShadowCopy
@@ -17,10 +19,13 @@ _logger = logging.getLogger(__name__)
 def adopt(instance: Instance, image: Image) -> ShadowCopy:
     """Write a lost record anew from an image's mark.
 
+    What the mark says of a sealed copy is all that is to know. Another one waits for what Samba
+    says of it.
+
     Raises:
-        RvssError: STATE.
+        RvssError: STATE; if it is sealed, as `samba_rvss.copies.seal.mount`.
     """
-    mark, mounts = image.mark, instance.mounts
+    mark, mounts, sealed = image.mark, instance.mounts, image.mark.sealed
     share = next((share for share in instance.config.shares if share.name == mark.share), None)
     gates = _gates(mark.share_path)
     copy = ShadowCopy(
@@ -29,13 +34,22 @@ def adopt(instance: Instance, image: Image) -> ShadowCopy:
         share_path=mark.share_path,
         volume=mark.volume,
         created=mark.created,
-        phase=Phase.SEALING if image.read_only else Phase.TAKEN,
+        phase=Phase.SEALED if sealed else Phase.TAKEN,
         # Samba knows it by the path that it has got, whatever the way to the share is like now.
         path=mounts.standing(image.id) or mounts.exposed_path(mark.share, image.id, gates),
+        set_id=sealed.set_id if sealed else "",
+        copy_id=sealed.copy_id if sealed else "",
+        context=sealed.context if sealed else 0,
+        exposed_share=sealed.exposed_share if sealed else "",
+        state=sealed.state if sealed else None,
+        adopted=True,
     )
     if share is not None and share.previous_versions:
         copy = replace(copy, previous_path=reserve_previous(instance, copy, gates))
-    instance.ledger.add(copy, "adopted", "its record was lost and is made anew from its mark")
+    if sealed:
+        # Before the record: a mount that is there may lead to what recovery wrote to.
+        seal.mount(instance, copy, anew=True)
+    instance.ledger.add(copy, "adopted", "its record is made anew from its mark")
     return copy
 
 
@@ -46,6 +60,41 @@ def _gates(share_path: str) -> tuple[way.Gate, ...]:
     except RvssError as exc:
         _logger.warning("only root can reach the copy: %s", exc)
         return (way.CLOSED,)
+
+
+def amend(instance: Instance, copy: ShadowCopy, amended: ShadowCopy, reason: str) -> None:
+    """Amend a record to what its image's mark proves; its time stays.
+
+    Raises:
+        RvssError: STATE; if it is sealed, as `samba_rvss.copies.seal.mount`.
+    """
+    if amended.phase is Phase.SEALED and copy.phase is not Phase.SEALED:
+        seal.mount(instance, amended, anew=True)
+    names = ("phase", "set_id", "copy_id", "context", "exposed_share", "state", "adopted")
+    values = {
+        name: getattr(amended, name)
+        for name in names
+        if getattr(amended, name) != getattr(copy, name)
+    }
+    if amended.volume != copy.volume:
+        values["file_system"] = amended.volume.file_system
+    instance.ledger.change(
+        copy, "amended", unless=(Phase.GONE,), detail=reason, since=copy.since, **values
+    )
+
+
+def note_lost(instance: Instance, copy: ShadowCopy, reason: str) -> None:
+    """Take away what is left of a copy whose image has vanished, and destroy nothing.
+
+    Should the image come back, it is not one that we deleted.
+
+    Raises:
+        RvssError: as `samba_rvss.copies.delete.hide`; STATE.
+    """
+    hide(instance, copy)
+    instance.ledger.change(
+        copy, "lost", unless=(Phase.GONE,), detail=reason, phase=Phase.GONE, lost=True
+    )
 
 
 def mount_again(instance: Instance, copy: ShadowCopy) -> None:
@@ -62,6 +111,8 @@ def mount_again(instance: Instance, copy: ShadowCopy) -> None:
     # A mount that is there stays: clients may have files open through it, and closing a second
     # mount over it would not keep them from writing.
     missing = [path for path in copy.paths if not os.path.ismount(path)]
+    if not missing:
+        return
     if copy.path in missing and current.phase is Phase.OPEN:
         # Recorded first: a crash must not leave a closed mount with a record that says open.
         instance.ledger.change(copy, "no longer mounted", phase=Phase.TAKEN)

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
-from samba_rvss.errors import RvssError
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate
 from samba_rvss.model import Moment, Phase, Volume
 from samba_rvss.reconcile import apply
@@ -34,6 +35,7 @@ _LONGEST_PAUSE = 60.0
 _AFTER_CHANGE = 1.0
 _AFTER_START = 5.0
 _DETAIL = 4000
+_TIMES = 2  # how often the same may be done in reconcilings that follow each other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class Runner:
         self._due = math.inf
         self._woken = asyncio.Event()
         self._failures = 0
+        self._done: Counter[tuple[str, str, str]] = Counter()
         self._heard = time.monotonic()
         self._workers: dict[int, int] = {}
         self.last: Last | None = None
@@ -164,11 +167,15 @@ class Runner:
             )
             seen = await in_thread(observe, sources)
             decided = plan(seen)
-            outcomes = []
+            outcomes, done = [], Counter[tuple[str, str, str]]()
             for action in decided.actions:
                 outcome = await self._apply(action)
+                if outcome.fate is Fate.DONE:
+                    done[_name(action)] = self._done[_name(action)] + 1
+                    outcome = _doubted(outcome, done[_name(action)])
                 outcomes.append(outcome)
                 report(outcome)
+            self._done = done
             await in_thread(self._record, decided, outcomes, seen.findings)
             self._schedule(decided, outcomes)
             if starting and decided.left_alone:
@@ -262,6 +269,26 @@ class Runner:
         fd = self._workers.pop(pid)
         asyncio.get_running_loop().remove_reader(fd)
         os.close(fd)
+
+
+def _name(action: Action) -> tuple[str, str, str]:
+    """Return what makes an action the same as one of another plan."""
+    return action.verb, action.target, action.reason
+
+
+def _doubted(outcome: Outcome, times: int) -> Outcome:
+    """Return what was done, as a failure if it is called for again and again, and so had no effect.
+
+    Args:
+        outcome: of something that was done.
+        times: in how many reconcilings, one after the other.
+    """
+    if times <= _TIMES:
+        return outcome
+    line = f"it was done {times} times one after the other, and is still called for"
+    _logger.error("reconcile: %s: %s", outcome.action.describe(), line)
+    error = RvssError(Problem.STATE, line, "see what brings it back")
+    return Outcome(action=outcome.action, fate=Fate.FAILED, error=error)
 
 
 def _volumes(action: Action) -> tuple[Volume, ...]:

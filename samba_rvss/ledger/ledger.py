@@ -11,13 +11,15 @@ from samba_rvss.ledger.rows import (
     CHANGEABLE,
     COLUMNS,
     EVENT_COLUMNS,
+    VOLUME_COLUMNS,
     copy_of,
     event_of,
     plain,
     printable,
     values_of,
+    volume_of,
 )
-from samba_rvss.model import Event, Moment, Phase, ShadowCopy
+from samba_rvss.model import Event, Moment, Phase, ShadowCopy, Volume
 
 
 class Ledger:
@@ -40,10 +42,14 @@ class Ledger:
         self._file.close()
 
     def add(self, copy: ShadowCopy, event: str, detail: str = "") -> None:
-        """Record a new shadow copy; ``since`` is the present moment if the copy has none."""
+        """Record a new shadow copy; ``since`` is the present moment if the copy has none.
+
+        One whose image was lost, and has come back, is replaced.
+        """
         values = values_of(copy if copy.since.boot else replace(copy, since=moment()))
         marks = ", ".join("?" * len(values))
         with self._file.writing() as database:
+            database.execute("DELETE FROM copies WHERE id = ? AND lost != 0", (copy.id,))
             database.execute(f"INSERT INTO copies VALUES ({marks})", values)
             self._event(database, copy, event, copy.uid, None, detail)
 
@@ -70,8 +76,7 @@ class Ledger:
             detail: a sentence.
             since: when phase or state became what ``values`` says, the present moment if not
                 given; without a new phase or state it is not used.
-            values: new values of phase, path, previous_path, set_id, copy_id, context,
-                exposed_share or state.
+            values: new values of some of the columns that may be changed (`rows.CHANGEABLE`).
 
         Returns:
             The copy as it is now; None if it is in one of the phases of ``unless`` or not in the
@@ -146,13 +151,20 @@ class Ledger:
         """Return the copies that exist, oldest first; with ``gone`` the gone ones as well."""
         return self._some("phase != ? OR ? ORDER BY created, id", Phase.GONE.value, int(gone))
 
-    def gone(self) -> dict[str, str]:
-        """Return the ids of the copies that are gone, with the exposed share that each had."""
+    def gone(self) -> dict[str, tuple[str, Volume | None]]:
+        """Return the ids of the copies that are gone, with exposed share and volume of each.
+
+        There is no volume of one whose image was lost: it was not we who deleted that.
+        """
         with self._file.reading() as database:
             rows = database.execute(
-                "SELECT id, exposed_share FROM copies WHERE phase = ?", (Phase.GONE.value,)
+                f"SELECT id, exposed_share, lost, {VOLUME_COLUMNS} FROM copies WHERE phase = ?",
+                (Phase.GONE.value,),
             ).fetchall()
-        return dict(rows)
+        return {
+            copy: (share, None if lost else volume_of(*volume))
+            for copy, share, lost, *volume in rows
+        }
 
     def events(self, word: str = "", limit: int = 1000) -> list[Event]:
         """Return the newest events, oldest of them first.

@@ -7,15 +7,30 @@ from functools import lru_cache
 
 from samba_rvss.model import Event, Moment, Phase, SetState, ShadowCopy, Volume
 
+VOLUME_COLUMNS = "provider, file_system, volume_id, volume_name, directory, inode"
+"""The columns of a copy's volume, in the order of `volume_of`."""
+
 COLUMNS = (
     "id, share, share_path, provider, file_system, volume_id, volume_name, directory, inode,"
     " created, phase, path, previous_path, uid, set_id, copy_id, context, exposed_share,"
-    " state, boot, since"
+    " state, boot, since, adopted, lost"
 )
 """The columns of a copy, in the order of `copy_of` and `values_of`."""
 
 CHANGEABLE = frozenset(
-    {"phase", "path", "previous_path", "set_id", "copy_id", "context", "exposed_share", "state"}
+    {
+        "phase",
+        "path",
+        "previous_path",
+        "set_id",
+        "copy_id",
+        "context",
+        "exposed_share",
+        "state",
+        "file_system",
+        "adopted",
+        "lost",
+    }
 )
 """The columns of a copy that may be changed; ``boot`` and ``since`` follow from it."""
 
@@ -67,6 +82,8 @@ def values_of(copy: ShadowCopy) -> tuple[object, ...]:
         plain(copy.state),
         copy.since.boot,
         copy.since.seconds,
+        int(copy.adopted),
+        int(copy.lost),
     )
 
 
@@ -77,7 +94,7 @@ def copy_of(row: tuple[object, ...]) -> ShadowCopy:
         id=text[0],
         share=text[1],
         share_path=text[2],
-        volume=_volume(*text[3:9]),
+        volume=volume_of(*text[3:9]),
         created=datetime.fromisoformat(text[9]),
         phase=Phase(text[10]),
         path=text[11],
@@ -89,11 +106,13 @@ def copy_of(row: tuple[object, ...]) -> ShadowCopy:
         exposed_share=text[17],
         state=None if row[18] == _NO_STATE else SetState(int(text[18])),
         since=Moment(boot=text[19], seconds=float(text[20])),
+        adopted=text[21] != "0",
+        lost=text[22] != "0",
     )
 
 
 @lru_cache
-def _volume(
+def volume_of(
     provider: str, file_system: str, own: str, name: str, directory: str, inode: str
 ) -> Volume:
     """Return a volume, the same object for the many copies of it."""

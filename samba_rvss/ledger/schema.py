@@ -38,7 +38,11 @@ UPDATE copies SET volume_id = substr(volume_id, length(provider || ':' || file_s
     WHERE substr(volume_id, 1, length(provider || ':' || file_system || ':'))
         = provider || ':' || file_system || ':';
 """
-_MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4 = """
+ALTER TABLE copies ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE copies ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+"""
+_MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 VERSION = len(_MIGRATIONS)
 
 

@@ -93,14 +93,14 @@ class Provider(Protocol):
         """
 
     def claim(self, mark: Mark) -> None:
-        """Put our identity, and that of its file system, into the mark of an image.
+        """Write the mark of an image anew, with our identity and that of its file system.
 
-        What else its mark says stays. Until this returns the image is whose it was; claiming again
-        is success. Whoever calls this has made sure that the image is ours.
+        Until this returns the image is whose it was; then that is durable. Claiming again is
+        success. Whoever calls this has made sure that the image is ours.
 
         Args:
-            mark: the image's, as it was found; with the file system on which it was found, if that
-                is not the one in its mark.
+            mark: what the mark is to say, besides whose it is; with the file system on which it was
+                found, if that is not the one in its mark.
 
         Raises:
             RvssError: NOT_FOUND, READ_ONLY or SYSTEM.

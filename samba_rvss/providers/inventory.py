@@ -49,4 +49,5 @@ def of_all(providers: Iterable[Provider]) -> Inventory:
         images=tuple(image for part in found for image in part.images),
         foreign=tuple(image for part in found for image in part.foreign),
         unlisted={name: reason for part in found for name, reason in part.unlisted.items()},
+        former_names={old: new for part in found for old, new in part.former_names.items()},
     )

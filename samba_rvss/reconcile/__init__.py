@@ -5,7 +5,8 @@
     plan          a pure function from an observation to a plan
       draft         a plan in the making
       copies        what is decided about shadow copies
-      strays        what is decided about things that belong to no shadow copy
+      images        what is decided about images that belong to no shadow copy
+      strays        what is decided about mounts and shares that belong to none
       sets          what is decided about Samba's sets
     apply         carries out one action at a time, after checking that it is still called for
     report        what was decided and done, as findings

@@ -12,6 +12,8 @@ from samba_rvss.model import Image, Phase, SambaCopy
 from samba_rvss.reconcile.decision import (
     Action,
     Adopt,
+    Amend,
+    Clear,
     Delete,
     DeleteDescriptor,
     DeleteSet,
@@ -20,6 +22,7 @@ from samba_rvss.reconcile.decision import (
     MountAgain,
     OnCopy,
     Seal,
+    TakeOver,
     Unmount,
 )
 from samba_rvss.samba import control, fss_state
@@ -38,7 +41,11 @@ def is_current(instance: Instance, action: Action) -> bool:
             known = [known.state for known in _samba(instance) if known.path == copy.path]
             return (known[0] if known else None) in believes
         case Adopt(image=image):
-            return instance.ledger.get(image.id) is None
+            found = instance.ledger.get(image.id)
+            return found is None or found.lost
+        case TakeOver(image=image):
+            found = instance.ledger.get(image.id)
+            return found is not None and found.phase is not Phase.GONE
         case Destroy(image=image):
             return _is_no_copys(instance, image)
         case DeleteSet(set_id=set_id):
@@ -69,16 +76,27 @@ def perform(instance: Instance, action: Action) -> None:
         RvssError: as the verb that does it.
     """
     match action:
+        case TakeOver(image=image):
+            instance.provider(image.mark.volume).claim(image.mark)
+        case Amend(copy=copy, amended=amended, reason=reason):
+            repair.amend(instance, copy, amended, reason)
+        case Delete(copy=copy, reason=reason, lost=True):
+            repair.note_lost(instance, copy, reason)
         case Delete(copy=copy, reason=reason):
             withdraw(instance, copy, reason)
         case MountAgain(copy=copy):
             repair.mount_again(instance, copy)
         case Seal(copy=copy, reason=reason):
             repair.seal_again(instance, copy, reason)
+        case Clear(copy=copy):
+            instance.provider(copy.volume).clear(copy.volume, copy.id)
         case Destroy(image=image):
             repair.destroy_image(instance, image)
         case Adopt(image=image):
-            repair.mount_again(instance, repair.adopt(instance, image))
+            copy = repair.adopt(instance, image)
+            repair.mount_again(instance, copy)
+            if copy.phase is Phase.SEALED and image.remnants:
+                instance.provider(copy.volume).clear(copy.volume, copy.id)
         case Unmount(path=path):
             instance.mounts.detach(path)
         case DeleteShare(share=share):

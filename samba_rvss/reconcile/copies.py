@@ -2,15 +2,20 @@
 
 A copy that was taken is judged only if its image and srv_fss.tdb can be seen. What the file says of
 its set counts more than its record; if the file says nothing, as after a boot, the record and the
-share in Samba's registry count.
+share in Samba's registry count. No record counts more than its image: a mark that says sealed
+amends it, and a read-only image without that is left alone. A copy that was adopted is never
+deleted here.
 """
 
 import math
 
-from samba_rvss.model import Context, Image, Phase, SambaCopy, SetState, ShadowCopy
-from samba_rvss.reconcile.decision import Delete, MountAgain, Seal
+from samba_rvss.model import Context, Foreign, Image, Phase, SambaCopy, SetState, ShadowCopy
+from samba_rvss.reconcile import evidence
+from samba_rvss.reconcile.decision import Amend, Clear, Delete, MountAgain, Seal, TakeOver
 from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
+
+_HELP = "see whether it is whole, and 'samba-rvss delete' it if it is not wanted"
 
 
 def judge(seen: Observation, draft: Draft) -> None:
@@ -30,30 +35,60 @@ class _Judging:
         images = seen.inventory.images if seen.inventory else ()
         self._images = {image.id: image for image in images}
         self._listed = seen.inventory.file_systems if seen.inventory else frozenset()
+        self._foreign: dict[str, Foreign] = {}
+        for foreign in seen.inventory.foreign if seen.inventory else ():
+            self._foreign[foreign.mark.id if foreign.mark else foreign.id] = foreign
         self._known = {copy.path: copy for copy in seen.samba.copies} if seen.samba else {}
         self._registered = frozenset((seen.shares or {}).values())
 
     def judge(self, copy: ShadowCopy) -> None:
         seen = self._seen
-        image = self._images.get(copy.id)
-        listed = copy.volume.file_system in self._listed
         if copy.id in seen.changing:
             self._draft.leave(copy.id, "something is being done with it", self._options.grace)
-        elif copy.phase is Phase.CREATING:
-            self._judge_creating(copy)
+            return
+        image, foreign = self._images.get(copy.id), self._foreign.get(copy.id)
+        if image is None and foreign is not None:
+            reason = f"its image is not ours any more: {foreign.whose.value}, at {foreign.where}"
+            self._draft.leave(copy.id, f"{reason} on {foreign.file_system}", wrong=True)
+            return
+        doubt = evidence.doubt(seen, copy, image)
+        if doubt:
+            self._draft.leave(copy.id, doubt, wrong=True)
+            return
+        if image is not None and image.former:
+            reason = "the ledger has it, and its mark says nothing but our run directory"
+            self._draft.act(TakeOver(image=image, reason=reason))
+        copy = self._amended(copy, image)
+        listed = copy.volume.file_system in self._listed
+        if seen.inventory is None:
+            self._draft.leave(copy.id, "the images cannot be listed", wrong=True)
         elif copy.phase is Phase.DELETING:
             self._delete(copy, "its deletion was cut off")
-        elif seen.inventory is None:
-            self._draft.leave(copy.id, "the images cannot be listed", wrong=True)
         elif image is None and not listed:
-            reason = f"its file system is not there ({copy.volume.file_system})"
+            file_system = copy.volume.file_system
+            reason = f"its file system is not there ({file_system})"
+            if file_system in seen.inventory.unlisted:
+                why = seen.inventory.unlisted[file_system]
+                reason = f"its file system cannot be listed ({file_system}): {why}"
             self._draft.leave(copy.id, reason, wrong=True)
+        elif copy.phase is Phase.CREATING:
+            self._judge_creating(copy)
         elif image is None:
-            self._delete(copy, "its image does not exist any more")
+            reason = "its image does not exist any more"
+            self._draft.act(Delete(copy=copy, reason=reason, lost=True))
+        elif not image.complete and (copy.adopted or image.mark.sealed):
+            self._draft.leave(copy.id, "a part of its image is missing", wrong=True)
         elif not image.complete:
             self._delete(copy, "its image is not complete")
         else:
             self._judge_whole(copy, image)
+
+    def _amended(self, copy: ShadowCopy, image: Image | None) -> ShadowCopy:
+        """Return the record as its image's mark wants it, and have it amended if it is not so."""
+        amended, reason = evidence.amended(self._seen, copy, image)
+        if amended != copy:
+            self._draft.act(Amend(copy=copy, amended=amended, reason=reason))
+        return amended
 
     def _judge_creating(self, copy: ShadowCopy) -> None:
         left = self._options.commit_deadline - self._elapsed(copy)
@@ -69,6 +104,11 @@ class _Judging:
         elif known is None and copy.id in self._seen.unproven:
             reason = "srv_fss.tdb is to be read once more"
             self._draft.leave(copy.id, reason, self._options.grace)
+        elif copy.adopted:
+            self._judge_adopted(copy, known)
+        elif self._is_evidence(copy, image, known):
+            reason = "its image is read-only, though its record says that recovery is not complete"
+            self._draft.leave(copy.id, f"{reason}; {_HELP}", wrong=True)
         elif known is None:
             self._judge_unknown(copy)
         elif known.state is SetState.RECOVERED:
@@ -81,6 +121,45 @@ class _Judging:
             self._draft.act(MountAgain(copy=copy, reason="it is not mounted"))
         if copy.phase is Phase.SEALED and not image.read_only:
             self._seal(copy, "it was sealed, and its image is writable")
+        elif copy.phase is Phase.SEALED and image.mark.sealed and image.remnants:
+            reason = "what recovery wrote to is no part of the sealed image, and still there"
+            self._draft.act(Clear(copy=copy, reason=reason))
+
+    def _is_evidence(self, copy: ShadowCopy, image: Image, known: SambaCopy | None) -> bool:
+        """Return whether an image, read-only and with no word that it is sealed, forbids deletion.
+
+        That nothing of a recovery is missing in it cannot be told, nor that it is incomplete.
+        """
+        if copy.phase is Phase.SEALED or not image.read_only or image.mark.sealed:
+            return False
+        if self._of_before(copy):
+            return not self._is_recovered(copy)
+        return known is None and copy.phase is not Phase.SEALING
+
+    # copies whose record was made anew from the image's mark
+
+    def _judge_adopted(self, copy: ShadowCopy, known: SambaCopy | None) -> None:
+        """Judge an adopted copy: an administrator or Samba may have it deleted, and nobody else."""
+        mine = "it was adopted, and lives until it is deleted"
+        if copy.phase is Phase.SEALED:
+            lost = bool(known) and self._share_is_gone(copy)
+            reason = f"its exposed share was removed; {mine}" if lost else mine
+            self._draft.leave(copy.id, reason, wrong=lost)
+        elif copy.phase is Phase.SEALING and (
+            not self._of_before(copy) or self._is_recovered(copy)
+        ):
+            self._seal(copy, "its sealing was cut off")
+        elif known is None:
+            reason = "it was adopted and is not sealed, and no set of Samba's has it"
+            self._draft.leave(copy.id, f"{reason}: it stays closed; {_HELP}", wrong=True)
+        elif known.state is SetState.RECOVERED and not self._of_before(copy):
+            self._seal(copy, "its recovery is complete")
+        else:
+            left = self._options.recovery_timeout - self._elapsed(copy)
+            state = f"its set {known.set_id} is {known.state.name.lower()}"
+            late = left <= 0 or self._of_before(copy)
+            reason = f"{state}; {mine}; {_HELP}" if late else f"{state}; {mine}"
+            self._draft.leave(copy.id, reason, None if late else left, wrong=late)
 
     # copies of a set in srv_fss.tdb
 
@@ -158,6 +237,8 @@ class _Judging:
         """Judge a sealed copy that is in no set any more, but whose exposed share still works."""
         if not self._of_before(copy):
             self._judge_age(copy, copy.context, "its share still works")
+        elif self._seen.shares is None:
+            self._draft.leave(copy.id, "whether its share works cannot be told", wrong=True)
         elif not copy.set_id:
             self._draft.leave(copy.id, "its context is not known any more", wrong=True)
         elif copy.state in (SetState.COMMITTED, SetState.EXPOSED):

@@ -54,7 +54,7 @@ class OnCopy(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnImage(Action):
-    """Something to do with an image that no copy accounts for."""
+    """Something to do with an image alone."""
 
     image: Image
 
@@ -90,16 +90,37 @@ class Unmount(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakeOver(OnImage):
+    """Put our identity into a mark of the first form, whose image the ledger has."""
+
+    verb = "take over"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amend(OnCopy):
+    """Amend the record of a copy to what its image's mark proves.
+
+    Attributes:
+        amended: the record as it becomes.
+    """
+
+    verb = "amend record"
+    amended: ShadowCopy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delete(OnCopy):
     """Delete a shadow copy.
 
     Attributes:
         believes: the states of its set in srv_fss.tdb in which it may be deleted, None if the set
             is not there; empty if the set does not matter.
+        lost: whether it has no image any more, and none is destroyed.
     """
 
     verb = "delete"
     believes: tuple[SetState | None, ...] = ()
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +149,13 @@ class Seal(OnCopy):
     """Begin to seal a copy; the watcher goes on with it for as long as it takes."""
 
     verb = "seal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clear(OnCopy):
+    """Remove what recovery wrote to and is no part of the sealed image."""
+
+    verb = "clear"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,12 +194,15 @@ class DeleteSet(Action):
 
 
 ORDER: tuple[type[Action], ...] = (
+    TakeOver,
+    Amend,
     Unmount,
     Delete,
     Destroy,
     Adopt,
     MountAgain,
     Seal,
+    Clear,
     DeleteShare,
     DeleteDescriptor,
     DeleteSet,

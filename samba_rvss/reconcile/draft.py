@@ -21,7 +21,8 @@ class Draft:
 
     Attributes:
         leaving: paths of the shadow copies that will be deleted.
-        adopted: ids of the images that will be adopted.
+        staying: ids of the images without a record that will be adopted, or are left alone: what
+            is named after them stays.
     """
 
     def __init__(self, *, present: Moment, grace: float, before: Mapping[str, Moment]) -> None:
@@ -32,7 +33,7 @@ class Draft:
         self._left_alone: list[LeftAlone] = []
         self._findings: dict[str, Moment] = {}
         self.leaving: set[str] = set()
-        self.adopted: set[str] = set()
+        self.staying: set[str] = set()
 
     def act(self, action: Action) -> None:
         """Put an action into the plan."""
@@ -40,7 +41,7 @@ class Draft:
         if isinstance(action, Delete):
             self.leaving.add(action.copy.path)
         elif isinstance(action, Adopt):
-            self.adopted.add(action.image.id)
+            self.staying.add(action.image.id)
 
     def leave(
         self, target: str, reason: str, due: float | None = None, *, wrong: bool = False

@@ -21,6 +21,7 @@ from samba_rvss.model import (
     Phase,
     SambaState,
     ShadowCopy,
+    Volume,
     Worker,
 )
 from samba_rvss.mounts import image_of
@@ -56,7 +57,8 @@ class Observation:
         exposed_directory: the paths of our exposed shares begin with it.
         share_paths: the directories of the shares that are ours.
         copies: the copies in the ledger, but not the gone ones.
-        gone: ids of the gone ones.
+        instances: what marks that are ours bear as the instance.
+        gone: ids of the gone ones, and the volume of each; None if it was lost, and not deleted.
         history: exposed shares, in lower case, that the ledger has a record of.
         changing: ids of copies that changed while we looked, or that are being sealed.
         inventory: the images.
@@ -80,7 +82,8 @@ class Observation:
     exposed_directory: str
     copies: tuple[ShadowCopy, ...]
     inventory: Inventory | None
-    gone: frozenset[str] = frozenset()
+    instances: frozenset[str] = frozenset()
+    gone: Mapping[str, Volume | None] = field(default_factory=dict)
     history: frozenset[str] = frozenset()
     changing: frozenset[str] = frozenset()
     mounts: frozenset[str] | None = frozenset()
@@ -99,7 +102,7 @@ class Observation:
 
     def may_have_image(self, path: str) -> bool:
         """Return whether a path may be that of an image that cannot be listed now."""
-        if self.inventory is not None:
+        if self.inventory is not None and not self.inventory.unlisted:
             return False
         known = any(path == copy.path for copy in self.copies)
         return not known and image_of(path) not in self.gone
@@ -218,9 +221,15 @@ def observe(sources: Sources) -> Observation:
         exposed_directory=ours,
         share_paths=frozenset(share.path for share in config.shares),
         copies=copies,
-        gone=frozenset(gone),
+        instances=frozenset({instance.identity.id, instance.identity.signature[0]} - {""}),
+        gone={copy: volume for copy, (_, volume) in gone.items()},
         history=frozenset(
-            share.lower() for share in (*(c.exposed_share for c in copies), *gone.values()) if share
+            share.lower()
+            for share in (
+                *(copy.exposed_share for copy in copies),
+                *(share for share, _ in gone.values()),
+            )
+            if share
         ),
         changing=frozenset(changing) | busy | sources.busy(),
         inventory=inventory,

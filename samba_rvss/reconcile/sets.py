@@ -22,7 +22,7 @@ _COMMIT = 60.0
 
 
 def judge(seen: Observation, draft: Draft) -> None:
-    """Judge all sets in srv_fss.tdb; the draft already has which copies leave or are adopted."""
+    """Judge all sets in srv_fss.tdb; the draft already has which copies leave and which stay."""
     if seen.samba is None:
         return
     alive = {copy.path for copy in seen.copies} - draft.leaving
@@ -36,7 +36,7 @@ def judge(seen: Observation, draft: Draft) -> None:
             if samba_set.state is not SetState.RECOVERED:
                 reason = f"it is {samba_set.state.name.lower()} and not of our shares alone"
                 draft.leave(samba_set.id, reason, wrong=True)
-        elif alive.isdisjoint(paths) and draft.adopted.isdisjoint(map(image_of, paths)):
+        elif alive.isdisjoint(paths) and draft.staying.isdisjoint(map(image_of, paths)):
             _judge_set(seen, draft, samba_set, copies)
 
 

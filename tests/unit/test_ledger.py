@@ -233,9 +233,10 @@ def test_copies_are_in_the_order_of_their_making(ledger: Ledger) -> None:
     ledger.change(copy_of("c3"), "sealed", phase=Phase.SEALED)
     assert [copy.id for copy in ledger.copies()] == ["c1", "c3"]
     assert [copy.id for copy in ledger.copies(gone=True)] == ["c1", "c2", "c3"]
-    assert ledger.gone() == {"c2": ""}
+    assert ledger.gone() == {"c2": ("", copy_of("c2").volume)}
     ledger.change(copy_of("c3"), "gone", phase=Phase.GONE, exposed_share="vms@{3}")
-    assert ledger.gone() == {"c2": "", "c3": "vms@{3}"}
+    volume = copy_of("c2").volume
+    assert ledger.gone() == {"c2": ("", volume), "c3": ("vms@{3}", volume)}
 
 
 def test_find_by_what_an_administrator_has(ledger: Ledger) -> None:
@@ -419,13 +420,13 @@ def test_a_reader_cannot_write(path: str) -> None:
 def test_a_newer_version_is_refused_and_left_alone(path: str, read_only: bool) -> None:  # noqa: FBT001
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE copies (what_comes_after TEXT)")
-        database.execute("PRAGMA user_version = 4")
-    with pytest.raises(RvssError, match="version 4") as caught:
+        database.execute("PRAGMA user_version = 5")
+    with pytest.raises(RvssError, match="version 5") as caught:
         Ledger(path, read_only=read_only)
     assert caught.value.problem is Problem.STATE
     assert "a newer samba-rvss wrote it" in caught.value.hint
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (4,)
+        assert database.execute("PRAGMA user_version").fetchone() == (5,)
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_schema")]
     assert names == ["copies"]
 
@@ -605,7 +606,7 @@ def test_bringing_up_to_date_is_one_step(path: str) -> None:
 
 def test_a_reader_leaves_version_1_to_the_daemon(path: str) -> None:
     _as_first_version(path, *_OLD)
-    with pytest.raises(RvssError, match="has version 1, not 3") as caught:
+    with pytest.raises(RvssError, match="has version 1, not 4") as caught:
         Ledger(path, read_only=True)
     assert caught.value.problem is Problem.STATE
     assert caught.value.hint == "the daemon brings it up to date when it starts"

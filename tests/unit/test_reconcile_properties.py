@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.model import (
     Context,
+    Foreign,
     Image,
     Inventory,
     Moment,
@@ -20,13 +21,17 @@ from samba_rvss.model import (
     SambaCopy,
     SambaSet,
     SambaState,
+    Sealed,
     SetState,
     ShadowCopy,
+    Whose,
     Worker,
 )
 from samba_rvss.reconcile.decision import (
     Action,
     Adopt,
+    Amend,
+    Clear,
     Delete,
     DeleteDescriptor,
     DeleteSet,
@@ -37,6 +42,7 @@ from samba_rvss.reconcile.decision import (
     OnImage,
     Plan,
     Seal,
+    TakeOver,
     Unmount,
 )
 from samba_rvss.reconcile.observation import Observation
@@ -46,10 +52,14 @@ from tests.unit.values import (
     NOW,
     OPTIONS,
     SHARE_PATH,
+    VOLUME,
     copy_of,
+    foreign_of,
     image_of,
+    mark_of,
     path_of,
     samba_copy_of,
+    sealed_of,
     share_of,
 )
 
@@ -77,6 +87,8 @@ class SimulatedWorld:
     findings: dict[str, Moment] = field(default_factory=dict)
     connected: frozenset[str] = frozenset()
     quiet: float = 0.0
+    foreign: tuple[Foreign, ...] = ()
+    lost: frozenset[str] = frozenset()
 
     def present(self) -> Moment:
         """Return the time."""
@@ -100,10 +112,15 @@ class SimulatedWorld:
             exposed_directory=EXPOSED,
             share_paths=OURS,
             copies=tuple(self.copies.values()),
-            gone=self.gone,
+            gone={**dict.fromkeys(self.gone, VOLUME), **dict.fromkeys(self.lost)},
             history=frozenset(c.exposed_share.lower() for c in self.copies.values())
             | {share_of(name).lower() for name in self.gone},
-            inventory=Inventory(file_systems=frozenset({"fs"}), images=tuple(self.images.values())),
+            instances=frozenset({"ours"}),
+            inventory=Inventory(
+                file_systems=frozenset({"fs"}),
+                images=tuple(self.images.values()),
+                foreign=self.foreign,
+            ),
             mounts=self.mounts,
             directories=self.mounts,
             samba=self.samba(),
@@ -140,6 +157,10 @@ class SimulatedWorld:
             descriptors=self.descriptors - {share.lower()},
         )
 
+    def with_image(self, image: Image) -> "SimulatedWorld":
+        """Put an image in the place of one that is there."""
+        return replace(self, images={**self.images, image.id: image})
+
     def without_image(self, name: str) -> "SimulatedWorld":
         """Destroy an image."""
         return replace(self, images={k: v for k, v in self.images.items() if k != name})
@@ -152,9 +173,21 @@ class SimulatedWorld:
             known = self.known().get(action.copy.path)
             if (known.state if known else None) not in action.believes:
                 return self
-        if isinstance(action, OnImage) and action.image.id in self.copies:
+        if isinstance(action, Adopt | Destroy) and action.image.id in self.copies:
             return self
         match action:
+            case TakeOver(image=image):
+                return self.with_image(replace(image, former=False))
+            case Amend(copy=copy, amended=amended):
+                world = replace(self, copies={**self.copies, copy.id: amended})
+                return replace(world, mounts=self.mounts | {copy.path})
+            case Clear(copy=copy):
+                return self.with_image(replace(self.images[copy.id], remnants=False))
+            case Delete(copy=copy, lost=True):
+                world = self.without_share(copy.exposed_share)
+                left = {k: v for k, v in self.copies.items() if k != copy.id}
+                world = replace(world, copies=left, lost=self.lost | {copy.id})
+                return replace(world, mounts=self.mounts - {copy.path})
             case Delete(copy=copy):
                 world = self.without_image(copy.id).without_share(copy.exposed_share)
                 return replace(
@@ -173,10 +206,23 @@ class SimulatedWorld:
             case Destroy(image=image):
                 return self.without_image(image.id)
             case Adopt(image=image):
-                phase = Phase.SEALING if image.read_only else Phase.TAKEN
-                created = image.mark.created
+                created, sealed = image.mark.created, image.mark.sealed
+                phase = Phase.SEALED if sealed else Phase.TAKEN
                 copy = copy_of(image.id, phase, created=created, since=self.present())
+                copy = replace(copy, adopted=True)
+                if sealed:
+                    copy = replace(
+                        copy,
+                        set_id=sealed.set_id,
+                        copy_id=sealed.copy_id,
+                        context=sealed.context,
+                        exposed_share=sealed.exposed_share,
+                        state=sealed.state,
+                    )
                 world = replace(self, mounts=self.mounts | {copy.path})
+                world = replace(world, lost=self.lost - {copy.id})
+                if sealed:
+                    world = world.with_image(replace(image, remnants=False))
                 return replace(world, copies={**self.copies, copy.id: copy})
             case Unmount(path=path):
                 return replace(self, mounts=self.mounts - {path})
@@ -190,15 +236,15 @@ class SimulatedWorld:
                 paths = {copy.path for copy in self.members.get(set_id, ())}
                 if any(copy.path in paths for copy in self.copies.values()):
                     return self
-                left = {k: v for k, v in self.sets.items() if k != set_id}
-                return replace(self, sets=left, workers=())
+                sets = {k: v for k, v in self.sets.items() if k != set_id}
+                return replace(self, sets=sets, workers=())
         raise AssertionError(action)
 
     def settle(self) -> "SimulatedWorld":
         """Let the watcher follow srv_fss.tdb, and seal what is to be sealed."""
         world = self
         for name, seen in self.known().items():
-            copy = next((one for one in world.copies.values() if one.path == name), None)
+            copy = next((own for own in world.copies.values() if own.path == name), None)
             if copy is None:
                 continue
             due = steps(copy, seen)
@@ -218,9 +264,19 @@ class SimulatedWorld:
                 world = world.changed(copy, phase=Phase.SEALING, state=seen.state)
         for copy in world.copies.values():
             if copy.phase is Phase.SEALING and copy.id in world.images:
-                image = replace(world.images[copy.id], read_only=True)
-                world = replace(world, images={**world.images, copy.id: image})
-                world = world.changed(copy, phase=Phase.SEALED)
+                image = world.images[copy.id]
+                sealed = Sealed(
+                    set_id=copy.set_id,
+                    copy_id=copy.copy_id,
+                    context=copy.context,
+                    exposed_share=copy.exposed_share,
+                    state=SetState.RECOVERED if copy.auto_recovery else copy.state,
+                )
+                mark = replace(image.mark, sealed=image.mark.sealed or sealed)
+                image = replace(image, read_only=True, mark=mark, remnants=False)
+                world = world.with_image(image)
+                state = mark.sealed.state if mark.sealed else None
+                world = world.changed(copy, phase=Phase.SEALED, state=state)
         return world
 
     def reconcile(self, *, starting: bool = False) -> tuple["SimulatedWorld", Plan]:
@@ -253,6 +309,23 @@ _contexts = st.sampled_from(
     ]
 )
 _ages = st.sampled_from([1.0, 100.0, 299.0, 301.0, 1799.0, 1801.0, LONGEST, 10 * LONGEST])
+
+
+STRANGERS = ("f", "g")
+_foreign = st.builds(
+    tuple,
+    st.lists(
+        st.builds(
+            foreign_of,
+            st.sampled_from(STRANGERS),
+            st.sampled_from([whose for whose in Whose if whose not in (Whose.OURS, Whose.FORMER)]),
+            st.none() | st.builds(mark_of, st.sampled_from([*NAMES, *STRANGERS])),
+            st.sampled_from(["ours", "theirs"]),
+        ),
+        max_size=2,
+        unique_by=lambda foreign: foreign.id,
+    ),
+)
 
 
 @st.composite
@@ -295,13 +368,32 @@ def worlds(draw: st.DrawFn) -> SimulatedWorld:
                     exposed_share=share_of(name),
                     state=draw(st.none() | st.sampled_from(SetState)),
                 )
+            if phase is not Phase.CREATING:
+                copy = replace(copy, adopted=draw(st.sampled_from([True, False, False])))
             copies[name] = copy
         elif row == "gone":
             gone.add(name)
         if draw(st.sampled_from([True, True, False])):
             complete = draw(st.sampled_from([True, True, True, False]))
             read_only = draw(st.booleans())
-            images[name] = image_of(name, created, complete=complete, read_only=read_only)
+            image = image_of(name, created, complete=complete, read_only=read_only)
+            if read_only and draw(st.booleans()):
+                states = st.sampled_from([None, SetState.EXPOSED, SetState.RECOVERED])
+                sealed = replace(
+                    sealed_of(draw(_contexts), draw(states)),
+                    set_id=of or "lost",
+                    copy_id=name,
+                    exposed_share=share_of(name),
+                )
+                image = replace(image, mark=replace(image.mark, sealed=sealed))
+            if draw(st.sampled_from([True, *[False] * 5])):
+                volume = replace(VOLUME, id="257")
+                image = replace(image, mark=replace(image.mark, volume=volume))
+            images[name] = replace(
+                image,
+                former=draw(st.sampled_from([True, *[False] * 5])),
+                remnants=draw(st.booleans()),
+            )
         if draw(st.booleans()):
             mounts.add(path_of(name))
         if draw(st.booleans()):
@@ -338,6 +430,7 @@ def worlds(draw: st.DrawFn) -> SimulatedWorld:
         },
         connected=frozenset({share_of("a")} if draw(st.booleans()) else ()),
         quiet=draw(_ages),
+        foreign=draw(_foreign),
     )
 
 
@@ -387,6 +480,63 @@ def test_what_does_not_bear_our_mark_is_left(world: SimulatedWorld, starting: bo
             assert action.target in world.observe().history
         else:
             assert action.target in NAMES
+
+
+@_property
+@given(worlds(), st.booleans())
+def test_what_is_not_provably_ours_is_left(world: SimulatedWorld, starting: bool) -> None:  # noqa: FBT001
+    """Neither others' images, nor what has another volume than its record, nor what names them."""
+    decided = plan(world.observe(starting=starting))
+    strange = {foreign.id for foreign in world.foreign}
+    strange |= {foreign.mark.id for foreign in world.foreign if foreign.mark}
+    told_of = {left.target for left in decided.left_alone}
+    assert {foreign.id for foreign in world.foreign} <= told_of
+    for action in decided.actions:
+        name = action.target.rpartition("/")[2].rpartition("@")[2].strip("{}")
+        image = world.images.get(name)
+        if isinstance(action, OnImage):
+            assert image is action.image
+            assert image.former == isinstance(action, TakeOver)
+            if isinstance(action, TakeOver):
+                assert world.copies[name].volume.key == image.mark.volume.key
+            elif isinstance(action, Destroy) and name in world.gone:
+                assert image.mark.volume.key == VOLUME.key
+        elif isinstance(action, OnCopy) and image is not None:
+            assert image.mark.volume.key == world.copies[name].volume.key
+        elif name in strange - world.gone - world.copies.keys():
+            assert isinstance(action, DeleteSet | DeleteDescriptor)
+
+
+@_property
+@given(worlds(), st.booleans())
+def test_no_time_deletes_what_was_adopted(world: SimulatedWorld, starting: bool) -> None:  # noqa: FBT001
+    adopted = {
+        copy.id: world.images.get(copy.id)
+        for copy in world.copies.values()
+        if copy.adopted and copy.phase is not Phase.DELETING
+    }
+    for seconds in (0.0, 400.0, 2000.0, 10 * LONGEST):
+        world, decided = world.later(seconds).reconcile(starting=starting)
+        for action in decided.actions:
+            if isinstance(action, Delete | Destroy) and action.target in adopted:
+                assert isinstance(action, Delete)
+                assert action.lost
+        adopted |= {copy.id: None for copy in world.copies.values() if copy.adopted}
+
+
+@_property
+@given(worlds(), st.booleans())
+def test_no_record_beats_a_sealed_image(world: SimulatedWorld, starting: bool) -> None:  # noqa: FBT001
+    """Whatever the record of an unsealed copy says, it becomes the record of a sealed one."""
+    decided = plan(world.observe(starting=starting))
+    for action in decided.actions:
+        if not isinstance(action, Delete) or action.copy.phase is Phase.DELETING:
+            continue
+        image = world.images.get(action.target)
+        if image is not None and image.mark.sealed:
+            assert action.copy.phase is Phase.SEALED
+        elif image is not None and image.read_only and image.complete:
+            assert action.copy.phase in (Phase.SEALED, Phase.SEALING) or action.believes != (None,)
 
 
 @_property
@@ -441,7 +591,9 @@ def test_the_order_does_not_matter(world: SimulatedWorld, random: Random) -> Non
     one = other = world
     for action in decided.actions:
         one = one.apply(action)
-    for action in shuffled(decided.actions):
+    # What is known of images comes first, because everything else rests on it.
+    first = tuple(action for action in decided.actions if isinstance(action, TakeOver | Amend))
+    for action in (*first, *shuffled(decided.actions[len(first) :])):
         other = other.apply(action)
     # What the others made stale is done in the next round.
     assert one.settle().at_rest() == other.settle().at_rest()
@@ -470,7 +622,10 @@ def test_what_was_cut_off_converges(
             world = world.later(decided.due + 1)
     else:
         pytest.fail(f"never at rest: {decided}")
+    wrong = {left.target for left in decided.left_alone if left.wrong}
     for copy in world.copies.values():
+        if copy.id in wrong:
+            continue
         assert copy.phase is Phase.SEALED
         assert copy.path in world.mounts
         image = world.images[copy.id]
@@ -478,12 +633,14 @@ def test_what_was_cut_off_converges(
         assert image.read_only
         # What lives for ever is meant to.
         context = world.known()[copy.path].context if copy.path in world.known() else copy.context
-        assert context & Context.NO_AUTO_RELEASE or not copy.set_id
-    paths = {copy.path for copy in world.copies.values()}
-    assert world.images.keys() == world.copies.keys()
-    assert world.mounts == paths
+        assert context & Context.NO_AUTO_RELEASE or not copy.set_id or copy.adopted
+    paths = {copy.path for copy in world.copies.values()} | {path_of(name) for name in wrong}
+    strangers = {foreign.mark.id if foreign.mark else foreign.id for foreign in world.foreign}
+    paths |= {path_of(name) for name in strangers}
+    assert world.images.keys() ^ world.copies.keys() <= wrong
+    assert world.mounts <= paths
     assert {path for path in world.shares.values() if path != FOREIGN} <= paths
-    assert world.gone.isdisjoint(world.images)
+    assert world.gone & world.images.keys() <= wrong
     for name, one in world.sets.items():
         some = world.members[name]
         theirs = any(c.path not in paths and not c.path.startswith(EXPOSED) for c in some)

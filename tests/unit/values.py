@@ -7,14 +7,17 @@ from datetime import UTC, datetime
 
 from samba_rvss.model import (
     UNKNOWN,
+    Foreign,
     Image,
     Mark,
     Moment,
     Phase,
     SambaCopy,
+    Sealed,
     SetState,
     ShadowCopy,
     Volume,
+    Whose,
 )
 from samba_rvss.reconcile.observation import Options
 from samba_rvss.samba.conf import Config
@@ -72,12 +75,59 @@ def copy_of(
     )
 
 
+def mark_of(name: str, created: datetime = NOW, sealed: Sealed | None = None) -> Mark:
+    """Return the mark of a copy's image."""
+    return Mark(
+        id=name,
+        share="VMs",
+        share_path=SHARE_PATH,
+        volume=VOLUME,
+        created=created,
+        sealed=sealed,
+    )
+
+
 def image_of(
-    name: str, created: datetime = NOW, *, complete: bool = True, read_only: bool = True
+    name: str,
+    created: datetime = NOW,
+    *,
+    complete: bool = True,
+    read_only: bool = True,
+    sealed: Sealed | None = None,
 ) -> Image:
     """Return a copy's image, with its mark."""
-    mark = Mark(id=name, share="VMs", share_path=SHARE_PATH, volume=VOLUME, created=created)
-    return Image(id=name, provider="btrfs", mark=mark, complete=complete, read_only=read_only)
+    return Image(
+        id=name,
+        provider="btrfs",
+        mark=mark_of(name, created, sealed),
+        complete=complete,
+        read_only=read_only,
+    )
+
+
+def sealed_of(context: int = 0, state: SetState | None = SetState.RECOVERED) -> Sealed:
+    """Return what the mark of a sealed copy of the one set says."""
+    return Sealed(
+        set_id=SET,
+        copy_id=COPY_ID,
+        context=context,
+        exposed_share=share_of(COPY_ID),
+        state=state,
+    )
+
+
+def foreign_of(name: str, whose: Whose, mark: Mark | None = None, instance: str = "") -> Foreign:
+    """Return an image that is not ours."""
+    return Foreign(
+        id=name,
+        provider="btrfs",
+        file_system="fs",
+        where=f"/.samba-rvss/{name}",
+        whose=whose,
+        instance=instance,
+        mark=mark,
+        read_only=True,
+    )
 
 
 def samba_copy_of(

@@ -298,8 +298,9 @@ class Zfs:
                 return images(self._zfs, self._marks, self.name, pool)
 
         found = listed(known, look, "in the pool")
-        names = {known[guid].name for guid in found.file_systems}
-        return replace(found, file_systems=found.file_systems | names)
+        names = {known[guid].name: guid for guid in found.file_systems}
+        listed_too = found.file_systems | names.keys()
+        return replace(found, file_systems=listed_too, former_names=names)
 
     def _pool(self, volume: Volume) -> Pool:
         pool = pools.find(self._zfs, volume.file_system)

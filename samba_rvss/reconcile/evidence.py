@@ -1,0 +1,57 @@
+"""What an image says against its record in the ledger, which may be an old one put back.
+
+Place: below judging copies. A sealed mark proves that the image is sealed and what Samba said of
+it; where the record says something else, the record is amended or nothing is done.
+"""
+
+from dataclasses import replace
+
+from samba_rvss.model import Image, Phase, Sealed, ShadowCopy
+from samba_rvss.reconcile.observation import Observation
+
+_UNSEALED = (Phase.CREATING, Phase.TAKEN, Phase.OPEN, Phase.SEALING)
+
+
+def doubt(seen: Observation, copy: ShadowCopy, image: Image | None) -> str:
+    """Return why nothing may be done with a copy because of its image; empty if nothing is odd."""
+    if image is None or seen.inventory is None:
+        return ""
+    record, mark = seen.inventory.present(copy.volume), seen.inventory.present(image.mark.volume)
+    if record.key != mark.key:
+        return f"its record is of the volume {record.key}, its image of {mark.key}"
+    sealed = image.mark.sealed is not None or not image.complete
+    if copy.phase is Phase.CREATING and image.read_only and not sealed:
+        return "its image is read-only, though its record says that it is being made"
+    return ""
+
+
+def amended(seen: Observation, copy: ShadowCopy, image: Image | None) -> tuple[ShadowCopy, str]:
+    """Return the record of a copy as its image's mark wants it, and why."""
+    if seen.inventory is None:
+        return copy, ""
+    reason = "its file system has another name"
+    changed = replace(copy, volume=seen.inventory.present(copy.volume))
+    sealed = image.mark.sealed if image is not None and image.complete else None
+    if sealed is not None and (
+        copy.phase in _UNSEALED
+        or (copy.phase is Phase.SEALED and not copy.set_id and sealed.set_id)
+    ):
+        changed = _sealed(changed, sealed)
+        reason = "its image is sealed, by its mark"
+    return changed, reason
+
+
+def _sealed(copy: ShadowCopy, sealed: Sealed) -> ShadowCopy:
+    known = bool(copy.set_id) and (copy.set_id, copy.copy_id) == (sealed.set_id, sealed.copy_id)
+    states = [state for state in (sealed.state, copy.state if known else None) if state is not None]
+    named = bool(sealed.set_id)
+    return replace(
+        copy,
+        phase=Phase.SEALED,
+        set_id=sealed.set_id if named else copy.set_id,
+        copy_id=sealed.copy_id if named else copy.copy_id,
+        context=sealed.context if named else copy.context,
+        exposed_share=sealed.exposed_share if named else copy.exposed_share,
+        state=max(states, default=None),
+        adopted=copy.adopted or not known,
+    )

@@ -1,0 +1,96 @@
+"""Judging what was found on file systems: images without a record, others' images, and the rest.
+
+An image is ours only if its mark bears our identity, on the file system and under the name that the
+mark says. Of those, a whole one without a record is adopted, and one that we deleted is destroyed
+when it comes back. Everything else is named and left alone, and what is named after it stays,
+unless that was a copy that we deleted.
+"""
+
+from collections.abc import Callable
+
+from samba_rvss.model import Foreign, Image, Volume, Whose
+from samba_rvss.reconcile.decision import Adopt, Destroy
+from samba_rvss.reconcile.draft import Draft
+from samba_rvss.reconcile.observation import Observation
+
+
+def judge(seen: Observation, draft: Draft) -> None:
+    """Judge every image that no copy in the ledger accounts for."""
+    if seen.inventory is None:
+        return
+    accounted = {copy.id for copy in seen.copies} | seen.changing
+    for image in {i.id: i for i in seen.inventory.images if i.id not in accounted}.values():
+        if image.former:
+            _leave_former(seen, draft, image)
+        else:
+            _judge_ours(seen, draft, image, seen.inventory.present)
+    for foreign in seen.inventory.foreign:
+        names = {foreign.id} | ({foreign.mark.id} if foreign.mark else set())
+        draft.staying |= names - seen.gone.keys()
+        # One of this instance's is odd here; another's is no fault of this server.
+        draft.leave(foreign.id, explain(foreign), wrong=foreign.instance in seen.instances)
+    ours = {copy.volume.file_system for copy in seen.copies}
+    for file_system, reason in seen.inventory.unlisted.items():
+        why = f"its images cannot be listed: {reason}"
+        draft.leave(file_system, why, wrong=file_system in ours)
+
+
+def explain(foreign: Foreign) -> str:
+    """Return whose an image is that is not ours, and what can be done about it."""
+    mark, where = foreign.mark, f"at {foreign.where} on {foreign.provider} {foreign.file_system}"
+    match foreign.whose:
+        case Whose.MACHINE:
+            why = (
+                "it was made by this instance on another machine; 'samba-rvss adopt --from"
+                f" {foreign.instance}' takes it over"
+            )
+        case Whose.CLONE:
+            origin = mark.volume.file_system if mark else "another one"
+            why = (
+                f"it was made on the file system {origin}, of which this one is a copy, unless its"
+                " id was changed; remove it by hand if it is not wanted"
+            )
+        case Whose.RENAMED:
+            origin = mark.id if mark else "another one"
+            why = f"it was renamed or copied, and is {origin} by its mark; rename it back by hand"
+        case Whose.UNKNOWN:
+            why = "its mark cannot be read; remove it by hand if it is not wanted"
+        case _:
+            why = f"it is another instance's, {foreign.instance}"
+    return f"{why} ({where})"
+
+
+def _leave(seen: Observation, draft: Draft, image: Image, reason: str) -> None:
+    draft.staying |= {image.id} - seen.gone.keys()
+    draft.leave(image.id, reason, wrong=True)
+
+
+def _leave_former(seen: Observation, draft: Draft, image: Image) -> None:
+    reason = "its mark says nothing but our run directory, and the ledger does not know it"
+    what = "'samba-rvss adopt --from RUN-DIRECTORY' takes it over if it is ours"
+    if not image.read_only:
+        what = "it is not sealed: remove it by hand if it is not wanted"
+    _leave(seen, draft, image, f"{reason}; {what}")
+
+
+def _judge_ours(
+    seen: Observation, draft: Draft, image: Image, present: Callable[[Volume], Volume]
+) -> None:
+    cut_off = Destroy(image=image, reason="its creation was cut off")
+    deleted = seen.gone.get(image.id)
+    if deleted is not None:
+        if present(deleted).key == present(image.mark.volume).key:
+            reason = "it was deleted and came back with a crash of the machine"
+            draft.act(Destroy(image=image, reason=reason))
+        else:
+            reason = f"one of that name was deleted, but of the volume {deleted.key}"
+            _leave(seen, draft, image, f"{reason}, and this is of {image.mark.volume.key}")
+    elif image.complete:
+        draft.act(Adopt(image=image, reason="the ledger does not know it"))
+    elif image.mark.sealed or image.read_only:
+        reason = "it was sealed, and a part of it is missing; the ledger has no record of it"
+        _leave(seen, draft, image, reason)
+    elif seen.starting:
+        draft.act(cut_off)
+    else:
+        draft.give_time(f"image {image.id}", cut_off)
