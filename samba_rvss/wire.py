@@ -19,7 +19,7 @@ MAXIMUM = 16384
 """Longest datagram, in bytes."""
 
 VERBS = frozenset({"check", "create", "delete"})
-ADMIN_VERBS = frozenset({"delete", "reload", "reconcile", "status"})
+ADMIN_VERBS = frozenset({"delete", "reload", "reconcile", "status", "adopt"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +32,18 @@ class HookRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminRequest:
-    """What an administrator wants: ``delete`` a copy by id, or one of the other `ADMIN_VERBS`."""
+    """What an administrator wants: one of `ADMIN_VERBS`.
+
+    Attributes:
+        copy: its id, for ``delete``.
+        source: the instance whose images are to be adopted, for ``adopt``.
+        on: a directory on their file system, for ``adopt``; may be empty.
+    """
 
     verb: str
     copy: str = ""
+    source: str = ""
+    on: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +133,7 @@ def decode_admin(data: bytes) -> AdminRequest:
         raise RvssError(Problem.BAD_REQUEST, "the request is not JSON") from exc
     if not isinstance(given, dict):
         raise RvssError(Problem.BAD_REQUEST, "the request is not a JSON object")
-    unknown = given.keys() - {"verb", "copy"}
+    unknown = given.keys() - {"verb", "copy", "source", "on"}
     if unknown:
         raise RvssError(Problem.BAD_REQUEST, f"the request has an unknown {min(unknown)!r}")
     verb, copy = given.get("verb"), given.get("copy", "")
@@ -134,12 +142,21 @@ def decode_admin(data: bytes) -> AdminRequest:
         raise RvssError(Problem.BAD_REQUEST, f"the request's 'verb' is none of {known}")
     if not isinstance(copy, str) or (verb == "delete") != bool(copy):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'copy'")
-    return AdminRequest(verb=verb, copy=copy)
+    source, on = given.get("source", ""), given.get("on", "")
+    if not isinstance(source, str) or (verb == "adopt") != bool(source):
+        raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'source'")
+    if not isinstance(on, str) or (on and verb != "adopt"):
+        raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'on'")
+    return AdminRequest(verb=verb, copy=copy, source=source, on=on)
 
 
 def encode_admin(request: AdminRequest) -> bytes:
     """Return a request for admin.sock."""
-    body = {"verb": request.verb} | ({"copy": request.copy} if request.copy else {})
+    body = {
+        field.name: value
+        for field in dataclasses.fields(request)
+        if (value := getattr(request, field.name))
+    }
     return json.dumps(body).encode("ascii")
 
 

@@ -9,10 +9,10 @@ import os
 import sys
 
 from samba_rvss import __version__
-from samba_rvss.cli import daemon, delete, demo, events, listing, reconcile, shares, status
+from samba_rvss.cli import adopt, daemon, delete, demo, events, listing, reconcile, shares, status
 from samba_rvss.errors import Problem, RvssError
 
-_VERBS = (daemon, status, listing, events, shares, delete, reconcile, demo)
+_VERBS = (daemon, status, listing, events, shares, delete, reconcile, adopt, demo)
 
 
 class _Parser(argparse.ArgumentParser):

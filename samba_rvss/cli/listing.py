@@ -2,14 +2,18 @@
 
 import argparse
 import dataclasses
+import sys
+from collections.abc import Container, Iterator
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration, open_ledger, the_copy
+from samba_rvss.copies import identity
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Context, Event, Volume
+from samba_rvss.model import Context, Event, Mark, Phase, Volume, Whose
+from samba_rvss.samba.conf import Config
 
 
 def register(verbs: Verbs) -> None:
@@ -17,7 +21,11 @@ def register(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "list", help="list the shadow copies", description="List the shadow copies, oldest first."
     )
-    verb.add_argument("--all", action="store_true", help="list those that are gone as well")
+    verb.add_argument(
+        "--all",
+        action="store_true",
+        help="list those that are gone as well, and images that are not ours",
+    )
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.add_argument("share", nargs="*", metavar="SHARE", help="list those of these shares only")
     verb.set_defaults(function=run_list)
@@ -42,18 +50,79 @@ def run_list(arguments: argparse.Namespace) -> int:
         if exc.problem is not Problem.NOT_FOUND:
             raise
         copies = []  # no daemon has ever run here
+    living = {copy.id for copy in copies if copy.phase is not Phase.GONE}
     copies = [copy for copy in copies if not wanted or copy.share.lower() in wanted]
+    others = list(_others(config, living)) if arguments.all else []
+    others = [row for row in others if not wanted or str(row["share"]).lower() in wanted]
     if arguments.json:
-        output.print_json([as_data(copy) for copy in copies])
+        output.print_json([*(as_data(copy) for copy in copies), *others])
         return 0
     rows = [
         [copy.id, copy.share, output.local_time(copy.created), copy.phase.value, copy.path]
         for copy in copies
     ]
+    rows += [_other_row(row) for row in others]
     output.print_table(
         ["ID", "SHARE", "TAKEN", "PHASE", "PATH"], rows, "There are no shadow copies."
     )
     return 0
+
+
+def _others(config: Config, living: Container[str]) -> Iterator[dict[str, Any]]:
+    """Yield as JSON has it what is on the file systems and is in no record that is not gone."""
+    from samba_rvss.providers.all import providers
+    from samba_rvss.providers.inventory import of_all
+
+    known = providers(identity.read(config), f"{config.state_directory}/homes.json")
+    inventory = of_all(known)
+    for image in inventory.images:
+        if image.id not in living:
+            whose = Whose.FORMER if image.former else Whose.OURS
+            instance = config.run_directory if image.former else ""
+            where = (image.mark.volume.name, image.mark.volume.file_system)
+            yield _other(image.id, whose, image.mark, instance, *where, read_only=image.read_only)
+    for found in inventory.foreign:
+        where = (found.where, found.file_system)
+        row = _other(
+            found.id, found.whose, found.mark, found.instance, *where, read_only=found.read_only
+        )
+        yield row | {"machine": found.machine}
+    for file_system, reason in inventory.unlisted.items():
+        print(f"samba-rvss: {file_system} cannot be listed: {reason}", file=sys.stderr)
+
+
+def _other(
+    name: str,
+    whose: Whose,
+    mark: Mark | None,
+    instance: str,
+    where: str,
+    file_system: str,
+    *,
+    read_only: bool,
+) -> dict[str, Any]:
+    return {
+        "id": name,
+        "share": mark.share if mark else "",
+        "created": mark.created.isoformat() if mark else "",
+        "phase": "not ours" if whose is not Whose.OURS else "not in the ledger",
+        "path": "",
+        "whose": whose.value,
+        "instance": instance,
+        "machine": "",
+        "where": where,
+        "file_system": file_system,
+        "read_only": read_only,
+        "sealed": mark is not None and mark.sealed is not None,
+    }
+
+
+def _other_row(row: dict[str, Any]) -> list[str]:
+    taken = output.local_time(datetime.fromisoformat(row["created"])) if row["created"] else "-"
+    whose = f"{row['whose']}, {row['instance']}" if row["instance"] else row["whose"]
+    state = "read-only" if row["read_only"] else "writable"
+    where = f"{row['where']} on {row['file_system']}"
+    return [row["id"], row["share"] or "-", taken, f"{whose}, {state}", where]
 
 
 def run_show(arguments: argparse.Namespace) -> int:
@@ -81,6 +150,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "shadow copy set": copy.set_id or "none yet",
             "context": str(Context(copy.context)) if copy.set_id else "not known yet",
             "client's uid": str(copy.uid) if copy.uid >= 0 else "not known",
+            **({"adopted": "its record was made anew from its mark"} if copy.adopted else {}),
         }
     )
     print()

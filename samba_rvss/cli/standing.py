@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from samba_rvss.cli.look import Look
 from samba_rvss.copies.follow import Step, steps
-from samba_rvss.model import Phase, SambaCopy, SambaState, SetState, ShadowCopy
+from samba_rvss.model import NOTHING, Phase, SambaCopy, SambaState, SetState, ShadowCopy
 from samba_rvss.reconcile.decision import MountAgain
+from samba_rvss.reconcile.images import explain
 from samba_rvss.reconcile.observation import Observation
 
 _UNSEALED = (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
@@ -26,6 +27,7 @@ class Standing:
             how many seconds they have had their phase and state.
         sets: how many of Samba's sets are in each state, None if srv_fss.tdb cannot be read.
         samba_copies: how many of Samba's copies have a set in each state, or None likewise.
+        foreign: the images that are not ours, a line each. That alone is not wrong either.
         differences: where srv_fss.tdb and the registry differ from the ledger. That alone is not
             wrong: after a boot, for example, srv_fss.tdb has no sets.
     """
@@ -37,6 +39,7 @@ class Standing:
     sets: Mapping[SetState, int] | None
     samba_copies: Mapping[SetState, int] | None
     differences: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -61,6 +64,9 @@ def standing(look: Look, unsupported: Mapping[str, str]) -> Standing:
         sets=Counter(known.state for known in seen.samba.sets) if seen.samba else None,
         samba_copies=Counter(known.state for known in seen.samba.copies) if seen.samba else None,
         differences=tuple(_differences(seen, seen.samba)) if seen.samba else (),
+        foreign=tuple(
+            f"{found.id}: {explain(found)}" for found in (seen.inventory or NOTHING).foreign
+        ),
     )
 
 

@@ -69,6 +69,7 @@ def as_data(
                 for copy, seconds in judged.unsealed.items()
             ],
         },
+        "not_ours": list(judged.foreign),
         "samba": {
             "sets": _states(judged.sets),
             "copies": _states(judged.samba_copies),
@@ -101,6 +102,7 @@ def show(seen: "Look", judged: "Standing", shares: int, unsupported: Mapping[str
         "copies": _counted(judged.phases),
         "oldest": taken,
         "unsealed past recovery": str(len(judged.unsealed)),
+        "images not ours": str(len(judged.foreign)),
         "samba's sets": _counted(judged.sets),
         "samba's copies": _counted(judged.samba_copies),
         "last reconcile": _last(seen),
@@ -113,6 +115,9 @@ def show(seen: "Look", judged: "Standing", shares: int, unsupported: Mapping[str
         _some(judged.differences)
     elif judged.sets is not None:
         print("\nSamba's view and ours are the same.")
+    if judged.foreign:
+        print(f"\nnot ours, and left alone: {len(judged.foreign)}, see 'samba-rvss list --all'")
+        _some(judged.foreign)
     if seen.plan.actions:
         print(f"\n{len(seen.plan.actions)} to do, see 'samba-rvss reconcile --dry-run':")
         _some([action.describe() for action in seen.plan.actions])

@@ -7,6 +7,8 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from samba_rvss import wire
 from samba_rvss.daemon.requests import Requests
@@ -38,6 +40,10 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests, runne
         elif verb == "reconcile":
             await requests.refresh()
             line = await _reconcile(connection, runner)
+        elif verb == "adopt":
+            subject = request.source
+            await requests.refresh()
+            line = await _adopt(connection, requests, request)
         elif verb == "status":
             line = await _tell(connection, runner)
         else:
@@ -62,20 +68,38 @@ async def _reconcile(connection: socket.socket, runner: Runner) -> str:
     Raises:
         RvssError: as `Runner.reconcile`.
     """
-    queue: asyncio.Queue[Finding | None] = asyncio.Queue()
-    sending = asyncio.ensure_future(_send_all(connection, queue))
-    try:
+    async with _telling(connection) as tell:
         decided, outcomes = await runner.reconcile(
-            report=lambda outcome: queue.put_nowait(report.of_outcome(outcome))
+            report=lambda outcome: tell(report.of_outcome(outcome))
         )
         for finding in report.not_done(decided):
-            queue.put_nowait(finding)
-    finally:
-        queue.put_nowait(None)
-        await sending
+            tell(finding)
     failed = sum(outcome.fate is Fate.FAILED for outcome in outcomes)
     left = len(decided.left_alone)
     return f"reconciled: {len(outcomes)} found, {failed} failed, {left} left alone"
+
+
+async def _adopt(connection: socket.socket, requests: Requests, request: wire.AdminRequest) -> str:
+    """Adopt, and send what comes of each image; return the line of the result.
+
+    Raises:
+        RvssError: as `Requests.adopt`.
+    """
+    async with _telling(connection) as tell:
+        await requests.adopt(request.source, request.on, tell)
+    return f"asked for the images of {request.source}"
+
+
+@asynccontextmanager
+async def _telling(connection: socket.socket) -> AsyncIterator[Callable[[Finding], None]]:
+    """Give a function to a block that sends findings, without waiting until they are sent."""
+    queue: asyncio.Queue[Finding | None] = asyncio.Queue()
+    sending = asyncio.ensure_future(_send_all(connection, queue))
+    try:
+        yield queue.put_nowait
+    finally:
+        queue.put_nowait(None)
+        await sending
 
 
 async def _send_all(connection: socket.socket, queue: "asyncio.Queue[Finding | None]") -> None:

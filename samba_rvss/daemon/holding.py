@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 from samba_rvss.copies import identity
 from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon import living
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounttable, paths
 from samba_rvss.ledger import Ledger
@@ -46,20 +47,26 @@ def take(
     for warning in (*config.warnings, *config.notes):
         _logger.warning("%s", warning)
     _make_directories(config)
-    cleanup.callback(os.close, _lock(config.state_directory, hint))
+    locks = [_lock(config.state_directory, hint)]
+    cleanup.callback(os.close, locks[0])
     # Sockets and mounts are the run directory's: whoever uses that is no second instance either.
     own = "give a second instance an 'rvss:run directory' of its own"
-    cleanup.callback(os.close, _lock(config.run_directory, own))
+    locks.append(_lock(config.run_directory, own))
+    cleanup.callback(os.close, locks[1])
     ledger = Ledger(config.ledger)
     cleanup.callback(ledger.close)
     mounts = Mounts(config.run_directory)
     mounts.prepare(cleanup)
+    ours = identity.make(config)
+    for lock in locks:
+        living.announce(lock, ours)
     instance = Instance(
         config=config,
         ledger=ledger,
         mounts=mounts,
-        providers=providers(identity.make(config), f"{config.state_directory}/homes.json", reached),
+        providers=providers(ours, f"{config.state_directory}/homes.json", reached),
         samba=samba,
+        identity=ours,
         reached=reached,
     )
     make_previous(instance)

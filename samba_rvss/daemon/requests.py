@@ -9,16 +9,20 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from samba_rvss.copies import adopt
 from samba_rvss.copies.create import create
 from samba_rvss.copies.delete import delete, find, withdraw
 from samba_rvss.copies.locate import check, locate
+from samba_rvss.daemon import living
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.findings import Fate, Finding
 from samba_rvss.model import ShadowCopy
+from samba_rvss.reconcile import report
 from samba_rvss.samba.conf import find_share
 
 _logger = logging.getLogger(__name__)
@@ -144,6 +148,31 @@ class Requests:
         """
         await self._delete(copy, uid)
         self._runner.wake(_RETRY_SECONDS)  # Samba still has its set
+
+    async def adopt(self, source: str, on: str, tell: Callable[[Finding], object]) -> None:
+        """Take over the sealed images of another instance, one after the other.
+
+        Args:
+            source: what their marks bear.
+            on: a directory on their file system; empty for any.
+            tell: called with what comes of each.
+
+        Raises:
+            RvssError: BUSY if that instance is served here; as `copies.adopt.candidates`.
+        """
+        instance = self._present()
+        await in_thread(living.require_silence, instance.identity, source)
+        for candidate in await in_thread(adopt.candidates, instance, source, on):
+            fate, error = Fate.DONE, ""
+            if candidate.mark is not None:
+                try:
+                    async with self._turns.take(candidate.mark.volume):
+                        await in_thread(adopt.take, self._present(), candidate)
+                except RvssError as exc:
+                    _logger.error("%s cannot be adopted: %s", candidate.id, exc)
+                    self._runner.wake(_RETRY_SECONDS)
+                    fate, error = Fate.FAILED, exc.line()
+            tell(report.of_candidate(candidate, fate, error))
 
     async def _delete(
         self, copy: ShadowCopy, uid: int, hidden: Callable[[], object] = lambda: None

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from samba_rvss.copies.adopt import Candidate
 from samba_rvss.errors import RvssError
 from samba_rvss.findings import Fate, Finding
 from samba_rvss.reconcile.decision import Action, LeftAlone, Plan
@@ -44,6 +45,15 @@ def of_left_alone(left: LeftAlone) -> Finding:
     """Return something that is left alone as a finding."""
     fate = Fate.WRONG if left.wrong else Fate.LEFT_ALONE
     return Finding(fate=fate, target=left.target, reason=left.reason, due=left.due)
+
+
+def of_candidate(candidate: Candidate, fate: Fate = Fate.TO_DO, error: str = "") -> Finding:
+    """Return an image that is to be adopted, or is refused, as a finding."""
+    if candidate.mark is None:
+        reason = f"{candidate.refusal} ({candidate.where})"
+        return Finding(fate=Fate.WRONG, target=candidate.id, reason=reason)
+    reason = f"it is of [{candidate.mark.share}], {candidate.where}"
+    return Finding(fate=fate, action="adopt", target=candidate.id, reason=reason, error=error)
 
 
 def not_done(plan: Plan) -> Iterator[Finding]:

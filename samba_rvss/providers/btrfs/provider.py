@@ -15,6 +15,7 @@ goes after them.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
@@ -186,7 +187,8 @@ class Btrfs:
             if record.mark.id != mark.id or record.mark.volume != mark.volume:
                 raise images.not_ours(mark.id, ours.where(f"{parts.PLACE}/{record.name}"))
             write = marks.claim if record.parts else former.claim
-            write(ours, record, self._identity)
+            marked = replace(record.readable, mark=mark)
+            write(ours, replace(record, marked=marked), self._identity)
             ioctl.commit(ours.fd)
 
     def destroy(self, volume: Volume, image: str) -> None:
