@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.parametrize("storage", ["zfs"], indirect=True),
-    pytest.mark.vm(seconds=12),
+    pytest.mark.vm(seconds=8),
 ]
 
 
