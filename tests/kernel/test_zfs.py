@@ -396,7 +396,7 @@ def test_image_of_a_dataset_that_was_renamed(storage: "ZfsStorage") -> None:
     zfs("rename", mark.volume.name, f"{pool_of(mark)}/renamed")
     zfs("rename", storage.dataset(inner), f"{pool_of(mark)}/away")
     # And now once more, while we look.
-    busy = _Renaming(renames=[[f"{pool_of(mark)}/renamed", f"{pool_of(mark)}/again"]])
+    busy = _Renaming(renames=[[f"{pool_of(mark)}/away", f"{pool_of(mark)}/again"]])
     (found,) = Zfs(Identity(id="one", machine="here"), busy).inventory().images
     assert busy.renames == []
     assert found.mark == mark
