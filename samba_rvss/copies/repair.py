@@ -1,7 +1,6 @@
 """Repairing: what reconciling does with copies, images and sets that are not as they should be."""
 
 import logging
-import os
 from dataclasses import replace
 
 from samba_rvss.copies import seal
@@ -100,7 +99,8 @@ def note_lost(instance: Instance, copy: ShadowCopy, reason: str) -> None:
 def mount_again(instance: Instance, copy: ShadowCopy) -> None:
     """Mount a copy again, read-only, at those of its paths that have no mount.
 
-    A copy that is being deleted is left alone.
+    One that should be open, and is not, is opened again by whoever follows it. A copy that is being
+    deleted is left alone.
 
     Raises:
         RvssError: NOT_FOUND, BAD_PATH or SYSTEM.
@@ -108,16 +108,15 @@ def mount_again(instance: Instance, copy: ShadowCopy) -> None:
     current = instance.ledger.get(copy.id)
     if current is None or current.phase in (Phase.DELETING, Phase.GONE):
         return
-    # A mount that is there stays: clients may have files open through it, and closing a second
-    # mount over it would not keep them from writing.
-    missing = [path for path in copy.paths if not os.path.ismount(path)]
-    if not missing:
-        return
-    if copy.path in missing and current.phase is Phase.OPEN:
-        # Recorded first: a crash must not leave a closed mount with a record that says open.
-        instance.ledger.change(copy, "no longer mounted", phase=Phase.TAKEN)
-    attach(instance, copy, missing)
-    instance.ledger.note(copy, "mounted again")
+    # A mount that is there stays: clients may have files open through it.
+    missing = [path for path in copy.paths if not instance.mounts.is_mounted(path)]
+    if current.phase is Phase.OPEN and copy.path not in instance.mounts.opened():
+        # Recorded first: a crash must not leave a closed mount with a record that says open. What
+        # srv_fss.tdb says is due opens it again.
+        instance.ledger.change(copy, "no longer open", phase=Phase.TAKEN)
+    if missing:
+        attach(instance, copy, missing)
+        instance.ledger.note(copy, "mounted again")
 
 
 def seal_again(instance: Instance, copy: ShadowCopy, reason: str) -> ShadowCopy | None:

@@ -236,6 +236,11 @@ class Mounts:
         found = dict.fromkeys(mounttable.mount_targets(self._read()))
         return [target for target in found if places.is_place(self._run, target)]
 
+    def opened(self) -> list[str]:
+        """Return the paths of those that somebody can write through."""
+        topmost = {mount.target: mount for mount in mounttable.mountinfo(self._read())}
+        return [path for path in self.listing() if "ro" not in topmost[path].options]
+
     def directories(self) -> list[str]:
         """Return every directory made for a recovery mount, whether one is on it or not."""
         return list(directories.found(self._run))

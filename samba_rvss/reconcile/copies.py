@@ -71,13 +71,13 @@ class _Judging:
                 why = seen.inventory.unlisted[file_system]
                 reason = f"its file system cannot be listed ({file_system}): {why}"
             self._draft.leave(copy.id, reason, wrong=True)
+        elif image is not None and not image.complete and (copy.adopted or image.mark.sealed):
+            self._draft.leave(copy.id, "a part of its image is missing", wrong=True)
         elif copy.phase is Phase.CREATING:
             self._judge_creating(copy)
         elif image is None:
             reason = "its image does not exist any more"
             self._draft.act(Delete(copy=copy, reason=reason, lost=True))
-        elif not image.complete and (copy.adopted or image.mark.sealed):
-            self._draft.leave(copy.id, "a part of its image is missing", wrong=True)
         elif not image.complete:
             self._delete(copy, "its image is not complete")
         else:
@@ -119,11 +119,20 @@ class _Judging:
             return
         if self._seen.mounts is not None and not self._seen.mounts.issuperset(copy.paths):
             self._draft.act(MountAgain(copy=copy, reason="it is not mounted"))
+        elif self._is_closed_too_early(copy, known):
+            reason = "it is to be open for recovery, and somebody has closed it"
+            self._draft.act(MountAgain(copy=copy, reason=reason))
         if copy.phase is Phase.SEALED and not image.read_only:
             self._seal(copy, "it was sealed, and its image is writable")
         elif copy.phase is Phase.SEALED and image.mark.sealed and image.remnants:
             reason = "what recovery wrote to is no part of the sealed image, and still there"
             self._draft.act(Clear(copy=copy, reason=reason))
+
+    def _is_closed_too_early(self, copy: ShadowCopy, known: SambaCopy | None) -> bool:
+        """Return whether the writable layer of a copy was taken away, which is being recovered."""
+        due = known is not None and known.state in (SetState.COMMITTED, SetState.EXPOSED)
+        opened = self._seen.opened
+        return due and copy.phase is Phase.OPEN and opened is not None and copy.path not in opened
 
     def _is_evidence(self, copy: ShadowCopy, image: Image, known: SambaCopy | None) -> bool:
         """Return whether an image, read-only and with no word that it is sealed, forbids deletion.

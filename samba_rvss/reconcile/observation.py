@@ -63,6 +63,7 @@ class Observation:
         changing: ids of copies that changed while we looked, or that are being sealed.
         inventory: the images.
         mounts: paths of recovery mounts.
+        opened: paths of those of them that are open for writing.
         directories: paths of everything at a place where a recovery mount could be.
         samba: srv_fss.tdb; a copy that is absent here has been seen absent twice.
         unproven: ids of copies that have been seen absent once only.
@@ -87,6 +88,7 @@ class Observation:
     history: frozenset[str] = frozenset()
     changing: frozenset[str] = frozenset()
     mounts: frozenset[str] | None = frozenset()
+    opened: frozenset[str] | None = None
     directories: frozenset[str] | None = frozenset()
     samba: SambaState | None = None
     unproven: frozenset[str] = frozenset()
@@ -167,6 +169,7 @@ def observe(sources: Sources) -> Observation:
     busy = sources.busy()
     inventory = looker.look("the images", instance.inventory)
     mounts = looker.look("the mounts", lambda: frozenset(instance.mounts.listing()))
+    opened = looker.look("which mounts are open", lambda: frozenset(instance.mounts.opened()))
     directories = looker.look(
         "the mounts' directories", lambda: frozenset(instance.mounts.directories())
     )
@@ -234,6 +237,7 @@ def observe(sources: Sources) -> Observation:
         changing=frozenset(changing) | busy | sources.busy(),
         inventory=inventory,
         mounts=mounts,
+        opened=opened,
         directories=directories,
         samba=samba,
         unproven=unproven,

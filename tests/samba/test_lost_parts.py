@@ -1,10 +1,14 @@
 """What becomes of a copy of which somebody has removed a part by hand while it was open."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from samba_rvss.kernel import mounting
 from samba_rvss.model import Phase
+from samba_rvss.testing.waiting import wait_until
 from tests.samba.filesystems import identity_of
 
 if TYPE_CHECKING:
@@ -65,5 +69,23 @@ def test_a_ledger_that_is_lost_before_the_copy_is_sealed(
         rig.wait_for_log("was removed or replaced and is written anew")
         (sealed,) = rig.wait_for_phase(Phase.SEALED)
         assert (sealed.id, sealed.set_id, sealed.context) == (copy.id, copy.set_id, copy.context)
+        taken.delete()
+    rig.assert_nothing_left()
+
+
+def test_a_writable_layer_that_is_lost_while_the_copy_is_recovered(
+    rig: "Rig", opened: "tuple[Client, CopySet, ShadowCopy]"
+) -> None:
+    """Somebody unmounts once, and the closed mount beneath shows: it is opened again."""
+    client, taken, copy = opened
+    mounting.umount(copy.path)
+    with client:
+        assert rig.command("reconcile").returncode == 0
+        wait_until("it is open again", lambda: not os.statvfs(copy.path).f_flag & os.ST_RDONLY)
+        with rig.session(taken.mappings[0].exposed_share) as session:
+            session.write("data", b"recovered")
+        taken.complete()
+        rig.wait_for_phase(Phase.SEALED)
+        assert (Path(copy.path) / "data").read_bytes() == b"recovered"
         taken.delete()
     rig.assert_nothing_left()

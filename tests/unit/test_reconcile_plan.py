@@ -112,6 +112,7 @@ class Given:
     state: SetState | str = SetState.RECOVERED
     previous: bool = False
     mounts: frozenset[str] | None = frozenset({PATH})
+    opened: frozenset[str] | None = frozenset({PATH})
     directories: frozenset[str] | None = frozenset({PATH})
     served: bool | None = True
     shares: Mapping[str, str] = field(default_factory=dict)
@@ -202,6 +203,7 @@ class Given:
             changing=self.changing,
             inventory=self.inventory(),
             mounts=self.mounts,
+            opened=self.opened,
             directories=self.directories,
             samba=self.samba(),
             shares=None if self.served is None else {**shares, **self.shares},
@@ -366,6 +368,17 @@ ONE_COPY = [
         "not mounted while it is open",
         replace(OPEN, mounts=frozenset()),
         REMOUNT,
+        Leaves(reason="is exposed; its timer has 1740 s left", due=1740),
+    ),
+    row(
+        "closed while it is to be open",
+        replace(OPEN, opened=frozenset()),
+        replace(REMOUNT, reason="it is to be open for recovery, and somebody has closed it"),
+        Leaves(reason="is exposed; its timer has 1740 s left", due=1740),
+    ),
+    row(
+        "whether it is open cannot be told",
+        replace(OPEN, opened=None),
         Leaves(reason="is exposed; its timer has 1740 s left", due=1740),
     ),
     row(
