@@ -207,7 +207,8 @@ class Image:
 
     Attributes:
         id: its name, the same as in its mark.
-        complete: false if the creation was cut off.
+        complete: false if its creation was cut off, or a part of it is missing.
+        empty: whether nothing of it exists any more but its mark.
         read_only: true only if every part of it is read-only.
         former: whether its mark is of the first form: then only the ledger tells that it is ours.
         remnants: whether something is left that `samba_rvss.providers.Provider.clear` removes.
@@ -220,6 +221,7 @@ class Image:
     read_only: bool
     former: bool = False
     remnants: bool = False
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

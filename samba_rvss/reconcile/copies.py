@@ -71,6 +71,8 @@ class _Judging:
                 why = seen.inventory.unlisted[file_system]
                 reason = f"its file system cannot be listed ({file_system}): {why}"
             self._draft.leave(copy.id, reason, wrong=True)
+        elif image is not None and image.empty and copy.phase is not Phase.CREATING:
+            self._delete(copy, "its image does not exist any more")
         elif image is not None and not image.complete and (copy.adopted or image.mark.sealed):
             self._draft.leave(copy.id, "a part of its image is missing", wrong=True)
         elif copy.phase is Phase.CREATING:

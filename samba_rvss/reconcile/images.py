@@ -87,7 +87,7 @@ def _judge_ours(
             _leave(seen, draft, image, f"{reason}, and this is of {image.mark.volume.key}")
     elif image.complete:
         draft.act(Adopt(image=image, reason="the ledger does not know it"))
-    elif image.mark.sealed or image.read_only:
+    elif (image.mark.sealed and not image.empty) or image.read_only:
         reason = "it was sealed, and a part of it is missing; the ledger has no record of it"
         _leave(seen, draft, image, reason)
     elif seen.starting:

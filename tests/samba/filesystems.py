@@ -143,8 +143,11 @@ class OnBtrfs(LoopBtrfs):
 
     def _image(self, copy: str) -> str:
         """Return the name of the volume's part of an image; the sealed one's if it is sealed."""
-        names = [name for name in os.listdir(self.path / ".samba-rvss") if image_of(name) == copy]
-        return min(names, key=len)
+        return min(self.image_parts(copy), key=len)
+
+    def image_parts(self, copy: str) -> list[str]:
+        """Return the names in the home of all parts of an image."""
+        return [name for name in os.listdir(self.path / ".samba-rvss") if image_of(name) == copy]
 
     def images(self) -> list[str]:
         """See `FileSystem`."""

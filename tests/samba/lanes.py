@@ -76,7 +76,8 @@ class Lane:
         """Destroy an image as an administrator might, who does not know what it is for."""
         fs = self.rig.fs
         if isinstance(fs, OnBtrfs):
-            fs.delete_subvolume(f".samba-rvss/{copy.id}/image")
+            for name in fs.image_parts(copy.id):
+                fs.delete_subvolume(f".samba-rvss/{name}")
             return
         assert isinstance(fs, OnZfs)
         self.rig.unmount(copy.path)

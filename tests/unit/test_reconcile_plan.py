@@ -53,6 +53,7 @@ from tests.unit.values import (
     image_of,
     path_of,
     samba_copy_of,
+    sealed_of,
     share_of,
 )
 
@@ -85,7 +86,7 @@ class Given:
         age: by the clock, in seconds.
         known: whether set, copy and share are in the ledger.
         learned: the state in the ledger; None is the one that srv_fss.tdb has.
-        image: "read-only", "writable", "incomplete" or none.
+        image: "read-only", "writable", "incomplete", "empty" or none.
         listed: whether its file system is there; None if images cannot be listed at all.
         state: of its set in srv_fss.tdb, ABSENT or UNREADABLE.
         served: whether its exposed share exists; None if the registry cannot be read.
@@ -162,12 +163,13 @@ class Given:
         image = image_of(
             A,
             NOW - timedelta(seconds=self.age),
-            complete=self.image != "incomplete",
+            complete=self.image not in ("incomplete", "empty"),
             read_only=self.image == "read-only",
             sealed=self.sealed,
         )
         mark = replace(image.mark, volume=self.volume)
         image = replace(image, mark=mark, former=self.former, remnants=self.remnants)
+        image = replace(image, empty=self.image == "empty")
         return Inventory(
             file_systems=frozenset({"fs"} if self.listed else {"another"}),
             images=(image,) if self.image else (),
@@ -354,6 +356,16 @@ ONE_COPY = [
         Leaves(reason="the images cannot be listed", wrong=True),
     ),
     row("image is away", Given(image=""), delete("its image does not exist any more")),
+    row(
+        "all of the sealed image is gone but its mark",
+        Given(image="empty", sealed=sealed_of()),
+        delete("its image does not exist any more"),
+    ),
+    row(
+        "a part of the sealed image is gone",
+        Given(image="incomplete", sealed=sealed_of()),
+        Leaves(reason="a part of its image is missing", wrong=True),
+    ),
     row("image is incomplete", Given(image="incomplete"), delete("its image is not complete")),
     # its mounts
     row("not mounted", Given(mounts=frozenset()), REMOUNT, HEALTHY),

@@ -162,6 +162,7 @@ def _image(home: Home, record: Record, identity: Identity) -> Image | Foreign:
             read_only=read_only,
             former=whose is Whose.FORMER,
             remnants=found.remnants,
+            empty=not found.subvolumes and not found.remnants,
         )
     if not where and found.subvolumes:
         where = home.where_is(found.subvolumes[0])
