@@ -107,7 +107,7 @@ class _Judging:
             reason = "srv_fss.tdb is to be read once more"
             self._draft.leave(copy.id, reason, self._options.grace)
         elif copy.adopted:
-            self._judge_adopted(copy, known)
+            self._judge_adopted(copy, image, known)
         elif self._is_evidence(copy, image, known):
             reason = "its image is read-only, though its record says that recovery is not complete"
             self._draft.leave(copy.id, f"{reason}; {_HELP}", wrong=True)
@@ -149,8 +149,12 @@ class _Judging:
 
     # copies whose record was made anew from the image's mark
 
-    def _judge_adopted(self, copy: ShadowCopy, known: SambaCopy | None) -> None:
-        """Judge an adopted copy: an administrator or Samba may have it deleted, and nobody else."""
+    def _judge_adopted(self, copy: ShadowCopy, image: Image, known: SambaCopy | None) -> None:
+        """Judge an adopted copy: an administrator or Samba may have it deleted, and no timer.
+
+        What Samba says of one that is not sealed is that its set is still to be recovered: then it
+        ends as any such set does, or it would block all others.
+        """
         mine = "it was adopted, and lives until it is deleted"
         if copy.phase is Phase.SEALED:
             lost = bool(known) and self._share_is_gone(copy)
@@ -165,12 +169,11 @@ class _Judging:
             self._draft.leave(copy.id, f"{reason}: it stays closed; {_HELP}", wrong=True)
         elif known.state is SetState.RECOVERED and not self._of_before(copy):
             self._seal(copy, "its recovery is complete")
+        elif known.state is not SetState.RECOVERED and not image.read_only:
+            self._judge_unrecovered(copy, known)
         else:
-            left = self._options.recovery_timeout - self._elapsed(copy)
-            state = f"its set {known.set_id} is {known.state.name.lower()}"
-            late = left <= 0 or self._of_before(copy)
-            reason = f"{state}; {mine}; {_HELP}" if late else f"{state}; {mine}"
-            self._draft.leave(copy.id, reason, None if late else left, wrong=late)
+            reason = f"its set {known.set_id} is {known.state.name.lower()}; {mine}; {_HELP}"
+            self._draft.leave(copy.id, reason, wrong=True)
 
     # copies of a set in srv_fss.tdb
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from samba_rvss.errors import Problem
+from samba_rvss.model import Phase
 from tests.samba.lanes import SHARES, Lane, SetDriver, Stage
 
 SLOW = int(os.environ.get("SAMBA_RVSS_SLOW", "1"))
@@ -55,6 +56,12 @@ class FaultCase:
         """Whether the set is nowhere but in the memory of Samba's worker in the end."""
         half = self.fault is Fault.HALF and self.stage is Stage.COMMITTED
         return half or self.stage in (Stage.STARTED, Stage.ADDED)
+
+    @property
+    def adopted(self) -> bool:
+        """Whether a sealed copy is left without a record, which no timer may delete."""
+        lost = self.fault in (Fault.FORGOTTEN, Fault.RESTORED)
+        return lost and self.stage in (Stage.RECOVERED, Stage.DELETING)
 
     def __str__(self) -> str:
         return f"{self.fault.name.lower()}-{self.stage.value}"
@@ -113,6 +120,8 @@ def run(made: Lane, case: FaultCase) -> float:
             client.close()
         if case.uncommitted:  # only Samba's own timer ends it
             time.sleep(max(0.0, due + 1 - time.monotonic()))
+        if case.adopted:
+            _delete_adopted(made, due)
         rig.assert_nothing_left(due + SECONDS - time.monotonic())
         healed = time.monotonic() - due
         made.assert_a_fresh_set_works(SHARES[1 if fault is Fault.UNCONFIGURED else 0], _FRESH)
@@ -121,6 +130,15 @@ def run(made: Lane, case: FaultCase) -> float:
         made.configure()
         rig.samba.end_workers()  # a living one does not learn of the share
     return healed
+
+
+def _delete_adopted(made: Lane, due: float) -> None:
+    """Delete, as its administrator, what lives on after its timer."""
+    time.sleep(max(0.0, due + 1 - time.monotonic()))
+    copies = [copy for copy in made.rig.ledger() if copy.phase is not Phase.DELETING]
+    assert [(copy.phase, copy.adopted) for copy in copies] == [(Phase.SEALED, True)]
+    done = made.rig.command("delete", copies[0].id)
+    assert done.returncode == 0, done.stderr
 
 
 def _go(driver: SetDriver, case: FaultCase, holding: ExitStack) -> None:

@@ -210,11 +210,16 @@ ROWS = [
             (
                 "a client recovers it",
                 replace(OPEN, since=ago(100)),
-                (Leaves(reason="is exposed; it was adopted", due=1700),),
+                (Leaves(reason="is exposed; its timer has 1700 s left", due=1700),),
             ),
             (
                 "its client is silent",
                 replace(OPEN, since=ago(1800)),
+                (Does(kind=Delete, reason="its client has been silent for 1800 s"),),
+            ),
+            (
+                "its client is silent, and its image is read-only",
+                replace(OPEN, since=ago(1800), image="read-only"),
                 (Leaves(reason="'samba-rvss delete' it if it is not wanted", wrong=True),),
             ),
             (
