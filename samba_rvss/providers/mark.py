@@ -85,17 +85,17 @@ def decode(raw: str | bytes, provider: str) -> Marked | None:
             raise ValueError(kind)
         mark = Mark(
             id=_text(data["id"]),
-            share=data["share"],
-            share_path=data["share_path"],
+            share=_text(data["share"]),
+            share_path=_text(data["share_path"]),
             volume=Volume(
                 provider=provider,
                 file_system=file_system,
                 id=own,
-                name=data["name"],
-                directory=data["directory"],
-                inode=data["inode"],
+                name=_text(data["name"]),
+                directory=_text(data["directory"]),
+                inode=_number(data["inode"]),
             ),
-            created=datetime.fromisoformat(data["created"]),
+            created=_time(data["created"]),
             nested=Nested(data["nested"]),
             sealed=_sealed(data.get("sealed")),
         )
@@ -103,15 +103,41 @@ def decode(raw: str | bytes, provider: str) -> Marked | None:
             mark=mark,
             instance=_text(data["instance"]),
             machine=_text(data.get("machine", "")),
-            more=data.get("more", {}),
+            more=_fields(data.get("more", {})),
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         _logger.warning("an image's mark cannot be read and is left alone: %r", raw[:200])
         return None
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(value)
+    return value
+
+
+def _time(value: object) -> datetime:
+    found = datetime.fromisoformat(_text(value))
+    if found.tzinfo is None:
+        raise ValueError(value)
+    return found
+
+
+def _context(value: object) -> int:
+    number = _number(value)
+    if not 0 <= number < 1 << 32:  # MS-FSRVP 2.2.2.2
+        raise ValueError(value)
+    return number
+
+
+def _fields(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
         raise TypeError(value)
     return value
 
@@ -123,7 +149,7 @@ def _sealed(data: Any) -> Sealed | None:
     return Sealed(
         set_id=_text(data["set_id"]),
         copy_id=_text(data["copy_id"]),
-        context=int(data["context"]),
+        context=_context(data["context"]),
         exposed_share=_text(data["exposed_share"]),
         state=None if state is None else SetState(state),
     )

@@ -207,6 +207,9 @@ def test_what_says_more_is_preferred() -> None:
     assert found(json.dumps(data), "zfs").mark == mark_of(ZFS)
 
 
+_SEALED = {"set_id": "", "copy_id": "", "context": 0, "exposed_share": "", "state": None}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -220,6 +223,14 @@ def test_what_says_more_is_preferred() -> None:
         {"machine": None},
         {"sealed": {"state": 5}},
         {"sealed": "yes"},
+        {"sealed": {**_SEALED, "context": 1 << 32}},
+        {"sealed": {**_SEALED, "context": float("inf")}},
+        {"share": None},
+        {"share_path": 7},
+        {"directory": ["a"]},
+        {"inode": "34"},
+        {"created": "2024-02-29T23:59:59"},
+        {"more": ["parts"]},
     ],
 )
 def test_new_form_that_cannot_be_read_is_left_alone(change: dict[str, object]) -> None:
@@ -242,6 +253,8 @@ def test_what_cannot_be_read_is_left_alone(change: dict[str, object]) -> None:
     assert decode(text, "zfs") is None
 
 
-@pytest.mark.parametrize("text", ["", "no JSON", "[]", "7", '"text"', "{}"])
+@pytest.mark.parametrize(
+    "text", ["", "no JSON", "[]", "7", '"text"', "{}", pytest.param("[" * 8000, id="deep")]
+)
 def test_what_is_no_mark_is_left_alone(text: str) -> None:
     assert decode(text, "zfs") is None
