@@ -60,6 +60,7 @@ def take(
     ours = identity.make(config)
     for lock in locks:
         living.announce(lock, ours)
+    living.require_alone(ours)
     instance = Instance(
         config=config,
         ledger=ledger,

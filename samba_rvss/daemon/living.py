@@ -8,6 +8,7 @@ another host, cannot be found. Nothing is locked and nothing is changed.
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Identity
@@ -49,21 +50,45 @@ def require_silence(identity: Identity, source: str) -> None:
             )
 
 
+def require_alone(identity: Identity) -> None:
+    """Refuse if another process on this machine serves our own instance.
+
+    Its state directory may have been copied, or given the same ``rvss:instance``: then the images
+    of each are the other's as well, by their marks.
+
+    Raises:
+        RvssError: BUSY, with the process.
+    """
+    ours = {identity.id, identity.signature[0]}
+    for pid, names in _holders():
+        if pid != os.getpid() and not ours.isdisjoint(names[1:3]):
+            raise RvssError(
+                Problem.BUSY,
+                f"this instance is served on this machine, by process {pid}",
+                "stop that one; or give this one a state directory that is no copy of another's,"
+                " and an 'rvss:instance' of its own if it needs one",
+            )
+
+
 def _holders() -> Iterator[tuple[int, list[str]]]:
     """Yield root's processes that hold a lock file, with what it says: nothing before this."""
     for name in os.listdir("/proc"):
         if not name.isdecimal():
             continue
-        try:
-            if os.stat(f"/proc/{name}").st_uid != 0:
-                continue
-            for fd in os.listdir(f"/proc/{name}/fd"):
+        for fd in _descriptors(name):
+            # What ends or is closed meanwhile is no lock.
+            with suppress(OSError):
                 if os.readlink(f"/proc/{name}/fd/{fd}").endswith(("/lock", "/lock (deleted)")):
                     names = _read(name, fd)
                     if names is not None:
                         yield int(name), names
-        except OSError:
-            continue  # it ended meanwhile
+
+
+def _descriptors(pid: str) -> list[str]:
+    with suppress(OSError):
+        if os.stat(f"/proc/{pid}").st_uid == 0:
+            return os.listdir(f"/proc/{pid}/fd")
+    return []
 
 
 def _read(pid: str, fd: str) -> list[str] | None:

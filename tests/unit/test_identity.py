@@ -33,8 +33,13 @@ from samba_rvss.model import Identity
 lock = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
 fcntl.flock(lock, fcntl.LOCK_EX)
 living.announce(lock, Identity(id="b" * 32, name="pair", run_directory="/run/other"))
+os.dup2(lock, 200)
+os.close(lock)
 print("held", flush=True)
-time.sleep(600)
+deadline = time.monotonic() + 600
+while time.monotonic() < deadline:  # what it opens beside is closed while somebody looks
+    for fd in [os.dup(0) for _ in range(20)]:
+        os.close(fd)
 """
 
 
@@ -109,7 +114,7 @@ def holder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.require("root")
 def test_who_is_served_here_is_found(holder: Path) -> None:
-    for source in ("b" * 32, "name:pair", "/run/other"):
+    for source in ("b" * 32, "name:pair", "/run/other") * 20:
         with pytest.raises(RvssError, match="is served on this machine, by process") as caught:
             living.require_silence(OURS, source)
         assert caught.value.problem is Problem.BUSY
@@ -118,6 +123,18 @@ def test_who_is_served_here_is_found(holder: Path) -> None:
     holder.unlink()
     with pytest.raises(RvssError, match="is served"):
         living.require_silence(OURS, "b" * 32)
+
+
+@pytest.mark.require("root")
+def test_one_instance_is_served_once(holder: Path) -> None:
+    """Also if its state directory was copied, or two have one name."""
+    assert holder.exists()
+    for ours in (Identity(id="b" * 32), Identity(id="e" * 32, name="pair")):
+        with pytest.raises(RvssError, match="is served on this machine, by process") as caught:
+            living.require_alone(ours)
+        assert caught.value.problem is Problem.BUSY
+    # Two containers have the same paths.
+    living.require_alone(Identity(id="e" * 32, run_directory="/run/other"))
 
 
 @pytest.mark.require("root")
