@@ -37,8 +37,19 @@ def amended(seen: Observation, copy: ShadowCopy, image: Image | None) -> tuple[S
         or (copy.phase is Phase.SEALED and not copy.set_id and sealed.set_id)
     ):
         changed = _sealed(changed, sealed)
+        if not _is_attested(seen, copy):
+            # Its record is from before it was exposed, perhaps of a backup.
+            changed = replace(changed, adopted=True)
         reason = "its image is sealed, by its mark"
     return changed, reason
+
+
+def _is_attested(seen: Observation, copy: ShadowCopy) -> bool:
+    """Return whether something of Samba's has a copy: its set, or its exposed share."""
+    sets = seen.samba.copies if seen.samba else ()
+    return any(copy.path == known.path for known in sets) or copy.path in (
+        (seen.shares or {}).values()
+    )
 
 
 def _sealed(copy: ShadowCopy, sealed: Sealed) -> ShadowCopy:

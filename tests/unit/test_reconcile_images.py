@@ -262,6 +262,24 @@ ROWS = [
         )
         for phase in (Phase.CREATING, Phase.TAKEN, Phase.OPEN)
     ),
+    *(
+        row(
+            f"sealed, the record says {phase.value}, and no set and no share has it",
+            replace(
+                REBOOTED,
+                phase=phase,
+                sealed=SEALED,
+                context=PERSISTENT,
+                learned=SetState.EXPOSED,
+                served=False,
+                found={f"copy {A}": YEAR},
+            ),
+            AMENDED,
+            REMOUNT,
+            ADOPTED,
+        )
+        for phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
+    ),
     row(
         "sealed and not persistent, and the record says open",
         replace(
