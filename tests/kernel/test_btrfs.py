@@ -572,6 +572,29 @@ def test_a_home_that_was_deleted_is_said(storage: BtrfsStorage, rig_directory: P
     assert only(Btrfs(storage.identity, memory)).id == mark.id
 
 
+def test_an_id_that_is_somebody_elses_now_is_no_home(
+    storage: BtrfsStorage, rig_directory: Path
+) -> None:
+    """A file system that was made anew, or restored, can have one's uuid and give ids anew."""
+    memory = rig_directory / "homes.json"
+    share = storage.volume("vms")
+    mark = take(Btrfs(storage.identity, str(memory)), share)
+    theirs = storage.fs.subvolume("theirs", 0o755)
+    os.chown(theirs, 12345, 12345)
+    data = json.loads(memory.read_text())
+    assert data[mark.volume.file_system][0] == tree_of(storage.top / HOME)
+    data[mark.volume.file_system][0] = tree_of(theirs)
+    memory.write_text(json.dumps(data))
+    provider = Btrfs(storage.identity, str(memory))
+    assert mark.volume.file_system in provider.inventory().unlisted
+    probe(provider, theirs)
+    again = take(provider, share)
+    status = theirs.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (12345, 12345, 0o755)
+    assert os.listdir(theirs) == []
+    assert {image.id for image in provider.inventory().images} == {mark.id, again.id}
+
+
 def test_a_home_that_was_given_to_others_is_given_back(storage: BtrfsStorage) -> None:
     mark = recovered(storage)
     home = storage.top / HOME

@@ -1,4 +1,4 @@
-"""The home of our images on one file system: a subvolume, known by its id.
+"""The home of our images on one file system: a subvolume, known by its id and its uuid.
 
     /.samba-rvss            root's, 0700; so a snapshot of the top level has no images in it
 
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.providers.btrfs import ioctl, mounted, subvolumes
-from samba_rvss.providers.btrfs.homes import Homes
+from samba_rvss.providers.btrfs.homes import Homes, Known
 from samba_rvss.providers.btrfs.ioctl import Subvolume
 
 NAME = ".samba-rvss"
@@ -114,11 +114,11 @@ def opened(top: int, file_system: str, homes: Homes, *, make: bool = False) -> I
         RvssError: BAD_PATH if others than root could have made what stands in its place.
         OSError: FileNotFoundError if there is no home, or it has been deleted.
     """
-    tree = homes.known(file_system)
-    fd = _known(top, tree) if tree is not None else None
+    known = homes.known(file_system)
+    fd = _known(top, known) if known is not None else None
     ours = fd is not None
     if fd is None:
-        if tree is not None and not make:
+        if known is not None and not make:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), NAME)
         fd = _by_name(top, make=make)
     with files.opened(fd):
@@ -132,15 +132,28 @@ def opened(top: int, file_system: str, homes: Homes, *, make: bool = False) -> I
                 " or no subvolume",
                 "see who made it, and move it away",
             )
-        homes.remember(file_system, found.tree)
+        homes.remember(file_system, Known(tree=found.tree, uuid=found.uuid))
         if taken:
             _give_back(file_system, found.tree)
         yield Home(fd, top, found.tree, file_system)
 
 
-def _known(top: int, tree: int) -> int | None:
+def remembered(fd: int, file_system: str, homes: Homes) -> int | None:
+    """Return the id of the home that is remembered, if it is still there; else None.
+
+    Args:
+        fd: a descriptor of the file system.
+        file_system: its identity.
+        homes: what is remembered.
+    """
+    known = homes.known(file_system)
+    return known.tree if known and ioctl.tree_of(fd, known.uuid) == known.tree else None
+
+
+def _known(top: int, known: Known) -> int | None:
     try:
-        return subvolumes.opened(top, tree)
+        with files.opened(subvolumes.opened(top, known.tree)) as fd:
+            return os.dup(fd) if ioctl.info(fd).uuid == known.uuid else None
     except OSError as exc:
         if exc.errno in subvolumes.GONE:
             return None

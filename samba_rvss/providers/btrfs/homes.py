@@ -1,8 +1,10 @@
-"""Which subvolume is our home on a file system, by its id: remembered in the state directory.
+"""Which subvolume is our home on a file system: remembered in the state directory.
 
 A name is no identity: whoever may write to the top level can rename the home, and put something
-else in its place. Contract: the file is replaced in one step, and durable. It may be missing:
-then the home is known by its name, once. That it cannot be written is told, and stops nothing.
+else in its place. Nor is an id alone: a file system that was made anew, or restored, may have its
+uuid again and give the id to another subvolume; so that one's uuid is remembered, too. Contract:
+the file is replaced in one step, and durable. It may be missing: then the home is known by its
+name, once. That it cannot be written is told, and stops nothing.
 """
 
 import json
@@ -10,10 +12,24 @@ import logging
 import os
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 
 from samba_rvss.kernel import files
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A home that is remembered.
+
+    Attributes:
+        tree: the subvolume's id.
+        uuid: 32 hexadecimal digits.
+    """
+
+    tree: int
+    uuid: str
 
 
 class Homes:
@@ -26,25 +42,25 @@ class Homes:
     def __init__(self, path: str = "") -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._known: dict[str, int] = {}
+        self._known: dict[str, Known] = {}
         self._written = True
 
-    def known(self, file_system: str) -> int | None:
-        """Return the id of the subvolume that is our home; None if there never was one."""
+    def known(self, file_system: str) -> Known | None:
+        """Return which subvolume is our home; None if there never was one."""
         with self._lock:
             if file_system not in self._known:
                 self._known = {**self._read(), **self._known}
             return self._known.get(file_system)
 
-    def remember(self, file_system: str, tree: int) -> None:
+    def remember(self, file_system: str, home: Known) -> None:
         """Remember a home from now on."""
         with self._lock:
-            known = {**self._read(), **self._known, file_system: tree}
+            known = {**self._read(), **self._known, file_system: home}
             if known != self._known or not self._written:
                 self._known = known
                 self._write()
 
-    def _read(self) -> dict[str, int]:
+    def _read(self) -> dict[str, Known]:
         if not self._path:
             return {}
         try:
@@ -52,7 +68,10 @@ class Homes:
                 os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             ) as fd:
                 data = json.loads(os.read(fd, 1 << 20))
-            return {str(name): int(tree) for name, tree in data.items()}
+            return {
+                str(name): Known(tree=int(tree), uuid=str(uuid))
+                for name, (tree, uuid) in data.items()
+            }
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as exc:
@@ -64,13 +83,14 @@ class Homes:
             return
         directory, name = os.path.split(self._path)
         new = f"{name}.{os.getpid()}"
+        data = {found: [home.tree, home.uuid] for found, home in self._known.items()}
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             with files.opened(os.open(directory, files.DIRECTORY)) as within:
                 with suppress(FileNotFoundError):
                     os.unlink(new, dir_fd=within)
                 with files.opened(os.open(new, flags, 0o600, dir_fd=within)) as fd:
-                    os.write(fd, json.dumps(self._known).encode())
+                    os.write(fd, json.dumps(data).encode())
                     os.fsync(fd)
                 os.rename(new, name, src_dir_fd=within, dst_dir_fd=within)
                 os.fsync(within)

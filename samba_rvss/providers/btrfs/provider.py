@@ -85,7 +85,7 @@ class Btrfs:
     def _probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume:
         inode = os.fstat(fd).st_ino
         file_system, _ = ioctl.file_system(fd)
-        ours = self._homes.known(file_system)
+        ours = home.remembered(fd, file_system, self._homes)
         tree, directory = ioctl.lookup(fd, inode)
         lineage = subvolumes.lineage(fd, tree)
         top = (ioctl.FS_TREE_OBJECTID, "")
@@ -222,8 +222,8 @@ class Btrfs:
                     return []
                 raise RvssError(
                     Problem.NOT_FOUND,
-                    f"/{home.NAME} in its top-level tree, the subvolume {known}, has been deleted"
-                    " with every image in it",
+                    f"/{home.NAME} in its top-level tree, the subvolume {known.tree}, has been"
+                    " deleted with every image in it",
                     "the next shadow copy makes a new one",
                 ) from None
             # In this order: whatever is there had its mark before, and keeps it to the end.
