@@ -20,6 +20,7 @@ from samba_rvss.model import (
     Inventory,
     Mark,
     Nested,
+    Phase,
     Sealed,
     SetState,
     ShadowCopy,
@@ -67,18 +68,19 @@ def candidates(instance: Instance, source: str, on: str = "") -> list[Candidate]
         for image in inventory.images
         if image.former and source == instance.config.run_directory
     ]
-    known = {copy.id for copy in instance.ledger.copies(gone=True) if not copy.lost}
-    living = {copy.id for copy in instance.ledger.copies()}
+    known = {copy.id: copy for copy in instance.ledger.copies(gone=True) if not copy.lost}
     return [
-        _judge(instance, foreign, inventory, shares, known)
+        _judge(instance, foreign, inventory, shares, known.get(foreign.id))
         for foreign in found
         if wanted in ("", foreign.file_system)
-        and not (foreign.whose is Whose.FORMER and foreign.id in living)
+        and not (foreign.whose is Whose.FORMER and _is_left(known.get(foreign.id)))
     ]
 
 
 def take(instance: Instance, candidate: Candidate) -> ShadowCopy:
     """Take over an image: its mark, its record, its mounts; its exposed share is not made anew.
+
+    A record that is there stays, and becomes what the mark says at the next reconciling.
 
     Raises:
         RvssError: NOT_FOUND, READ_ONLY, BAD_PATH, STATE or SYSTEM.
@@ -88,6 +90,10 @@ def take(instance: Instance, candidate: Candidate) -> ShadowCopy:
         raise RvssError(Problem.STATE, f"{candidate.id} is not taken: {candidate.refusal}")
     instance.provider(mark.volume).claim(mark)
     instance.reached("adopt.claimed")
+    copy = instance.ledger.get(mark.id)
+    if copy is not None and not copy.lost:
+        repair.mount_again(instance, copy)
+        return copy
     image = Image(
         id=mark.id, provider=mark.volume.provider, mark=mark, complete=True, read_only=True
     )
@@ -101,7 +107,7 @@ def _judge(
     foreign: Foreign,
     inventory: Inventory,
     shares: Iterable[tuple[Share, Volume | RvssError]],
-    known: set[str],
+    known: ShadowCopy | None,
 ) -> Candidate:
     mark, refusal = foreign.mark, ""
     first_form = foreign.instance.startswith("/")
@@ -111,7 +117,7 @@ def _judge(
         refusal = "it is not sealed"
     elif not foreign.read_only:
         refusal = "it is not sealed, or a part of it is missing"
-    elif foreign.id in known:
+    elif known is not None and not _is_its_record(known, mark, inventory):
         refusal = "the ledger has a record of that name"
     elif instance.mounts.standing(foreign.id) and mark.sealed is None:
         refusal = "something is mounted under its name"
@@ -127,6 +133,18 @@ def _judge(
     )
     ours = replace(mark, share=share.name, share_path=share.path, volume=volume, sealed=sealed)
     return Candidate(id=foreign.id, where=_where(foreign), mark=ours)
+
+
+def _is_left(copy: ShadowCopy | None) -> bool:
+    """Return whether there is a record of a copy that is not gone."""
+    return copy is not None and copy.phase is not Phase.GONE
+
+
+def _is_its_record(copy: ShadowCopy, mark: Mark, inventory: Inventory) -> bool:
+    """Return whether a record is of an image that was ours, before our id or name changed."""
+    if copy.phase in (Phase.DELETING, Phase.GONE):
+        return False
+    return inventory.present(copy.volume).key == inventory.present(mark.volume).key
 
 
 def _where(foreign: Foreign) -> str:

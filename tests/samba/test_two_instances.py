@@ -134,6 +134,10 @@ class Container:
         """Return its id."""
         return self.inside(self._home / "rvss" / "instance").read_text().strip()
 
+    def lose_identity(self) -> None:
+        """Remove its id, of which it makes a new one."""
+        self.inside(self._home / "rvss" / "instance").unlink()
+
     def lose_ledger(self) -> None:
         """Remove the ledger's files."""
         for file in self.inside(self._home / "rvss").glob("ledger.db*"):
@@ -278,3 +282,17 @@ def test_neither_touches_what_is_the_other_s(two: tuple[Container, Container]) -
     left = {it["target"]: it for it in one.run("reconcile", "--json")["left_alone"] if it["wrong"]}
     assert all("its image is not ours any more" in left[name]["reason"] for name in moved)
     assert len(_images(file_system)) == 2 * SETS
+
+    # Its id is lost, and its ledger is not.
+    before, sealed = other.identity(), other.copies(Phase.SEALED)
+    other.kill()
+    other.lose_identity()
+    other.start()
+    done = other.run("adopt", "--from", before, "--json")
+    assert {(action["target"], action["outcome"]) for action in done["actions"]} == {
+        (copy["id"], "done") for copy in sealed
+    }
+    assert other.copies(Phase.SEALED) == sealed
+    left = {it["target"]: it for it in other.run("reconcile", "--json")["left_alone"]}
+    for copy in sealed:
+        assert "not ours any more" not in left[copy["id"]]["reason"]
