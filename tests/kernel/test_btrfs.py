@@ -605,10 +605,13 @@ def test_a_home_that_was_given_to_others_is_given_back(storage: BtrfsStorage) ->
     ):
         # A part that is sealed refuses it.
         run(["chmod", "-R", "a+rwx", str(home)], timeout=60, allow=frozenset({0, 1}))
-        run(["chown", "12345:12345", str(home)], timeout=60)
+        marks = [home / PLACE, home / PLACE / mark.id]
+        run(["chown", "12345:12345", str(home), *map(str, marks)], timeout=60)
         verb()
-        status = home.stat()
-        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 0, 0o700)
+        for place in (home, *marks):
+            if place.exists():
+                status = place.stat()
+                assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 0, 0o700)
     assert storage.names() == []
 
 

@@ -11,11 +11,11 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.providers.btrfs import ioctl, mounted, subvolumes
+from samba_rvss.providers.btrfs import ioctl, mounted, parts, subvolumes
 from samba_rvss.providers.btrfs.homes import Homes, Known
 from samba_rvss.providers.btrfs.ioctl import Subvolume
 
@@ -183,6 +183,7 @@ def _give_back(file_system: str, tree: int) -> None:
         files.opened(subvolumes.opened(top, tree)) as fd,
     ):
         try:
+            _take_back_marks(fd)
             os.fchown(fd, 0, 0)
             os.fchmod(fd, 0o700)
         except OSError as exc:
@@ -190,3 +191,18 @@ def _give_back(file_system: str, tree: int) -> None:
                 raise
             return
     _logger.warning("the home of the images on btrfs %s was given back to root", file_system)
+
+
+def _take_back_marks(home: int) -> None:
+    """Do the same with the directories of marks: somebody may have one of them open."""
+    with suppress(FileNotFoundError), _directory(home, parts.PLACE) as place:
+        os.fchown(place, 0, 0)
+        os.fchmod(place, 0o700)
+        for name in os.listdir(place):
+            with suppress(FileNotFoundError, NotADirectoryError), _directory(place, name) as fd:
+                os.fchown(fd, 0, 0)
+                os.fchmod(fd, 0o700)
+
+
+def _directory(holder: int, name: str) -> AbstractContextManager[int]:
+    return files.opened(os.open(name, files.DIRECTORY, dir_fd=holder))

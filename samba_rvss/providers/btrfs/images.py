@@ -197,9 +197,10 @@ def each(
     for name in names:
         try:
             image = look(home, name, identity)
-        except OSError as exc:
+        except (OSError, RvssError) as exc:
             record = Record(name=name, marked=None)
-            where = f"{home.where()}: {name} ({exc.strerror})"
+            why = exc.line() if isinstance(exc, RvssError) else exc.strerror
+            where = f"{home.where()}: {name} ({why})"
             image = foreign(home, record, Whose.UNKNOWN, where, read_only=False)
         if image is not None:
             found.append(image)
