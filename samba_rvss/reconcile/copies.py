@@ -33,7 +33,9 @@ class _Judging:
         self._draft = draft
         self._options = seen.options
         images = seen.inventory.images if seen.inventory else ()
-        self._images = {image.id: image for image in images}
+        self._images: dict[str, list[Image]] = {}
+        for image in images:
+            self._images.setdefault(image.id, []).append(image)
         self._listed = seen.inventory.file_systems if seen.inventory else frozenset()
         self._foreign: dict[str, Foreign] = {}
         for foreign in seen.inventory.foreign if seen.inventory else ():
@@ -46,7 +48,7 @@ class _Judging:
         if copy.id in seen.changing:
             self._draft.leave(copy.id, "something is being done with it", self._options.grace)
             return
-        image, foreign = self._images.get(copy.id), self._foreign.get(copy.id)
+        image, foreign = self._image_of(copy), self._foreign.get(copy.id)
         if image is None and foreign is not None:
             reason = f"its image is not ours any more: {foreign.whose.value}, at {foreign.where}"
             self._draft.leave(copy.id, f"{reason} on {foreign.file_system}", wrong=True)
@@ -84,6 +86,19 @@ class _Judging:
             self._delete(copy, "its image is not complete")
         else:
             self._judge_whole(copy, image)
+
+    def _image_of(self, copy: ShadowCopy) -> Image | None:
+        """Return the image of a copy: of those that have its id, that of its volume."""
+        found = self._images.get(copy.id, [])
+        if len(found) > 1 and self._seen.inventory is not None:
+            present = self._seen.inventory.present
+            found = sorted(
+                found, key=lambda i: present(i.mark.volume).key != present(copy.volume).key
+            )
+            for twin in found[1:]:
+                reason = f"another image has its id, of the volume {twin.mark.volume.key}"
+                self._draft.leave(copy.id, f"{reason}: see who made it", wrong=True)
+        return found[0] if found else None
 
     def _amended(self, copy: ShadowCopy, image: Image | None) -> ShadowCopy:
         """Return the record as its image's mark wants it, and have it amended if it is not so."""

@@ -389,3 +389,17 @@ def test_an_image_that_vanished_is_not_one_that_we_deleted() -> None:
 def test_what_may_be_on_a_file_system_that_cannot_be_listed_stays() -> None:
     given = Given(phase=None, state=ABSENT, image="", starting=True, unlisted={"fs": "why"})
     assert plan(replace(given, found={f"share {SHARE}": YEAR}).seen()).actions == ()
+
+
+def test_a_second_image_of_an_id_hides_none() -> None:
+    """Whoever may mount a file system of his own can know an ``rvss:instance``."""
+    seen = replace(OPEN, since=ago(1800)).seen()
+    assert seen.inventory is not None
+    (image,) = seen.inventory.images
+    twin = replace(image, mark=replace(image.mark, volume=OTHER))
+    for images in ((image, twin), (twin, image)):
+        decided = plan(replace(seen, inventory=replace(seen.inventory, images=images)))
+        (action,) = (action for action in decided.actions if isinstance(action, OnCopy))
+        assert isinstance(action, Delete)
+        (left,) = (left for left in decided.left_alone if left.target == A)
+        assert "another image has its id, of the volume btrfs:fs:257" in left.reason
