@@ -7,6 +7,7 @@ still says what is due.
 
 from dataclasses import replace
 from enum import Enum
+from typing import Any
 
 from samba_rvss.copies.instance import Instance
 from samba_rvss.model import Phase, SambaCopy, SetState, ShadowCopy
@@ -63,6 +64,16 @@ def with_news(copy: ShadowCopy, known: SambaCopy) -> ShadowCopy:
     )
 
 
+def facts_of(known: SambaCopy) -> dict[str, Any]:
+    """Return what Samba says of a copy and of its set, but the set's state, as columns."""
+    return {
+        "set_id": known.set_id,
+        "copy_id": known.copy_id,
+        "context": known.context,
+        "exposed_share": known.exposed_share,
+    }
+
+
 def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy | None:
     """Record what Samba says of a copy: ids, context, exposed share, state; None if it is deleted.
 
@@ -73,11 +84,8 @@ def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy 
         copy,
         known.state.name.lower(),
         unless=(Phase.DELETING, Phase.GONE),
-        set_id=known.set_id,
-        copy_id=known.copy_id,
-        context=known.context,
-        exposed_share=known.exposed_share,
         state=known.state,
+        **facts_of(known),
     )
 
 

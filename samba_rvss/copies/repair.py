@@ -6,9 +6,10 @@ from dataclasses import replace
 from samba_rvss.copies import seal
 from samba_rvss.copies.create import attach, reserve_previous
 from samba_rvss.copies.delete import hide
+from samba_rvss.copies.follow import facts_of
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import RvssError
-from samba_rvss.model import Image, Phase, SetState, ShadowCopy
+from samba_rvss.model import Image, Phase, SambaCopy, SetState, ShadowCopy
 from samba_rvss.mounts import way
 from samba_rvss.samba import fss_state
 
@@ -119,8 +120,17 @@ def mount_again(instance: Instance, copy: ShadowCopy) -> None:
         instance.ledger.note(copy, "mounted again")
 
 
-def seal_again(instance: Instance, copy: ShadowCopy, reason: str) -> ShadowCopy | None:
+def seal_again(
+    instance: Instance, copy: ShadowCopy, reason: str, known: SambaCopy | None = None
+) -> ShadowCopy | None:
     """Record that a copy is to be sealed (again); the watcher, which follows it, seals it.
+
+    Args:
+        instance: the copy's.
+        copy: which one.
+        reason: why.
+        known: what Samba says of it, which a daemon that died may not have recorded. Its state is
+            not recorded here: that is for the sealing, once it is on disk.
 
     Raises:
         RvssError: STATE.
@@ -131,6 +141,7 @@ def seal_again(instance: Instance, copy: ShadowCopy, reason: str) -> ShadowCopy 
         unless=(Phase.DELETING, Phase.GONE),
         detail=reason,
         phase=Phase.SEALING,
+        **(facts_of(known) if known else {}),
     )
 
 

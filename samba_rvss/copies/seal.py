@@ -108,10 +108,11 @@ def sealed_record(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
 def is_open_to_writers(instance: Instance, copy: ShadowCopy) -> bool:
     """Return whether somebody can have written to a copy before it is sealed.
 
-    That is so if it was to be opened for recovery; and on btrfs, where root may write to our home,
-    if a share shows the top level of a file system: clients may be root there, by ``force user``.
+    That is so if it was to be opened for recovery, or nobody has recorded whether it was; and on
+    btrfs, where root may write to our home, if a share shows the top level of a file system:
+    clients may be root there, by ``force user``.
     """
-    if copy.auto_recovery:
+    if copy.auto_recovery or not copy.set_id:
         return True
     shared = {section.path.rstrip("/") for section in instance.config.sections if section.path}
     return any(

@@ -86,8 +86,8 @@ def perform(instance: Instance, action: Action) -> None:
             withdraw(instance, copy, reason)
         case MountAgain(copy=copy):
             repair.mount_again(instance, copy)
-        case Seal(copy=copy, reason=reason):
-            repair.seal_again(instance, copy, reason)
+        case Seal(copy=copy, reason=reason, known=known):
+            repair.seal_again(instance, copy, reason, known)
         case Clear(copy=copy):
             instance.provider(copy.volume).clear(copy.volume, copy.id)
         case Destroy(image=image):

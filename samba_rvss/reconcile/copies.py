@@ -312,7 +312,7 @@ class _Judging:
         self._draft.act(Delete(copy=copy, reason=reason))
 
     def _seal(self, copy: ShadowCopy, reason: str) -> None:
-        self._draft.act(Seal(copy=copy, reason=reason))
+        self._draft.act(Seal(copy=copy, reason=reason, known=self._known.get(copy.path)))
 
     def _expire(self, copy: ShadowCopy, reason: str, *evidence: str) -> None:
         """Delete a copy whose image is whole, because of what srv_fss.tdb says or does not say."""

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from samba_rvss.model import Image, Moment, SetState, ShadowCopy
+from samba_rvss.model import Image, Moment, SambaCopy, SetState, ShadowCopy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +146,13 @@ class MountAgain(OnCopy):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal(OnCopy):
-    """Begin to seal a copy; the watcher goes on with it for as long as it takes."""
+    """Begin to seal a copy; the watcher goes on with it for as long as it takes.
 
+    Attributes:
+        known: what srv_fss.tdb says of it, None if nothing; the ledger may not have that yet.
+    """
+
+    known: SambaCopy | None = None
     verb = "seal"
 
 

@@ -213,6 +213,31 @@ def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: 
     end_well(rig, sequence, exposed)
 
 
+@only_previous
+@pytest.mark.usefixtures("share")
+def test_recovery_was_complete_before_it_was_recorded(rig: "Rig", client: "Client") -> None:
+    """It was open, though the ledger does not say so: a file that still is changes nothing."""
+    rig.daemon.start(crash_at="open.opened")
+    sequence = begin(client)
+    sequence.commit()
+    wait_for_crash(rig, "open.opened")
+    (exposed,) = sequence.expose()
+    recover(rig, exposed)
+    (copy,) = rig.ledger()
+    assert not copy.set_id
+    with (Path(copy.path) / "data").open("r+b", buffering=0) as held:
+        sequence.complete()
+        rig.daemon.start()
+        (sealed,) = rig.wait_for_phase(Phase.SEALED)
+        with suppress(OSError):
+            held.write(b"too late")
+    (image,) = rig.fs.provider(identity_of(rig.daemon)).inventory().images
+    assert image.mark.sealed is not None
+    assert image.mark.sealed.set_id == sealed.set_id == str(sequence.id)
+    assert image.mark.sealed.state is SetState.RECOVERED
+    end_well(rig, sequence, exposed)
+
+
 @pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="seal.marked")
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("seal"))
