@@ -148,9 +148,9 @@ class Watcher:
             try:
                 await whole(inotify.add_watch, self._inotify, directory, mask)
                 break
-            except FileNotFoundError:
+            except OSError as exc:
                 if not said:
-                    _logger.info("waiting for Samba's lock directory %s", directory)
+                    _logger.warning("cannot watch Samba's lock directory yet: %s", exc)
                     said = True
                 await asyncio.sleep(1.0)
         self.look()
@@ -182,7 +182,8 @@ class Watcher:
         """Read the file and open what is due.
 
         Returns:
-            False if the file is being written just now, None if it could not be read at all.
+            False if the file is being written just now, None if it could not be read at all, or
+            something could not be opened.
         """
         try:
             return await self._read()
@@ -192,7 +193,7 @@ class Watcher:
             _logger.exception("cannot look at Samba's shadow copy sets")
         return None
 
-    async def _read(self) -> bool:
+    async def _read(self) -> bool | None:
         if not self._pending:
             return True
         async with self._reading:
@@ -200,10 +201,10 @@ class Watcher:
             state = await loop.run_in_executor(self._reader, self._file.read)
             if state is None:
                 return False
-            self._act_at_once(state)
+            acted = self._act_at_once(state)
             self._state = state
             self._changed.set()
-            return True
+            return acted or None
 
     async def _is_wanted(self, seconds: float | None) -> bool:
         """Wait until a look is wanted, at most so many seconds; return whether one is."""
@@ -212,21 +213,28 @@ class Watcher:
                 await self._wanted.wait()
         return self._wanted.is_set()
 
-    def _act_at_once(self, state: SambaState) -> None:
+    def _act_at_once(self, state: SambaState) -> bool:
         """Close, or open, every recovery mount that is due, without waiting and recording.
 
         What is closed begins to be sealed: neither the registry nor the ledger comes before that.
+        While it is being sealed it is not opened, whatever the file says.
+
+        Returns:
+            Whether all that is due to be open is.
         """
+        good = True
         for copy, known in self._known(state):
             due = steps(copy, known)
             if Step.SEAL in due:
                 self._sealer.begin(follow.with_news(copy, known))
-            elif Step.OPEN in due:
+            elif Step.OPEN in due and copy.id not in self._turns.worked_on:
                 try:
                     follow.open_mount(self._present(), copy)
                     self._opened.add(copy.id)
                 except RvssError as exc:
                     _logger.error("[%s] %s cannot be opened: %s", copy.share, copy.id, exc)
+                    good = False
+        return good
 
     def _known(self, state: SambaState) -> Iterable[tuple[ShadowCopy, SambaCopy]]:
         for known in state.copies:

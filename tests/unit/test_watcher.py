@@ -124,3 +124,62 @@ def test_a_copy_that_was_sealed_meanwhile_is_not_followed_as_sealing(followed: F
 
     asyncio.run(story())
     assert [copy.phase for copy in followed.watcher.followed] == [Phase.SEALED]
+
+
+def test_what_is_being_sealed_is_never_opened(followed: Followed) -> None:
+    """Whatever the file says then: another worker may have written its older view of the set."""
+    followed.site.store(followed.site.records(SetState.RECOVERED, Context.AUTO_RECOVERY))
+
+    async def story() -> None:
+        followed.watcher.track(followed.copy)
+        await followed.watcher.catch_up()
+        assert followed.watcher.sealing  # and goes on, for there is no image
+        followed.expose()
+        await followed.watcher.catch_up()
+        assert not followed.writable
+        await followed.watcher.release(followed.copy)
+
+    asyncio.run(story())
+    assert not followed.writable
+
+
+def test_what_could_not_be_opened_is_opened_soon(followed: Followed) -> None:
+    """Nothing else happens: no write to the file, no reconciling."""
+    followed.expose()
+    mounting.umount(followed.copy.path)
+
+    async def story() -> None:
+        followed.watcher.track(replace(followed.copy, state=None))
+        following = asyncio.ensure_future(followed.watcher.run())
+        async with asyncio.timeout(30):
+            while followed.recorded().context != Context.AUTO_RECOVERY:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(followed.mount)
+            await _recorded_as(followed, Phase.OPEN)
+        assert followed.writable
+        following.cancel()
+        await asyncio.wait([following])
+
+    asyncio.run(story())
+
+
+def test_the_lock_directory_cannot_be_watched_for_a_while(followed: Followed) -> None:
+    """Following goes on as soon as it can be."""
+    lock, aside = followed.site.directory / "lock", followed.site.directory / "aside"
+
+    async def story() -> None:
+        following = asyncio.ensure_future(followed.watcher.run())
+        lock.rename(aside)
+        lock.symlink_to(lock)
+        await asyncio.wait([following], timeout=0.5)
+        assert not following.done()
+        lock.unlink()
+        aside.rename(lock)
+        followed.watcher.track(followed.copy)
+        followed.expose()
+        async with asyncio.timeout(30):
+            await _recorded_as(followed, Phase.OPEN)
+        following.cancel()
+        await asyncio.wait([following])
+
+    asyncio.run(story())
