@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 
 from samba_rvss.copies import exposed, follow
 from samba_rvss.copies.follow import Step, steps
@@ -57,7 +58,9 @@ class Watcher:
         self._sealer = Sealer(present, turns, self._on_sealed)
         self._pending: dict[str, ShadowCopy] = {}  # by path
         self._opened: set[str] = set()  # ids of those whose mount was opened, not recorded yet
-        self._amended: dict[str, bool] = {}
+        self._amended: dict[str, bool] = {}  # whether the share is the closed one, by ids
+        self._amending: asyncio.Future[None] | None = None
+        self._amend_pause = _PAUSE_AFTER_ERROR
         self._state: SambaState | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="srv_fss")
         self._file = fss_state.HeldFile(present().config.fss_state)
@@ -277,7 +280,6 @@ class Watcher:
             if known.is_exposed and self._amended.get(copy.id) is not closed:
                 shown.append((current, closed))
         await self._amend(shown)
-        self._amended.update((copy.id, closed) for copy, closed in shown)
         for copy, _ in list(self._known(state)):
             self._drop_if_done(copy)
 
@@ -287,14 +289,38 @@ class Watcher:
         return await in_thread(_record, self._present(), copy, known, due)
 
     async def _amend(self, shares: Sequence[tuple[ShadowCopy, bool]]) -> None:
-        """Amend exposed shares; wait for a moment only, because sealing does not depend on it."""
-        if not shares:
+        """Amend exposed shares; wait for a moment only, because sealing does not depend on it.
+
+        One change comes after the other, so that none overtakes a newer one. What is not amended
+        now is looked at again when the change that is under way has ended.
+        """
+        if not shares or self._amending is not None:
             return
-        task = asyncio.ensure_future(in_thread(exposed.amend, self._present(), shares))
-        task.add_done_callback(_report)
-        done, _ = await asyncio.wait([task], timeout=_AMEND_SECONDS)
+        self._amending = asyncio.ensure_future(in_thread(exposed.amend, self._present(), shares))
+        self._amending.add_done_callback(partial(self._on_amended, shares))
+        done, _ = await asyncio.wait([self._amending], timeout=_AMEND_SECONDS)
         if not done:
             _logger.warning("Samba's registry is slow to take the changed shares")
+
+    def _on_amended(
+        self, shares: Sequence[tuple[ShadowCopy, bool]], amending: "asyncio.Future[None]"
+    ) -> None:
+        """Note what was amended; if that failed, have it done again later."""
+        self._amending = None
+        if amending.cancelled():
+            return
+        exc = amending.exception()
+        if exc is None:
+            self._amend_pause = _PAUSE_AFTER_ERROR
+            self._amended.update(
+                (copy.id, closed) for copy, closed in shares if copy.path in self._pending
+            )
+            self._changed.set()
+            return
+        known = isinstance(exc, RvssError)
+        _logger.error("cannot amend exposed shares: %s", exc, exc_info=None if known else exc)
+        asyncio.get_running_loop().call_later(self._amend_pause, self._changed.set)
+        self._amend_pause = min(2 * self._amend_pause, _LONGEST_PAUSE)
 
     def _on_sealed(self, copy: ShadowCopy) -> None:
         if copy.path in self._pending:
@@ -323,12 +349,3 @@ def _record(
     if Step.OPEN in due and current is not None:
         current = follow.record_open(instance, current)
     return current
-
-
-def _report(task: "asyncio.Future[None]") -> None:
-    """Log why exposed shares could not be amended; no promise depends on that."""
-    exc = None if task.cancelled() else task.exception()
-    if isinstance(exc, RvssError):
-        _logger.error("cannot amend exposed shares: %s", exc)
-    elif exc is not None:
-        _logger.error("cannot amend exposed shares", exc_info=exc)

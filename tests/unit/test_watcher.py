@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tdb
 
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.kernel import mounting
 from samba_rvss.model import Context, Phase, SetState, ShadowCopy
+from samba_rvss.run import run
 from samba_rvss.samba.process import SambaProcess
 from tests.unit.site import Site
 
@@ -67,7 +69,8 @@ def followed(tmp_path: Path) -> Iterator[Followed]:
                 yield made
             finally:
                 with suppress(OSError):
-                    mounting.umount(site.path)
+                    while True:
+                        mounting.umount(site.path)
 
 
 async def _recorded_as(followed: Followed, phase: Phase) -> None:
@@ -181,5 +184,37 @@ def test_the_lock_directory_cannot_be_watched_for_a_while(followed: Followed) ->
             await _recorded_as(followed, Phase.OPEN)
         following.cancel()
         await asyncio.wait([following])
+
+    asyncio.run(story())
+
+
+def test_a_share_that_could_not_be_amended_is_amended_later(
+    followed: Followed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As long as somebody holds Samba's registry, it cannot be changed."""
+    site = followed.site
+    net = ["net", f"--configfile={site.config.file}", "conf"]
+    run([*net, "setparm", site.copy.exposed_share, "path", site.path], timeout=30)
+    registry = tdb.Tdb(f"{site.directory}/state/registry.tdb", 0, tdb.DEFAULT, os.O_RDWR)
+    registry.transaction_start()
+    seconds, site.samba.seconds = site.samba.seconds, 0.1
+    followed.expose()
+
+    async def story() -> None:
+        followed.watcher.track(followed.copy)
+        following = asyncio.ensure_future(followed.watcher.run())
+        async with asyncio.timeout(60):
+            while "cannot amend exposed shares" not in caplog.text:
+                await asyncio.sleep(0.01)
+            site.samba.seconds = seconds
+            registry.transaction_cancel()
+            registry.close()
+            while "durable handles = no" not in await asyncio.to_thread(shown):
+                await asyncio.sleep(0.1)
+        following.cancel()
+        await asyncio.wait([following])
+
+    def shown() -> str:
+        return run([*net, "showshare", site.copy.exposed_share], timeout=30)
 
     asyncio.run(story())
