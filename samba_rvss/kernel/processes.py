@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from samba_rvss.kernel.mounttable import mount_id
-
 # asm-generic/socket.h (Linux 6.5)
 SO_PEERPIDFD = 77
 
@@ -55,7 +53,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldFile:
-    """A file that a process has open or mapped.
+    """A file that a process has open.
 
     Attributes:
         path: as the process sees it.
@@ -155,26 +153,6 @@ def open_files(pid: int) -> Iterator[HeldFile]:
             inode=int(facts.get("ino", "0")),
             writable=bool(int(facts.get("flags", "0"), 8) & os.O_ACCMODE),
         )
-
-
-def writable_mappings(pid: int) -> Iterator[HeldFile]:
-    """Yield the files that a process has mapped shared and writable.
-
-    A mapping outlives the descriptor that it was made from, and writes to the file all the same.
-    """
-    with open(f"/proc/{pid}/maps", "rb") as maps:
-        rows = [line.split(b" ", 5)[:5] for line in maps]
-    for span, permissions, _offset, _device, inode in rows:
-        if permissions != b"rw-s":
-            continue
-        # fs/proc/base.c, dname_to_vma_addr(): without the zeros that maps pads with
-        name = "-".join(f"{int(word, 16):x}" for word in span.split(b"-"))
-        fd = os.open(f"/proc/{pid}/map_files/{name}", os.O_PATH | os.O_CLOEXEC)
-        try:
-            path, mount = os.readlink(f"/proc/self/fd/{fd}"), mount_id(fd)
-        finally:
-            os.close(fd)
-        yield HeldFile(path=path, mount=mount, inode=int(inode), writable=True)
 
 
 def has_ended(pidfd: int) -> bool:

@@ -7,7 +7,6 @@
     sharing       the run directory, a shared mount
     tree          an image's parts, put together
     layers        what is mounted at one path, one over the other
-    holders       who writes
     mounts        all of one instance: attach, open, close, replace, detach
 
 Contract: a mount never changes: to open, to close and to seal a copy is to mount or to unmount a
@@ -15,8 +14,7 @@ layer, because mounts and unmounts reach the mount namespaces that follow ours, 
 attributes do not. Mounts outlive the daemon.
 """
 
-from samba_rvss.mounts.holders import Holder
 from samba_rvss.mounts.mounts import Mounts
 from samba_rvss.mounts.places import escape, image_of
 
-__all__ = ["Holder", "Mounts", "escape", "image_of"]
+__all__ = ["Mounts", "escape", "image_of"]

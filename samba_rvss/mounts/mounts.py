@@ -13,7 +13,6 @@ from datetime import datetime
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting, mounttable
 from samba_rvss.mounts import directories, places, previous, sharing, tree
-from samba_rvss.mounts.holders import Holder, writers
 from samba_rvss.mounts.layers import OPEN_MARK, Layer, layers
 from samba_rvss.mounts.way import Gate
 
@@ -94,7 +93,7 @@ class Mounts:
         """Put detached mounts at a path and below it in one go, closed.
 
         Leaves nothing behind when it fails. A part whose directory in the image is not there any
-        more is left out, and logged.
+        more is left out, and logged. If something is mounted there by now, that stays.
 
         Args:
             parts: as `samba_rvss.providers.Provider.open` returns them; the descriptors stay the
@@ -106,7 +105,8 @@ class Mounts:
         """
         try:
             with files.opened(tree.build(parts, path)) as whole:
-                directories.put(self._run, whole, path)
+                if not self._layers(path):
+                    directories.put(self._run, whole, path)
         except OSError as exc:
             raise RvssError(Problem.SYSTEM, f"cannot mount {path}: {exc.strerror}") from exc
 
@@ -244,12 +244,6 @@ class Mounts:
     def directories(self) -> list[str]:
         """Return every directory made for a recovery mount, whether one is on it or not."""
         return list(directories.found(self._run))
-
-    def holders(self, path: str) -> list[Holder]:
-        """Return who has files open for writing through a recovery mount, as far as /proc tells."""
-        return writers(
-            mount.id for layer in self._layers(path) for mount in (layer.root, *layer.inner)
-        )
 
     def _read(self) -> bytes:
         return mounttable.read_mountinfo() if self._table is None else self._table.read()

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import mmap
 import os
 import socket
 import struct
@@ -180,30 +179,6 @@ def test_files_that_a_process_has_open(tmp_path: Path) -> None:
         assert (file.mount, file.writable) == (mount, writable)
         assert file.inode in (0, path.stat().st_ino)
     assert not {str(read), str(written)} & {file.path for file in processes.open_files(os.getpid())}
-
-
-@pytest.mark.require("root")
-def test_files_that_a_process_has_mapped(tmp_path: Path) -> None:
-    """Only what it may write to, and through a shared mapping; also when the file is closed."""
-    path = tmp_path / "two  words"
-    path.write_bytes(bytes(8192))
-    status = path.stat()
-    with _opened(tmp_path, os.O_PATH) as fd:
-        mount = mounttable.mount_id(fd)
-
-    def mapped() -> list[processes.HeldFile]:
-        return [f for f in processes.writable_mappings(os.getpid()) if f.path == str(path)]
-
-    with ExitStack() as undo:
-        with path.open("r+b") as file:
-            for access in (mmap.ACCESS_READ, mmap.ACCESS_COPY):
-                undo.enter_context(mmap.mmap(file.fileno(), 0, access=access))
-            assert mapped() == []
-            undo.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE))
-        assert mapped() == [
-            processes.HeldFile(path=str(path), mount=mount, inode=status.st_ino, writable=True)
-        ]
-    assert mapped() == []
 
 
 def test_descendants() -> None:
