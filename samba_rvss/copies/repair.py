@@ -114,7 +114,8 @@ def mount_again(instance: Instance, copy: ShadowCopy) -> None:
     if current.phase is Phase.OPEN and copy.path not in instance.mounts.opened():
         # Recorded first: a crash must not leave a closed mount with a record that says open. What
         # srv_fss.tdb says is due opens it again.
-        instance.ledger.change(copy, "no longer open", phase=Phase.TAKEN)
+        past = (Phase.SEALING, Phase.SEALED, Phase.DELETING, Phase.GONE)
+        instance.ledger.change(copy, "no longer open", unless=past, phase=Phase.TAKEN)
     if missing:
         attach(instance, copy, missing)
         instance.ledger.note(copy, "mounted again")

@@ -50,11 +50,11 @@ def close_recovered(instance: Instance) -> None:
     copies = {copy.path: copy for copy in instance.ledger.copies()}
     due = [copy for copy in copies.values() if copy.phase is Phase.SEALING]
     try:
-        state = fss_state.read(instance.config.fss_state)
+        known_copies = fss_state.settled(instance.config.fss_state).copies
     except RvssError as exc:
         _logger.warning("%s", exc)
-        state = None
-    for known in state.copies if state else ():
+        known_copies = ()
+    for known in known_copies:
         copy = copies.get(known.path)
         if copy is not None and Step.SEAL in steps(copy, known):
             due.append(copy)

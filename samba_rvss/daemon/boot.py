@@ -6,6 +6,7 @@ For a container's entry point, and for service managers that cannot wait for a d
 import os
 from contextlib import ExitStack
 
+from samba_rvss.copies.seal import close_recovered
 from samba_rvss.daemon import holding
 from samba_rvss.daemon.runner import Report, Runner
 from samba_rvss.daemon.tasks import in_thread
@@ -41,6 +42,7 @@ async def reconcile(configfile: str, report: Report) -> tuple[Plan, list[Outcome
         watcher = Watcher(lambda: instance, turns)
         cleanup.callback(watcher.close)
         runner = Runner(lambda: instance, watcher, turns)
+        await in_thread(close_recovered, instance)
         # Nobody waits for us in a Commit: smbd does not run yet.
         decided, outcomes = await runner.reconcile(starting=True, patient=True, report=report)
         return decided, outcomes, await turns.settled(config.seal_deadline)

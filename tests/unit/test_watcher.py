@@ -4,8 +4,10 @@ The instance's files are real; a recovery mount is a tmpfs at the copy's path.
 """
 
 import asyncio
+import fcntl
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -14,11 +16,13 @@ from pathlib import Path
 import pytest
 import tdb
 
+from samba_rvss.copies import repair, seal
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.kernel import mounting
 from samba_rvss.model import Context, Phase, SetState, ShadowCopy
+from samba_rvss.mounts import Mounts
 from samba_rvss.run import run
 from samba_rvss.samba.process import SambaProcess
 from tests.unit.site import Site
@@ -218,3 +222,30 @@ def test_a_share_that_could_not_be_amended_is_amended_later(
         return run([*net, "showshare", site.copy.exposed_share], timeout=30)
 
     asyncio.run(story())
+
+
+def test_what_was_recovered_is_closed_though_samba_writes_just_then(followed: Followed) -> None:
+    """A daemon that starts waits for the file; all else that it has to do may take long."""
+    followed.site.store(followed.site.records(SetState.RECOVERED, Context.AUTO_RECOVERY))
+    followed.instance.mounts.open(followed.copy.path)
+    with open(followed.site.config.fss_state, "r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        samba = threading.Timer(0.1, fcntl.lockf, [file, fcntl.LOCK_UN])
+        samba.start()
+        seal.close_recovered(followed.instance)
+        samba.join()
+    assert not followed.writable
+
+
+def test_mounting_again_does_not_undo_a_sealing(followed: Followed) -> None:
+    """The copy is sealed between the look at its record and the change of it."""
+
+    class Meanwhile(Mounts):
+        def opened(self) -> list[str]:
+            followed.site.ledger.change(followed.copy, "sealed", phase=Phase.SEALED)
+            return super().opened()
+
+    mounts = Meanwhile(followed.site.config.run_directory)
+    followed.site.ledger.change(followed.copy, "opened", phase=Phase.OPEN)
+    repair.mount_again(replace(followed.instance, mounts=mounts), followed.copy)
+    assert followed.recorded().phase is Phase.SEALED
