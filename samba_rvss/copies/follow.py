@@ -75,15 +75,21 @@ def facts_of(known: SambaCopy) -> dict[str, Any]:
 
 
 def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy | None:
-    """Record what Samba says of a copy: ids, context, exposed share, state; None if it is deleted.
+    """Record what Samba says of a copy: ids, context, exposed share, state.
+
+    Returns:
+        Its record; None if it is deleted, or was sealed after Samba had said that.
 
     Raises:
         RvssError: STATE.
     """
+    past = [Phase.DELETING, Phase.GONE]
+    if with_news(copy, known).auto_recovery and known.state is not SetState.RECOVERED:
+        past.append(Phase.SEALED)
     return instance.ledger.change(
         copy,
         known.state.name.lower(),
-        unless=(Phase.DELETING, Phase.GONE),
+        unless=past,
         state=known.state,
         **facts_of(known),
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import tdb
 
-from samba_rvss.copies import repair, seal
+from samba_rvss.copies import follow, repair, seal
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
@@ -24,6 +24,7 @@ from samba_rvss.kernel import mounting
 from samba_rvss.model import Context, Phase, SetState, ShadowCopy
 from samba_rvss.mounts import Mounts
 from samba_rvss.run import run
+from samba_rvss.samba import fss_state
 from samba_rvss.samba.process import SambaProcess
 from tests.unit.site import Site
 
@@ -249,3 +250,14 @@ def test_mounting_again_does_not_undo_a_sealing(followed: Followed) -> None:
     followed.site.ledger.change(followed.copy, "opened", phase=Phase.OPEN)
     repair.mount_again(replace(followed.instance, mounts=mounts), followed.copy)
     assert followed.recorded().phase is Phase.SEALED
+
+
+def test_older_news_do_not_take_back_a_recovery(followed: Followed) -> None:
+    """They are recorded while the copy is being sealed; after a reboot only the record counts."""
+    followed.expose()
+    known = fss_state.settled(followed.site.config.fss_state).copies[0]
+    followed.site.ledger.change(
+        followed.copy, "sealed", phase=Phase.SEALED, state=SetState.RECOVERED
+    )
+    assert follow.learn(followed.instance, followed.copy, known) is None
+    assert followed.recorded().state is SetState.RECOVERED
