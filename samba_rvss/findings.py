@@ -9,7 +9,7 @@ class Fate(Enum):
 
     TO_DO = "to do"
     DONE = "done"
-    BEGUN = "begun"  # a seal, which goes on for as long as somebody writes
+    BEGUN = "begun"  # a seal, which goes on until it succeeds
     FAILED = "failed"
     STALE = "not needed any more"  # no longer called for when its turn came
     LEFT_ALONE = "left alone"

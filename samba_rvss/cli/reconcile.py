@@ -109,7 +109,7 @@ def _boot(arguments: argparse.Namespace, printer: _Printer) -> None:
     for finding in report.not_done(decided):
         printer.add(finding)
     if not sealed:
-        reason = "somebody still writes to a shadow copy; the daemon goes on sealing it"
+        reason = "a shadow copy could not be sealed yet; the daemon goes on with it"
         printer.add(Finding(fate=Fate.WRONG, reason=reason))
 
 

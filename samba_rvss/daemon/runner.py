@@ -201,7 +201,7 @@ class Runner:
             _logger.error("reconcile: cannot %s: %s", action.describe(), exc)
             return Outcome(action=action, fate=Fate.FAILED, error=exc)
         _logger.warning("reconcile: %s", action.describe())
-        # Sealing goes on for as long as somebody writes: the watcher does it.
+        # Sealing goes on until it succeeds: the watcher does it.
         fate = Fate.BEGUN if isinstance(action, Seal) else Fate.DONE
         return Outcome(action=action, fate=fate)
 

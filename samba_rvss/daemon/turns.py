@@ -2,8 +2,8 @@
 
 A request, or an action of reconciling, takes the turns of all the volumes that it works on before
 it begins, always in the same order, so that no two wait for each other. The sealing of a copy takes
-no turn, because it lasts for as long as somebody writes, and nobody must wait for a writer. It is
-the work on a copy: there is at most one for each copy, and whoever deletes the copy ends it first.
+no turn, because it is tried again until it succeeds, and nobody must wait for that. It is the work
+on a copy: there is at most one for each copy, and whoever deletes the copy ends it first.
 
 Contract: all of it belongs to one event loop.
 """
