@@ -417,5 +417,32 @@ def test_the_ledger_is_lost_with_the_crash(rig: "Rig", client: "Client") -> None
     end_well(rig, sequence, exposed)
 
 
+@pytest.mark.usefixtures("share")
+@pytest.mark.parametrize("point", points("adopt"))
+def test_crash_while_another_instances_image_is_adopted(
+    rig: "Rig", client: "Client", point: str
+) -> None:
+    """What was taken over, and is in no record yet, is adopted by the next start."""
+    rig.daemon.start()
+    sequence = begin(client)
+    exposed = recovered(rig, sequence)
+    sequence.complete()
+    (copy,) = rig.wait_for_phase(Phase.SEALED)
+    before = identity_of(rig.daemon)
+    rig.daemon.stop()
+    for path in rig.daemon.state_directory.iterdir():
+        path.unlink()
+    rig.daemon.start(crash_at=point)
+    assert rig.ledger() == []
+    assert rig.command("adopt", "--from", before.id).returncode != 0
+    wait_for_crash(rig, point)
+    rig.daemon.start()
+    (after,) = rig.wait_for_phase(Phase.SEALED)
+    assert (after.id, after.adopted) == (copy.id, True)
+    assert_recovered(rig, exposed)
+    assert rig.command("delete", copy.id).returncode == 0
+    assert_whole_or_gone(rig)
+
+
 def test_every_point_is_crashed_at() -> None:
-    assert sorted(points("create", "open", "seal", "delete")) == sorted(POINTS)
+    assert sorted(points("create", "open", "seal", "delete", "adopt")) == sorted(POINTS)
