@@ -25,6 +25,7 @@ _LONGEST_PAUSE = 5.0
 # How long the snapshot waits for smbd to have dropped its connections. It need not wait at all:
 # what they write from then on is no part of the image.
 _DROP_SECONDS = 1.0
+_DROPS = 10
 
 
 class Sealer:
@@ -91,7 +92,7 @@ class Sealer:
     async def _seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
         """Seal a closed copy; try again after each failure. None if it is being deleted."""
         steps = _Steps(copy, started)
-        pause = _FIRST_PAUSE
+        pause, found = _FIRST_PAUSE, True
         self._begin_step(copy, seal.note)
         if copy.auto_recovery:
             await self._drop(copy)
@@ -100,7 +101,7 @@ class Sealer:
                 while not steps.done:
                     await whole(steps.take, self._present())
                     if steps.mounted_just_now:
-                        await self._drop(copy)  # so that clients find the new mount
+                        found = await self._drop(copy)  # so that clients find the new mount
             except RvssError as exc:
                 reason = exc.line()
                 _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, exc)
@@ -120,12 +121,23 @@ class Sealer:
         if steps.newly_sealed:
             spent = (time.monotonic() - started) * 1000
             _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
+            # Who is connected still reads what is to be cleared away.
+            for _ in range(_DROPS if not found else 0):
+                await asyncio.sleep(_DROP_SECONDS)
+                if await self._drop(copy):
+                    break
             await self._clear(copy)
         return steps.sealed
 
-    async def _drop(self, copy: ShadowCopy) -> None:
-        """Have smbd drop its connections; wait a moment only, as sealing does not depend on it."""
-        await asyncio.wait([self._begin_step(copy, seal.drop)], timeout=_DROP_SECONDS)
+    async def _drop(self, copy: ShadowCopy) -> bool:
+        """Have smbd drop its connections; wait a moment only, as sealing does not depend on it.
+
+        Returns:
+            Whether that is known to be done.
+        """
+        dropping = self._begin_step(copy, seal.drop)
+        await asyncio.wait([dropping], timeout=_DROP_SECONDS)
+        return dropping.done() and not dropping.cancelled() and dropping.exception() is None
 
     def _begin_step(
         self, copy: ShadowCopy, step: Callable[[Instance, ShadowCopy], None]
