@@ -259,6 +259,7 @@ class Inventory:
     Attributes:
         foreign: what is there and is not ours.
         unlisted: file systems that could not be listed, and why.
+        homeless: those listed that have no place for images at all.
         former_names: what older records and marks call a file system, and its identity of today.
     """
 
@@ -266,6 +267,7 @@ class Inventory:
     images: tuple[Image, ...]
     foreign: tuple[Foreign, ...] = ()
     unlisted: Mapping[str, str] = field(default_factory=dict)
+    homeless: frozenset[str] = frozenset()
     former_names: Mapping[str, str] = field(default_factory=dict)
 
     def present(self, volume: Volume) -> Volume:

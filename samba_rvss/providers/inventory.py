@@ -11,21 +11,25 @@ _logger = logging.getLogger(__name__)
 
 
 def listed(
-    file_systems: Iterable[str], images: Callable[[str], Iterable[Image | Foreign]], where: str
+    file_systems: Iterable[str],
+    images: Callable[[str], Iterable[Image | Foreign] | None],
+    where: str,
 ) -> Inventory:
     """List file systems one after the other; what cannot be listed is told, and logged.
 
     Args:
         file_systems: their identities.
-        images: lists the images of one file system.
+        images: lists the images of one file system; None if there is no place for any.
         where: what stands before the identity in the log: "on btrfs".
     """
     complete: set[str] = set()
     found: list[Image | Foreign] = []
     unlisted: dict[str, str] = {}
+    homeless: set[str] = set()
     for file_system in file_systems:
         try:
-            there = list(images(file_system))
+            listing = images(file_system)
+            there = list(listing or ())
         except (OSError, RvssError) as exc:
             reason = exc.line() if isinstance(exc, RvssError) else str(exc)
             _logger.warning("cannot list the images %s %s: %s", where, file_system, reason)
@@ -33,11 +37,14 @@ def listed(
         else:
             complete.add(file_system)
             found += there
+            if listing is None:
+                homeless.add(file_system)
     return Inventory(
         file_systems=frozenset(complete),
         images=tuple(image for image in found if isinstance(image, Image)),
         foreign=tuple(image for image in found if isinstance(image, Foreign)),
         unlisted=unlisted,
+        homeless=frozenset(homeless),
     )
 
 
@@ -49,5 +56,6 @@ def of_all(providers: Iterable[Provider]) -> Inventory:
         images=tuple(image for part in found for image in part.images),
         foreign=tuple(image for part in found for image in part.foreign),
         unlisted={name: reason for part in found for name, reason in part.unlisted.items()},
+        homeless=frozenset[str]().union(*(part.homeless for part in found)),
         former_names={old: new for part in found for old, new in part.former_names.items()},
     )

@@ -79,6 +79,9 @@ class _Judging:
             self._draft.leave(copy.id, "a part of its image is missing", wrong=True)
         elif copy.phase is Phase.CREATING:
             self._judge_creating(copy)
+        elif image is None and copy.volume.file_system in seen.inventory.homeless:
+            reason = "there is no home of images on its file system: was it renamed or deleted?"
+            self._draft.leave(copy.id, reason, wrong=True)
         elif image is None:
             reason = "its image does not exist any more"
             self._draft.act(Delete(copy=copy, reason=reason, lost=True))

@@ -23,6 +23,7 @@ from samba_rvss.providers.btrfs.marks import MARK
 from samba_rvss.providers.btrfs.parts import PLACE, image_of
 from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.run import run
+from samba_rvss.testing.waiting import wait_until
 from tests.kernel.conftest import SEALED, BtrfsStorage
 from tests.kernel.test_provider import mark_of, portrait, probe, seen, take
 
@@ -865,3 +866,42 @@ def test_a_former_image_with_deep_volumes_goes(storage: BtrfsStorage) -> None:
     assert only(provider).complete
     provider.destroy(mark.volume, mark.id)
     assert storage.parts() == ["vms", "vms/inner"]
+
+
+def test_who_goes_on_making_subvolumes_in_it_is_not_waited_for(storage: BtrfsStorage) -> None:
+    """Deleting gives up, and the caller tries again: others wait for the same volume."""
+    mark = take(storage.provider, storage.volume("vms"))
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
+    (writable,) = [name for name in in_home(storage) if name.endswith(".rw")]
+    makers = [
+        subprocess.Popen([sys.executable, "-ISEc", MAKER, str(storage.top / HOME / writable), word])
+        for word in ("a", "b")
+    ]
+    said = Problem.BUSY
+    try:
+        wait_until("they make some", lambda: len(os.listdir(storage.top / HOME / writable)) > 9)
+        try:
+            storage.provider.clear(mark.volume, mark.id)
+        except RvssError as exc:
+            said = exc.problem
+    finally:
+        for maker in makers:
+            maker.kill()
+            maker.wait()
+    assert said is Problem.BUSY  # or it won
+    storage.provider.clear(mark.volume, mark.id)
+    assert not only(storage.provider).remnants
+
+
+MAKER = """
+import ctypes, fcntl, os, struct, sys
+root = os.open(sys.argv[1], os.O_RDONLY)
+number = 0
+while True:
+    number += 1
+    try:
+        name = f"{sys.argv[2]}{number}".encode()
+        fcntl.ioctl(root, 0x5000940E, bytearray(struct.pack("=q4088s", 0, name)), True)
+    except OSError:
+        os._exit(0)
+"""

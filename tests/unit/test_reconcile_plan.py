@@ -114,6 +114,7 @@ class Given:
     previous: bool = False
     mounts: frozenset[str] | None = frozenset({PATH})
     opened: frozenset[str] | None = frozenset({PATH})
+    homeless: frozenset[str] = frozenset()
     directories: frozenset[str] | None = frozenset({PATH})
     served: bool | None = True
     shares: Mapping[str, str] = field(default_factory=dict)
@@ -175,6 +176,7 @@ class Given:
             images=(image,) if self.image else (),
             foreign=self.foreign,
             unlisted=self.unlisted,
+            homeless=self.homeless,
             former_names=self.names,
         )
 
@@ -354,6 +356,16 @@ ONE_COPY = [
         "images cannot be listed, and it may be that one was sealed",
         Given(listed=None, phase=Phase.CREATING, starting=True),
         Leaves(reason="the images cannot be listed", wrong=True),
+    ),
+    row(
+        "its file system has no home of images any more",
+        Given(image="", homeless=frozenset({"fs"})),
+        Leaves(reason="there is no home of images on its file system", wrong=True),
+    ),
+    row(
+        "it was being made when the machine went down, before the first home was there for certain",
+        Given(image="", homeless=frozenset({"fs"}), phase=Phase.CREATING, starting=True),
+        delete("its creation was cut off"),
     ),
     row("image is away", Given(image=""), delete("its image does not exist any more")),
     row(

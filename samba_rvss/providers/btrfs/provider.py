@@ -212,14 +212,14 @@ class Btrfs:
         """See `samba_rvss.providers.Provider`."""
         return listed(mounted.file_systems(), self._list, "on btrfs")
 
-    def _list(self, file_system: str) -> list[Image | Foreign]:
+    def _list(self, file_system: str) -> list[Image | Foreign] | None:
         with ExitStack() as undo:
             try:
                 ours = undo.enter_context(self._home(file_system, writable=False))
             except FileNotFoundError:
                 known = self._homes.known(file_system)
                 if known is None:
-                    return []
+                    return None
                 raise RvssError(
                     Problem.NOT_FOUND,
                     f"/{home.NAME} in its top-level tree, the subvolume {known.tree}, has been"

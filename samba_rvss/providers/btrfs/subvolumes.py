@@ -7,17 +7,20 @@ All functions raise OSError if btrfs refuses a call.
 
 import errno
 import os
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting
 from samba_rvss.providers.btrfs import ioctl, mounted
 
 GONE = frozenset({errno.ENOENT, errno.ESTALE})
 """What a call says of something that has been deleted."""
 _LONGEST = 1000  # characters of a path in a message
-_TRIES = 20
+_SECONDS = 3.0  # others may wait for the same volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,16 +178,28 @@ def delete(mount: int, parent: int, name: str) -> None:
         mount: a descriptor of a writable mount of the file system.
         parent: the directory that holds it.
         name: its name there.
+
+    Raises:
+        RvssError: BUSY if somebody goes on making subvolumes in it, whatever was deleted.
+        OSError: if btrfs refuses.
     """
-    for attempt in range(_TRIES):
+    deadline = time.monotonic() + _SECONDS
+    for attempt in count():
         try:
             ioctl.delete_subvolume(parent, name)
             return
         except OSError as exc:
             if exc.errno in GONE:
                 return
-            if exc.errno != errno.ENOTEMPTY or attempt == _TRIES - 1:
+            if exc.errno != errno.ENOTEMPTY:
                 raise
+        # What was there at first is deleted, however much it is; what is made meanwhile may win.
+        if attempt and time.monotonic() > deadline:
+            raise RvssError(
+                Problem.BUSY,
+                f"somebody goes on making subvolumes in {name}",
+                "it is tried again; end that program",
+            )
         with _unless_moved():
             _delete_inside(mount, parent, name)
 
