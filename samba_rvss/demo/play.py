@@ -243,7 +243,8 @@ class Play:
         listing = self.samba.net("conf", "listshares").splitlines()
         security = self.samba.sharesec("--view-all").splitlines()
         left: dict[str, Sequence[str]] = {
-            "image": os.listdir(home),
+            "image": [name for name in os.listdir(home) if name != ".marks"],
+            "mark": os.listdir(home / ".marks"),
             "subvolume": sorted({*self.file_system.subvolumes()} - {*subvolumes, home.name}),
             "mount": [m.target for m in mounttable.mountinfo() if m.target.startswith(below)],
             "registry share": [line for line in listing if copy.copy_id in line],
