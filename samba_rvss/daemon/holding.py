@@ -58,6 +58,12 @@ def take(
     mounts = Mounts(config.run_directory)
     mounts.prepare(cleanup)
     ours = identity.make(config)
+    if not (ours.machine or ours.name):
+        _logger.warning(
+            "this machine has no id in /etc/machine-id, so a copy of %s on another machine would be"
+            " taken for this one: set 'rvss:instance' in [global]",
+            config.state_directory,
+        )
     for lock in locks:
         living.announce(lock, ours)
     living.require_alone(ours)
