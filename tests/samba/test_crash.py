@@ -354,8 +354,15 @@ def test_crash_while_a_crash_is_undone(
 
 @only_previous
 @pytest.mark.usefixtures("share")
-@pytest.mark.parametrize("second", points("seal"))
-@pytest.mark.parametrize("first", ["seal.renamed", "seal.marked"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        *(("seal.renamed", second) for second in points("seal")),
+        # From the mark on the image is sealed, and it is the record that is amended.
+        ("seal.marked", "seal.closed"),
+        ("seal.marked", "seal.mounted"),
+    ],
+)
 def test_crash_while_sealing_is_resumed(
     rig: "Rig", client: "Client", first: str, second: str
 ) -> None:
