@@ -14,7 +14,7 @@ the snapshot and the clone; the clone's also tells that it is sealed.
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -134,10 +134,29 @@ class Zfs:
                     hold.result()
             except RvssError as exc:
                 try:
-                    self.destroy(volume, mark.id)
+                    self._undo(volume, mark.id, snapshots, encoded)
                 except RvssError as left:
                     exc.add_note(f"and not all of it could be undone: {left}")
                 raise
+
+    def _undo(self, volume: Volume, image: str, snapshots: Sequence[str], encoded: str) -> None:
+        """Destroy what `create` has made, also of a dataset that has got the volume's name.
+
+        Of such a one only the snapshots were made, and they bear the mark that was just written.
+        """
+        try:
+            self.destroy(volume, image)
+        except RvssError as exc:
+            if exc.problem is not Problem.BAD_PATH:
+                raise
+        found = [tree.snapshot(self._zfs, name) for name in snapshots]
+        ours = [
+            each.name
+            for each in found
+            if each is not None and (each.source, each.mark) == ("local", encoded)
+        ]
+        if ours:
+            tree.destroy(self._zfs, "", ours)
 
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
