@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -142,7 +143,8 @@ def test_reconcile_does_at_once_what_is_due(served: "Rig") -> None:
     done = served.command("reconcile")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == f"done: mount again {copy.id}: it is not mounted"
-    assert done.stdout.splitlines()[-1] == "1 done, 1 left alone"
+    # Images of others are left alone as well, on whatever this machine has mounted.
+    assert re.fullmatch(r"1 done, \d+ left alone", done.stdout.splitlines()[-1])
     assert os.path.ismount(copy.path)
     assert served.command("status").returncode == 0
 
