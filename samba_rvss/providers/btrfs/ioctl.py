@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from samba_rvss.kernel import files
 from samba_rvss.kernel.libc import ioctl
 
+SYNC = 0x9408
 SUBVOL_CREATE = 0x5000940E
 TREE_SEARCH_V2 = 0xC0709411
 INO_LOOKUP = 0xD0009412
-WAIT_SYNC = 0x40089416
 SNAP_CREATE_V2 = 0x50009417
-START_SYNC = 0x80089418
 SUBVOL_GETFLAGS = 0x80089419
 SUBVOL_SETFLAGS = 0x4008941A
 FS_INFO = 0x8400941F
@@ -99,15 +98,13 @@ def delete_subvolume(parent: int, name: str) -> None:
 
 
 def commit(fd: int) -> None:
-    """Make durable what was changed before, and write out nobody's data.
+    """Make durable what was changed before, with all that anybody has not written out yet.
 
-    It commits the running transaction, as syncfs(2) does after having written out everything that
-    anybody has dirty (fs/btrfs/ioctl.c, btrfs_ioctl_start_sync() and btrfs_ioctl_wait_sync();
-    btrfs_sync_fs()).
+    BTRFS_IOC_START_SYNC would write out nobody's data, but it only asks the file system's thread
+    for a commit: beside another one it can wait for the next periodic commit
+    (fs/btrfs/transaction.c, btrfs_commit_transaction_async() and transaction_kthread(); seen: 30 s).
     """
-    buffer = ctypes.create_string_buffer(8)
-    ioctl(fd, START_SYNC, buffer)
-    ioctl(fd, WAIT_SYNC, buffer)
+    ioctl(fd, SYNC, ctypes.create_string_buffer(8))
 
 
 def set_read_only(subvolume: int, *, read_only: bool) -> None:
