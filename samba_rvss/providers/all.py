@@ -20,4 +20,4 @@ def providers(
         homes: the file in which the places of our images are remembered; empty if nothing is.
         reached: for tests of crashes: called with the name of each step of a sealing.
     """
-    return (Btrfs(identity, homes, reached), Zfs(identity))
+    return (Btrfs(identity, homes, reached), Zfs(identity, reached=reached))
