@@ -18,6 +18,7 @@ from samba_rvss.ledger import Ledger
 from samba_rvss.model import Identity, ShadowCopy
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
+from samba_rvss.providers.btrfs.parts import image_of
 from samba_rvss.samba import fss_state, registry
 from samba_rvss.samba.logon import Logon
 from samba_rvss.testing.smbclient import Session, SmbError
@@ -126,12 +127,16 @@ def _served(share: str) -> dict[str, Any]:
 
 
 def _btrfs() -> list[str]:
-    """Return what is in our directory of the file system, our mark or no mark."""
+    """Return the ids of what is in our home on the file system, marks and parts, or its name."""
     output("mkdir", "-p", "/run/top")
     subprocess.run(["mount", "-o", "subvolid=5", "/dev/vdd", "/run/top"], check=True)
     try:
         home = Path("/run/top/.samba-rvss")
-        return sorted(os.listdir(home)) if home.exists() else []
+        if not home.exists():
+            return []
+        marks = os.listdir(home / ".marks") if (home / ".marks").exists() else []
+        parts = [image_of(name) or name for name in os.listdir(home) if name != ".marks"]
+        return sorted({*marks, *parts})
     finally:
         subprocess.run(["umount", "/run/top"], check=True)
 
