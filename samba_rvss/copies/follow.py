@@ -54,14 +54,7 @@ def steps(copy: ShadowCopy, known: SambaCopy) -> tuple[Step, ...]:
 
 def with_news(copy: ShadowCopy, known: SambaCopy) -> ShadowCopy:
     """Return a copy with what Samba says of it: ids, context, exposed share, state."""
-    return replace(
-        copy,
-        set_id=known.set_id,
-        copy_id=known.copy_id,
-        context=known.context,
-        exposed_share=known.exposed_share,
-        state=known.state,
-    )
+    return replace(copy, state=known.state, **facts_of(known))
 
 
 def facts_of(known: SambaCopy) -> dict[str, Any]:
