@@ -9,6 +9,7 @@ unless that was a copy that we deleted.
 from collections.abc import Callable
 
 from samba_rvss.model import Foreign, Image, Volume, Whose
+from samba_rvss.mounts import image_of
 from samba_rvss.reconcile.decision import Adopt, Destroy
 from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
@@ -26,7 +27,7 @@ def judge(seen: Observation, draft: Draft) -> None:
             _judge_ours(seen, draft, image, seen.inventory.present)
     for foreign in seen.inventory.foreign:
         names = {foreign.id} | ({foreign.mark.id} if foreign.mark else set())
-        draft.staying |= names - seen.gone.keys()
+        draft.staying |= names - _deleted(seen, draft)
         # One of this instance's is odd here; another's is no fault of this server.
         draft.leave(foreign.id, explain(foreign), wrong=foreign.instance in seen.instances)
     ours = {copy.volume.file_system for copy in seen.copies}
@@ -60,8 +61,13 @@ def explain(foreign: Foreign) -> str:
     return f"{why} ({where})"
 
 
+def _deleted(seen: Observation, draft: Draft) -> set[str]:
+    """Return the ids of the copies that we have deleted, or delete in this plan."""
+    return {*seen.gone, *map(image_of, draft.leaving)}
+
+
 def _leave(seen: Observation, draft: Draft, image: Image, reason: str) -> None:
-    draft.staying |= {image.id} - seen.gone.keys()
+    draft.staying |= {image.id} - _deleted(seen, draft)
     draft.leave(image.id, reason, wrong=True)
 
 
