@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Lock
 
+from samba_rvss.kernel.files import AT_FDCWD
 from samba_rvss.kernel.libc import checked, libc
 from samba_rvss.kernel.mounting import AT_EMPTY_PATH, MOUNT_ATTR_IDMAP
 
 # linux/stat.h, linux/mount.h: both calls since Linux 6.8
 _STATX_MNT_ID_UNIQUE = 0x4000
 _STX_MNT_ID = 0x90
+_STX_ATTRIBUTES = 0x8
+_STATX_ATTR_MOUNT_ROOT = 0x2000  # since Linux 5.8
+_AT_SYMLINK_NOFOLLOW = 0x100
 _SYS_statmount = 457  # the same number on every architecture
 _STATMOUNT_MNT_BASIC = 0x2
 _MNT_ATTR = 64
@@ -116,6 +120,23 @@ def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
             source=_unescape(rest[1]),
             super_options=frozenset(os.fsdecode(rest[2]).split(",")),
         )
+
+
+def is_mount_root(path: str) -> bool:
+    """Return whether something is mounted at a path; it costs the same among any number of mounts.
+
+    Args:
+        path: its last part is not followed if it is a symbolic link.
+
+    Raises:
+        OSError: if it cannot be told; not if nothing is there.
+    """
+    buffer = ctypes.create_string_buffer(256)
+    try:
+        checked(libc.statx(AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW, 0, buffer), path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return bool(struct.unpack_from("=Q", buffer, _STX_ATTRIBUTES)[0] & _STATX_ATTR_MOUNT_ROOT)
 
 
 def mount_targets(raw: bytes | None = None) -> Iterator[str]:

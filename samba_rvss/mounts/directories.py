@@ -7,6 +7,7 @@ make one at the same moment.
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -34,8 +35,11 @@ def make(run: str, path: str) -> None:
             with suppress(FileExistsError):
                 os.mkdir(made, 0o700)
         else:
-            with suppress(FileExistsError):
+            try:
                 os.mkdir(made, 0o711)
+            except FileExistsError:
+                if stat.S_IMODE(os.lstat(made).st_mode) == 0o711:
+                    continue
             # Clients' users walk through, and see nothing.
             os.chmod(made, 0o711)  # noqa: S103 - as above
 

@@ -105,7 +105,7 @@ class Mounts:
         """
         try:
             with files.opened(tree.build(parts, path)) as whole:
-                if not self._layers(path):
+                if not mounttable.is_mount_root(path):
                     directories.put(self._run, whole, path)
         except OSError as exc:
             raise RvssError(Problem.SYSTEM, f"cannot mount {path}: {exc.strerror}") from exc

@@ -23,7 +23,7 @@ _VERSION = struct.pack("=I", 2)
 _ENTRY = struct.Struct("=HHI")
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _NO_ID = 0xFFFFFFFF
-_WALK = 1
+_WALK, _ALL_WALK = 1, 0o111
 
 _NAME = re.compile(r"way-([gG])(\d+)-([oO])((?:-[ugUG]\d+)*)")
 _LONGEST = 240
@@ -148,7 +148,9 @@ def _ancestors(path: str) -> Iterator[tuple[str, int]]:
 
 def _gate(fd: int) -> Gate:
     """Return whom a directory lets pass."""
-    status = os.fstat(fd)
+    status, acl = os.fstat(fd), _acl(fd)
+    if not acl and status.st_mode & _ALL_WALK == _ALL_WALK:
+        return OPEN
     rights = {
         _USER_OBJ: status.st_mode >> 6 & 7,
         _GROUP_OBJ: status.st_mode >> 3 & 7,
@@ -157,7 +159,7 @@ def _gate(fd: int) -> Gate:
     users: dict[int, bool] = {}
     groups: dict[int, bool] = {}
     mask = 7
-    entries = list(_ENTRY.iter_unpack(_acl(fd)[len(_VERSION) :]))
+    entries = list(_ENTRY.iter_unpack(acl[len(_VERSION) :]))
     for tag, right, _ in entries:
         if tag in rights:
             rights[tag] = right
