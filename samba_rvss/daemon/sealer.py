@@ -22,8 +22,6 @@ _logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
-# How long the snapshot waits for smbd to have dropped its connections. It need not wait at all:
-# what they write from then on is no part of the image.
 _DROP_SECONDS = 1.0
 _DROPS = 10
 
@@ -92,16 +90,17 @@ class Sealer:
     async def _seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
         """Seal a closed copy; try again after each failure. None if it is being deleted."""
         steps = _Steps(copy, started)
-        pause, found = _FIRST_PAUSE, True
+        pause = _FIRST_PAUSE
+        dropping: asyncio.Future[None] | None = None
         self._begin_step(copy, seal.note)
         if copy.auto_recovery:
-            await self._drop(copy)
+            self._begin_step(copy, seal.drop)
         while True:
             try:
                 while not steps.done:
                     await whole(steps.take, self._present())
                     if steps.mounted_just_now:
-                        found = await self._drop(copy)  # so that clients find the new mount
+                        dropping = self._begin_step(copy, seal.drop)  # clients find the new mount
             except RvssError as exc:
                 reason = exc.line()
                 _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, exc)
@@ -121,23 +120,15 @@ class Sealer:
         if steps.newly_sealed:
             spent = (time.monotonic() - started) * 1000
             _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
-            # Who is connected still reads what is to be cleared away.
-            for _ in range(_DROPS if not found else 0):
-                await asyncio.sleep(_DROP_SECONDS)
-                if await self._drop(copy):
-                    break
+            if dropping is not None:
+                # Who is connected still reads what is to be cleared away.
+                for _ in range(_DROPS):
+                    if await _is_done(dropping):
+                        break
+                    if dropping.done():
+                        dropping = self._begin_step(copy, seal.drop)
             await self._clear(copy)
         return steps.sealed
-
-    async def _drop(self, copy: ShadowCopy) -> bool:
-        """Have smbd drop its connections; wait a moment only, as sealing does not depend on it.
-
-        Returns:
-            Whether that is known to be done.
-        """
-        dropping = self._begin_step(copy, seal.drop)
-        await asyncio.wait([dropping], timeout=_DROP_SECONDS)
-        return dropping.done() and not dropping.cancelled() and dropping.exception() is None
 
     def _begin_step(
         self, copy: ShadowCopy, step: Callable[[Instance, ShadowCopy], None]
@@ -200,6 +191,17 @@ class _Steps:
             self.sealed = seal.record(instance, self._copy, self._started)
             self.done = True
             self.newly_sealed = self.sealed is not None
+
+
+async def _is_done(step: "asyncio.Future[None]") -> bool:
+    """Return whether a step has succeeded, once it has ended or its time is up."""
+    await asyncio.wait([step], timeout=_DROP_SECONDS)
+    if not step.done():
+        return False
+    good = not step.cancelled() and step.exception() is None
+    if not good:
+        await asyncio.sleep(_DROP_SECONDS)
+    return good
 
 
 def _report(copy: ShadowCopy, task: "asyncio.Future[None]") -> None:
