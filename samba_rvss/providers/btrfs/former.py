@@ -116,7 +116,6 @@ def remove(home: Home, image: str, identity: Identity) -> None:
         with files.opened(os.open(image, files.DIRECTORY, dir_fd=home.fd)) as place:
             for name in os.listdir(place):
                 subvolumes.delete(home.top, place, name)
-        ioctl.commit(home.fd)
     elif home.subvolume(image) is not None:
         raise images.not_ours(image, home.where(image))
     try:

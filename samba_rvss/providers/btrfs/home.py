@@ -11,13 +11,14 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.providers.btrfs import ioctl, mounted, parts, subvolumes
 from samba_rvss.providers.btrfs.homes import Homes, Known
 from samba_rvss.providers.btrfs.ioctl import Subvolume
+from samba_rvss.providers.btrfs.mounted import Top
 
 NAME = ".samba-rvss"
 
@@ -32,13 +33,17 @@ class Home:
         top: that of the top level.
         tree: its id.
         file_system: which one it is on.
+        source: a device of that.
+        node: the size of a node of its trees, in bytes.
     """
 
-    def __init__(self, fd: int, top: int, tree: int, file_system: str) -> None:
+    def __init__(self, fd: int, top: Top, tree: int) -> None:
         self.fd = fd
-        self.top = top
+        self.top = top.fd
         self.tree = tree
-        self.file_system = file_system
+        self.file_system = top.file_system
+        self.source = top.source
+        self.node = top.node
 
     def names(self) -> list[str]:
         """Return the names of everything directly in it."""
@@ -101,12 +106,11 @@ class Home:
 
 
 @contextmanager
-def opened(top: int, file_system: str, homes: Homes, *, make: bool = False) -> Iterator[Home]:
+def opened(top: Top, homes: Homes, *, make: bool = False) -> Iterator[Home]:
     """Open the home on a file system, and give it back to root if it was taken.
 
     Args:
-        top: a descriptor of the top level.
-        file_system: its identity.
+        top: the top level.
         homes: what is remembered.
         make: make a home where there is none.
 
@@ -114,15 +118,14 @@ def opened(top: int, file_system: str, homes: Homes, *, make: bool = False) -> I
         RvssError: BAD_PATH if others than root could have made what stands in its place.
         OSError: FileNotFoundError if there is no home, or it has been deleted.
     """
-    known = homes.known(file_system)
-    fd = _known(top, known) if known is not None else None
+    known = homes.known(top.file_system)
+    fd = _known(top.fd, known) if known is not None else None
     ours = fd is not None
     if fd is None:
         if known is not None and not make:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), NAME)
-        fd = _by_name(top, make=make)
+        fd = _by_name(top.fd, make=make)
     with files.opened(fd):
-        found = ioctl.info(fd)
         status = os.fstat(fd)
         taken = bool(status.st_uid or stat.S_IMODE(status.st_mode) & 0o077)
         if not ours and (taken or status.st_ino != ioctl.FIRST_FREE_OBJECTID):
@@ -132,10 +135,13 @@ def opened(top: int, file_system: str, homes: Homes, *, make: bool = False) -> I
                 " or no subvolume",
                 "see who made it, and move it away",
             )
-        homes.remember(file_system, Known(tree=found.tree, uuid=found.uuid))
+        if not ours or known is None:
+            found = ioctl.info(fd)
+            known = Known(tree=found.tree, uuid=found.uuid)
+        homes.remember(top.file_system, known)
         if taken:
-            _give_back(file_system, found.tree)
-        yield Home(fd, top, found.tree, file_system)
+            _give_back(top.file_system, known.tree)
+        yield Home(fd, top, known.tree)
 
 
 def remembered(fd: int, file_system: str, homes: Homes) -> int | None:
@@ -151,13 +157,18 @@ def remembered(fd: int, file_system: str, homes: Homes) -> int | None:
 
 
 def _known(top: int, known: Known) -> int | None:
-    try:
-        with files.opened(subvolumes.opened(top, known.tree)) as fd:
-            return os.dup(fd) if ioctl.info(fd).uuid == known.uuid else None
-    except OSError as exc:
-        if exc.errno in subvolumes.GONE:
-            return None
-        raise
+    with ExitStack() as undo:
+        try:
+            fd = subvolumes.opened(top, known.tree)
+            undo.callback(os.close, fd)
+            if ioctl.info(fd).uuid != known.uuid:
+                return None
+        except OSError as exc:
+            if exc.errno in subvolumes.GONE:
+                return None
+            raise
+        undo.pop_all()
+        return fd
 
 
 def _by_name(top: int, *, make: bool) -> int:
@@ -180,7 +191,7 @@ def _give_back(file_system: str, tree: int) -> None:
     """Make the home root's alone again; on a read-only file system it stays as it is."""
     with (
         mounted.top(file_system, writable=True) as top,
-        files.opened(subvolumes.opened(top, tree)) as fd,
+        files.opened(subvolumes.opened(top.fd, tree)) as fd,
     ):
         try:
             _take_back_marks(fd)

@@ -55,6 +55,8 @@ class Homes:
     def remember(self, file_system: str, home: Known) -> None:
         """Remember a home from now on."""
         with self._lock:
+            if self._known.get(file_system) == home and self._written:
+                return
             known = {**self._read(), **self._known, file_system: home}
             if known != self._known or not self._written:
                 self._known = known

@@ -100,9 +100,10 @@ def delete_subvolume(parent: int, name: str) -> None:
 def commit(fd: int) -> None:
     """Make durable what was changed before, with all that anybody has not written out yet.
 
-    BTRFS_IOC_START_SYNC would write out nobody's data, but it only asks the file system's thread
-    for a commit: beside another one it can wait for the next periodic commit, 30 s as seen
-    (fs/btrfs/transaction.c, btrfs_commit_transaction_async() and transaction_kthread()).
+    fsync(2) of what was changed writes out nobody else's data. BTRFS_IOC_START_SYNC does not
+    either, but it only asks the file system's thread for a commit: beside another one it can wait
+    for the next periodic commit, 30 s as seen (fs/btrfs/transaction.c,
+    btrfs_commit_transaction_async() and transaction_kthread()).
     """
     ioctl(fd, SYNC, ctypes.create_string_buffer(8))
 

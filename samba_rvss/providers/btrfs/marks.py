@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.model import Identity, Mark, Whose
-from samba_rvss.providers.btrfs import ioctl, parts
+from samba_rvss.providers.btrfs import parts
 from samba_rvss.providers.btrfs.home import Home
 from samba_rvss.providers.btrfs.parts import PLACE, Part
 from samba_rvss.providers.mark import Marked, decode, encode
@@ -138,9 +138,8 @@ def write(
     """
     more = {"parts": parts.to_more(named), **({"in_place": True} if in_place else {})}
     raw = encode(mark, identity, more).encode()
-    _, node = ioctl.file_system(home.fd)
     # fs/btrfs/ctree.h, BTRFS_MAX_XATTR_SIZE: what is left of a node without its headers
-    room = node - 156 - len(MARK)
+    room = home.node - 156 - len(MARK)
     unknown = sum((not part.recovery) + (not part.sealed) for part in named)
     later = 0 if mark.sealed else _SEALED + 32 * unknown
     if len(raw) + later > room:
@@ -165,8 +164,24 @@ def text(record: Record, identity: Identity) -> bytes:
     return encode(record.mark, identity, record.readable.more).encode()
 
 
+def make_durable(home: Home, image: str) -> None:
+    """Have a mark as it is now on the disk, and the renames of subvolumes that came before it.
+
+    They make the kernel commit the whole transaction (fs/btrfs/inode.c, btrfs_rename()); where
+    none came, that mark alone goes into the file system's log, and no other.
+    """
+    with files.opened(_open(home, image)) as fd:
+        os.fsync(fd)
+
+
 def remove(home: Home, image: str) -> None:
-    """Remove a mark. Gone already is success."""
+    """Remove a mark. Gone already is success.
+
+    The image's parts have been deleted before. Then they are gone wherever the mark is, without
+    waiting for a commit: the one before the other in a transaction, or in an earlier one. Nothing
+    may bring the directory of marks into the file system's log, which has no deletion of a
+    subvolume: so that one is never given to fsync(2).
+    """
     with (
         suppress(FileNotFoundError),
         files.opened(os.open(PLACE, files.DIRECTORY, dir_fd=home.fd)) as place,
@@ -177,5 +192,4 @@ def remove(home: Home, image: str) -> None:
 def _open(home: Home, image: str) -> int:
     if "/" in image or image in ("", ".", ".."):
         raise RvssError(Problem.BAD_PATH, f"{image} is no image's id")
-    with files.opened(os.open(PLACE, files.DIRECTORY, dir_fd=home.fd)) as place:
-        return os.open(image, files.DIRECTORY, dir_fd=place)
+    return files.openat2(home.fd, f"{PLACE}/{image}", files.DIRECTORY, files.BENEATH)

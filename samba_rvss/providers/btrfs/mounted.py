@@ -9,12 +9,14 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting, mounttable
 from samba_rvss.providers.btrfs import ioctl
 
 _SYSFS = "/sys/fs/btrfs"
+_LINE = 100  # bytes, of which a device's number needs fewer
 
 
 def file_systems() -> list[str]:
@@ -41,8 +43,9 @@ def device(file_system: str) -> str:
     for name in names:
         path = f"/dev/{name.replace('!', '/')}"
         try:
-            with open(f"{directory}/{name}/dev", encoding="ascii") as number:
-                major, minor = map(int, number.read().split(":"))
+            number = os.open(f"{directory}/{name}/dev", os.O_RDONLY | os.O_CLOEXEC)
+            with files.opened(number):
+                major, minor = map(int, os.read(number, _LINE).split(b":"))
             status = os.stat(path)
         except OSError:
             continue
@@ -83,8 +86,25 @@ def mount(source: str, tree: int) -> int:
         return mounting.open_detached_tree(top, root)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Top:
+    """The top level of a mounted file system, open.
+
+    Attributes:
+        fd: its descriptor.
+        file_system: the UUID.
+        source: a device of the file system.
+        node: the size of a node of its trees, in bytes.
+    """
+
+    fd: int
+    file_system: str
+    source: str
+    node: int
+
+
 @contextmanager
-def top(file_system: str, *, writable: bool) -> Iterator[int]:
+def top(file_system: str, *, writable: bool) -> Iterator[Top]:
     """Open the top level of a mounted file system.
 
     Raises:
@@ -96,9 +116,10 @@ def top(file_system: str, *, writable: bool) -> Iterator[int]:
         if writable:
             mounting.mount_setattr(root, clear=mounting.MOUNT_ATTR_RDONLY)
         with files.opened(os.open(".", files.DIRECTORY, dir_fd=root)) as opened:
-            if ioctl.file_system(opened)[0] != file_system:
+            found, node = ioctl.file_system(opened)
+            if found != file_system:
                 raise RvssError(Problem.SYSTEM, f"{source} is no longer btrfs {file_system}")
-            yield opened
+            yield Top(fd=opened, file_system=file_system, source=source, node=node)
 
 
 def is_read_only(fd: int) -> bool:

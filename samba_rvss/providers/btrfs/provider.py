@@ -143,11 +143,10 @@ class Btrfs:
                 places, there = [""], [part for _, part in former.parts_of(ours, image)[:1]]
                 if not there:
                     raise _missing(image)
-            source = mounted.device(volume.file_system)
             below = f"{volume.directory}/" if volume.directory else ""
             mounts: list[tuple[str, int]] = []
             for place, subvolume in zip(places, there, strict=True):
-                fd = mounted.mount(source, subvolume.tree)
+                fd = mounted.mount(ours.source, subvolume.tree)
                 if not place:
                     fd = narrow(fd, volume.directory, volume.inode, image)
                 undo.callback(os.close, fd)
@@ -192,10 +191,7 @@ class Btrfs:
             ioctl.commit(ours.fd)
 
     def destroy(self, volume: Volume, image: str) -> None:
-        """See `samba_rvss.providers.Provider`.
-
-        The mark goes last, when it is durable that the parts have gone.
-        """
+        """See `samba_rvss.providers.Provider`. The mark goes last; see `marks.remove`."""
         try:
             with self._home(volume.file_system, writable=True) as ours:
                 record = marks.read(ours, image)
@@ -242,7 +238,7 @@ class Btrfs:
     def _home(self, file_system: str, *, writable: bool, make: bool = False) -> Iterator[Home]:
         with (
             mounted.top(file_system, writable=writable) as top,
-            home.opened(top, file_system, self._homes, make=make) as ours,
+            home.opened(top, self._homes, make=make) as ours,
         ):
             yield ours
 
@@ -274,14 +270,13 @@ class Btrfs:
 
 
 def _delete_parts(ours: Home, record: Record, state: State) -> None:
-    """Delete what is in the home of an image, durably."""
+    """Delete what is in the home of an image."""
     others = images.remnants if record.is_sealed else images.unfinished
     names = list(others(ours, record))
     if record.is_sealed or not record.in_place:
         names += [subvolume.name for subvolume in state.subvolumes]
     for name in names:
         ours.delete(name)
-    ioctl.commit(ours.fd)
 
 
 def _missing(image: str) -> RvssError:

@@ -74,7 +74,7 @@ class Sealing:
             else:
                 record = self._keep(record, found, sealed)
         _finish_renames(home, record)
-        ioctl.commit(home.fd)
+        marks.make_durable(home, record.name)
         self._reached("seal.marked")
         _verify(home, record, self._identity)
         return any(part.sealed != part.recovery for part in record.parts)

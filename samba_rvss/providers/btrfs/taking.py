@@ -41,7 +41,6 @@ def take(home: Home, mark: Mark, identity: Identity) -> None:
         marks.make(home, mark.id)
         undo.callback(marks.remove, home, mark.id)
         marks.write(home, mark, identity, named)
-        undo.callback(ioctl.commit, home.fd)
         taken = [_snapshot(home, mark, named, index, undo) for index in range(len(named))]
         for index in range(len(named)):
             begun, name = parts.begun(mark.id, named, index), parts.writable(mark.id, named, index)
