@@ -100,7 +100,9 @@ class Sealer:
                 while not steps.done:
                     await whole(steps.take, self._present())
                     if steps.mounted_just_now:
-                        dropping = self._begin_step(copy, seal.drop)  # clients find the new mount
+                        # Before it is recorded: who connects afterwards finds the new mount.
+                        dropping = self._begin_step(copy, seal.drop)
+                        await asyncio.wait([dropping], timeout=_DROP_SECONDS)
             except RvssError as exc:
                 reason = exc.line()
                 _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, exc)

@@ -22,15 +22,13 @@ import pytest
 
 from samba_rvss.errors import Problem
 from samba_rvss.model import Context, Identity, Phase, SetState
-from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.run import environment
 from samba_rvss.testing import fss_records
 from samba_rvss.testing.example import share_section
-from samba_rvss.testing.loop import LoopBtrfs
-from samba_rvss.testing.plugin import require
 from samba_rvss.testing.waiting import wait_until
+from tests.samba.filesystems import FileSystem
 
-SETS = int(os.environ.get("SAMBA_RVSS_SETS", "6"))
+_SETS = {"btrfs": 6, "zfs": 2}  # the emulated machine takes its time
 _ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 120.0
 _CONTEXT = int(Context.AUTO_RECOVERY | Context.PERSISTENT | Context.NO_AUTO_RELEASE)
@@ -150,82 +148,83 @@ class Container:
 
 
 @pytest.fixture
-def two(rig_directory: Path) -> Iterator[tuple[Container, Container]]:
+def two(rig_directory: Path, file_system: FileSystem) -> Iterator[tuple[Container, Container]]:
     """Two containers beside each other, on one file system; nothing is served yet."""
-    require("root", "btrfs", "loop")
     (rig_directory / "home").mkdir()
     (rig_directory / "samba-rvss").mkdir()
     shutil.copy(_ROOT / "samba_rvss" / "hook.py", rig_directory / "samba-rvss" / "hook")
-    with LoopBtrfs(rig_directory, size=1 << 30) as file_system:
-        share = file_system.subvolume("vms")
-        (share / "data").write_bytes(b"content")
-        home = rig_directory / "home"
-        directories = "".join(
-            f"    {name} = {home}/{where}\n"
-            for name, where in {
-                "lock directory": "lock",
-                "state directory": "state",
-                "cache directory": "cache",
-                "private dir": "private",
-                "rvss:run directory": "run",
-                "rvss:state directory": "rvss",
-            }.items()
-        )
-        hook = f"{rig_directory}/samba-rvss/hook -S {home}/run/hook.sock"
-        (rig_directory / "smb.conf").write_text(
-            f"[global]\n{directories}    rvss:grace = 1 h\n    registry shares = yes\n"
-            f"    include = registry\n{share_section('vms', str(share), hook)}"
-        )
-        containers = (Container(rig_directory, share), Container(rig_directory, share))
-        try:
-            yield containers
-        finally:
-            for container in containers:
-                container.end()
+    share = file_system.volume("vms")
+    (share / "data").write_bytes(b"content")
+    home = rig_directory / "home"
+    directories = "".join(
+        f"    {name} = {home}/{where}\n"
+        for name, where in {
+            "lock directory": "lock",
+            "state directory": "state",
+            "cache directory": "cache",
+            "private dir": "private",
+            "rvss:run directory": "run",
+            "rvss:state directory": "rvss",
+        }.items()
+    )
+    hook = f"{rig_directory}/samba-rvss/hook -S {home}/run/hook.sock"
+    (rig_directory / "smb.conf").write_text(
+        f"[global]\n{directories}    rvss:grace = 1 h\n    registry shares = yes\n"
+        f"    include = registry\n{share_section('vms', str(share), hook)}"
+    )
+    containers = (Container(rig_directory, share), Container(rig_directory, share))
+    try:
+        yield containers
+    finally:
+        for container in containers:
+            container.end()
 
 
-def _images(file_system: str) -> dict[str, str]:
-    """Return every image on a file system, with the instance that its mark bears."""
-    found = Btrfs(Identity(id="nobody")).inventory().foreign
-    return {image.id: image.instance for image in found if image.file_system == file_system}
-
-
-def test_neither_touches_what_is_the_other_s(two: tuple[Container, Container]) -> None:
+@pytest.mark.vm(seconds=300, file_system="zfs")
+def test_neither_touches_what_is_the_other_s(
+    two: tuple[Container, Container], file_system: FileSystem
+) -> None:
     one, other = two
-    half, file_system = SETS // 2, ""
+    sets = int(os.environ.get("SAMBA_RVSS_SETS", "0")) or _SETS[file_system.kind]
+    half, where = sets // 2, ""
+
+    def images() -> dict[str, str]:
+        """Return every image on the file system, with the instance that its mark bears."""
+        found = file_system.provider(Identity(id="nobody")).inventory().foreign
+        return {image.id: image.instance for image in found if image.file_system == where}
 
     def is_whole(container: Container) -> bool:
         found = sorted(copy["phase"] for copy in container.copies())
-        return bool(found == ["open"] * (SETS - half) + ["sealed"] * half)
+        return bool(found == ["open"] * (sets - half) + ["sealed"] * half)
 
     def both_are_whole() -> None:
         for container in two:
             wait_until("all are open or sealed", partial(is_whole, container), _SECONDS)
-        found = _images(file_system)
+        found = images()
         for container in two:
             ours = {copy["id"] for copy in container.copies()}
             assert {name for name, who in found.items() if who == container.identity()} == ours
-        assert len(found) == 2 * SETS
+        assert len(found) == 2 * sets
 
     # The second starts when the first has all that it is to have.
     for container in two:
         container.start()
-        for _ in range(SETS):
+        for _ in range(sets):
             container.take()
-    file_system = one.copies()[0]["volume"]["file_system"]
+    where = one.copies()[0]["volume"]["file_system"]
     both_are_whole()
     for container in two:
         done = container.command("reconcile")
         assert done.returncode == 0, done.stdout
     both_are_whole()
     listed = [row for row in one.run("list", "--all", "--json") if row["phase"] == "not ours"]
-    listed = [row for row in listed if row["file_system"] == file_system]  # other tests run
+    listed = [row for row in listed if row["file_system"] == where]  # other tests run
     assert {(row["whose"], row["instance"]) for row in listed} == {
         ("another instance's", other.identity())
     }
-    assert len(listed) == SETS
+    assert len(listed) == sets
     said = "\n".join(one.run("status", "--json")["not_ours"])
-    assert said.count(f"it is another instance's, {other.identity()}") == SETS
+    assert said.count(f"it is another instance's, {other.identity()}") == sets
 
     # Killing either leaves the other whole, and itself once it is back.
     for container in two:
@@ -260,7 +259,7 @@ def test_neither_touches_what_is_the_other_s(two: tuple[Container, Container]) -
     names = ("id", "set_id", "copy_id", "context", "exposed_share")
     again = [{name: copy[name] for name in names} for copy in one.copies(Phase.SEALED)]
     assert again == [{name: copy[name] for name in names} for copy in sealed]
-    assert len(_images(file_system)) == 2 * SETS
+    assert len(images()) == 2 * sets
 
     # Taken over on purpose: what is sealed, and nothing else.
     one.kill()
@@ -273,7 +272,7 @@ def test_neither_touches_what_is_the_other_s(two: tuple[Container, Container]) -
     }
     assert [(left["wrong"], "not sealed" in left["reason"]) for left in done["left_alone"]] == [
         (True, True)
-    ] * (SETS - half)
+    ] * (sets - half)
     mine = {copy["id"]: copy for copy in other.copies(Phase.SEALED)}
     for name in moved:
         assert mine[name]["adopted"]
@@ -281,7 +280,7 @@ def test_neither_touches_what_is_the_other_s(two: tuple[Container, Container]) -
     one.start()
     left = {it["target"]: it for it in one.run("reconcile", "--json")["left_alone"] if it["wrong"]}
     assert all("its image is not ours any more" in left[name]["reason"] for name in moved)
-    assert len(_images(file_system)) == 2 * SETS
+    assert len(images()) == 2 * sets
 
     # Its id is lost, and its ledger is not.
     before, sealed = other.identity(), other.copies(Phase.SEALED)
