@@ -177,8 +177,9 @@ def _snapshot_time(fs: LoopBtrfs, size: int) -> float:
 def run_tree(tree: str, rounds: int) -> list[Sample]:
     """Measure the code of a checkout in a process of its own."""
     done = subprocess.run(
-        [sys.executable, __file__, "--measure", "--rounds", str(rounds)],
+        [sys.executable, str(Path(__file__).resolve()), "--measure", "--rounds", str(rounds)],
         env={**os.environ, "SAMBA_RVSS_BENCH_TREE": tree},
+        cwd=tree,  # `python3 -m` looks there first
         stdout=subprocess.PIPE,
         check=True,
         text=True,
