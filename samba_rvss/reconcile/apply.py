@@ -13,6 +13,7 @@ from samba_rvss.reconcile.decision import (
     Action,
     Adopt,
     Amend,
+    Attest,
     Clear,
     Delete,
     DeleteDescriptor,
@@ -43,7 +44,7 @@ def is_current(instance: Instance, action: Action) -> bool:
         case Adopt(image=image):
             found = instance.ledger.get(image.id)
             return found is None or found.lost
-        case TakeOver(image=image):
+        case TakeOver(image=image) | Attest(image=image):
             found = instance.ledger.get(image.id)
             return found is not None and found.phase is not Phase.GONE
         case Destroy(image=image):
@@ -76,7 +77,7 @@ def perform(instance: Instance, action: Action) -> None:
         RvssError: as the verb that does it.
     """
     match action:
-        case TakeOver(image=image):
+        case TakeOver(image=image) | Attest(image=image):
             instance.provider(image.mark.volume).claim(image.mark)
         case Amend(copy=copy, amended=amended, reason=reason):
             repair.amend(instance, copy, amended, reason)

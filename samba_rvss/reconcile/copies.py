@@ -11,7 +11,7 @@ import math
 
 from samba_rvss.model import Context, Foreign, Image, Phase, SambaCopy, SetState, ShadowCopy
 from samba_rvss.reconcile import evidence
-from samba_rvss.reconcile.decision import Amend, Clear, Delete, MountAgain, Seal, TakeOver
+from samba_rvss.reconcile.decision import Amend, Attest, Clear, Delete, MountAgain, Seal, TakeOver
 from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
 
@@ -57,10 +57,14 @@ class _Judging:
         if doubt:
             self._draft.leave(copy.id, doubt, wrong=True)
             return
+        copy = self._amended(copy, image)
+        attested = evidence.attested(copy, image)
         if image is not None and image.former:
             reason = "the ledger has it, and its mark says nothing but our run directory"
-            self._draft.act(TakeOver(image=image, reason=reason))
-        copy = self._amended(copy, image)
+            self._draft.act(TakeOver(image=attested or image, reason=reason))
+        elif attested is not None:
+            reason = "Samba has said that its recovery is complete since it was sealed"
+            self._draft.act(Attest(image=attested, reason=reason))
         listed = copy.volume.file_system in self._listed
         if seen.inventory is None:
             self._draft.leave(copy.id, "the images cannot be listed", wrong=True)

@@ -97,6 +97,17 @@ class TakeOver(OnImage):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attest(OnImage):
+    """Have the mark of a sealed image say that recovery is complete, as Samba has said since.
+
+    Attributes:
+        image: with the mark as it becomes.
+    """
+
+    verb = "attest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Amend(OnCopy):
     """Amend the record of a copy to what its image's mark proves.
 
@@ -200,6 +211,7 @@ class DeleteSet(Action):
 
 ORDER: tuple[type[Action], ...] = (
     TakeOver,
+    Attest,
     Amend,
     Unmount,
     Delete,

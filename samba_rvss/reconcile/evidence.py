@@ -6,7 +6,7 @@ it; where the record says something else, the record is amended or nothing is do
 
 from dataclasses import replace
 
-from samba_rvss.model import Image, Phase, Sealed, ShadowCopy
+from samba_rvss.model import Image, Phase, Sealed, SetState, ShadowCopy
 from samba_rvss.reconcile.observation import Observation
 
 _UNSEALED = (Phase.CREATING, Phase.TAKEN, Phase.OPEN, Phase.SEALING)
@@ -42,6 +42,26 @@ def amended(seen: Observation, copy: ShadowCopy, image: Image | None) -> tuple[S
             changed = replace(changed, adopted=True)
         reason = "its image is sealed, by its mark"
     return changed, reason
+
+
+def attested(copy: ShadowCopy, image: Image | None) -> Image | None:
+    """Return an image with the mark that says that its recovery is complete; None if it need not.
+
+    Without AUTO_RECOVERY a copy is sealed before its client says RecoveryComplete. A mark that
+    does not say so would have an old record of it deleted at the next boot.
+    """
+    sealed = image.mark.sealed if image is not None and image.complete else None
+    if (
+        image is None
+        or sealed is None
+        or copy.phase is not Phase.SEALED
+        or copy.state is not SetState.RECOVERED
+        or sealed.state is SetState.RECOVERED
+        or (copy.set_id, copy.copy_id) != (sealed.set_id, sealed.copy_id)
+    ):
+        return None
+    recovered = replace(sealed, state=SetState.RECOVERED)
+    return replace(image, mark=replace(image.mark, sealed=recovered))
 
 
 def _is_attested(seen: Observation, copy: ShadowCopy) -> bool:

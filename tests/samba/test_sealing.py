@@ -20,6 +20,7 @@ import pytest
 from samba_rvss.model import Phase, SetState
 from samba_rvss.run import environment
 from samba_rvss.testing.waiting import wait_until
+from tests.samba.filesystems import identity_of
 
 if TYPE_CHECKING:
     from tests.samba.conftest import Rig
@@ -262,6 +263,30 @@ def test_without_recovery_never_writable(rig: "Rig") -> None:
     print(f"smbd answered {sorted(answers)}, the kernel {seen}")
     assert len(seen) == ROUNDS
     assert {result for results in seen.values() for result in results} == {"EROFS"}
+    rig.assert_nothing_left()
+
+
+def test_what_samba_said_later_is_in_the_mark(rig: "Rig") -> None:
+    """Without AUTO_RECOVERY a copy is sealed before its client has completed anything."""
+    rig.share("vms", rig.volume())
+    rig.start()
+    provider = rig.fs.provider(identity_of(rig.daemon))
+
+    def said() -> SetState | None:
+        (image,) = provider.inventory().images
+        assert image.mark.sealed is not None
+        return image.mark.sealed.state
+
+    with rig.client() as client:
+        taken = rig.expose(client, "vms", recovery=False)
+        rig.wait_for_phase(Phase.SEALED)
+        assert said() in (SetState.COMMITTED, SetState.EXPOSED)
+        taken.complete()
+        recovered = SetState.RECOVERED
+        wait_until("the ledger knows", lambda: rig.ledger()[0].state is recovered)
+        assert rig.command("reconcile").returncode == 0
+        assert said() is recovered
+        taken.delete()
     rig.assert_nothing_left()
 
 

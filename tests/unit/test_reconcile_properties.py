@@ -31,6 +31,7 @@ from samba_rvss.reconcile.decision import (
     Action,
     Adopt,
     Amend,
+    Attest,
     Clear,
     Delete,
     DeleteDescriptor,
@@ -178,6 +179,8 @@ class SimulatedWorld:
         match action:
             case TakeOver(image=image):
                 return self.with_image(replace(image, former=False))
+            case Attest(image=image):
+                return self.with_image(image)
             case Amend(copy=copy, amended=amended):
                 world = replace(self, copies={**self.copies, copy.id: amended})
                 return replace(world, mounts=self.mounts | {copy.path})
@@ -495,11 +498,19 @@ def test_what_is_not_provably_ours_is_left(world: SimulatedWorld, starting: bool
         name = action.target.rpartition("/")[2].rpartition("@")[2].strip("{}")
         image = world.images.get(name)
         if isinstance(action, OnImage):
-            assert image is action.image
+            assert image is not None
+            said = replace(action.image.mark, sealed=image.mark.sealed)
+            assert image == replace(action.image, mark=said)
             assert image.former == isinstance(action, TakeOver)
-            if isinstance(action, TakeOver):
+            if isinstance(action, TakeOver | Attest):
                 assert world.copies[name].volume.key == image.mark.volume.key
-            elif isinstance(action, Destroy) and name in world.gone:
+            else:
+                assert image is action.image
+            if image is not action.image:  # nothing but Samba's word is new in its mark
+                assert image.mark.sealed is not None
+                recovered = replace(image.mark.sealed, state=SetState.RECOVERED)
+                assert action.image.mark.sealed == recovered != image.mark.sealed
+            if isinstance(action, Destroy) and name in world.gone:
                 assert image.mark.volume.key == VOLUME.key
         elif isinstance(action, OnCopy) and image is not None:
             assert image.mark.volume.key == world.copies[name].volume.key
@@ -553,7 +564,7 @@ def test_what_samba_serves_as_it_should_be_is_left(world: SimulatedWorld, starti
     touched = {
         action.target
         for action in actions
-        if not isinstance(action, TakeOver)
+        if not isinstance(action, TakeOver | Attest)
         and not (isinstance(action, Amend) and action.copy.phase is Phase.SEALED)
     }
     for copy in world.copies.values():
