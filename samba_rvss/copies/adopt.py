@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 
 from samba_rvss.copies import repair
 from samba_rvss.copies.instance import Instance
-from samba_rvss.copies.locate import locate
+from samba_rvss.copies.locate import find
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import (
     Foreign,
     Image,
     Inventory,
     Mark,
-    Nested,
     Phase,
     Sealed,
     SetState,
@@ -168,14 +167,13 @@ def _located(
     instance: Instance, inventory: Inventory
 ) -> Iterable[tuple[Share, Volume | RvssError]]:
     """Yield our shares with the volume of each, or why it has none."""
-    directory = instance.config.run_directory
     for share in instance.config.shares:
         try:
-            target = locate(share, instance.providers, directory, thorough=False)
+            volume = find(share, instance.providers)
         except RvssError as exc:
             yield share, exc
         else:
-            yield share, inventory.present(target.volume)
+            yield share, inventory.present(volume)
 
 
 def _share(mark: Mark, volume: Volume, shares: Iterable[tuple[Share, Volume | RvssError]]) -> Share:
@@ -200,7 +198,7 @@ def _share(mark: Mark, volume: Volume, shares: Iterable[tuple[Share, Volume | Rv
     else:
         why = f"no share of ours sits in /{volume.directory} of {volume.name}"
         if failed:
-            why += f" ({', '.join(failed)} cannot have shadow copies)"
+            why += f" (where {', '.join(failed)} sits cannot be told)"
     raise RvssError(Problem.NOT_OURS, why)
 
 
@@ -211,7 +209,7 @@ def _file_system(instance: Instance, path: str) -> str:
         raise RvssError(Problem.BAD_PATH, f"{path} cannot be opened: {exc.strerror}") from exc
     try:
         for provider in instance.providers:
-            volume = provider.probe(fd, path, Nested.INCLUDE, thorough=False)
+            volume = provider.find(fd, path)
             if volume is not None:
                 return volume.file_system
     finally:

@@ -66,11 +66,7 @@ def locate(
         raise RvssError(
             Problem.BAD_PATH, f"the path {path} of [{share.name}] is a shadow copy's own"
         )
-    how = files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS
-    try:
-        fd = files.openat2(files.AT_FDCWD, path, os.O_RDONLY | os.O_DIRECTORY, how)
-    except OSError as exc:
-        raise _path_problem(share, exc) from exc
+    fd = _open(share)
     names = []
     try:
         if mounttable.is_idmapped(fd):
@@ -86,7 +82,38 @@ def locate(
                 return Target(share=share, volume=volume)
     finally:
         os.close(fd)
-    raise RvssError(
+    raise _unknown(path, names)
+
+
+def find(share: Share, providers: Iterable[Provider]) -> Volume:
+    """Find the volume of a share, whether it can be snapshotted or not.
+
+    Raises:
+        RvssError: BAD_PATH, NOT_SUPPORTED or SYSTEM.
+    """
+    fd = _open(share)
+    names = []
+    try:
+        for provider in providers:
+            names.append(provider.name)
+            volume = provider.find(fd, share.path)
+            if volume is not None:
+                return volume
+    finally:
+        os.close(fd)
+    raise _unknown(share.path, names)
+
+
+def _open(share: Share) -> int:
+    how = files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS
+    try:
+        return files.openat2(files.AT_FDCWD, share.path, os.O_RDONLY | os.O_DIRECTORY, how)
+    except OSError as exc:
+        raise _path_problem(share, exc) from exc
+
+
+def _unknown(path: str, names: Iterable[str]) -> RvssError:
+    return RvssError(
         Problem.NOT_SUPPORTED,
         f"the file system of {path} cannot take shadow copies",
         f"known are {', '.join(names)}",

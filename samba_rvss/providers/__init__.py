@@ -17,6 +17,20 @@ class Provider(Protocol):
 
     name: str
 
+    def find(self, fd: int, path: str) -> Volume | None:
+        """Find the volume that a directory sits in, whether it can be snapshotted or not.
+
+        Args:
+            fd: the directory, opened for reading.
+            path: its path, for messages.
+
+        Returns:
+            The volume, or None if the directory is on another kind of file system.
+
+        Raises:
+            RvssError: BAD_PATH if it is in a shadow copy; NOT_SUPPORTED or SYSTEM.
+        """
+
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """Find the volume that a directory sits in, and see that it can be snapshotted.
 

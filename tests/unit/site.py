@@ -36,6 +36,10 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         return self._inventory()
 
+    def find(self, fd: int, path: str) -> Volume | None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(path)
+
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(path)

@@ -73,19 +73,34 @@ class Btrfs:
         self._homes = Homes(homes)
         self._reached = reached
 
+    def find(self, fd: int, path: str) -> Volume | None:
+        """See `samba_rvss.providers.Provider`."""
+        if files.file_system_type(fd) != files.BTRFS_SUPER_MAGIC:
+            return None
+        try:
+            file_system, _ = ioctl.file_system(fd)
+            return self._find(fd, path, file_system, self._home_on(fd, file_system))
+        except OSError as exc:
+            raise problem(exc, f"cannot examine {path}") from exc
+
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool = False) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
         if files.file_system_type(fd) != files.BTRFS_SUPER_MAGIC:
             return None
         try:
-            return self._probe(fd, path, nested, thorough=thorough)
+            file_system, _ = ioctl.file_system(fd)
+            ours = self._home_on(fd, file_system)
+            volume = self._find(fd, path, file_system, ours)
+            self._require_fit(fd, path, volume, nested, ours, thorough=thorough)
         except OSError as exc:
             raise problem(exc, f"cannot examine {path}") from exc
+        return volume
 
-    def _probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume:
+    def _home_on(self, fd: int, file_system: str) -> int | None:
+        return home.remembered(fd, file_system, self._homes)
+
+    def _find(self, fd: int, path: str, file_system: str, ours: int | None) -> Volume:
         inode = os.fstat(fd).st_ino
-        file_system, _ = ioctl.file_system(fd)
-        ours = home.remembered(fd, file_system, self._homes)
         tree, directory = ioctl.lookup(fd, inode)
         lineage = subvolumes.lineage(fd, tree)
         top = (ioctl.FS_TREE_OBJECTID, "")
@@ -93,6 +108,25 @@ class Btrfs:
             lineage[-1] == top and len(lineage) > 1 and lineage[-2][1] == home.NAME
         ):
             raise RvssError(Problem.BAD_PATH, f"{path} is itself inside a shadow copy")
+        return Volume(
+            provider=self.name,
+            file_system=file_system,
+            id=str(tree),
+            name=subvolumes.path_along(lineage),
+            directory=directory,
+            inode=inode,
+        )
+
+    def _require_fit(
+        self,
+        fd: int,
+        path: str,
+        volume: Volume,
+        nested: Nested,
+        ours: int | None,
+        *,
+        thorough: bool,
+    ) -> None:
         space = os.fstatvfs(fd)
         if space.f_flag & os.ST_RDONLY and mounted.is_read_only(fd):
             raise RvssError(
@@ -104,18 +138,11 @@ class Btrfs:
                 Problem.NO_SPACE, f"the file system of {path} has no room", "free some space"
             )
         if nested is Nested.REFUSE:
-            taking.refuse_nested(fd, directory, path, ours)
+            taking.refuse_nested(fd, volume.directory, path, ours)
         elif thorough:
             besides = {ours} if ours else set()
-            taking.refuse_long(subvolumes.below(fd, tree, directory, besides=besides), path)
-        return Volume(
-            provider=self.name,
-            file_system=file_system,
-            id=str(tree),
-            name=subvolumes.path_along(lineage),
-            directory=directory,
-            inode=inode,
-        )
+            inner = subvolumes.below(fd, int(volume.id), volume.directory, besides=besides)
+            taking.refuse_long(inner, path)
 
     def includes(self, mount: MountInfo) -> bool:
         """See `samba_rvss.providers.Provider`. Nested subvolumes need no mounts of their own."""

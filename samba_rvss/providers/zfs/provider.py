@@ -62,7 +62,7 @@ class Zfs:
         self._marks = Marks(self.name, identity)
         self._reached = reached
 
-    def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
+    def find(self, fd: int, path: str) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
         if files.file_system_type(fd) != files.ZFS_SUPER_MAGIC:
             return None
@@ -74,19 +74,15 @@ class Zfs:
         dataset, pool = mounted.source, mounted.source.partition("/")[0]
         if "@" in dataset or f"{dataset}/".startswith(f"{pool}/{HOME}/"):
             raise RvssError(Problem.BAD_PATH, f"{path} is itself a snapshot or a shadow copy")
-        place.require_short(f"{dataset}@rvss-{_AN_ID}", f"{pool}/{HOME}/{_AN_ID}/9999")
         require_healthy(pool)
         with doing(f"cannot examine {path}"):
             guid_of_pool = pools.find(self._zfs, pool).guid
-            place.require_room(self._zfs, fd, dataset, pool)
             ((guid,),) = self._zfs.table(
                 "get", "-H", "-p", "-o", "value", "guid", dataset, columns=1
             )
-            if thorough:
-                place.refuse_unmounted(self._zfs, dataset, path)
         relative = os.path.relpath(path, mounted.target)
         directory = os.path.normpath(os.path.join(mounted.root, relative)).strip("/")
-        volume = Volume(
+        return Volume(
             provider=self.name,
             file_system=guid_of_pool,
             id=guid,
@@ -94,6 +90,18 @@ class Zfs:
             directory="" if directory == "." else directory,
             inode=os.fstat(fd).st_ino,
         )
+
+    def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
+        """See `samba_rvss.providers.Provider`."""
+        volume = self.find(fd, path)
+        if volume is None:
+            return None
+        pool = volume.name.partition("/")[0]
+        place.require_short(f"{volume.name}@rvss-{_AN_ID}", f"{pool}/{HOME}/{_AN_ID}/9999")
+        with doing(f"cannot examine {path}"):
+            place.require_room(self._zfs, fd, volume.name, pool)
+            if thorough:
+                place.refuse_unmounted(self._zfs, volume.name, path)
         if thorough:
             if nested is Nested.REFUSE:
                 place.refuse_nested(path)
