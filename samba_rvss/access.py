@@ -1,16 +1,21 @@
 """Who may use the hook's socket: only what Samba's rpcd_fsrvp started, and root.
 
 The socket is open to all, because the hook runs as the client's user. So the kernel is asked which
-process connected, and /proc which processes started it; nothing that the caller says counts.
+process connected, and /proc which processes started it; nothing that the caller says counts. Nor
+is anybody let in who would get a path that he cannot see: that of a recovery mount in a mount
+namespace which does not follow ours, where Samba would find an empty directory.
 """
 
+import errno
 import os
 import socket
 from dataclasses import dataclass
+from threading import Lock
 
+from samba_rvss.closing import Closing
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import processes
-from samba_rvss.kernel.processes import Peer
+from samba_rvss.kernel import files, mounttable, processes
+from samba_rvss.kernel.processes import Peer, Process
 from samba_rvss.samba import control
 
 # rpcd_fsrvp, sh, and once more sh if the hook is wrapped in a script: one to spare
@@ -23,54 +28,164 @@ class _Link:
     parent: int
 
 
-def authorise(connection: socket.socket) -> Peer:
-    """Return the process that connected, if it may use the hook.
+class Access(Closing):
+    """Who may use the hook's socket of one instance.
 
-    Raises:
-        RvssError: REFUSED, with the reason.
+    Args:
+        run_directory: where its recovery mounts are.
     """
-    peer = processes.peer_credentials(connection)
-    if peer.uid == 0:
+
+    def __init__(self, run_directory: str) -> None:
+        self._run = run_directory
+        self._lock = Lock()
+        self._started: dict[int, float] = {}  # when workers were, whose programs are root's
+        self._callouts: dict[int, int] = {}  # pidfds of the last one of each worker
+
+    def close(self) -> None:
+        """See `Closing`."""
+        with self._lock:
+            while self._callouts:
+                os.close(self._callouts.popitem()[1])
+
+    def quickly(self, connection: socket.socket) -> Peer | None:
+        """Return the process that connected, if it may use the hook; it waits for nobody.
+
+        Returns:
+            None if `slowly` has to be asked.
+
+        Raises:
+            RvssError: REFUSED, with the reason.
+        """
+        return self._admit(connection, slowly=False)
+
+    def slowly(self, connection: socket.socket) -> Peer:
+        """Return the same, having looked at a program on whatever file system it is.
+
+        Raises:
+            RvssError: REFUSED, with the reason.
+        """
+        peer = self._admit(connection, slowly=True)
+        if peer is None:
+            raise AssertionError(connection)
         return peer
-    if peer.pid == 0:
-        raise RvssError(
-            Problem.REFUSED,
-            f"a process of user {peer.uid} in another PID namespace may not use the hook",
-            "let Samba and samba-rvss share one",
-        )
-    try:
-        # By the pidfd it is noticed if the process ends and its pid is used again.
-        pidfd = processes.peer_pidfd(connection, peer.pid)
-    except OSError as exc:
-        raise _refusal(peer, "it has ended already") from exc
-    try:
-        if not _started_by_worker(peer.pid) or processes.has_ended(pidfd):
+
+    def _admit(self, connection: socket.socket, *, slowly: bool) -> Peer | None:
+        peer = processes.peer_credentials(connection)
+        if peer.pid == 0:
+            if peer.uid == 0:
+                return peer
+            raise RvssError(
+                Problem.REFUSED,
+                f"a process of user {peer.uid} in another PID namespace may not use the hook",
+                "let Samba and samba-rvss share one",
+            )
+        try:
+            # By the pidfd it is noticed if the process ends and its pid is used again.
+            pidfd = processes.peer_pidfd(connection, peer.pid)
+        except OSError as exc:
+            raise _refusal(peer, "it has ended already") from exc
+        with files.opened(pidfd):
+            try:
+                worker = self._worker(peer, slowly=slowly) if peer.uid else 0
+                if worker is None or not self._sees_mounts(peer, slowly=slowly):
+                    return None
+                if processes.has_ended(pidfd):
+                    raise _refusal(peer, "it has ended already")
+            except OSError as exc:
+                raise _unreadable(peer, exc) from exc
+            if worker:
+                self._begin(peer, worker, pidfd)
+        return peer
+
+    def _worker(self, peer: Peer, *, slowly: bool) -> int | None:
+        """Return the pid of the worker that started a process; None if that takes longer.
+
+        Raises:
+            RvssError: REFUSED if none did.
+            OSError: if it cannot be told.
+        """
+        found = _worker_of(peer)
+        if found is None:
             raise _refusal(peer, f"no {control.WORKER} of root started it")
-    except OSError as exc:
-        raise _refusal(peer, f"its parents cannot be read ({exc.strerror})") from exc
-    finally:
-        os.close(pidfd)
-    return peer
+        started = processes.started(found.pid)
+        if self._started.get(found.pid) == started:
+            return found.pid
+        if not slowly:
+            return None
+        if not control.is_worker(found):
+            raise _refusal(
+                peer, f"the program of the {control.WORKER} that started it is not root's"
+            )
+        with self._lock:
+            living = {pid: at for pid, at in self._started.items() if processes.started(pid) == at}
+            self._started = {**living, found.pid: started}
+        return found.pid
+
+    def _sees_mounts(self, peer: Peer, *, slowly: bool) -> bool:
+        """Return whether a process sees our recovery mounts; False if that takes longer to tell.
+
+        Raises:
+            RvssError: REFUSED if it does not.
+            OSError: if it cannot be told.
+        """
+        if processes.mount_namespace(peer.pid) == processes.mount_namespace(os.getpid()):
+            return True
+        theirs = mounttable.read_mountinfo(peer.pid) if slowly else b""
+        if slowly and not mounttable.follows(self._run, "exposed", theirs):
+            raise RvssError(
+                Problem.REFUSED,
+                f"process {peer.pid} of user {peer.uid} is in another mount namespace, and what is"
+                f" mounted below {self._run} does not appear there: a backup would be empty",
+                f"let Samba have {self._run} from samba-rvss's mount namespace, as a slave mount",
+            )
+        return slowly
+
+    def _begin(self, peer: Peer, worker: int, pidfd: int) -> None:
+        """Note a callout of a worker, which has one at a time.
+
+        Raises:
+            RvssError: REFUSED if another one is not at its end.
+        """
+        with self._lock:
+            for other, last in list(self._callouts.items()):
+                if processes.has_ended(last):
+                    os.close(self._callouts.pop(other))
+            if worker in self._callouts:
+                raise _refusal(peer, f"another callout of {control.WORKER} {worker} is at work")
+            self._callouts[worker] = os.dup(pidfd)
 
 
-def _started_by_worker(pid: int) -> bool:
+def _worker_of(peer: Peer) -> Process | None:
+    """Return the process that is called a worker, and root's, among those that started another."""
     links: list[_Link] = []
-    child = processes.process(pid)
+    child = processes.process(peer.pid)
+    if child.uid != peer.uid:
+        return None
     for _ in range(_PARENTS):
         if child.parent <= 1:
-            return False
+            return None
         parent = processes.process(child.parent)
         links.append(_Link(child.pid, parent.pid))
-        if control.is_worker(parent):
+        if control.is_called_worker(parent):
             # If a parent ended meanwhile and its pid was used again, its child has another parent
             # now: so the chain must still be the same.
-            return all(processes.process(link.child).parent == link.parent for link in links)
+            if all(processes.process(link.child).parent == link.parent for link in links):
+                return parent
+            return None
         child = parent
-    return False
+    return None
 
 
-def _refusal(peer: Peer, reason: str) -> RvssError:
+def _refusal(peer: Peer, reason: str, hint: str = "") -> RvssError:
     return RvssError(
         Problem.REFUSED,
         f"process {peer.pid} of user {peer.uid} may not use the hook: {reason}",
+        hint,
     )
+
+
+def _unreadable(peer: Peer, exc: OSError) -> RvssError:
+    hint = ""
+    if exc.errno in (errno.EACCES, errno.EPERM):
+        hint = "give samba-rvss the capability CAP_SYS_PTRACE"
+    return _refusal(peer, f"its parents cannot be read ({exc.strerror})", hint)

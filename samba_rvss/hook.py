@@ -37,7 +37,11 @@ def main(argv):
     if len(request) > MAXIMUM:
         return fail(USAGE, "the arguments are longer than %d bytes" % MAXIMUM)
     peer = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    peer.settimeout(SECONDS)
+    # With settimeout(), connect() would not wait for a place in a full queue (unix(7), EAGAIN); by
+    # itself it does, in turn with others, for as long as this says (socket(7), a struct timeval).
+    word = 8 if sys.maxsize > 1 << 32 else 4
+    limit = SECONDS.to_bytes(word, sys.byteorder) + bytes(word)
+    peer.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
     try:
         peer.connect(socket)
     except OSError as exc:
@@ -45,6 +49,7 @@ def main(argv):
             NO_DAEMON,
             "cannot reach the daemon at %s (%s): start samba-rvss.service" % (socket, exc.strerror),
         )
+    peer.settimeout(SECONDS)
     try:
         peer.send(request)
     except OSError:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from samba_rvss.access import authorise
+from samba_rvss.access import Access
 from samba_rvss.clock import now
 from samba_rvss.copies.seal import close_recovered
 from samba_rvss.daemon import admin, holding, hook, sockets
@@ -36,6 +36,7 @@ _STOP_SECONDS = 30.0
 _HISTORY = timedelta(days=90)
 _DAY_SECONDS = 86400.0
 _THREADS = 64
+_ADMITTING = 2  # threads
 
 
 class Daemon:
@@ -76,14 +77,17 @@ class Daemon:
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup, requests)
             config = present().config
             for_hooks, for_admins = await in_thread(sockets.listen, config, cleanup)
-            door = sockets.Door(self._tasks)
+            threads = ThreadPoolExecutor(_ADMITTING, thread_name_prefix="admit")
+            cleanup.callback(threads.shutdown, wait=False, cancel_futures=True)
+            door = sockets.Door(self._tasks, threads)
+            access = cleanup.enter_context(Access(config.run_directory))
             serve_hook = partial(hook.serve, requests=requests)
             serve_admin = partial(admin.serve, requests=requests, runner=runner)
             tasks = [
                 asyncio.ensure_future(watcher.run()),
                 asyncio.ensure_future(runner.run()),
-                asyncio.ensure_future(door.run(for_hooks, authorise, serve_hook)),
-                asyncio.ensure_future(door.run(for_admins, sockets.admit_root, serve_admin)),
+                asyncio.ensure_future(door.run(for_hooks, access, serve_hook)),
+                asyncio.ensure_future(door.run(for_admins, sockets.RootOnly(), serve_admin)),
                 asyncio.ensure_future(_housekeep(present)),
                 asyncio.ensure_future(self._stopping.wait()),
             ]

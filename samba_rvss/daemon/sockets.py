@@ -1,7 +1,9 @@
 """Both sockets: listening, admitting, and letting each connection be served in a task of its own.
 
 Contract: a connection is admitted or refused before anything is read from it; a refusal is cheap,
-and logged at most once a second for each user.
+and logged at most once a second for each user. Who is refused again and again is refused without
+being looked at, and all refusals together take a small part of the time: the others wait in the
+kernel's queue, in their order.
 """
 
 import asyncio
@@ -11,8 +13,9 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
 from contextlib import ExitStack, suppress
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from samba_rvss import wire
 from samba_rvss.daemon.tasks import Tasks
@@ -23,12 +26,35 @@ from systemd import daemon as systemd
 
 _logger = logging.getLogger(__name__)
 
-Admit: TypeAlias = Callable[[socket.socket], Peer]
 Serve: TypeAlias = Callable[[socket.socket, Peer], Coroutine[Any, Any, None]]
 
-_BACKLOG = 256
+# Whoever is in the queue is before a callout of Samba's, and costs it a share of _PAUSE.
+_BACKLOG = 64
 _REQUEST_SECONDS = 5.0
+_ADMIT_SECONDS = 5.0
 _MOST_USERS = 1000
+# How many refusals a user may have at once, and in a second, before he is not looked at any more.
+_REFUSALS, _REFUSALS_A_SECOND = 20.0, 2.0
+_AT_ONCE = 4  # refusals between two pauses
+_PAUSE = 0.001  # seconds
+
+
+class Admission(Protocol):
+    """Who may use a socket."""
+
+    def quickly(self, connection: socket.socket) -> Peer | None:
+        """Return the process that connected, or None if `slowly` has to be asked; waits for nobody.
+
+        Raises:
+            RvssError: REFUSED.
+        """
+
+    def slowly(self, connection: socket.socket) -> Peer:
+        """Return the process that connected.
+
+        Raises:
+            RvssError: REFUSED.
+        """
 
 
 def listen(config: Config, cleanup: ExitStack) -> tuple[socket.socket, socket.socket]:
@@ -111,16 +137,17 @@ def _bound_to(fd: int, path: str) -> bool:
         return os.path.join(os.path.realpath(directory), base) == path
 
 
-def admit_root(connection: socket.socket) -> Peer:
-    """Return the process that connected to admin.sock, if it is root's.
+class RootOnly:
+    """Who may use admin.sock; see `Admission`."""
 
-    Raises:
-        RvssError: REFUSED if it is not root.
-    """
-    peer = peer_credentials(connection)
-    if peer.uid != 0:
-        raise RvssError(Problem.REFUSED, "only root may use this socket")
-    return peer
+    def quickly(self, connection: socket.socket) -> Peer:
+        """See `Admission`."""
+        peer = peer_credentials(connection)
+        if peer.uid != 0:
+            raise RvssError(Problem.REFUSED, "only root may use this socket")
+        return peer
+
+    slowly = quickly
 
 
 async def receive(connection: socket.socket) -> bytes:
@@ -142,13 +169,16 @@ class Door:
 
     Args:
         tasks: each connection is served in one of them.
+        threads: where those are looked at that may take time.
     """
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: Tasks, threads: Executor) -> None:
         self._tasks = tasks
-        self._refused: dict[int, tuple[float, int]] = {}
+        self._threads = threads
+        self._users: dict[int, _User] = {}
+        self._refusals = 0
 
-    async def run(self, listener: socket.socket, admit: Admit, serve: Serve) -> None:
+    async def run(self, listener: socket.socket, admission: Admission, serve: Serve) -> None:
         """Accept connections, and serve those that are admitted, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
@@ -159,29 +189,83 @@ class Door:
                 await asyncio.sleep(0.1)
                 continue
             connection.settimeout(0)
+            uid = peer_credentials(connection).uid
             try:
-                peer = admit(connection)
+                if uid and not self._user(uid).is_looked_at:
+                    raise RvssError(
+                        Problem.REFUSED, f"user {uid} was refused too often just now", "wait"
+                    )
+                peer = admission.quickly(connection)
             except RvssError as exc:
-                self._log_refusal(connection, exc)
-                with suppress(OSError):
-                    connection.send(wire.encode_reply(exc.problem, exc.line()))
-                connection.close()
+                self._refuse(connection, uid, exc)
             else:
-                self._tasks.start(serve(connection, peer))
+                if peer is not None:
+                    self._tasks.start(serve(connection, peer))
+                else:
+                    self._tasks.start(self._slowly(connection, uid, admission, serve))
             # A client that connects without end must not keep others from being served.
-            await asyncio.sleep(0)
+            pause = self._refusals >= _AT_ONCE
+            self._refusals = 0 if pause else self._refusals
+            await asyncio.sleep(_PAUSE if pause else 0)
 
-    def _log_refusal(self, connection: socket.socket, exc: RvssError) -> None:
-        uid = peer_credentials(connection).uid
-        since, count = self._refused.get(uid, (0.0, 0))
-        if time.monotonic() - since < 1.0:
-            self._refused[uid] = (since, count + 1)
-            return
-        more = f" (and {count} before)" if count else ""
-        _logger.warning("refused: %s%s", exc.line(), more)
-        if len(self._refused) > _MOST_USERS:
-            self._refused.clear()
-        self._refused[uid] = (time.monotonic(), 0)
+    async def _slowly(
+        self, connection: socket.socket, uid: int, admission: Admission, serve: Serve
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_ADMIT_SECONDS):
+                peer = await loop.run_in_executor(self._threads, admission.slowly, connection)
+        except TimeoutError:
+            reason = f"whether user {uid} may use it cannot be told in {_ADMIT_SECONDS:g} s"
+            self._refuse(connection, uid, RvssError(Problem.REFUSED, reason))
+        except RvssError as exc:
+            self._refuse(connection, uid, exc)
+        else:
+            await serve(connection, peer)
+
+    def _user(self, uid: int) -> "_User":
+        if uid not in self._users:
+            if len(self._users) >= _MOST_USERS:
+                self._users.clear()
+            self._users[uid] = _User()
+        return self._users[uid]
+
+    def _refuse(self, connection: socket.socket, uid: int, exc: RvssError) -> None:
+        self._refusals += 1
+        count = self._user(uid).refused()
+        if count is not None:
+            more = f" (and {count} before)" if count else ""
+            _logger.warning("refused: %s%s", exc.line(), more)
+        with suppress(OSError):
+            connection.send(wire.encode_reply(exc.problem, exc.line()))
+        connection.close()
+
+
+class _User:
+    """A user's refusals: how many he may have, and how many were not logged."""
+
+    def __init__(self) -> None:
+        self._left = _REFUSALS
+        self._last = self._logged = time.monotonic()
+        self._count = -1  # none was logged yet
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether he is within his budget."""
+        present = time.monotonic()
+        self._left = min(_REFUSALS, self._left + (present - self._last) * _REFUSALS_A_SECOND)
+        self._last = present
+        return self._left >= 1
+
+    def refused(self) -> int | None:
+        """Count a refusal; return how many were not logged before it, None if it is not either."""
+        self._left = max(0.0, self._left - 1)
+        present = time.monotonic()
+        if self._count >= 0 and present - self._logged < 1.0:
+            self._count += 1
+            return None
+        count, self._count, self._logged = max(self._count, 0), 0, present
+        return count
 
 
 def log_request(verb: str, subject: str, uid: int, seconds: float, status: int, line: str) -> None:

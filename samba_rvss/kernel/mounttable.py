@@ -3,7 +3,7 @@
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -37,7 +37,8 @@ class MountInfo:
 
     Attributes:
         parent: the id of the mount that it is mounted on.
-        shared: whether what is mounted in it propagates to others.
+        group: the peer group that it is in, to which what is mounted in it propagates; 0 if none.
+        masters: groups from which what is mounted there propagates to it.
     """
 
     id: int
@@ -46,7 +47,8 @@ class MountInfo:
     root: str
     target: str
     options: frozenset[str]
-    shared: bool
+    group: int
+    masters: frozenset[int]
     kind: str
     source: str
     super_options: frozenset[str]
@@ -102,6 +104,10 @@ class OpenTable:
         os.close(self._fd)
 
 
+def _groups(fields: Sequence[bytes], *kinds: bytes) -> Iterator[int]:
+    return (int(field.partition(b":")[2]) for field in fields if field.startswith(kinds))
+
+
 def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
     """Yield the mounts of our mount namespace, or those in what `read_mountinfo` returned."""
     # Not splitlines(): it also splits at a carriage return, which a path may have.
@@ -115,7 +121,8 @@ def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
             root=_unescape(fields[3]),
             target=_unescape(fields[4]),
             options=frozenset(fields[5].decode("ascii").split(",")),
-            shared=any(field.startswith(b"shared:") for field in fields[6:]),
+            group=next(iter(_groups(fields[6:], b"shared:")), 0),
+            masters=frozenset(_groups(fields[6:], b"master:", b"propagate_from:")),
             kind=rest[0].decode("ascii"),
             source=_unescape(rest[1]),
             super_options=frozenset(os.fsdecode(rest[2]).split(",")),
@@ -159,6 +166,39 @@ def mount_of(fd: int) -> MountInfo:
     if found.id != number:
         raise OSError(f"the mount {number} is not in this mount namespace")
     return found
+
+
+def follows(directory: str, below: str, raw: bytes) -> bool:
+    """Return whether a mount namespace sees what is mounted below a directory in ours.
+
+    There the same directory must be at the same path, on a mount that is a peer of ours or gets
+    from it what is mounted (mount_namespaces(7)).
+
+    Args:
+        directory: an absolute path without symbolic links.
+        below: the name of a directory in it, on the same mount, which need not be there yet.
+        raw: mountinfo of that mount namespace.
+
+    Raises:
+        OSError: if the directory cannot be opened.
+    """
+    path = f"{directory}/{below}"
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        ours = mount_of(fd)
+    finally:
+        os.close(fd)
+    if not ours.group or not raw:
+        return False
+    inside = os.path.normpath(f"{ours.root}/{os.path.relpath(path, ours.target)}")
+    above = [
+        mount for mount in mountinfo(raw) if f"{path}/".startswith(f"{mount.target.rstrip('/')}/")
+    ]
+    # The last of those at one path hides the others.
+    theirs = max(enumerate(above), key=lambda found: (len(found[1].target), found[0]))[1]
+    return ours.group in {theirs.group, *theirs.masters} and inside == os.path.normpath(
+        f"{theirs.root}/{os.path.relpath(path, theirs.target)}"
+    )
 
 
 def is_idmapped(fd: int) -> bool:

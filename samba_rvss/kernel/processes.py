@@ -43,10 +43,11 @@ def peer_pidfd(sock: socket.socket, pid: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process; ``executable`` is the path of its program."""
+    """A process; ``uid`` is its effective one, ``executable`` the path of its program."""
 
     pid: int
     parent: int
+    uid: int
     saved_uid: int
     executable: str
 
@@ -75,16 +76,16 @@ def pids() -> list[int]:
 
 def process(pid: int) -> Process:
     """Read one process."""
-    parent = uid = -1
+    parent = uid = saved = -1
     with open(f"/proc/{pid}/status", "rb") as status:
         for line in status:
             if line.startswith(b"PPid:"):
                 parent = int(line.split()[1])
             elif line.startswith(b"Uid:"):
-                uid = int(line.split()[3])
+                uid, saved = (int(word) for word in line.split()[2:4])
                 break
     executable = os.readlink(f"/proc/{pid}/exe")
-    return Process(pid=pid, parent=parent, saved_uid=uid, executable=executable)
+    return Process(pid=pid, parent=parent, uid=uid, saved_uid=saved, executable=executable)
 
 
 def executable_uid(pid: int) -> int:

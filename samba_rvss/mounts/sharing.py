@@ -16,7 +16,7 @@ def share(run: str) -> None:
     """
     with files.opened(os.open(run, files.DIRECTORY)) as fd:
         around = mounttable.mount_of(fd)
-        if around.shared:
+        if around.group:
             return
         target = os.path.realpath(run)
         if around.target == target:

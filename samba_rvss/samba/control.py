@@ -64,18 +64,24 @@ def worker_pids(lock_directory: str) -> list[int]:
 
 
 def is_worker(process: processes.Process) -> bool:
-    """Return whether a process is an rpcd_fsrvp of root.
-
-    While it acts for a client, a worker's real and effective uid are the client's; its saved uid
-    stays root's (lib/util/setid.c and source3/lib/util_sec.c, set_effective_uid()), which no
-    user can give to a process of his own. The file of a worker that outlived an upgrade is
-    "… (deleted)". The file's owner is asked for last, because that can wait for its file system.
+    """Return whether a process is an rpcd_fsrvp of root; this can wait for a file system.
 
     Raises:
         OSError: if the process has ended.
     """
+    return is_called_worker(process) and processes.executable_uid(process.pid) == 0
+
+
+def is_called_worker(process: processes.Process) -> bool:
+    """Return whether a process of root has the name of rpcd_fsrvp.
+
+    While it acts for a client, a worker's real and effective uid are the client's; its saved uid
+    stays root's (lib/util/setid.c and source3/lib/util_sec.c, set_effective_uid()), which no
+    user can give to a process of his own. The file of a worker that outlived an upgrade is
+    "… (deleted)".
+    """
     name = os.path.basename(process.executable).removesuffix(" (deleted)")
-    return name == WORKER and process.saved_uid == 0 and processes.executable_uid(process.pid) == 0
+    return name == WORKER and process.saved_uid == 0
 
 
 def workers(configfile: str, lock_directory: str) -> tuple[Worker, ...]:

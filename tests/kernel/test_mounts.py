@@ -667,7 +667,7 @@ def test_run_directory_becomes_a_shared_mount_once(rig_directory: Path) -> None:
         with ExitStack() as cleanup:
             Mounts(str(run)).prepare(cleanup)
         return [
-            (os.path.relpath(mount.target, base), mount.shared)
+            (os.path.relpath(mount.target, base), bool(mount.group))
             for mount in mounttable.mountinfo()
             if Path(mount.target).is_relative_to(base)
         ]

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tests.samba.conftest import Rig
 
 _WORKER = "/usr/libexec/samba/rpcd_fsrvp"
+_NOBODY = 65534
 
 
 def _as_user(
@@ -192,8 +194,8 @@ def test_user_sees_nothing_of_ours(rig: "Rig") -> None:
 @contextmanager
 def _connected(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.connect(str(path))  # without a time limit it waits for a place in the queue
         peer.settimeout(20)
-        peer.connect(str(path))
         yield peer
 
 
@@ -282,8 +284,8 @@ import socket, sys
 refused = 0
 for number in range(int(sys.argv[2])):
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    peer.settimeout(20)
     peer.connect(sys.argv[1])
+    peer.settimeout(20)
     try:
         peer.send(b"create\\0/srv")
     except OSError:
@@ -296,6 +298,73 @@ for number in range(int(sys.argv[2])):
     peer.close()
 print(refused)
 """
+
+
+_FLOOD = """
+import os, socket, sys
+parent, served = os.getppid(), 0
+while os.getppid() == parent:
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    peer.settimeout(0)
+    try:
+        peer.connect(sys.argv[1])
+    except OSError:
+        pass
+    peer.close()
+"""
+
+
+def test_a_flood_stops_nobody(rig: "Rig") -> None:
+    """A user connects as fast as he can, in several processes; others' clients are served."""
+    rig.share("vms", rig.volume())
+    rig.start()
+    path = str(rig.daemon.run_directory / "hook.sock")
+    with rig.client() as client, ExitStack() as stack:
+
+        def commit() -> float:
+            taken = rig.expose(client, "vms", recovery=False)
+            taken.delete()
+            return max(call.seconds for call in taken.calls)
+
+        alone = statistics.median(commit() for _ in range(5))
+        for _ in range(3):
+            flood = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-ISEc", _FLOOD, path],
+                    env=environment(),
+                    cwd="/",
+                    user=_NOBODY,
+                    group=_NOBODY,
+                    extra_groups=[],
+                )
+            )
+            stack.callback(flood.kill)
+        wait_until("it is refused", lambda: "refused too often" in rig.daemon.log())
+        among = statistics.median(commit() for _ in range(10))
+        print(
+            f"the longest call took {1000 * alone:.0f} ms, and {1000 * among:.0f} ms in the flood"
+        )
+    rig.assert_a_fresh_set_works()
+    rig.assert_nothing_left()
+
+
+def test_mount_namespaces(rig: "Rig") -> None:
+    """Where recovery mounts do not appear, a backup would be empty."""
+    volume = rig.volume()
+    rig.share("vms", volume)
+    rig.start()
+    run = rig.daemon.run_directory
+    follow = ["unshare", "--mount", "--propagation", "slave"]
+    hide = ["sh", "-c", f'mkdir -p {run}/exposed && mount -t tmpfs x {run}/exposed && "$@"', "sh"]
+    apart = ["unshare", "--mount", "--propagation", "private"]
+    for above in (apart, [*follow, *hide]):
+        done = rig.hook("check", str(volume), above=above)
+        assert done.returncode == Problem.REFUSED, done.stderr
+        assert f"what is mounted below {run} does not appear there" in done.stderr
+    done = rig.hook("check", str(volume), above=follow)
+    assert (done.returncode, done.stderr) == (0, "")
+    rig.assert_a_fresh_set_works()
+    rig.assert_nothing_left()
 
 
 def test_refused_connects_cost_nothing(rig: "Rig") -> None:

@@ -53,9 +53,11 @@ def test_who_cannot_be_a_worker_has_no_file_looked_at(executable: str, saved_uid
         ended.wait()
     with pytest.raises(OSError, match=f"/proc/{ended.pid}/exe"):
         executable_uid(ended.pid)
-    process = Process(pid=ended.pid, parent=1, saved_uid=saved_uid, executable=executable)
+    process = Process(pid=ended.pid, parent=1, uid=0, saved_uid=saved_uid, executable=executable)
     assert not is_worker(process)
     for name in ("rpcd_fsrvp", "rpcd_fsrvp (deleted)"):
-        like = Process(pid=ended.pid, parent=1, saved_uid=0, executable=f"/usr/libexec/{name}")
+        like = Process(
+            pid=ended.pid, parent=1, uid=1000, saved_uid=0, executable=f"/usr/libexec/{name}"
+        )
         with pytest.raises(OSError, match=f"/proc/{ended.pid}/exe"):
             is_worker(like)

@@ -157,6 +157,7 @@ def test_process_reads_this_one() -> None:
     assert me == processes.Process(
         pid=os.getpid(),
         parent=os.getppid(),
+        uid=os.geteuid(),
         saved_uid=os.getuid(),
         executable=str(executable.readlink()),
     )
