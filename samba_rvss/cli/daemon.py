@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import sys
+import threading
 from typing import Any
 
 from samba_rvss.cli.common import Verbs
@@ -28,6 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     log_to_journal_or_stderr(debug=arguments.debug)
     asyncio.run(Daemon(arguments.configfile).run())
+    if any(
+        thread is not threading.main_thread() and thread.is_alive()
+        for thread in threading.enumerate()
+    ):
+        # One may hang in a system call for ever, and the interpreter would wait for it.
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 

@@ -7,12 +7,10 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounttable
 from samba_rvss.model import Nested, Share, Volume
 from samba_rvss.providers import Provider
-from samba_rvss.samba.conf import find_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,21 +19,6 @@ class Target:
 
     share: Share
     volume: Volume
-
-
-def check(instance: Instance, words: tuple[str, ...]) -> Target:
-    """Find out thoroughly whether a share can be snapshotted.
-
-    Args:
-        instance: the share's.
-        words: its path as the callout got it.
-
-    Raises:
-        RvssError: NOT_OURS, BAD_PATH, NOT_SUPPORTED, NESTED, NO_SPACE or READ_ONLY.
-    """
-    share = find_share(instance.config, words)
-    directory = instance.config.run_directory
-    return locate(share, instance.providers, directory, thorough=True)
 
 
 def locate(

@@ -6,14 +6,16 @@ what it did, or has woken the runner to try again.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 
 from samba_rvss.copies import adopt
 from samba_rvss.copies.create import create
 from samba_rvss.copies.delete import delete, find, withdraw
-from samba_rvss.copies.locate import check, locate
+from samba_rvss.copies.locate import Target, locate
 from samba_rvss.daemon import living
+from samba_rvss.daemon.looks import Looks, too_late
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.tasks import Tasks, in_thread
@@ -30,6 +32,8 @@ _logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 # How long Samba's only worker waits for the image to be destroyed, once nobody can reach the copy.
 _DESTROY_SECONDS = 1.0
+# ... and until nobody can reach it, less than the hook waits for an answer.
+_HIDE_SECONDS = 30.0
 
 
 class Requests:
@@ -51,6 +55,7 @@ class Requests:
         self._watcher = watcher
         self._runner = runner
         self._tasks = tasks
+        self._looks = Looks()
 
     def heard(self) -> None:
         """Note that a client did something."""
@@ -66,12 +71,20 @@ class Requests:
         """Find out whether the share that a callout's words mean can be snapshotted.
 
         Raises:
-            RvssError: as `copies.locate.check`.
+            RvssError: NOT_OURS; BUSY or DEADLINE if its file system does not answer; as
+                `copies.locate.locate`.
         """
-        await in_thread(check, self._present(), words)
+        instance = self._present()
+        share = find_share(instance.config, words)
+        directory = instance.config.run_directory
+        look = partial(locate, share, instance.providers, directory, thorough=True)
+        deadline = time.monotonic() + instance.config.commit_deadline
+        await self._looks.look(share.path, look, deadline)
 
     async def create(self, words: tuple[str, ...], uid: int, started: float) -> ShadowCopy:
         """Take a shadow copy, for as long as ``rvss:commit deadline`` allows.
+
+        Where the file system does not answer in time, the copy is undone when it does.
 
         Args:
             words: the share's path as the callout got it.
@@ -79,19 +92,42 @@ class Requests:
             started: when the request came (`time.monotonic`).
 
         Raises:
-            RvssError: NOT_OURS; as `copies.locate.locate` and `copies.create.create`.
+            RvssError: NOT_OURS, DEADLINE or BUSY; as `copies.locate.locate` and
+                `copies.create.create`.
         """
         instance = self._present()
         deadline = started + instance.config.commit_deadline
         share = find_share(instance.config, words)
         directory = instance.config.run_directory
-        target = await in_thread(locate, share, instance.providers, directory, thorough=False)
+        look = partial(locate, share, instance.providers, directory, thorough=False)
+        target = await self._looks.look(share.path, look, deadline)
+        creation = self._tasks.start(self._create(target, uid, deadline))
+        await asyncio.wait({creation}, timeout=max(0.0, deadline - time.monotonic()))
+        if creation.done():
+            return creation.result()
+        creation.add_done_callback(self._undo_late)
+        raise too_late(f"the file system of {share.path}")
+
+    async def _create(self, target: Target, uid: int, deadline: float) -> ShadowCopy:
         async with self._turns.take(target.volume, deadline=deadline):
             try:
                 return await in_thread(create, self._present(), target, uid, deadline)
             except RvssError:
                 self._runner.wake(_RETRY_SECONDS)
                 raise
+
+    def _undo_late(self, creation: "asyncio.Task[ShadowCopy]") -> None:
+        """Withdraw a copy that nobody waited for any more; one that failed has undone itself."""
+        exc = None if creation.cancelled() else creation.exception()
+        if creation.cancelled():
+            return
+        if exc is None:
+            copy = creation.result()
+            self._tasks.start(self.withdraw(copy, "it was ready too late"))
+        elif isinstance(exc, RvssError):
+            _logger.warning("a shadow copy that was too late is undone: %s", exc)
+        else:
+            _logger.error("a shadow copy was too late", exc_info=exc)
 
     async def find(self, words: tuple[str, ...]) -> ShadowCopy:
         """Find the copy that a delete callout means.
@@ -127,8 +163,18 @@ class Requests:
             self._delete(copy, uid, lambda: loop.call_soon_threadsafe(hidden.set))
         )
         reached = asyncio.ensure_future(hidden.wait())
-        await asyncio.wait({deletion, reached}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {deletion, reached}, timeout=_HIDE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
         reached.cancel()
+        if not deletion.done() and not hidden.is_set():
+            deletion.add_done_callback(partial(_log_late, copy))
+            raise RvssError(
+                Problem.BUSY,
+                f"{copy.id} could not be taken away in {_HIDE_SECONDS:g} s: its file system, or"
+                " Samba's registry, does not answer",
+                "it is deleted when they do",
+            )
         await asyncio.wait({deletion}, timeout=_DESTROY_SECONDS)
         if not deletion.done():
             deletion.add_done_callback(partial(_log_late, copy))

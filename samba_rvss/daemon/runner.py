@@ -35,6 +35,7 @@ _LONGEST_PAUSE = 60.0
 _AFTER_CHANGE = 1.0
 _AFTER_START = 5.0
 _DETAIL = 4000
+_ACTION_SECONDS = 15.0
 _TIMES = 2  # how often the same may be done in reconcilings that follow each other
 
 
@@ -73,6 +74,7 @@ class Runner:
         self._done: Counter[tuple[str, str, str]] = Counter()
         self._heard = time.monotonic()
         self._workers: dict[int, int] = {}
+        self._stuck: dict[str, float] = {}  # since when an action on a file system has not ended
         self.last: Last | None = None
 
     @property
@@ -169,7 +171,7 @@ class Runner:
             decided = plan(seen)
             outcomes, done = [], Counter[tuple[str, str, str]]()
             for action in decided.actions:
-                outcome = await self._apply(action)
+                outcome = await self._attempt(action)
                 if outcome.fate is Fate.DONE:
                     done[_name(action)] = self._done[_name(action)] + 1
                     outcome = _doubted(outcome, done[_name(action)])
@@ -183,6 +185,31 @@ class Runner:
             for worker in seen.workers or ():
                 self._watch(worker.pid)
             return decided, outcomes
+
+    async def _attempt(self, action: Action) -> Outcome:
+        """Carry out an action; wait for a limited time, and for one on each file system only."""
+        where = next((volume.file_system for volume in _volumes(action)), "")
+        since = self._stuck.get(where)
+        if since is not None:
+            return _stuck(action, time.monotonic() - since)
+        began = time.monotonic()
+        task = asyncio.ensure_future(self._apply(action))
+        try:
+            await asyncio.wait({task}, timeout=_ACTION_SECONDS)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if task.done():
+            return task.result()
+        self._stuck[where] = began
+        task.add_done_callback(lambda done: self._on_late(where, done))
+        return _stuck(action, _ACTION_SECONDS)
+
+    def _on_late(self, where: str, task: "asyncio.Task[Outcome]") -> None:
+        self._stuck.pop(where, None)
+        if not task.cancelled() and task.exception() is not None:
+            _logger.error("cannot reconcile", exc_info=task.exception())
+        self.wake(_AFTER_CHANGE)
 
     async def _apply(self, action: Action) -> Outcome:
         """Carry out an action in its volume's turn, if it is still called for."""
@@ -269,6 +296,14 @@ class Runner:
         fd = self._workers.pop(pid)
         asyncio.get_running_loop().remove_reader(fd)
         os.close(fd)
+
+
+def _stuck(action: Action, seconds: float) -> Outcome:
+    """Return an action as a failure that a file system causes by not answering."""
+    line = f"its file system has not answered for {seconds:.0f} s; what was begun goes on"
+    error = RvssError(Problem.BUSY, line, "see what its disks do")
+    _logger.error("reconcile: cannot %s: %s", action.describe(), error)
+    return Outcome(action=action, fate=Fate.FAILED, error=error)
 
 
 def _name(action: Action) -> tuple[str, str, str]:

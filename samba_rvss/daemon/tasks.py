@@ -29,12 +29,12 @@ class Tasks:
     """Tasks that nobody awaits, held until they are done."""
 
     def __init__(self) -> None:
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
         return len(self._running)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def start(self, work: Coroutine[Any, Any, R]) -> "asyncio.Task[R]":
         """Start a task, and return it for a caller that wants to know what it raised."""
         task = asyncio.ensure_future(work)
         self._running.add(task)

@@ -50,6 +50,7 @@ class LoopBtrfs(Undoing):
             follows paths as its clients' users, so they must be able to walk to it.
         size: the file system's, in bytes; at least MINIMUM.
         options: mount options, such as ``("compress=zstd",)``.
+        disk: an empty file of that size, to be used instead; it stays.
 
     Attributes:
         path: where the top-level subvolume is mounted; mode 0755.
@@ -57,20 +58,27 @@ class LoopBtrfs(Undoing):
     """
 
     def __init__(
-        self, directory: Path, *, size: int = 256 << 20, options: Sequence[str] = ()
+        self,
+        directory: Path,
+        *,
+        size: int = 256 << 20,
+        options: Sequence[str] = (),
+        disk: Path | None = None,
     ) -> None:
         super().__init__()
         tag = secrets.token_hex(4)
         self.path = directory / f"btrfs-{tag}"
-        self.image = directory / f"btrfs-{tag}.img"
+        self.image = disk or directory / f"btrfs-{tag}.img"
+        self._is_ours = disk is None
         self.device = ""
         self._size = size
         self._options = tuple(options)
 
     def _set_up(self) -> None:
-        self.image.touch(mode=0o600, exist_ok=False)
-        self._undo.callback(self.image.unlink)
-        os.truncate(self.image, self._size)
+        if self._is_ours:
+            self.image.touch(mode=0o600, exist_ok=False)
+            self._undo.callback(self.image.unlink)
+            os.truncate(self.image, self._size)
         run(["mkfs.btrfs", "-q", "-M", str(self.image)], timeout=_SECONDS)
         self.device = run(
             ["losetup", "--find", "--show", "--nooverlap", str(self.image)], timeout=_SECONDS

@@ -103,6 +103,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
     "smbtorture": cache(lambda: _smbd() or _tools("smbtorture")),
     "qemu": cache(lambda: _tools("qemu-img", "qemu-io")),
     "podman": cache(lambda: _root() or _tools("podman", "runc")),
+    "nbdkit": cache(lambda: _root() or _tools("nbdkit", "nbdfuse")),
 }
 
 

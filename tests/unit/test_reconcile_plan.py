@@ -1087,6 +1087,7 @@ def said(decided: Plan, expected: Row, *, sets: bool) -> None:
 def test_actions_are_done_in_this_order() -> None:
     assert [kind.verb for kind in ORDER] == [
         "take over",
+        "attest",
         "amend record",
         "unmount",
         "delete",

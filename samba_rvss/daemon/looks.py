@@ -1,0 +1,73 @@
+"""Looking at shares whose file systems may never answer.
+
+Contract: a look is waited for until a deadline, and goes on in its thread if it has not ended then;
+of one share there are few at a time, so that a dead file system takes no thread from others.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from samba_rvss.daemon.tasks import in_thread
+from samba_rvss.errors import Problem, RvssError
+
+T = TypeVar("T")
+
+_AT_ONCE = 4
+
+
+class Looks:
+    """The looks at the shares of one instance."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, dict[int, float]] = {}
+        self._number = 0
+
+    async def look(self, path: str, function: Callable[[], T], deadline: float) -> T:
+        """Return what a function returns, which looks at a share.
+
+        Args:
+            path: the share's.
+            function: is run in a thread.
+            deadline: time (`time.monotonic`) until which to wait.
+
+        Raises:
+            RvssError: BUSY if too many have not ended, DEADLINE if this one has not in time; what
+                the function raises.
+        """
+        present = time.monotonic()
+        others = self._since.setdefault(path, {})
+        if len(others) >= _AT_ONCE:
+            raise RvssError(
+                Problem.BUSY,
+                f"the file system of {path} has not answered for"
+                f" {present - min(others.values()):.0f} s",
+                "see what its disks do",
+            )
+        self._number += 1
+        number, others[self._number] = self._number, present
+        task = asyncio.ensure_future(in_thread(function))
+        task.add_done_callback(lambda done: self._on_end(path, number, done))
+        await asyncio.wait({task}, timeout=max(0.0, deadline - present))
+        if not task.done():
+            raise too_late(f"the file system of {path}")
+        return task.result()
+
+    def _on_end(self, path: str, number: int, task: "asyncio.Future[T]") -> None:
+        others = self._since[path]
+        del others[number]
+        if not others:
+            del self._since[path]
+        if not task.cancelled():
+            task.exception()  # nobody may wait for it any more
+
+
+def too_late(what: str) -> RvssError:
+    """Return the error for something that has not answered within the commit deadline."""
+    return RvssError(
+        Problem.DEADLINE,
+        f"{what} has not answered within 'rvss:commit deadline'; what was begun is undone when it"
+        " does",
+        "see what keeps it busy",
+    )

@@ -1,0 +1,59 @@
+"""Waiting for a file system that never answers: for a bounded time, and with bounded threads."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from samba_rvss.daemon.looks import Looks
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.providers.patience import Patience
+
+
+def test_who_does_not_answer_is_not_asked_again() -> None:
+    answer = threading.Event()
+    patience = Patience(0.01)
+    for _ in range(3):
+        with pytest.raises(RvssError, match="it has not answered for") as caught:
+            patience.call("dead", answer.wait)
+        assert caught.value.problem is Problem.BUSY
+    assert sum(thread.name == "look dead" for thread in threading.enumerate()) == 1
+    # A disk that answers makes no difference to another.
+    patient = Patience(60.0)
+    assert patient.call("good", lambda: 1) == 1
+    with pytest.raises(ZeroDivisionError):
+        patient.call("good", lambda: 1 // 0)
+    assert patient.call("good", lambda: 2) == 2
+    answer.set()
+    for thread in threading.enumerate():
+        if thread.name == "look dead":
+            thread.join(60.0)
+    assert Patience(60.0).call("dead", answer.wait)
+
+
+def test_looks_at_a_dead_share_take_nothing_from_others() -> None:
+    answer = threading.Event()
+
+    async def scenario() -> None:
+        looks = Looks()
+        problems = []
+        for _ in range(100):
+            with pytest.raises(RvssError) as caught:
+                await looks.look("/dead", answer.wait, time.monotonic() + 0.001)
+            problems.append(caught.value.problem)
+        assert set(problems[:4]) == {Problem.DEADLINE}
+        assert set(problems[4:]) == {Problem.BUSY}
+        assert await looks.look("/good", lambda: 1, time.monotonic() + 60.0) == 1
+        with pytest.raises(ZeroDivisionError):
+            await looks.look("/good", lambda: 1 // 0, time.monotonic() + 60.0)
+        answer.set()
+        while True:
+            try:
+                assert await looks.look("/dead", answer.wait, time.monotonic() + 60.0)
+            except RvssError:
+                await asyncio.sleep(0.001)
+            else:
+                break
+
+    asyncio.run(scenario())
