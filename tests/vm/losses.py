@@ -6,7 +6,8 @@ is. After the next start the `invariants` must hold. The machine goes on from th
 loss meets what the ones before have left. In the turn of ``reconcile`` the power goes twice: while
 copies are in use, and while samba-rvss releases them at the start.
 
-SAMBA_RVSS_POWER_SEED in the environment chooses the verbs and the moments.
+SAMBA_RVSS_POWER_SEED in the environment chooses the first verb and the moments;
+SAMBA_RVSS_POWER_VERBS, divided by blanks, has the verbs whose turn it can be.
 """
 
 import json
@@ -22,7 +23,7 @@ from tests.vm import invariants
 from tests.vm.disks import Disks, Running
 from tests.vm.machine import CHECKOUT
 
-VERBS = ("create", "seal", "delete", "reconcile")
+VERBS = tuple(os.environ.get("SAMBA_RVSS_POWER_VERBS", "create seal delete reconcile").split())
 SYSTEMS = ("btrfs", "zfs")
 SEED_NAME = "SAMBA_RVSS_POWER_SEED"
 SEED = os.environ.get(SEED_NAME) or str(random.SystemRandom().randrange(10**9))
@@ -33,7 +34,9 @@ _EXPECTED = {"create": 2.0, "seal": 1.0, "delete": 2.0, "reconcile": 8.0}
 def turn(number: int) -> tuple[str, str]:
     """Return in which verb a loss comes, and on which file system."""
     verb = VERBS[number % len(VERBS)]
-    return verb, "both" if verb == "reconcile" else SYSTEMS[(number + number // len(VERBS)) % 2]
+    # Each verb meets both file systems: of an even number of verbs, each would have its own.
+    shift = number // len(VERBS) if len(VERBS) % 2 == 0 else 0
+    return verb, "both" if verb == "reconcile" else SYSTEMS[(number + shift) % 2]
 
 
 class Machine:
