@@ -12,6 +12,7 @@ caller from the kernel and matches the words against smb.conf and the ledger.
 import _socket
 import posix
 import sys
+import time
 
 SOCKET = "/run/samba-rvss/hook.sock"
 # Longer than the daemon's commit deadline, so that its answer, after undoing, still arrives;
@@ -42,6 +43,7 @@ def main(argv):
     word = 8 if sys.maxsize > 1 << 32 else 4
     limit = SECONDS.to_bytes(word, sys.byteorder) + bytes(word)
     peer.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
+    began = time.monotonic()
     try:
         peer.connect(socket)
     except OSError as exc:
@@ -49,7 +51,7 @@ def main(argv):
             NO_DAEMON,
             "cannot reach the daemon at %s (%s): start samba-rvss.service" % (socket, exc.strerror),
         )
-    peer.settimeout(SECONDS)
+    peer.settimeout(max(1, SECONDS - (time.monotonic() - began)))
     try:
         peer.send(request)
     except OSError:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ import pytest
 
 import samba_rvss
 from samba_rvss.errors import Problem
+from samba_rvss.testing.waiting import wait_until
 from samba_rvss.wire import MAXIMUM, encode_reply
 
 HOOK = Path(samba_rvss.__file__).parent / "hook.py"
@@ -291,3 +292,35 @@ def test_texts_outside_ascii_in_a_poor_locale(path: Path, tmp_path: Path) -> Non
     assert requests == ["create\0/srv/Ünï".encode()]
     assert (done.returncode, done.stdout) == (0, "/run/exposed/Ü\n".encode())
     assert os.fsencode("Ü") == "Ü".encode()
+
+
+@pytest.mark.require("root")
+def test_it_waits_for_a_place_in_the_queue(tmp_path: Path) -> None:
+    """As one of many, behind who does nothing but connect."""
+    path = tmp_path / "hook.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, ExitStack() as stack:
+        listener.bind(str(path))
+        listener.listen(0)
+        full = False
+        while not full:
+            other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            other.settimeout(0)
+            try:
+                other.connect(str(path))
+            except BlockingIOError:
+                full = True
+        words = [sys.executable, "-ISE", str(HOOK), "-S", str(path), "check", "/srv"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as hook:
+            waits_in = Path(f"/proc/{hook.pid}/wchan")  # connect(), and has not given up
+            wait_until("it connects", lambda: waits_in.read_text() == "unix_wait_for_peer", 30.0)
+            listener.settimeout(20)
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    data = b""
+                    with suppress(OSError):
+                        data = connection.recv(MAXIMUM, socket.MSG_DONTWAIT)
+                    if data:
+                        connection.send(encode_reply(0, ""))
+                        break
+            assert hook.wait(30) == 0
