@@ -1,9 +1,11 @@
 """Deleting a shadow copy: its exposed share, its mounts and its image; the record stays as history.
 
 Contract: deleting again is success. A copy is recorded as being deleted before anything is
-touched, and as gone when nothing is left; after a failure or a crash it is deleted again.
+touched, and as gone when nothing is left; after a failure or a crash it is deleted again. An image
+whose file system is not there is as good as gone: reconciling destroys it if it comes back.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,6 +16,8 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.samba.conf import find_share
+
+_logger = logging.getLogger(__name__)
 
 
 def find(instance: Instance, words: tuple[str, ...]) -> ShadowCopy:
@@ -108,7 +112,14 @@ def hide(instance: Instance, copy: ShadowCopy) -> None:
 
 def _destroy(instance: Instance, copy: ShadowCopy) -> None:
     instance.reached("delete.unmounted")
-    instance.provider(copy.volume).destroy(copy.volume, copy.id)
+    try:
+        instance.provider(copy.volume).destroy(copy.volume, copy.id)
+    except RvssError as exc:
+        if exc.problem is not Problem.NOT_FOUND:
+            raise
+        detail = f"{exc.message}: its image is destroyed if that comes back"
+        _logger.warning("[%s] %s: %s", copy.share, copy.id, detail)
+        instance.ledger.note(copy, "not destroyed", detail=detail)
     instance.reached("delete.destroyed")
 
 

@@ -124,7 +124,8 @@ class Provider(Protocol):
         """Remove an image and everything in it. Gone already is success.
 
         Raises:
-            RvssError: BUSY if something holds it, READ_ONLY or SYSTEM.
+            RvssError: NOT_FOUND if its file system is not there; BUSY if something holds it,
+                READ_ONLY or SYSTEM.
         """
 
     def inventory(self) -> Inventory:

@@ -1,23 +1,25 @@
-"""A disk that stands still: who asks is answered, others are served, and nothing is left after."""
+"""Disks that do not answer, or are gone: who asks is answered, and nothing is left behind."""
 
 from typing import TYPE_CHECKING
 
 import pytest
 
 from samba_rvss.errors import Problem
+from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.testing.disk import SickDisk
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.waiting import wait_until
-from tests.samba.filesystems import only
+from tests.samba.filesystems import identity_of, only
 
 if TYPE_CHECKING:
     from tests.samba.conftest import Rig
 
-pytestmark = [pytest.mark.require("root", "nbdkit"), only("btrfs")]
+pytestmark = [pytest.mark.require("root"), only("btrfs")]
 
 DEADLINE = 2.0
 
 
+@pytest.mark.require("nbdkit")
 def test_a_disk_that_stands_still(rig: "Rig") -> None:
     good = rig.volume()
     rig.samba.set_options({"rvss:commit deadline": f"{DEADLINE:g} s"})
@@ -47,4 +49,31 @@ def test_a_disk_that_stands_still(rig: "Rig") -> None:
         assert made.returncode == 0, made.stderr
         assert rig.hook("delete", str(sick), made.stdout.strip()).returncode == 0
         wait_until("it is deleted", lambda: not rig.ledger(), 60.0)
+        rig.daemon.stop()
+
+
+def test_a_file_system_that_is_gone(rig: "Rig") -> None:
+    """An administrator can forget what was on it; if it comes back, its image goes at once."""
+    with LoopBtrfs(rig.directory) as file_system:
+        share = file_system.subvolume("share")
+        rig.share("share", share)
+        rig.start()
+        made = rig.hook("create", str(share))
+        assert made.returncode == 0, made.stderr
+        (copy,) = rig.ledger()
+        mounting.umount(str(file_system.path))  # our recovery mount keeps it alive
+        assert file_system.device in {mount.source for mount in mounttable.mountinfo()}
+        done = rig.command("delete", copy.id)
+        assert done.returncode == 0, done.stderr
+        assert rig.ledger() == []
+        assert file_system.device not in {mount.source for mount in mounttable.mountinfo()}
+        done = rig.command("reconcile")
+        assert done.returncode == 0, done.stdout
+        file_system.mount(file_system.path)
+
+        def is_destroyed() -> bool:
+            rig.command("reconcile")
+            return not rig.fs.provider(identity_of(rig.daemon)).inventory().images
+
+        wait_until("its image is destroyed", is_destroyed)
         rig.daemon.stop()
