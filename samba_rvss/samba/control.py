@@ -165,8 +165,10 @@ def connected_shares(configfile: str) -> frozenset[str]:
 def _smbcontrol(configfile: str, destination: str, *message: str) -> str | None:
     """Send a message and return what came back, or None if the destination does not run."""
     try:
+        # A share's name may begin with a hyphen.
         return run(
-            ["smbcontrol", f"--configfile={configfile}", destination, *message], timeout=SECONDS
+            ["smbcontrol", f"--configfile={configfile}", "--", destination, *message],
+            timeout=SECONDS,
         )
     except RvssError as exc:
         # source3/utils/smbcontrol.c, parse_dest()

@@ -1,11 +1,12 @@
 """Running Sambas: who is a worker, and what samba-dcerpcd says of them, as each words it."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from samba_rvss.kernel.processes import Process, executable_uid
-from samba_rvss.samba.control import connections, is_worker
+from samba_rvss.samba.control import close_share, connections, is_worker
 
 SAMBA_4_17 = """\
 /usr/libexec/samba/rpcd_winreg: active_workers=1
@@ -61,3 +62,12 @@ def test_who_cannot_be_a_worker_has_no_file_looked_at(executable: str, saved_uid
         )
         with pytest.raises(OSError, match=f"/proc/{ended.pid}/exe"):
             is_worker(like)
+
+
+@pytest.mark.require("smbd")
+def test_a_share_whose_name_looks_like_an_option(tmp_path: Path) -> None:
+    """smbcontrol(1) takes it for a share: all that it misses is a running smbd."""
+    file = tmp_path / "smb.conf"
+    names = ("pid directory", "lock directory", "state directory", "cache directory")
+    file.write_text("[global]\n" + "".join(f"    {name} = {tmp_path}\n" for name in names))
+    assert not close_share(str(file), "-V@{0f0e0d0c-0b0a-0908-0706-050403020100}")
