@@ -16,11 +16,16 @@ from samba_rvss.samba import fss_state
 _logger = logging.getLogger(__name__)
 
 
-def adopt(instance: Instance, image: Image) -> ShadowCopy:
+def adopt(instance: Instance, image: Image, path: str = "") -> ShadowCopy:
     """Write a lost record anew from an image's mark.
 
     What the mark says of a sealed copy is all that is to know. Another one waits for what Samba
     says of it.
+
+    Args:
+        instance: the image's.
+        image: which one.
+        path: where Samba has it; empty if that is not known.
 
     Raises:
         RvssError: STATE; if it is sealed, as `samba_rvss.copies.seal.mount`.
@@ -36,7 +41,8 @@ def adopt(instance: Instance, image: Image) -> ShadowCopy:
         created=mark.created,
         phase=Phase.SEALED if sealed else Phase.TAKEN,
         # Samba knows it by the path that it has got, whatever the way to the share is like now.
-        path=mounts.standing(image.id) or mounts.exposed_path(mark.share, image.id, gates),
+        path=mounts.standing(image.id)
+        or (path if mounts.is_place(path) else mounts.exposed_path(mark.share, image.id, gates)),
         set_id=sealed.set_id if sealed else "",
         copy_id=sealed.copy_id if sealed else "",
         context=sealed.context if sealed else 0,

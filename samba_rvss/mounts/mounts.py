@@ -69,6 +69,10 @@ class Mounts:
         """
         return places.exposed(self._run, share, [gate.name for gate in gates], copy)
 
+    def is_place(self, path: str) -> bool:
+        """Return whether a recovery mount may be at a path."""
+        return places.is_place(self._run, path)
+
     def standing(self, copy: str) -> str:
         """Return where a shadow copy's directory is; empty if there is none.
 

@@ -93,8 +93,8 @@ def perform(instance: Instance, action: Action) -> None:
             instance.provider(copy.volume).clear(copy.volume, copy.id)
         case Destroy(image=image):
             repair.destroy_image(instance, image)
-        case Adopt(image=image):
-            copy = repair.adopt(instance, image)
+        case Adopt(image=image, path=path):
+            copy = repair.adopt(instance, image, path)
             repair.mount_again(instance, copy)
             if copy.phase is Phase.SEALED and image.remnants:
                 instance.provider(copy.volume).clear(copy.volume, copy.id)

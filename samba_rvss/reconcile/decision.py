@@ -143,9 +143,14 @@ class Destroy(OnImage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopt(OnImage):
-    """Write the lost record of an image anew, and mount it."""
+    """Write the lost record of an image anew, and mount it.
+
+    Attributes:
+        path: where Samba has it, empty if Samba does not have it.
+    """
 
     verb = "adopt"
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

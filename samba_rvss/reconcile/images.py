@@ -92,7 +92,8 @@ def _judge_ours(
             reason = f"one of that name was deleted, but of the volume {deleted.key}"
             _leave(seen, draft, image, f"{reason}, and this is of {image.mark.volume.key}")
     elif image.complete:
-        draft.act(Adopt(image=image, reason="the ledger does not know it"))
+        reason = "the ledger does not know it"
+        draft.act(Adopt(image=image, path=_path_of(seen, image.id), reason=reason))
     elif (image.mark.sealed and not image.empty) or image.read_only:
         reason = "it was sealed, and a part of it is missing; the ledger has no record of it"
         _leave(seen, draft, image, reason)
@@ -100,3 +101,14 @@ def _judge_ours(
         draft.act(cut_off)
     else:
         draft.give_time(f"image {image.id}", cut_off)
+
+
+def _path_of(seen: Observation, image: str) -> str:
+    """Return the path by which Samba has a copy; empty if it has none.
+
+    An older version may have named it otherwise than we would now.
+    """
+    known = [copy.path for copy in (seen.samba.copies if seen.samba else ())]
+    paths = (*known, *(seen.shares or {}).values())
+    ours = (path for path in paths if path.startswith(seen.exposed_directory))
+    return next((path for path in ours if image_of(path) == image), "")

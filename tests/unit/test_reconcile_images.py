@@ -44,8 +44,9 @@ from tests.unit.test_reconcile_plan import (
     row,
     said,
     seal,
+    state_of,
 )
-from tests.unit.values import COPY_ID, SET, VOLUME, foreign_of, mark_of, sealed_of
+from tests.unit.values import COPY_ID, EXPOSED, SET, VOLUME, foreign_of, mark_of, sealed_of
 
 OTHER = replace(VOLUME, id="257")
 SEALED = sealed_of(PERSISTENT)
@@ -403,3 +404,17 @@ def test_a_second_image_of_an_id_hides_none() -> None:
         assert isinstance(action, Delete)
         (left,) = (left for left in decided.left_alone if left.target == A)
         assert "another image has its id, of the volume btrfs:fs:257" in left.reason
+
+
+def test_a_copy_without_a_record_is_adopted_where_samba_has_it() -> None:
+    """Whatever the directories are called now: its share leads to where it was."""
+    older = f"{EXPOSED}My%20VMs/{A}"
+    lost = replace(BARE, image="read-only", sealed=SEALED)
+    situations = {
+        older: replace(lost, shares={SHARE: older}),
+        f"{EXPOSED}b/{A}": replace(lost, tdb=state_of(SetState.RECOVERED, 0, f"{EXPOSED}b/{A}")),
+        "": replace(lost, shares={SHARE: f"/elsewhere/{A}", f"x{SHARE}": f"{EXPOSED}vms/other"}),
+    }
+    for path, given in situations.items():
+        adopted = [a.path for a in plan(given.seen()).actions if isinstance(a, Adopt)]
+        assert adopted == [path]
