@@ -3,8 +3,8 @@
     <run>/exposed/<share>/<gate>…/<id>          the path that Samba gets
     <run>/previous/<share>/@GMT-…               always read-only, for shadow_copy2
 
-Gates (`way`) are there where the way to the share is not open to everybody. Contract: strings; it
-looks at nothing.
+Gates (`way`) are there where the way to the share is not open to everybody. A copy's record has its
+paths; older versions escaped names with "%". Contract: strings; it looks at nothing.
 """
 
 import hashlib
@@ -18,14 +18,22 @@ _LONGEST = 200
 
 
 def escape(share: str) -> str:
-    """Return a share's name as a directory's: without blanks, slashes and a leading dot."""
+    """Return a share's name as a directory's, which Samba takes as it is.
+
+    Samba replaces macros in the path of a share (source3/lib/substitute.c, "%D" and its like), and
+    the shell that it starts splits at blanks. So whatever is no letter or digit of ASCII becomes
+    "=" and two hexadecimal digits for each byte, as does a dot at the beginning, and the first
+    letter of what would be a gate's name. Names too long for a directory end in a hash.
+    """
     raw = os.fsencode(share)
     text = "".join(
-        chr(byte) if byte in _PLAIN and (index or byte != ord(".")) else f"%{byte:02X}"
+        chr(byte) if byte in _PLAIN and (index or byte != ord(".")) else f"={byte:02X}"
         for index, byte in enumerate(raw)
     )
+    if Gate.named(text) is not None:
+        text = f"={raw[0]:02X}{text[1:]}"
     if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}%{hashlib.sha256(raw).hexdigest()[:16]}"
+        text = f"{text[:_LONGEST]}={hashlib.sha256(raw).hexdigest()[:16]}"
     return text
 
 
@@ -54,4 +62,6 @@ def is_place(run: str, path: str) -> bool:
     if not path.startswith((f"{run}/exposed/", f"{run}/previous/")):
         return False
     _, *names = path.removeprefix(f"{run}/").split("/")
+    if not {"", ".", ".."}.isdisjoint(names):
+        return False
     return len(names) > 1 and all(map(is_gate, names[1:-1])) and not is_gate(names[-1])

@@ -175,7 +175,8 @@ def _own_directory(option: Option[str], globals_: Mapping[str, str]) -> str:
     except paths.Replaceable as exc:
         reason, hint = str(exc), "take a path that only root can change"
     except ValueError:
-        reason, hint = f"it leads to {os.path.realpath(given)!r}", "take a path without blanks"
+        reason = f"it leads to {os.path.realpath(given)!r}"
+        hint = "take a path without blanks, '%', quotes and backslashes"
     except OSError as exc:
         reason, hint = f"{exc.filename}: {exc.strerror}", "take another path"
     raise RvssError(Problem.CONFIG, f"'rvss:{option.name} = {given}' is refused: {reason}", hint)

@@ -28,6 +28,18 @@ def _directory(text: str) -> str:
     return text
 
 
+def _run_directory(text: str) -> str:
+    # Samba gets paths below it: macros and quotes in them mean something to it (loadparm.c,
+    # lpcfg_substituted_string(); util_str.c, escape_shell_string()), and its registry has UTF-8.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a path in UTF-8 is wanted") from None
+    if re.search(r"[%'\"`\\\x00-\x1f\x7f]", text):
+        raise ValueError("an absolute path without '%', quotes and backslashes is wanted")
+    return _directory(text)
+
+
 def _instance(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", text):
         raise ValueError("at most 64 letters, digits, dots, underscores and hyphens are wanted")
@@ -70,7 +82,7 @@ class Option(Generic[T]):
         return self.parse(next((found[key] for found in sections if key in found), self.default))
 
 
-RUN_DIRECTORY = Option(name="run directory", parse=_directory, default="/run/samba-rvss")
+RUN_DIRECTORY = Option(name="run directory", parse=_run_directory, default="/run/samba-rvss")
 STATE_DIRECTORY = Option(name="state directory", parse=_directory, default="/var/lib/samba-rvss")
 INSTANCE = Option(name="instance", parse=_instance, default="")
 COMMIT_DEADLINE = Option(name="commit deadline", parse=_seconds, default="50 s")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounting, mounttable
-from samba_rvss.mounts import Mounts, escape
+from samba_rvss.mounts import Mounts, escape, places, way
 
 pytestmark = pytest.mark.require("root")
 # What an older kernel does in a way of its own: it cannot clone what is detached.
@@ -766,18 +766,25 @@ _names = st.binary(max_size=300).map(os.fsdecode) | st.text(
 @example("My VMs & (x)")
 @example("a/../b")
 @example("Ünï")
+@example("Архив")
 @example("%41")
+@example("=41")
+@example("way-G0-O")
+@example("way-g0-o-u1")
 @example("x" * 400)
 def test_escaped_name_is_one_safe_component(name: str) -> None:
+    """Samba, a shell and smb.conf take it as it is: above all, nothing in it is a macro."""
     escaped = escape(name)
-    assert re.fullmatch(r"[A-Za-z0-9_%-][A-Za-z0-9_.%-]*|", escaped)
+    assert re.fullmatch(r"[A-Za-z0-9_=-][A-Za-z0-9_.=-]*|", escaped)
     assert len(os.fsencode(escaped)) <= 255
     assert bool(escaped) == bool(name)
+    assert way.Gate.named(escaped) is None
 
 
 @given(_names, _names)
-@example("A", "%41")
-@example("a b", "a%20b")
+@example("A", "=41")
+@example("a b", "a=20b")
+@example("way-G0-O", "=77ay-G0-O")
 @example("x" * 300, "x" * 301)
 @example("x" * 200, "x" * 201)
 @example(" " * 70, " " * 71)
@@ -787,13 +794,13 @@ def test_different_names_stay_different(one: str, two: str) -> None:
 
 @given(st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-$", max_size=80))
 def test_common_names_can_be_read(name: str) -> None:
-    assert escape(name) == name.replace("$", "%24")
+    assert escape(name) == name.replace("$", "=24")
 
 
 def test_exposed_path_has_no_token_of_previous_versions(bench: Bench) -> None:
     """shadow_copy2 would take such a path for a look into the past."""
     path = bench.mounts.exposed_path("@GMT-2024.02.29-23.59.59", NAME)
-    assert path == f"{bench.run}/exposed/%40GMT-2024.02.29-23.59.59/{NAME}"
+    assert path == f"{bench.run}/exposed/=40GMT-2024.02.29-23.59.59/{NAME}"
 
 
 # Previous Versions
@@ -854,3 +861,22 @@ def test_listing_is_of_mounts_and_directories_of_everything(bench: Bench) -> Non
     assert sorted(bench.mounts.listing()) == sorted([str(exposed), previous])
     assert sorted(bench.mounts.directories()) == sorted([str(exposed), previous, empty])
     assert Mounts(f"{bench.run}/exp").listing() == []
+
+
+@pytest.mark.parametrize("share", ["vms", "My%20VMs", "=D0=90", "way-G0-O"])
+def test_places_of_every_version(share: str) -> None:
+    """Copies that an older version made stay where they are recorded."""
+    assert places.is_place("/run/x", f"/run/x/exposed/{share}/{NAME}")
+    assert places.is_place("/run/x", f"/run/x/exposed/{share}/way-G0-O/{NAME}")
+    assert not places.is_place("/run/x", f"/run/x/exposed/{share}/way-G0-O")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("exposed/vms", "exposed/vms/", "exposed//a", "exposed/../a", "exposed/vms/.."),
+        *("exposed/vms/./a", "other/vms/a", "exposed/vms/a/b", "../x/exposed/vms/a"),
+    ],
+)
+def test_no_other_path_is_a_place(path: str) -> None:
+    assert not places.is_place("/run/x", f"/run/x/{path}")
