@@ -14,6 +14,7 @@ from samba_rvss.reconcile import evidence
 from samba_rvss.reconcile.decision import Amend, Attest, Clear, Delete, MountAgain, Seal, TakeOver
 from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
+from samba_rvss.samba.parser import exposed_copy
 
 _HELP = "see whether it is whole, and 'samba-rvss delete' it if it is not wanted"
 
@@ -305,7 +306,7 @@ class _Judging:
         elif connected is None:
             reason = f"{why}; it is too old, but who is connected cannot be told"
             self._draft.leave(copy.id, reason, self._options.grace, wrong=True)
-        elif copy.exposed_share.lower() in {share.lower() for share in connected}:
+        elif exposed_copy(copy.exposed_share) in map(exposed_copy, connected):
             reason = f"{why}; it is too old, but somebody is connected"
             self._draft.leave(copy.id, reason, self._options.grace)
         else:

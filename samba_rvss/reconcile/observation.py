@@ -59,7 +59,7 @@ class Observation:
         copies: the copies in the ledger, but not the gone ones.
         instances: what marks that are ours bear as the instance.
         gone: ids of the gone ones, and the volume of each; None if it was lost, and not deleted.
-        history: exposed shares, in lower case, that the ledger has a record of.
+        history: exposed shares that the ledger has a record of.
         changing: ids of copies that changed while we looked, or that are being sealed.
         inventory: the images.
         mounts: paths of recovery mounts.
@@ -68,7 +68,7 @@ class Observation:
         samba: srv_fss.tdb; a copy that is absent here has been seen absent twice.
         unproven: ids of copies that have been seen absent once only.
         shares: exposed shares in Samba's registry, with their paths.
-        descriptors: exposed shares, in lower case, that have a security descriptor.
+        descriptors: exposed shares, in Samba's lower case, that have a security descriptor.
         workers: the living rpcd_fsrvp.
         connected: shares that somebody is connected to.
         quiet: for how long no client has been heard of, in seconds.
@@ -227,7 +227,7 @@ def observe(sources: Sources) -> Observation:
         instances=frozenset({instance.identity.id, instance.identity.signature[0]} - {""}),
         gone={copy: volume for copy, (_, volume) in gone.items()},
         history=frozenset(
-            share.lower()
+            share
             for share in (
                 *(copy.exposed_share for copy in copies),
                 *(share for share, _ in gone.values()),

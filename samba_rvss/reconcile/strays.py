@@ -8,6 +8,7 @@ from samba_rvss.mounts import image_of
 from samba_rvss.reconcile.decision import DeleteDescriptor, DeleteShare, Unmount
 from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
+from samba_rvss.samba.parser import exposed_copy
 
 
 def judge(seen: Observation, draft: Draft) -> None:
@@ -51,12 +52,16 @@ def _judge_shares(seen: Observation, draft: Draft) -> None:
 
 
 def _judge_descriptors(seen: Observation, draft: Draft) -> None:
-    """Judge security descriptors; they are ours only if the ledger has a record of the share."""
+    """Judge security descriptors; they are ours only if the ledger has a record of the share.
+
+    Their names are in Samba's lower case: the copies' ids tell which share each is of.
+    """
     if seen.shares is None:
         return
-    present = {share.lower() for share in seen.shares}
-    present |= {copy.exposed_share.lower() for copy in seen.copies}
-    for share in sorted((seen.descriptors or frozenset()) - present):
-        if share in seen.history:
+    present = {exposed_copy(share) for share in seen.shares}
+    present |= {exposed_copy(copy.exposed_share) for copy in seen.copies}
+    ours = {exposed_copy(share) for share in seen.history} - present
+    for share in sorted(seen.descriptors or frozenset()):
+        if exposed_copy(share) in ours:
             action = DeleteDescriptor(share=share, reason="its share does not exist")
             draft.give_time(f"security {share}", action)

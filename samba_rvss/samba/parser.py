@@ -15,6 +15,17 @@ from samba_rvss.errors import Problem, RvssError
 # A registry share that ExposeShadowCopySet made: source3/rpc_server/fss/srv_fss_agent.c,
 # map_share_name().
 EXPOSED = re.compile(r"(?P<share>.+)@\{(?P<copy>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}\$?")
+_IN_ANY_CASE = re.compile(EXPOSED.pattern, re.IGNORECASE)
+
+
+def exposed_copy(share: str) -> str:
+    """Return Samba's id of the copy that a share exposes; of another share, its name.
+
+    By it names can be compared that Samba has put into lower case. It does so letter by letter,
+    with tables of its own (lib/util/charset/codepoints.c), and Python does otherwise.
+    """
+    match = _IN_ANY_CASE.fullmatch(share)
+    return match["copy"].lower() if match else share.lower()
 
 
 @contextmanager

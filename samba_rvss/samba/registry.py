@@ -19,7 +19,13 @@ import tdb
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Writers
 from samba_rvss.samba import modules, tdb_file
-from samba_rvss.samba.parser import EXPOSED, open_context, samba_speaks, smbconf_error
+from samba_rvss.samba.parser import (
+    EXPOSED,
+    exposed_copy,
+    open_context,
+    samba_speaks,
+    smbconf_error,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -259,7 +265,7 @@ def _records(path: str, prefix: bytes) -> dict[bytes, bytes]:
 
 
 def exposed_descriptors(state_directory: str) -> tuple[str, ...]:
-    """Return the exposed shares, in lower case, that have a security descriptor.
+    """Return the exposed shares, in Samba's lower case, that have a security descriptor.
 
     Raises:
         RvssError: SAMBA if the database cannot be read.
@@ -268,8 +274,7 @@ def exposed_descriptors(state_directory: str) -> tuple[str, ...]:
         keys = _records(os.path.join(state_directory, "share_info.tdb"), _DESCRIPTOR)
     except FileNotFoundError:
         return ()
-    names = [os.fsdecode(key.removeprefix(_DESCRIPTOR).rstrip(b"\0")) for key in keys]
-    return tuple(name for name in names if EXPOSED.fullmatch(name))
+    return tuple(name for name in map(_described, keys) if EXPOSED.fullmatch(name))
 
 
 def remove_shares(configfile: str, shares: Sequence[str]) -> tuple[str, ...]:
@@ -301,7 +306,7 @@ def remove_shares(configfile: str, shares: Sequence[str]) -> tuple[str, ...]:
 
 
 def remove_security(state_directory: str, shares: Sequence[str]) -> tuple[str, ...]:
-    """Remove the security descriptors of shares, all or none; return those that had one.
+    """Remove the security descriptors of exposed shares, all or none; return those that had one.
 
     Source: source3/lib/sharesec.c, share_info.tdb, keys ``SECDESC/<name in lower case>``. As
     Samba does, this takes a transaction: the descriptors of all other shares are in the same file,
@@ -313,17 +318,17 @@ def remove_security(state_directory: str, shares: Sequence[str]) -> tuple[str, .
     path = os.path.join(state_directory, "share_info.tdb")
     if not shares or not os.path.exists(path):
         return ()
-    removed = []
+    keys = _descriptors_of(path, shares)
+    removed: dict[str, None] = {}
     try:
         database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDWR)
         try:
             database.transaction_start()
             try:
-                for share in shares:
-                    key = _DESCRIPTOR + os.fsencode(share.lower()) + b"\0"
+                for key, share in keys.items():
                     if database.get(key) is not None:
                         database.delete(key)
-                        removed.append(share)
+                        removed[share] = None
             except BaseException:
                 database.transaction_cancel()
                 raise
@@ -333,3 +338,27 @@ def remove_security(state_directory: str, shares: Sequence[str]) -> tuple[str, .
     except (OSError, RuntimeError) as exc:
         raise RvssError(Problem.SAMBA, f"cannot change {path}: {exc}") from exc
     return tuple(removed)
+
+
+def _descriptors_of(path: str, shares: Sequence[str]) -> dict[bytes, str]:
+    """Return the keys that the descriptors of exposed shares may have, and the share of each.
+
+    What Samba's lower case of a name is can be told if the name is ASCII. Of another one, the file
+    is searched for the id of its copy.
+
+    Raises:
+        RvssError: SAMBA if the file cannot be read.
+    """
+    keys = {_DESCRIPTOR + os.fsencode(share.lower()) + b"\0": share for share in shares}
+    odd = {exposed_copy(share): share for share in shares if not share.isascii()}
+    if odd:
+        for key in _records(path, _DESCRIPTOR):
+            share = odd.get(exposed_copy(_described(key)))
+            if share is not None:
+                keys[key] = share
+    return keys
+
+
+def _described(key: bytes) -> str:
+    """Return the share whose security descriptor has a key."""
+    return os.fsdecode(key.removeprefix(_DESCRIPTOR).rstrip(b"\0"))

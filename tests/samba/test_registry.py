@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from samba_rvss.samba import registry
+from samba_rvss.samba.parser import exposed_copy
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.testing.smbd import PrivateSmbd
 
@@ -63,3 +64,25 @@ def test_what_is_not_in_the_form_that_we_know_is_asked_for(
     samba.net("conf", "addshare", share, "/run/vms")
     found = process.call(registry.exposed_shares, str(samba.configuration), str(tmp_path))
     assert found == {share: "/run/vms"}
+
+
+@pytest.mark.parametrize("name", ["VMs", "İSTANBUL", "ΑΡΧΕΙΟΣ", "STRAẞE", "ǅ", "ΩK", "Ünï"])
+def test_descriptors_are_found_whatever_samba_calls_them(
+    samba: PrivateSmbd, process: SambaProcess, name: str
+) -> None:
+    """Samba puts a share's name into lower case with tables of its own."""
+    ours, other = f"{name}@{{{GUID}1}}", f"{name}@{{{GUID}2}}"
+    for share in (name, ours, other):
+        samba.net("conf", "addshare", share, "/run/vms")
+        samba.sharesec(share, "--replace=S-1-1-0:ALLOWED/0/READ")
+    state = str(samba.directory / "state")
+
+    def found() -> set[str]:
+        return {exposed_copy(share) for share in process.call(registry.exposed_descriptors, state)}
+
+    assert found() == {f"{GUID}1", f"{GUID}2"}
+    assert process.call(registry.remove_security, state, [ours]) == (ours,)
+    assert found() == {f"{GUID}2"}
+    assert process.call(registry.remove_security, state, [ours]) == ()
+    (left,) = process.call(registry.exposed_descriptors, state)
+    assert process.call(registry.remove_security, state, [left]) == (left,)

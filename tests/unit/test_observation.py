@@ -57,7 +57,7 @@ def test_everything_is_seen(site: Site) -> None:
     assert seen.inventory == site.inventory()
     assert (seen.mounts, seen.directories) == (frozenset(), frozenset())
     assert (seen.shares, seen.descriptors, seen.workers) == ({}, frozenset(), ())
-    assert seen.history == frozenset({SHARE.lower()})
+    assert seen.history == frozenset({SHARE})
     assert seen.connected == frozenset()
     assert seen.changing == frozenset()
 

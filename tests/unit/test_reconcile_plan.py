@@ -63,6 +63,7 @@ A = "20240229T235900Z-0123abcd"
 PATH = path_of(A)
 PREVIOUS = "/run/samba-rvss/previous/vms/@GMT-2024.02.29-23.59.00"
 SHARE = share_of(COPY_ID)
+ARCHIVE = SHARE.replace("VMs", "αρχειοσ")  # Python would end it with another sigma
 UNREADABLE = "unreadable"
 ABSENT = "absent"
 YEAR = 365.25 * 24 * 3600
@@ -871,6 +872,16 @@ NO_COPY = [
             history=frozenset(),
             found={f"security {SHARE.lower()}": 1000},
         ),
+    ),
+    row(
+        "a descriptor whose name Samba has put into lower case, and not as Python does",
+        replace(
+            BARE,
+            descriptors=frozenset({ARCHIVE}),
+            history=frozenset({ARCHIVE.replace("αρχειοσ", "ΑΡΧΕΙΟΣ")}),
+            found={f"security {ARCHIVE}": 300},
+        ),
+        Does(kind=DeleteDescriptor, reason="its share does not exist", target=ARCHIVE),
     ),
     row("descriptors cannot be read", replace(BARE, descriptors=None)),
 ]
