@@ -83,6 +83,10 @@ class Share:
         writers: who may recover a shadow copy.
         write_list: its ``write list``, as smb.conf has it.
         obstacle: why Samba never calls the hook all the same, and what to do; empty if it does.
+        forced: the setting because of which the hook's user is not the client's; empty if there is
+            none.
+        shadow: the options of vfs_shadow_copy2 that are in effect, without ``shadow:``, and their
+            values.
     """
 
     name: str
@@ -93,6 +97,8 @@ class Share:
     writers: Writers = Writers.CLIENT
     write_list: str = ""
     obstacle: str = ""
+    forced: str = ""
+    shadow: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,7 +106,8 @@ def as_data(event: Event, copy: ShadowCopy | None) -> dict[str, object]:
         "copy": event.copy,
         "set_id": event.set_id or (copy.set_id if copy else ""),
         "copy_id": copy.copy_id if copy else "",
-        "share": event.share,
+        # Which of several shares of one directory it was became known later, too.
+        "share": copy.share if copy else event.share,
         "what": event.what,
         "uid": event.uid if known else None,
         "user": _name(event.uid) if known else "",

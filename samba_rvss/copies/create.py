@@ -19,6 +19,7 @@ from samba_rvss.copies.locate import Target
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Mark, Phase, ShadowCopy
 from samba_rvss.mounts import way
+from samba_rvss.samba import twins
 
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def reserve(instance: Instance, target: Target, uid: int) -> ShadowCopy:
     if share.previous_versions:
         copy = replace(copy, previous_path=reserve_previous(instance, copy, gates))
     try:
-        instance.ledger.add(copy, "create")
+        instance.ledger.add(copy, "create", forced(instance, copy))
     except BaseException as exc:
         undo(instance, copy, exc)
         raise
@@ -79,19 +80,27 @@ def reserve(instance: Instance, target: Target, uid: int) -> ShadowCopy:
     return copy
 
 
+def forced(instance: Instance, copy: ShadowCopy) -> str:
+    """Return a sentence for a callout's event if its user is not the client's own; else ""."""
+    config = instance.config
+    share = config.share(copy.share) if copy.exposed_share else None
+    return twins.forced((share,) if share else twins.of(config.shares, copy.share_path))
+
+
 def reserve_previous(instance: Instance, copy: ShadowCopy, gates: Sequence[way.Gate]) -> str:
     """Make the directory of a copy's Previous Versions; return its path, or "" if it has none.
 
     Args:
         instance: the copy's.
-        copy: its share and its time matter.
+        copy: its share, the directory of that, and its time matter.
         gates: of the way to its share.
 
     Raises:
         RvssError: SYSTEM or BUSY.
     """
+    shown = twins.shown_by(twins.of(instance.config.shares, copy.share_path)) or copy.share
     try:
-        return instance.mounts.reserve_previous(copy.share, copy.created, gates)
+        return instance.mounts.reserve_previous(shown, copy.created, gates)
     except RvssError as exc:
         if exc.problem is not Problem.NOT_SUPPORTED:
             raise
@@ -132,7 +141,12 @@ def publish(instance: Instance, copy: ShadowCopy, started: float, deadline: floa
     attach(instance, copy, copy.paths)
     _require_time(deadline)
     taken = instance.ledger.change(
-        copy, "taken", uid=copy.uid, phase=Phase.TAKEN, duration=time.monotonic() - started
+        copy,
+        "taken",
+        uid=copy.uid,
+        phase=Phase.TAKEN,
+        duration=time.monotonic() - started,
+        detail=forced(instance, copy),
     )
     if taken is None:
         raise RvssError(Problem.STATE, f"the record of {copy.id} vanished")

@@ -64,6 +64,7 @@ def delete(
     copy: ShadowCopy,
     uid: int = -1,
     hidden: Callable[[], object] = lambda: None,
+    detail: str = "",
 ) -> None:
     """Delete a copy: exposed share, mounts, image. Gone already is success.
 
@@ -73,6 +74,7 @@ def delete(
         uid: who wants it, -1 if nobody asked.
         hidden: called when exposed share and mounts are gone for certain, so that nobody can
             reach the copy, and only the image remains to be destroyed.
+        detail: what is to be known of who wants it.
 
     Raises:
         RvssError: BUSY, READ_ONLY, STATE, SAMBA or SYSTEM. What could be removed is gone then,
@@ -80,7 +82,7 @@ def delete(
     """
     started = time.monotonic()
     copy = instance.ledger.change(
-        copy, "delete", unless=(Phase.GONE,), uid=uid, phase=Phase.DELETING
+        copy, "delete", unless=(Phase.GONE,), uid=uid, phase=Phase.DELETING, detail=detail
     ) or replace(copy, phase=Phase.GONE)
     if copy.phase is Phase.GONE:
         return
@@ -91,7 +93,12 @@ def delete(
         hide(instance, copy)
         hidden()
     instance.ledger.change(
-        copy, "gone", uid=uid, phase=Phase.GONE, duration=time.monotonic() - started
+        copy,
+        "gone",
+        uid=uid,
+        phase=Phase.GONE,
+        duration=time.monotonic() - started,
+        detail=detail,
     )
     instance.reached("delete.gone")
 

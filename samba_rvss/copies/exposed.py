@@ -10,6 +10,7 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.model import ShadowCopy, Writers
 from samba_rvss.samba import control, registry
 from samba_rvss.samba.conf import Config, base_share
+from samba_rvss.samba.parser import lower_case
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +52,23 @@ def _amendment(config: Config, copy: ShadowCopy, *, closed: bool) -> registry.Am
         write_list=base.write_list if base else "",
         uid=copy.uid,
     )
+
+
+def share_name(config: Config, copy: ShadowCopy) -> str:
+    """Return the share that a copy is of: of several of one directory, the one that Samba names.
+
+    Args:
+        config: the instance's.
+        copy: with what Samba says of it, as far as that is known. Samba spells the share as the
+            client did (source3/param/service.c, find_service()).
+    """
+    if not copy.exposed_share:
+        return copy.share
+    name = base_share(copy.exposed_share)
+    found = config.share(name)
+    if found is not None:
+        return found.name
+    return copy.share if lower_case(name) == lower_case(copy.share) else name
 
 
 def drop_connections(instance: Instance, share: str) -> None:

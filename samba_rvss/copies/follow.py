@@ -9,6 +9,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
+from samba_rvss.copies import exposed
 from samba_rvss.copies.instance import Instance
 from samba_rvss.model import Phase, SambaCopy, SetState, ShadowCopy
 
@@ -68,7 +69,7 @@ def facts_of(known: SambaCopy) -> dict[str, Any]:
 
 
 def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy | None:
-    """Record what Samba says of a copy: ids, context, exposed share, state.
+    """Record what Samba says of a copy: ids, context, share, exposed share, state.
 
     Returns:
         Its record; None if it is deleted, or was sealed after Samba had said that.
@@ -76,14 +77,15 @@ def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy 
     Raises:
         RvssError: STATE.
     """
-    past = [Phase.DELETING, Phase.GONE]
-    if with_news(copy, known).auto_recovery and known.state is not SetState.RECOVERED:
+    past, news = [Phase.DELETING, Phase.GONE], with_news(copy, known)
+    if news.auto_recovery and known.state is not SetState.RECOVERED:
         past.append(Phase.SEALED)
     return instance.ledger.change(
         copy,
         known.state.name.lower(),
         unless=past,
         state=known.state,
+        share=exposed.share_name(instance.config, news),
         **facts_of(known),
     )
 

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 
-from samba_rvss.copies import seal
+from samba_rvss.copies import exposed, seal
 from samba_rvss.copies.create import attach, reserve_previous
 from samba_rvss.copies.delete import hide
 from samba_rvss.copies.follow import facts_of
@@ -11,7 +11,7 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Image, Phase, SambaCopy, SetState, ShadowCopy
 from samba_rvss.mounts import way
-from samba_rvss.samba import fss_state
+from samba_rvss.samba import fss_state, twins
 
 _logger = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ def adopt(instance: Instance, image: Image, path: str = "") -> ShadowCopy:
         RvssError: STATE; if it is sealed, as `samba_rvss.copies.seal.mount`.
     """
     mark, mounts, sealed = image.mark, instance.mounts, image.mark.sealed
-    share = next((share for share in instance.config.shares if share.name == mark.share), None)
     gates = _gates(mark.share_path)
     copy = ShadowCopy(
         id=image.id,
@@ -50,7 +49,9 @@ def adopt(instance: Instance, image: Image, path: str = "") -> ShadowCopy:
         state=sealed.state if sealed else None,
         adopted=True,
     )
-    if share is not None and share.previous_versions:
+    copy = replace(copy, share=exposed.share_name(instance.config, copy))
+    share = next((share for share in instance.config.shares if share.name == copy.share), None)
+    if share and twins.shown_by(twins.of(instance.config.shares, share.path)):
         copy = replace(copy, previous_path=reserve_previous(instance, copy, gates))
     if sealed:
         # Before the record: a mount that is there may lead to what recovery wrote to.
@@ -82,6 +83,9 @@ def amend(instance: Instance, copy: ShadowCopy, amended: ShadowCopy, reason: str
         for name in names
         if getattr(amended, name) != getattr(copy, name)
     }
+    name = exposed.share_name(instance.config, amended)
+    if name != copy.share:
+        values["share"] = name
     if amended.volume != copy.volume:
         values["file_system"] = amended.volume.file_system
     instance.ledger.change(

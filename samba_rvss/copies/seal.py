@@ -197,6 +197,7 @@ def record(instance: Instance, copy: ShadowCopy, started: float) -> ShadowCopy |
         copy_id=copy.copy_id,
         context=copy.context,
         exposed_share=copy.exposed_share,
+        share=exposed.share_name(instance.config, copy),
         state=copy.state,
         duration=time.monotonic() - started,
     )

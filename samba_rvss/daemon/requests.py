@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from samba_rvss.copies import adopt
-from samba_rvss.copies.create import create
+from samba_rvss.copies.create import create, forced
 from samba_rvss.copies.delete import delete, find, withdraw
 from samba_rvss.copies.locate import Target, locate
 from samba_rvss.daemon import living
@@ -160,7 +160,12 @@ class Requests:
         """
         loop, hidden = asyncio.get_running_loop(), asyncio.Event()
         deletion = self._tasks.start(
-            self._delete(copy, uid, lambda: loop.call_soon_threadsafe(hidden.set))
+            self._delete(
+                copy,
+                uid,
+                lambda: loop.call_soon_threadsafe(hidden.set),
+                forced(self._present(), copy),
+            )
         )
         reached = asyncio.ensure_future(hidden.wait())
         await asyncio.wait(
@@ -221,14 +226,18 @@ class Requests:
             tell(report.of_candidate(candidate, fate, error))
 
     async def _delete(
-        self, copy: ShadowCopy, uid: int, hidden: Callable[[], object] = lambda: None
+        self,
+        copy: ShadowCopy,
+        uid: int,
+        hidden: Callable[[], object] = lambda: None,
+        detail: str = "",
     ) -> None:
         # First without the turn: a step of the sealing may take long, and nobody must wait for it.
         await self._watcher.release(copy)
         async with self._turns.take(copy.volume):
             await self._watcher.release(copy)  # reconciling may have tracked it again
             try:
-                await in_thread(delete, self._present(), copy, uid, hidden)
+                await in_thread(delete, self._present(), copy, uid, hidden, detail)
             except RvssError:
                 self._runner.wake(_RETRY_SECONDS)
                 raise

@@ -19,6 +19,7 @@ COLUMNS = (
 
 CHANGEABLE = frozenset(
     {
+        "share",
         "phase",
         "path",
         "previous_path",

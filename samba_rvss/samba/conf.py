@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import paths
 from samba_rvss.model import Share
+from samba_rvss.samba import twins
 from samba_rvss.samba.modules import listed
 from samba_rvss.samba.options import (
     COMMIT_DEADLINE,
@@ -25,7 +26,13 @@ from samba_rvss.samba.options import (
     STATE_DIRECTORY,
     Option,
 )
-from samba_rvss.samba.parser import EXPOSED, open_context, registry_sections, sections_of
+from samba_rvss.samba.parser import (
+    EXPOSED,
+    lower_case,
+    open_context,
+    registry_sections,
+    sections_of,
+)
 from samba_rvss.samba.sections import (
     Section,
     check_options,
@@ -72,8 +79,9 @@ class Config:
 
     def share(self, name: str) -> Share | None:
         """Return a share of ours by its name, whatever the case; None if there is none."""
-        found = {ours.name.lower(): ours for ours in self.shares}
-        return found.get(name.lower())
+        found = {lower_case(ours.name): ours for ours in self.shares}
+        found |= {ours.name: ours for ours in self.shares}
+        return found.get(name) or found.get(lower_case(name))
 
     def modules(self, share: str) -> tuple[str, ...]:
         """Return the ``vfs objects`` in effect for a share of ours; for others, [global]'s."""
@@ -243,6 +251,7 @@ def base_share(exposed: str) -> str:
 def find_share(config: Config, words: tuple[str, ...]) -> Share:
     """Find the share that a callout's words mean.
 
+    Of several shares of that directory it is one, with what all of them ask for (`twins.union`).
     ``/bin/sh`` has split the path at its blanks (source3/modules/vfs_shell_snap.c quotes
     nothing), so the words are compared with the configured paths, blanks folded.
 
@@ -271,4 +280,5 @@ def find_share(config: Config, words: tuple[str, ...]) -> Share:
             f"the paths of the shares {names} differ only in blanks, which Samba does not pass on",
             "rename one of the directories",
         )
-    return matches[0]
+    found = matches[0]
+    return twins.union(found, twins.of(config.shares, found.path))

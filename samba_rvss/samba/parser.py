@@ -21,11 +21,16 @@ _IN_ANY_CASE = re.compile(EXPOSED.pattern, re.IGNORECASE)
 def exposed_copy(share: str) -> str:
     """Return Samba's id of the copy that a share exposes; of another share, its name.
 
-    By it names can be compared that Samba has put into lower case. It does so letter by letter,
-    with tables of its own (lib/util/charset/codepoints.c), and Python does otherwise.
+    By it names can be compared that Samba has put into lower case: its tables of letters are its
+    own (lib/util/charset/codepoints.c).
     """
     match = _IN_ANY_CASE.fullmatch(share)
-    return match["copy"].lower() if match else share.lower()
+    return match["copy"].lower() if match else lower_case(share)
+
+
+def lower_case(name: str) -> str:
+    """Return a name in lower case as Samba has it but for rare letters: one letter for each."""
+    return "".join(low if len(low := letter.lower()) == 1 else letter for letter in name)
 
 
 @contextmanager

@@ -101,6 +101,8 @@ def section(
             writers=_writers(effective),
             write_list=effective("write list"),
             obstacle=modules.obstacle(objects, lambda key: _is_on(key, own, default)),
+            forced=_forced(effective),
+            shadow=_with_prefix("shadow:", default, own),
         )
     return Section(name=name, path=path, registry=registry, share=share, reason=reason)
 
@@ -116,8 +118,25 @@ def _writers(effective: Callable[..., str]) -> Writers:
         return Writers.ANYBODY
     if modules.listed(effective("write list")):
         return Writers.LISTED
-    forced = effective("force user") or is_true(effective("guest only"))
-    return Writers.UNKNOWN if forced else Writers.CLIENT
+    return Writers.UNKNOWN if _forced(effective) else Writers.CLIENT
+
+
+def _forced(effective: Callable[..., str]) -> str:
+    """Return the setting that gives the hook another user than the client's; "" if none does."""
+    user = effective("force user")
+    if user:
+        return f"'force user = {user}'"
+    return "'guest only = yes'" if is_true(effective("guest only")) else ""
+
+
+def _with_prefix(prefix: str, *sections: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return parameters with a colon, without what comes before it; the last section's count."""
+    found = {"".join(name.split()): text for own in sections for name, text in own.items()}
+    return tuple(
+        (name.removeprefix(prefix), text)
+        for name, text in sorted(found.items())
+        if name.startswith(prefix)
+    )
 
 
 def _is_on(key: str, *sections: Mapping[str, str]) -> bool:
