@@ -2,14 +2,16 @@
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 
 from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration
+from samba_rvss.copies import advice
 from samba_rvss.copies.locate import locate
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Identity
 from samba_rvss.providers.all import providers
-from samba_rvss.samba import conf
+from samba_rvss.samba import conf, twins
 
 
 def register(verbs: Verbs) -> None:
@@ -30,8 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     wanted = {share.lower() for share in arguments.share}
     rows = [row for row in examine(config) if not wanted or str(row["share"]).lower() in wanted]
+    warnings = advice.of(config)
     if arguments.json:
-        output.print_json({"shares": rows, "warnings": [*config.warnings, *config.notes]})
+        output.print_json({"shares": rows, "warnings": list(warnings)})
         return 0
     output.print_table(
         ["SHARE", "STATE", "PATH", "FILE SYSTEM", "VOLUME", "DIRECTORY", "WHY NOT"],
@@ -49,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         ],
         f"There are no shares in {config.file}.",
     )
-    for warning in (*config.warnings, *config.notes):
+    for warning in warnings:
         print(f"warning: {warning}")
     return 0
 
@@ -72,7 +75,9 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
         }
         if section.share is not None:
             try:
-                target = locate(section.share, known, config.run_directory, thorough=True)
+                twin = twins.union(section.share, twins.of(config.shares, section.path))
+                share = replace(twin, obstacle=section.share.obstacle)
+                target = locate(share, known, config.run_directory, thorough=True)
             except RvssError as exc:
                 row["reason"] = exc.line()
             else:

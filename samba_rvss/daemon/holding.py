@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from samba_rvss.copies import identity
+from samba_rvss.copies import advice, identity
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import living
 from samba_rvss.errors import Problem, RvssError
@@ -44,7 +44,7 @@ def take(
     Raises:
         RvssError: BUSY if another process is the writer, STATE or SYSTEM.
     """
-    for warning in (*config.warnings, *config.notes):
+    for warning in advice.of(config):
         _logger.warning("%s", warning)
     _make_directories(config)
     locks = [_lock(config.state_directory, hint)]

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
+from samba_rvss.copies import advice
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
 from samba_rvss.daemon.tasks import in_thread
@@ -76,9 +77,10 @@ class Present:
                     " and ".join(name.replace("_", " ") for name in moved),
                 )
                 return
-            said = {*current.warnings, *current.notes}
-            for warning in {*config.warnings, *config.notes} - said:
-                _logger.warning("%s", warning)
+            said = advice.of(current)
+            for warning in advice.of(config):
+                if warning not in said:
+                    _logger.warning("%s", warning)
             self._instance = replace(self._instance, config=config)
             self._signature = await in_thread(conf.signature, config)
             await in_thread(holding.make_previous, self._instance)

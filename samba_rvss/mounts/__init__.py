@@ -16,5 +16,6 @@ attributes do not. Mounts outlive the daemon.
 
 from samba_rvss.mounts.mounts import Mounts
 from samba_rvss.mounts.places import escape, image_of
+from samba_rvss.mounts.places import previous as previous_directory
 
-__all__ = ["Mounts", "escape", "image_of"]
+__all__ = ["Mounts", "escape", "image_of", "previous_directory"]

@@ -3,18 +3,23 @@
     <run>/exposed/<share>/<gate>…/<id>          the path that Samba gets
     <run>/previous/<share>/@GMT-…               always read-only, for shadow_copy2
 
+A name is escaped where it has to be, below `exposed` more often than below `previous`.
+
 Gates (`way`) are there where the way to the share is not open to everybody. A copy's record has its
 paths; older versions escaped names with "%". Contract: strings; it looks at nothing.
 """
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 
 from samba_rvss.mounts.way import Gate
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _LONGEST = 200
+# What ends a path's part, what smb.conf may take for something else, and what begins an escape.
+_SPECIAL = re.compile(r"^[.@]|[/\\%\"'=]")
 
 
 def escape(share: str) -> str:
@@ -53,8 +58,14 @@ def exposed(run: str, share: str, way: Iterable[str], copy: str) -> str:
 
 
 def previous(run: str, share: str) -> str:
-    """Return the directory of a share's Previous Versions."""
-    return f"{run}/previous/{escape(share)}"
+    """Return the directory of a share's Previous Versions: what ``shadow:snapdir`` has to say.
+
+    Samba takes that option as it stands (source3/modules/vfs_shadow_copy2.c reads it without
+    macros), so the directory has the share's own name if smb.conf and a path can have it.
+    """
+    plain = share.isprintable() and not _SPECIAL.search(share) and len(os.fsencode(share)) <= 200
+    as_it_is = plain and share == " ".join(share.split()) and Gate.named(share) is None
+    return f"{run}/previous/{share if as_it_is else escape(share)}"
 
 
 def is_place(run: str, path: str) -> bool:

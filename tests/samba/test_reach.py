@@ -309,10 +309,10 @@ def test_the_way_to_a_copy_is_as_closed_as_to_its_share(rig: "Rig") -> None:
     for path, mode in ((private, 0o700), (share, 0o777), (share / "data", 0o666)):
         os.chown(path, owner, 0)
         path.chmod(mode)
-    rig.share("vms", share, rig.previous_options("vms", share))
+    rig.share("My VMs", share, rig.previous_options("My VMs", share))
     rig.start()
     with rig.client() as client:
-        taken = rig.expose(client, "vms")
+        taken = rig.expose(client, "My VMs")
         (copy,) = rig.wait_for_phase(Phase.OPEN)
         assert copy.previous_path
         with rig.session(taken.mappings[0].exposed_share) as session:
@@ -320,7 +320,7 @@ def test_the_way_to_a_copy_is_as_closed_as_to_its_share(rig: "Rig") -> None:
         files = [f"{path}/data" for path in (copy.path, copy.previous_path)]
         assert _read_as(owner, *files) == ["recovered"] * 2
         assert _read_as(stranger, str(share / "data"), *files) == ["denied"] * 3
-        with rig.session("vms") as session:
+        with rig.session("My VMs") as session:
             name = os.path.basename(copy.previous_path)
             assert session.read(f"{name}\\data") == b"recovered"
         taken.complete()
