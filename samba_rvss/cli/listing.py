@@ -134,6 +134,8 @@ def run_show(arguments: argparse.Namespace) -> int:
         output.print_json({**as_data(copy), "events": [as_data(event) for event in events]})
         return 0
     volume = copy.volume
+    said = next((event.detail for event in events if event.what == "create"), "")
+    forced = f" ({said})" if said else ""
     output.print_facts(
         {
             "id": copy.id,
@@ -149,7 +151,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "shadow copy id": copy.copy_id or "none yet",
             "shadow copy set": copy.set_id or "none yet",
             "context": str(Context(copy.context)) if copy.set_id else "not known yet",
-            "client's uid": str(copy.uid) if copy.uid >= 0 else "not known",
+            "client's uid": f"{copy.uid}{forced}" if copy.uid >= 0 else "not known",
             **({"adopted": "its record was made anew from its mark"} if copy.adopted else {}),
         }
     )

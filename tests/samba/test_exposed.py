@@ -69,7 +69,8 @@ def test_who_may_recover(rig: "Rig", second_operator: "BackupOperator") -> None:
         taken = rig.expose(client, *options)
         rig.wait_for_phase(Phase.OPEN, len(options))
         exposed = dict(zip(options, taken.exposed_shares, strict=True))
-        assert {copy.share for copy in rig.ledger()} == options.keys()
+        ids = {copy.share: copy.id for copy in rig.ledger()}
+        assert ids.keys() == options.keys()
         _wait_for(rig, exposed.values(), "durable handles", "no")
         users = {"first": first, "second": second}
         may = {
@@ -91,7 +92,10 @@ def test_who_may_recover(rig: "Rig", second_operator: "BackupOperator") -> None:
             assert not any(_may_write(rig, share, user) for user in users.values())
         taken.delete()
     rig.wait_for_log("stays as its share is: nobody knows which client may recover it")
-    assert f"the user is forced, by 'force user = {first.name}'" in rig.command("events").stdout
+    forced = f"the user is forced, by 'force user = {first.name}'"
+    for verb in ("events", "show"):
+        assert forced in rig.command(verb, ids["forced"]).stdout
+        assert "is forced" not in rig.command(verb, ids["open"]).stdout
     said = rig.command("shares").stdout
     assert "warning: [forced] has 'read only = yes' and 'force user' or 'guest only'" in said
     rig.assert_nothing_left()
