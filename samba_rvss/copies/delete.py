@@ -16,6 +16,7 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.samba.conf import find_share
+from samba_rvss.samba.values import directory
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def find(instance: Instance, words: tuple[str, ...]) -> ShadowCopy:
             f"{words[-1]} is not a shadow copy that we made",
             "nothing is done",
         )
-    if copy.share_path != share.path:
+    # Records of before have the path as it stands in smb.conf.
+    if directory(copy.share_path) != share.path:
         raise RvssError(
             Problem.NOT_FOUND,
             f"{copy.path} is a shadow copy of {copy.share_path}, not of {share.path}",

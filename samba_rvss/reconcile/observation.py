@@ -55,7 +55,7 @@ class Observation:
         present: the time since this boot, for all other durations.
         options: those of smb.conf.
         exposed_directory: the paths of our exposed shares begin with it.
-        share_paths: the directories of the shares that are ours.
+        share_paths: the directories of the shares that are ours, as Samba has them.
         copies: the copies in the ledger, but not the gone ones.
         instances: what marks that are ours bear as the instance.
         gone: ids of the gone ones, and the volume of each; None if it was lost, and not deleted.
@@ -222,7 +222,7 @@ def observe(sources: Sources) -> Observation:
         present=present,
         options=options(config),
         exposed_directory=ours,
-        share_paths=frozenset(share.path for share in config.shares),
+        share_paths=frozenset(entry.volume for entry in config.sections if entry.share),
         copies=copies,
         instances=frozenset({instance.identity.id, instance.identity.signature[0]} - {""}),
         gone={copy: volume for copy, (_, volume) in gone.items()},

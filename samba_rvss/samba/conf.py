@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import paths
 from samba_rvss.model import Share
-from samba_rvss.samba import twins
-from samba_rvss.samba.modules import listed
+from samba_rvss.samba import callout, twins
 from samba_rvss.samba.options import (
     COMMIT_DEADLINE,
     GRACE,
@@ -36,11 +35,13 @@ from samba_rvss.samba.parser import (
 from samba_rvss.samba.sections import (
     Section,
     check_options,
-    is_true,
+    confusion,
     notes,
     section,
+    told_apart,
     warnings,
 )
+from samba_rvss.samba.values import Parameters, is_true, listed, zapped
 
 _INCLUDE = re.compile(r"\s*include\s*=\s*(\S.*?)\s*$", re.IGNORECASE)
 _SECTION = re.compile(r"\s*\[([^\]]*)\]")
@@ -121,16 +122,16 @@ def load(configfile: str = "") -> Config:
     """
     context = open_context(configfile)
     sections = sections_of(context)
-    globals_ = sections.pop("global", {})
-    registry: dict[str, dict[str, str]] = {}
+    globals_ = sections.pop("global", Parameters())
+    registry: dict[str, Parameters] = {}
     if is_true(globals_.get("registry shares", "no")):
         lower = {name.lower() for name in sections}
         for name, parameters in registry_sections().items():
             if name.lower() not in lower and name.lower() != "global":
                 # `copy =` takes what the section itself does not set (loadparm.c, copy_service)
                 source = parameters.get("copy", "").lower()
-                base = next((sections[s] for s in sections if s.lower() == source), {})
-                registry[name] = {**base, **parameters}
+                base = (sections[s] for s in sections if s.lower() == source)
+                registry[name] = Parameters(*base, parameters)
     check_options({"global": globals_, **sections, **registry})
 
     run_directory = _own_directory(RUN_DIRECTORY, globals_)
@@ -166,7 +167,7 @@ def load(configfile: str = "") -> Config:
         grace=GRACE.read(globals_),
         samba_lock_directory=str(context.get("lock directory")),
         samba_state_directory=str(context.get("state directory")),
-        sections=tuple(found),
+        sections=told_apart(found),
         warnings=tuple(warnings(globals_)),
         notes=tuple(notes(entry.share for entry in found if entry.share)),
         global_modules=listed(globals_.get("vfs objects", "")),
@@ -201,7 +202,7 @@ def _sections_in(path: str) -> frozenset[str]:
             found = [match[1] for match in map(_SECTION.match, lines) if match]
     except OSError:
         return frozenset()
-    return frozenset(" ".join(name.split()).lower() for name in found)
+    return frozenset(zapped(name).lower() for name in found)
 
 
 def _included(path: str, above: tuple[str, ...] = ()) -> Iterator[str]:
@@ -259,11 +260,12 @@ def find_share(config: Config, words: tuple[str, ...]) -> Share:
         RvssError: NOT_OURS if no share of ours has that path, or paths differ only in blanks.
     """
     given = " ".join(words)
-    folded = " ".join(given.split())
-    matches = [share for share in config.shares if " ".join(share.path.split()) == folded]
+    folded = callout.folded(given)
+    meant = [section for section in config.sections if section.is_told(folded)]
+    matches = [section.share for section in meant if section.share]
     if not matches:
-        for section in config.sections:
-            if section.path and " ".join(section.path.split()) == folded:
+        for section in meant:
+            if section.path:
                 raise RvssError(
                     Problem.NOT_OURS,
                     f"[{section.name}] at {given} cannot have shadow copies: {section.reason}",
@@ -273,12 +275,7 @@ def find_share(config: Config, words: tuple[str, ...]) -> Share:
             f"no share in {config.file} has the path {given} and calls this hook",
             "see 'samba-rvss shares'",
         )
-    if len({share.path for share in matches}) > 1:
-        names = ", ".join(sorted(share.name for share in matches))
-        raise RvssError(
-            Problem.NOT_OURS,
-            f"the paths of the shares {names} differ only in blanks, which Samba does not pass on",
-            "rename one of the directories",
-        )
+    if reason := confusion(matches):
+        raise RvssError(Problem.NOT_OURS, reason)
     found = matches[0]
     return twins.union(found, twins.of(config.shares, found.path))

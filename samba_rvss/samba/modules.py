@@ -3,8 +3,9 @@
 Samba hands a request for a shadow copy to the first module and expects that each hands it on.
 """
 
-import re
 from collections.abc import Callable, Sequence
+
+from samba_rvss.samba.values import joined
 
 OURS = "shell_snap"
 """The module that calls the hook."""
@@ -18,16 +19,6 @@ MANIPULATE = "btrfs:manipulate snapshots"
 # btrfs_snap_create(); vfs_snapper.c). shadow_copy2 shows Previous Versions, as vfs_snapper does.
 _SNAPPER = "snapper"
 _DROPPED = {OURS, _SNAPPER, "shadow_copy2"}
-_SEPARATOR = re.compile(r"[ \t,;\n\r]")
-
-
-def listed(text: str) -> tuple[str, ...]:
-    """Return the entries of a list in smb.conf.
-
-    Source: lib/util/util_strlist_v3.c, str_list_make_v3(); util_str.c, next_token_talloc().
-    """
-    words = re.findall(rf'(?:"[^"]*"?|(?!{_SEPARATOR.pattern})[^"])+', text)
-    return tuple(word.replace('"', "") for word in words)
 
 
 def name(entry: str) -> str:
@@ -64,8 +55,7 @@ def amended(objects: Sequence[str]) -> str:
     Those that take shadow copies or show Previous Versions are left out, because a shadow copy must
     do neither; vfs_btrfs, which can do more, stays without its option. The order stays.
     """
-    left = [entry for entry in objects if name(entry) not in _DROPPED]
-    return " ".join(f'"{entry}"' if _SEPARATOR.search(entry) else entry for entry in left)
+    return joined(entry for entry in objects if name(entry) not in _DROPPED)
 
 
 def has_btrfs(objects: Sequence[str]) -> bool:

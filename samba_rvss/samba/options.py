@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from samba_rvss.model import Nested
+from samba_rvss.samba.values import boolean, plain, string
 
 T = TypeVar("T")
 
@@ -46,17 +47,6 @@ def _instance(text: str) -> str:
     return text
 
 
-def boolean(text: str) -> bool:
-    """Read a truth value as Samba does; ValueError if it is neither yes nor no."""
-    # lib/util/util_str.c, set_boolean()
-    word = text.strip().lower()
-    if word in ("yes", "true", "on", "1"):
-        return True
-    if word in ("no", "false", "off", "0"):
-        return False
-    raise ValueError("yes or no is wanted")
-
-
 def _nested(text: str) -> Nested:
     try:
         return Nested(text.strip().lower())
@@ -76,10 +66,14 @@ class Option(Generic[T]):
     default: str
     per_share: bool = False
 
+    def take(self, text: str) -> T:
+        """Return the value that a text in smb.conf means, quotes around it or not."""
+        return self.parse(string(text))
+
     def read(self, *sections: Mapping[str, str]) -> T:
         """Return the value from the first section that has the option, or the default."""
         key = f"rvss:{self.name}"
-        return self.parse(next((found[key] for found in sections if key in found), self.default))
+        return self.take(next((found[key] for found in sections if key in found), self.default))
 
 
 RUN_DIRECTORY = Option(name="run directory", parse=_run_directory, default="/run/samba-rvss")
@@ -108,3 +102,9 @@ OPTIONS: Mapping[str, Option[Any]] = {
         PREVIOUS_VERSIONS,
     )
 }
+
+
+def option_of(name: str) -> Option[Any] | None:
+    """Return the option that a parameter's name after ``rvss:`` means; None if there is none."""
+    wanted = plain(name)
+    return next((option for known, option in OPTIONS.items() if plain(known) == wanted), None)

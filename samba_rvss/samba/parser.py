@@ -6,11 +6,12 @@ Nothing here changes anything. python-samba keeps global state and can block: se
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.samba.values import Parameters, joined
 
 # A registry share that ExposeShadowCopySet made: source3/rpc_server/fss/srv_fss_agent.c,
 # map_share_name().
@@ -78,29 +79,51 @@ def open_context(configfile: str) -> Any:
     return context
 
 
-def sections_of(context: Any) -> dict[str, dict[str, str]]:
-    """Return every section of a file as Samba resolved it: options, in lower case, and values."""
+def sections_of(context: Any) -> dict[str, Parameters]:
+    """Return every section of a file as Samba resolved it."""
+    return {
+        name: Parameters({key: _value(context, name, key, text) for key, text in section.items()})
+        for name, section in _dumped(context.dump).items()
+    }
+
+
+def _dumped(dump: Callable[[bool, str], None]) -> dict[str, dict[str, str]]:
     sink = os.memfd_create("smb.conf")
     try:
         with samba_speaks():
             defaults = False
-            context.dump(defaults, f"/proc/self/fd/{sink}")
+            dump(defaults, f"/proc/self/fd/{sink}")
         size = os.fstat(sink).st_size
         text = os.fsdecode(os.pread(sink, size, 0))
     finally:
         os.close(sink)
     sections: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}
+    # lib/param/loadparm.c, lpcfg_dump_globals() and lpcfg_dump_a_service()
     for line in text.split("\n"):
         if line.startswith("[") and line.endswith("]"):
             current = sections.setdefault(line[1:-1], {})
         elif line.startswith("\t"):
-            key, _, value = line[1:].partition(" =")
-            current[key.strip().lower()] = value.strip()
+            key, _, value = line[1:].partition(" = ")
+            current[key] = value
     return sections
 
 
-def registry_sections() -> dict[str, dict[str, str]]:
+def _value(context: Any, section: str, key: str, text: str) -> str:
+    """Return the text of a value, given how Samba prints it: an entry of a list without quotes.
+
+    Source: lib/param/loadparm.c, lpcfg_print_parameter().
+    """
+    if ":" in key or not re.search("[,;\t\r]|  ", text):
+        return text
+    try:
+        value = context.get(key, section)
+    except UnicodeError:
+        return text
+    return joined(value) if isinstance(value, list) else text
+
+
+def registry_sections() -> dict[str, Parameters]:
     """Return the sections of Samba's registry, without the exposed shadow copies.
 
     Raises:
@@ -119,7 +142,7 @@ def registry_sections() -> dict[str, dict[str, str]]:
             raise RvssError(
                 Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'"
             ) from exc
-    return {name: {key.lower(): value for key, value in found[name].items()} for name in found}
+    return {name: Parameters(values) for name, values in found.items()}
 
 
 def smbconf_error() -> type[Exception]:

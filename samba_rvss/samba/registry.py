@@ -9,7 +9,7 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from samba_rvss.samba.parser import (
     samba_speaks,
     smbconf_error,
 )
+from samba_rvss.samba.values import Parameters, listed, plain
 
 _logger = logging.getLogger(__name__)
 
@@ -120,23 +121,20 @@ def _amend_one(registry: Any, share: str, amendment: Amendment) -> bool:
             return False
         raise
     changed = False
-    for key, value in _wanted({_plain(key): text for key, text in present.items()}, amendment):
-        # Samba does not count blanks, and takes the last of several spellings.
-        for name in [name for name in present if _plain(name) == _plain(key)] or [key]:
+    # What is wanted later counts.
+    for key, value in Parameters(dict(_wanted(Parameters(present), amendment))).items():
+        # Of several spellings Samba takes the last.
+        for name in [name for name in present if plain(name) == plain(key)] or [key]:
             if present.get(name) != value:
                 registry.set_parameter(share, name, value)
                 changed = True
     return changed
 
 
-def _plain(key: str) -> str:
-    return "".join(key.split()).lower()
-
-
-def _wanted(present: Mapping[str, str], amendment: Amendment) -> Iterator[tuple[str, str]]:
-    """Yield the parameters that a share is to have; the keys of what it has are without blanks."""
-    own = present.get("vfsobjects")
-    objects = amendment.modules if own is None else modules.listed(own)
+def _wanted(present: Parameters, amendment: Amendment) -> Iterator[tuple[str, str]]:
+    """Yield the parameters that a share is to have, given those that it has."""
+    own = present.get("vfs objects")
+    objects = amendment.modules if own is None else listed(own)
     yield "vfs objects", modules.amended(objects)
     if modules.has_btrfs(objects):
         yield modules.MANIPULATE, "no"
@@ -145,7 +143,7 @@ def _wanted(present: Mapping[str, str], amendment: Amendment) -> Iterator[tuple[
     # a colon wins over all else since it is there (smb2_tcon.c), the other is new in 4.25.
     yield "durable handles", "no"
     yield "smb3 share cap:CONTINUOUS AVAILABILITY", "no"
-    if "continuousavailability" in present:
+    if "continuous availability" in present:
         yield "continuous availability", "no"
     if amendment.closed:
         yield "read only", "yes"
@@ -156,7 +154,7 @@ def _wanted(present: Mapping[str, str], amendment: Amendment) -> Iterator[tuple[
             yield "read only", "no"
         case Writers.LISTED:
             yield "read only", "yes"
-            if "writelist" not in present:
+            if "write list" not in present:
                 yield "write list", amendment.write_list
         case Writers.CLIENT:
             yield "read only", "yes"

@@ -2,13 +2,15 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Share, Writers
-from samba_rvss.samba import modules
-from samba_rvss.samba.options import NESTED, OPTIONS, PREVIOUS_VERSIONS, boolean
+from samba_rvss.samba import callout, modules, values
+from samba_rvss.samba.options import NESTED, OPTIONS, PREVIOUS_VERSIONS, option_of
+from samba_rvss.samba.values import is_true, listed, string
 
 _VERBS = {"check": "check path command", "create": "create command", "delete": "delete command"}
 _HOOKS = {("samba-rvss", "hook"), ("samba_rvss", "hook.py")}
@@ -16,13 +18,30 @@ _HOOKS = {("samba-rvss", "hook"), ("samba_rvss", "hook.py")}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A section of smb.conf: ``share`` if it is ours; if not, None, and ``reason`` says why."""
+    """A section of smb.conf.
+
+    Attributes:
+        path: the directory that clients see; empty if it has none.
+        share: the share, if it is ours; if not, None, and ``reason`` says why.
+        written: the path as Samba has it in srv_fss.tdb and tells the hook: with quotes taken
+            off, and nothing else; empty if that is ``path``.
+    """
 
     name: str
     path: str
     registry: bool
     share: Share | None
     reason: str
+    written: str = ""
+
+    @property
+    def volume(self) -> str:
+        """What Samba calls the share's volume."""
+        return self.written or self.path
+
+    def is_told(self, told: str) -> bool:
+        """Return whether a callout that is told a path, blanks folded, may mean this share."""
+        return told in (callout.folded(self.volume), callout.passed(self.volume))
 
 
 def _is_our_command(command: str, verb: str, socket: str) -> bool:
@@ -70,8 +89,10 @@ def section(
     def effective(key: str, otherwise: str = "") -> str:
         return own.get(key, default.get(key, otherwise))
 
-    path = own.get("path", "")
-    objects = modules.listed(effective("vfs objects"))
+    written = string(effective("path"))
+    path = values.with_name(written, name)
+    macro = values.macro(written) or values.macro(path)
+    objects = listed(effective("vfs objects"))
     share: Share | None = None
     commands = {verb: effective(f"shell_snap:{key}") for verb, key in _VERBS.items()}
     socket = f"{run_directory}/hook.sock"
@@ -86,25 +107,82 @@ def section(
             "it stands in an included file, where Samba cannot find it when it exposes a copy;"
             " move it into smb.conf itself or into the registry"
         )
+    elif name.lower() == "homes":
+        reason = "it stands for a share of each user, and Samba exposes no copy of those"
     elif not path:
         reason = "it has no path"
-    elif "%" in path:
-        reason = "its path has a macro, so it is another directory for each client"
+    elif macro:
+        reason = (
+            f"its path has the macro {macro}, so it may be another directory for each client;"
+            " write the directory itself"
+        )
     else:
         reason = ""
         share = Share(
             name=name,
-            path=path,
+            path=values.directory(path),
             nested=NESTED.read(own, default),
             previous_versions=PREVIOUS_VERSIONS.read(own, default),
             vfs_objects=objects,
             writers=_writers(effective),
-            write_list=effective("write list"),
-            obstacle=modules.obstacle(objects, lambda key: _is_on(key, own, default)),
+            write_list=values.with_name(effective("write list"), name),
+            obstacle=modules.obstacle(objects, lambda key: is_true(effective(key, "no")))
+            or _obstacle(name, written),
             forced=_forced(effective),
             shadow=_with_prefix("shadow:", default, own),
         )
-    return Section(name=name, path=path, registry=registry, share=share, reason=reason)
+    return Section(
+        name=name,
+        path=values.directory(path) if path else "",
+        registry=registry,
+        share=share,
+        reason=reason,
+        written=written,
+    )
+
+
+def _obstacle(name: str, written: str) -> str:
+    """Return why Samba cannot tell the hook a path, and what to do; empty if it can."""
+    if callout.passed(written) != callout.folded(written):
+        return (
+            f"Samba cannot pass its path {written} on to the hook, because it has a quote, a"
+            " backslash, a line's end or what is not UTF-8 in it: rename the directory"
+        )
+    if values.has_name(written) and not values.is_certain(name):
+        return (
+            f"what Samba puts for %S in its path {written} depends on Samba's version, because of"
+            " the share's name: write the directory itself"
+        )
+    return ""
+
+
+def told_apart(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Return sections, with an obstacle for shares that a callout cannot tell from others."""
+    meant: dict[str, list[Share]] = defaultdict(list)
+    for found in sections:
+        if found.share and (told := callout.passed(found.volume)) is not None:
+            meant[told].append(found.share)
+
+    def apart(found: Section) -> Section:
+        share = found.share
+        told = callout.passed(found.volume)
+        if share is None or share.obstacle or told is None:
+            return found
+        obstacle = confusion(meant[told])
+        return replace(found, share=replace(share, obstacle=obstacle)) if obstacle else found
+
+    return tuple(map(apart, sections))
+
+
+def confusion(shares: Sequence[Share]) -> str:
+    """Return why nobody can tell which of several shares a callout means; empty if it is clear."""
+    if len({share.path for share in shares}) < 2:
+        return ""
+    names = ", ".join(sorted(share.name for share in shares))
+    return (
+        f"the paths of the shares {names} differ only in blanks, quotes or %S, which Samba does not"
+        " pass on: write the directories themselves, or rename one"
+    )
 
 
 def _writers(effective: Callable[..., str]) -> Writers:
@@ -116,14 +194,14 @@ def _writers(effective: Callable[..., str]) -> Writers:
     """
     if not is_true(effective("read only", "yes")):
         return Writers.ANYBODY
-    if modules.listed(effective("write list")):
+    if listed(effective("write list")):
         return Writers.LISTED
     return Writers.UNKNOWN if _forced(effective) else Writers.CLIENT
 
 
 def _forced(effective: Callable[..., str]) -> str:
     """Return the setting that gives the hook another user than the client's; "" if none does."""
-    user = effective("force user")
+    user = string(effective("force user"))
     if user:
         return f"'force user = {user}'"
     return "'guest only = yes'" if is_true(effective("guest only")) else ""
@@ -131,22 +209,12 @@ def _forced(effective: Callable[..., str]) -> str:
 
 def _with_prefix(prefix: str, *sections: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return parameters with a colon, without what comes before it; the last section's count."""
-    found = {"".join(name.split()): text for own in sections for name, text in own.items()}
+    found = {values.plain(name): text for own in sections for name, text in own.items()}
     return tuple(
         (name.removeprefix(prefix), text)
         for name, text in sorted(found.items())
         if name.startswith(prefix)
     )
-
-
-def _is_on(key: str, *sections: Mapping[str, str]) -> bool:
-    """Return whether a parameter with a colon means yes, from the first section that has it."""
-    # lib/param/loadparm.c, get_parametric_helper(): blanks in its name do not count
-    wanted = "".join(key.split())
-    texts = (
-        text for own in sections for name, text in own.items() if "".join(name.split()) == wanted
-    )
-    return is_true(next(texts, "no"))
 
 
 def check_options(sections: Mapping[str, Mapping[str, str]]) -> None:
@@ -157,9 +225,10 @@ def check_options(sections: Mapping[str, Mapping[str, str]]) -> None:
     """
     for name, parameters in sections.items():
         for key, text in parameters.items():
-            if not key.startswith("rvss:"):
+            kind, _, word = key.partition(":")
+            if values.plain(kind) != "rvss":
                 continue
-            option = OPTIONS.get(key[5:])
+            option = option_of(word)
             if option is None:
                 raise RvssError(
                     Problem.CONFIG,
@@ -169,7 +238,7 @@ def check_options(sections: Mapping[str, Mapping[str, str]]) -> None:
             if name != "global" and not option.per_share:
                 raise RvssError(Problem.CONFIG, f"[{name}] has '{key}', which belongs in [global]")
             try:
-                option.parse(text)
+                option.take(text)
             except ValueError as exc:
                 raise RvssError(Problem.CONFIG, f"[{name}] has '{key} = {text}'", str(exc)) from exc
 
@@ -199,11 +268,3 @@ def notes(shares: Iterable[Share]) -> Iterator[str]:
                 " nobody knows which client may recover its shadow copies: they stay read-only;"
                 " name those who may in 'write list'"
             )
-
-
-def is_true(text: str) -> bool:
-    """Return whether a value means yes to Samba; False also if it means neither yes nor no."""
-    try:
-        return boolean(text)
-    except ValueError:
-        return False

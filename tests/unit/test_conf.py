@@ -3,20 +3,26 @@
 python-samba keeps the first registry that it opens, so each reading has a process of its own.
 """
 
+import ctypes
+import os
+import random
 import re
+import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from samba.param import LoadParm
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Nested, Share, Writers
 from samba_rvss.run import run
-from samba_rvss.samba import conf, modules
+from samba_rvss.samba import callout, conf, values
 from samba_rvss.samba.conf import Config, find_share
 from samba_rvss.samba.options import OPTIONS
 from samba_rvss.samba.parser import EXPOSED
@@ -263,17 +269,87 @@ def test_modules_keep_their_order_and_arguments(site: Site) -> None:
     assert site.load().shares[0].vfs_objects == ("acl_xattr", "shell_snap:x", "shadow_copy2")
 
 
-@pytest.mark.parametrize(
-    ("text", "entries"),
-    [
-        ("", ()),
-        (" a\tb , c;d", ("a", "b", "c", "d")),
-        ('"a b",c"d"e', ("a b", "cde")),
-        ('a "b c', ("a", "b c")),
-    ],
-)
-def test_lists_are_read_as_samba_reads_them(text: str, entries: tuple[str, ...]) -> None:
-    assert modules.listed(text) == entries
+_SAMBA = LoadParm()
+_VALUE = st.text(st.sampled_from("ab%S\"'\\,;:/ \t\r\né"), max_size=12)
+
+
+@given(_VALUE, st.lists(_VALUE.map(lambda text: text.replace('"', "")), max_size=4))
+@example('"a,b" "" c;d "e f', ["", "a,b"])
+def test_lists_are_read_as_samba_reads_them(text: str, entries: list[str]) -> None:
+    _SAMBA.set("vfs objects", text)
+    assert values.listed(text) == tuple(_SAMBA.get("vfs objects"))
+    assert values.listed(values.joined(entries)) == tuple(entries)
+
+
+def _in_effect(file: str, names: list[str]) -> list[tuple[str, str]]:
+    """Return the paths of shares as rpcd_fsrvp has them, and as smbd has them for a client.
+
+    Samba's own library, behind python-samba, is asked.
+    """
+    from samba_rvss.samba.parser import open_context
+
+    open_context(file)
+    library = ctypes.CDLL("libsmbconf.so.0")
+    for function in (library.loadparm_s3_global_substitution, library.lp_path):
+        function.restype = ctypes.c_void_p
+    library.talloc_sub_full.restype = ctypes.c_char_p
+    none, user = ctypes.c_void_p(None), ctypes.c_char_p(b"user")
+    how = ctypes.c_void_p(library.loadparm_s3_global_substitution())
+    found = []
+    for name in map(os.fsencode, names):
+        path = ctypes.c_void_p(library.lp_path(none, how, library.lp_servicenumber(name)))
+        written = ctypes.cast(path, ctypes.c_char_p).value or b""
+        full = library.talloc_sub_full(none, name, user, b"/x", 0, user, b"DOM", written)
+        found.append((written.decode(), full.decode()))
+    return found
+
+
+def _random_paths(characters: str) -> list[str]:
+    """Return paths that nobody thought of."""
+    seed = time.time_ns()
+    print(f"seed {seed}")
+    chance = random.Random(seed)  # noqa: S311 - paths are no secret
+    quotes, ends = ("", "", '"', '""'), ("", '"', "/", '/"', "x")
+    return [
+        chance.choice(quotes)
+        + "/srv/"
+        + "".join(chance.choices(characters, k=chance.randrange(9)))
+        + chance.choice(ends)
+        for _ in range(200)
+    ]
+
+
+def test_paths_are_read_as_samba_reads_them(site: Site) -> None:
+    """A path with a macro may be another directory for each client, and is never taken."""
+    # A backslash at the end would take the next line with it.
+    paths = [path for path in _random_paths("abDS%%SULog$()/.;,&é' \"\\") if path[-1:] != "\\"]
+    names = [f"Share{number}$" for number in range(len(paths))]
+    site.write("", "".join(map(share, names, paths)), registry=False)
+    with closing(SambaProcess()) as samba:
+        theirs = samba.call(_in_effect, str(site.file), names)
+    ours = {entry.name: entry for entry in site.load().sections}
+    taken = 0
+    for name, (written, path) in zip(names, theirs, strict=True):
+        entry = ours[name]
+        if "has the macro" not in entry.reason:
+            taken += 1
+            assert (entry.written, entry.path) == (written, values.directory(path))
+    assert taken > len(paths) / 2
+
+
+def test_what_a_callout_is_told_is_what_sh_makes_of_it() -> None:
+    r"""Samba escapes what means something to sh, unless quotes or a backslash did before."""
+    library = ctypes.CDLL("libsmbconf.so.0")
+    library.escape_shell_string.restype = ctypes.c_char_p
+    for path in _random_paths("ab$&;()é'\" \t\\"):
+        # The delete callout's second argument must not become a part of the first.
+        command = library.escape_shell_string(f"printf '%s\\n' {path} /end".encode()).decode()
+        done = subprocess.run(
+            ["/bin/sh", "-c", command], capture_output=True, text=True, check=False
+        )
+        *words, last = done.stdout.split("\n")[:-1] or [""]
+        told = callout.folded(" ".join(words)) if last == "/end" else None
+        assert callout.passed(path) == told
 
 
 def test_modules_that_answer_before_us(site: Site) -> None:
@@ -325,6 +401,82 @@ def test_who_may_write_during_recovery(site: Site) -> None:
     assert [said.split()[0] for said in config.notes] == ["[g]", "[h]"]
     site.write("    write list = @staff", share("a") + share("b", more="    write list =\n"))
     assert [ours.writers for ours in site.load().shares[:2]] == [Writers.LISTED, Writers.CLIENT]
+
+
+def test_quotes_commas_and_spellings(site: Site) -> None:
+    """In a file and in the registry."""
+    odd = (
+        '    path = "/srv/My VMs/"\n    VFS Object = "acl_xattr",shell_snap;\n'
+        f"    Shell_Snap : Create  Command = {HOOK} create\n    RVSS : nested = Include\n"
+    )
+    site.write(
+        "    path = /srv//./all/\n", share("file", more=odd) + share("all", more="    path =\n")
+    )
+    with site.file.open("a") as file:
+        file.write(f"[inherits]\n{OURS.format(hook=HOOK)}")
+    spelt = {
+        **_commands(),
+        "path": '"/srv/My VMs/"',
+        "vfs objects": '"acl_xattr",\t"shell_snap"',
+        "rvss: Nested": '"include"',
+    }
+    _in_registry(site, "registry", spelt)
+    found = {ours.name: ours for ours in site.load().shares}
+    assert found.keys() == {"file", "registry", "inherits"}
+    assert found["inherits"].path == "/srv/all"
+    for name in ("file", "registry"):
+        assert found[name].path == "/srv/My VMs"
+        assert found[name].vfs_objects == ("acl_xattr", "shell_snap")
+        assert found[name].nested is Nested.INCLUDE
+
+
+def test_a_share_s_name_in_its_values(site: Site) -> None:
+    site.write(
+        "    valid users = %S\n    root preexec = /bin/x %S\n    log file = /var/log/%S\n"
+        '    write list = "a,%S"\n    audit : Prefix = %u|%S\n',
+        share("VMs", '"/srv/%S/5%"', "    root preexec =\n    preexec = y %S\n")
+        + share("b$", "/srv/%S")
+        + share("c & d", "/srv/%S")
+        + share("homes", "/srv/%S")
+        + share("User", "/srv/%%S")
+        + share("other", "/srv/%S%U"),
+    )
+    config = site.load()
+    found = {ours.name: ours for ours in config.shares}
+    assert {name: ours.path for name, ours in found.items()} == {
+        "VMs": "/srv/VMs/5%",
+        "b$": "/srv/b_",
+        "c & d": "/srv/c _ d",
+    }
+    # What has the name of every option and of its own share is one text for the hook.
+    assert "the paths of the shares b$, c & d differ only in" in found["b$"].obstacle
+    assert "what Samba puts for %S in its path /srv/%S depends on" in found["c & d"].obstacle
+    with pytest.raises(RvssError, match=r"b\$, c & d differ only in"):
+        find_share(config, ("/srv/%S",))
+    assert find_share(config, ("/srv/%S/5%",)) == found["VMs"]
+    assert found["VMs"].write_list == '"a,VMs"'
+    assert section(config, "homes").reason.startswith("it stands for a share of each user")
+    assert "has the macro %U, so" in section(config, "other").reason
+    assert "has the macro %U, so" in section(config, "User").reason
+
+
+def test_paths_that_samba_cannot_pass_on(site: Site) -> None:
+    r"""But it can pass on those whose ``%`` is no macro; what is told of /srv/a\b is /srv/ab."""
+    bad = ["/srv/it's", '/srv/a"b" c', "/srv/a\\b", "/srv/a\\"]
+    good = ["/srv/100%", "/srv/5% off/%b/%%", "/srv/%LogonServer%", "/srv/$(x)", '"/srv/q"']
+    names = [f"s{number}" for number in range(len(bad + good))]
+    site.write("", "".join(map(share, names, bad[:-1] + good)))
+    _in_registry(site, names[-1], _commands() | {"path": bad[-1]})
+    config = site.load()
+    said = {ours.path: ours.obstacle for ours in config.shares}
+    assert [path for path, obstacle in said.items() if not obstacle] == [
+        path.strip('"') for path in good
+    ]
+    for path in bad:
+        assert f"Samba cannot pass its path {path} on to the hook" in said[path]
+    assert find_share(config, ("/srv/ab",)).path == "/srv/a\\b"
+    for path in good:
+        assert find_share(config, tuple(path.strip('"').split())).path == path.strip('"')
 
 
 def test_everything_in_global_makes_every_share_ours(site: Site) -> None:
