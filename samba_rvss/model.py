@@ -82,6 +82,7 @@ class Share:
     Attributes:
         writers: who may recover a shadow copy.
         write_list: its ``write list``, as smb.conf has it.
+        named: the parameters in which Samba puts the share's name, with the name in them.
         obstacle: why Samba never calls the hook all the same, and what to do; empty if it does.
         forced: the setting because of which the hook's user is not the client's; empty if there is
             none.
@@ -96,6 +97,7 @@ class Share:
     vfs_objects: tuple[str, ...] = ()
     writers: Writers = Writers.CLIENT
     write_list: str = ""
+    named: tuple[tuple[str, str], ...] = ()
     obstacle: str = ""
     forced: str = ""
     shadow: tuple[tuple[str, str], ...] = ()

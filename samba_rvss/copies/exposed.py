@@ -50,6 +50,8 @@ def _amendment(config: Config, copy: ShadowCopy, *, closed: bool) -> registry.Am
         modules=config.modules(name),
         writers=writers,
         write_list=base.write_list if base else "",
+        base=base.name if base else name,
+        named=base.named if base else (),
         uid=copy.uid,
     )
 

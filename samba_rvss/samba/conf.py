@@ -27,6 +27,7 @@ from samba_rvss.samba.options import (
 )
 from samba_rvss.samba.parser import (
     EXPOSED,
+    inherited,
     lower_case,
     open_context,
     registry_sections,
@@ -144,11 +145,13 @@ def load(configfile: str = "") -> Config:
         )
     file = configfile or context.configfile or "/etc/samba/smb.conf"
     direct = _sections_in(file)
+    shared = inherited(context, globals_)
     found = [
         section(
             name,
             own,
             globals_,
+            shared,
             registry=source is registry,
             included=source is sections and name.lower() not in direct,
             run_directory=run_directory,

@@ -6,7 +6,7 @@ Nothing here changes anything. python-samba keeps global state and can block: se
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -85,6 +85,14 @@ def sections_of(context: Any) -> dict[str, Parameters]:
         name: Parameters({key: _value(context, name, key, text) for key, text in section.items()})
         for name, section in _dumped(context.dump).items()
     }
+
+
+def inherited(context: Any, globals_: Mapping[str, str]) -> Parameters:
+    """Return the parameters of [global] that hold for shares."""
+    others = Parameters(*_dumped(context.dump_globals).values())
+    return Parameters(
+        {key: text for key, text in globals_.items() if ":" in key or key not in others}
+    )
 
 
 def _dumped(dump: Callable[[bool, str], None]) -> dict[str, dict[str, str]]:

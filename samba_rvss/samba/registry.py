@@ -26,7 +26,7 @@ from samba_rvss.samba.parser import (
     samba_speaks,
     smbconf_error,
 )
-from samba_rvss.samba.values import Parameters, listed, plain
+from samba_rvss.samba.values import Parameters, has_name, listed, plain, with_name
 
 _logger = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ class Amendment:
         modules: the ``vfs objects`` in effect for its base share.
         writers: who may write while it is not closed.
         write_list: its base share's, for writers who are listed.
+        base: its base share's name.
+        named: its base share's parameters in which Samba puts a share's name, with that name.
         uid: the client's, for a client as the only writer.
     """
 
@@ -64,6 +66,8 @@ class Amendment:
     modules: tuple[str, ...] = ()
     writers: Writers = Writers.UNKNOWN
     write_list: str = ""
+    base: str = ""
+    named: tuple[tuple[str, str], ...] = ()
     uid: int = -1
 
 
@@ -133,6 +137,11 @@ def _amend_one(registry: Any, share: str, amendment: Amendment) -> bool:
 
 def _wanted(present: Parameters, amendment: Amendment) -> Iterator[tuple[str, str]]:
     """Yield the parameters that a share is to have, given those that it has."""
+    # For Samba the share's name is now that of the copy.
+    for key, text in present.items():
+        if has_name(text) and plain(key) != "path":
+            yield key, with_name(text, amendment.base)
+    yield from ((key, text) for key, text in amendment.named if key not in present)
     own = present.get("vfs objects")
     objects = amendment.modules if own is None else listed(own)
     yield "vfs objects", modules.amended(objects)

@@ -70,6 +70,7 @@ def section(
     name: str,
     own: Mapping[str, str],
     default: Mapping[str, str],
+    inherited: Mapping[str, str],
     *,
     registry: bool,
     included: bool,
@@ -81,6 +82,7 @@ def section(
         name: its name.
         own: its options.
         default: the options of [global].
+        inherited: those of them that hold for shares.
         registry: whether it is in Samba's registry.
         included: whether it stands in an included file.
         run_directory: this instance's.
@@ -126,6 +128,7 @@ def section(
             vfs_objects=objects,
             writers=_writers(effective),
             write_list=values.with_name(effective("write list"), name),
+            named=_named(name, inherited, own),
             obstacle=modules.obstacle(objects, lambda key: is_true(effective(key, "no")))
             or _obstacle(name, written),
             forced=_forced(effective),
@@ -138,6 +141,15 @@ def section(
         share=share,
         reason=reason,
         written=written,
+    )
+
+
+def _named(share: str, *sections: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the parameters in which Samba puts the share's name, with the name in them."""
+    return tuple(
+        (key, values.with_name(text, share))
+        for key, text in values.Parameters(*sections).items()
+        if values.has_name(text) and values.plain(key) != "path"
     )
 
 

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import mmap
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -474,24 +475,30 @@ def test_source_goes_on(rig: "Rig") -> None:
 
 
 @pytest.mark.parametrize("origin", ["global", "copy"])
-def test_inherited_modules_stay(rig: "Rig", origin: str) -> None:
-    """An exposed share keeps the modules that its base share did not name itself."""
-    path = rig.volume("inheriting")
-    modules = "acl_xattr shell_snap streams_xattr"
-    section = rig.daemon.share("inheriting", path)
+def test_what_is_inherited_stays(rig: "Rig", origin: str) -> None:
+    """An exposed share keeps the modules that its base share did not name itself, and its name."""
+    name = rig.operator.name
+    path = rig.volume(name) / "5% of My VMs"
+    path.mkdir()
+    (path / "data").write_bytes(b"captured")
+    given = {"vfs objects": 'acl_xattr, "shell_snap",streams_xattr'}
+    more = {"path": f'"{rig.fs.path}/%S/{path.name}/"', "valid users": "%S"}
     if origin == "global":
-        rig.samba.set_options({"vfs objects": modules})
-        section = section.replace("    vfs objects = shell_snap\n", "")
+        rig.samba.set_options(given)
+        section = re.sub(".*vfs objects =.*\n", "", rig.daemon.share(name, path, more))
     else:
-        rig.share("base", rig.volume("base"), {"vfs objects": modules})
-        section = f"[inheriting]\n    copy = base\n    path = {path}\n"
-    rig.samba.set_share("inheriting", section)
+        rig.share("base", rig.volume("base"), given | {"valid users": "%S"})
+        section = f"[{name}]\n    copy = base\n    path = {more['path']}\n"
+    rig.samba.set_share(name, section)
     rig.start()
     with rig.client() as client:
-        taken = rig.expose(client, "inheriting")
+        taken = rig.expose(client, name)
         taken.complete()
         rig.wait_for_phase(Phase.SEALED)
-        parameters = rig.parameters(taken.mappings[0].exposed_share)
+        exposed = taken.mappings[0].exposed_share
+        parameters = rig.parameters(exposed)
         assert parameters["vfs objects"] == "acl_xattr streams_xattr"
+        with rig.session(exposed) as session:
+            assert session.read("data") == b"captured"
         taken.delete()
     rig.assert_nothing_left()

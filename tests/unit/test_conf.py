@@ -22,11 +22,12 @@ from samba.param import LoadParm
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Nested, Share, Writers
 from samba_rvss.run import run
-from samba_rvss.samba import callout, conf, values
+from samba_rvss.samba import callout, conf, registry, values
 from samba_rvss.samba.conf import Config, find_share
 from samba_rvss.samba.options import OPTIONS
 from samba_rvss.samba.parser import EXPOSED
 from samba_rvss.samba.process import SambaProcess
+from samba_rvss.samba.registry import Amendment
 from samba_rvss.samba.sections import Section
 from samba_rvss.testing.example import readme_block
 from tests.unit.values import CONFIG
@@ -454,6 +455,12 @@ def test_a_share_s_name_in_its_values(site: Site) -> None:
     with pytest.raises(RvssError, match=r"b\$, c & d differ only in"):
         find_share(config, ("/srv/%S",))
     assert find_share(config, ("/srv/%S/5%",)) == found["VMs"]
+    assert dict(found["VMs"].named) == {
+        "valid users": "VMs",
+        "write list": '"a,VMs"',
+        "audit : prefix": "%u|VMs",
+        "preexec": "y VMs",
+    }
     assert found["VMs"].write_list == '"a,VMs"'
     assert section(config, "homes").reason.startswith("it stands for a share of each user")
     assert "has the macro %U, so" in section(config, "other").reason
@@ -645,6 +652,32 @@ def test_a_share_in_both_places_is_what_samba_takes_it_for(site: Site) -> None:
     said = run(["testparm", "--suppress-prompt", str(site.file)], timeout=30)
     assert f"path = {vms.path}\n" in said
     assert (vms.name, vms.path) == ("vms", "/srv/registry")
+
+
+def test_an_exposed_share_sees_its_base_share_s_name(site: Site) -> None:
+    """Where Samba puts the name of the share that a client connects to."""
+    exposed = "VMs@{0f0e0d0c-0b0a-0908-0706-050403020100}"
+    globals_ = "    valid users = %S\n    invalid users = x%S\n    log file = /var/log/%S\n"
+    site.write(globals_, share("VMs"))
+    own = {"write list": "%S", "root preexec": "/bin/x %S %S", "invalid users": '"c,d", %S'}
+    _in_registry(site, exposed, own)
+    (base,) = site.load().shares
+    amendment = Amendment(closed=False, writers=Writers.LISTED, base="VMs", named=base.named)
+
+    def amend() -> tuple[str, ...]:
+        with closing(SambaProcess()) as samba:
+            return samba.call(registry.amend, str(site.file), {exposed: amendment})
+
+    assert amend() == (exposed,)
+    found = dict(re.findall(r"\t(.+?) = (.*)", site.net("showshare", exposed)))
+    assert {key: found.get(key) for key in (*own, "valid users", "log file")} == {
+        "write list": "VMs",
+        "root preexec": "/bin/x VMs VMs",
+        "invalid users": '"c,d", VMs',
+        "valid users": "VMs",
+        "log file": None,
+    }
+    assert amend() == ()
 
 
 def test_options_in_the_registry_are_checked_too(site: Site) -> None:
