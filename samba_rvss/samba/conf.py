@@ -146,6 +146,7 @@ def load(configfile: str = "") -> Config:
     file = configfile or context.configfile or "/etc/samba/smb.conf"
     direct = _sections_in(file)
     shared = inherited(context, globals_)
+    modules = listed(globals_.get("vfs objects", ""))
     found = [
         section(
             name,
@@ -172,8 +173,8 @@ def load(configfile: str = "") -> Config:
         samba_state_directory=str(context.get("state directory")),
         sections=told_apart(found),
         warnings=tuple(warnings(globals_)),
-        notes=tuple(notes(entry.share for entry in found if entry.share)),
-        global_modules=listed(globals_.get("vfs objects", "")),
+        notes=tuple(notes((entry.share for entry in found if entry.share), modules)),
+        global_modules=modules,
         files=tuple(_included(file)),
         instance=INSTANCE.read(globals_),
     )

@@ -58,6 +58,17 @@ def amended(objects: Sequence[str]) -> str:
     return joined(entry for entry in objects if name(entry) not in _DROPPED)
 
 
+def missing(objects: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
+    """Return the modules of [global] that a share does not have, though it could.
+
+    Args:
+        objects: the share's ``vfs objects``.
+        default: those of [global], which a share with its own has not.
+    """
+    present = {_SNAPPER, *map(name, objects)}
+    return tuple(module for module in map(name, default) if module not in present)
+
+
 def has_btrfs(objects: Sequence[str]) -> bool:
     """Return whether vfs_btrfs is among the modules."""
     return any(name(entry) == _BTRFS for entry in objects)

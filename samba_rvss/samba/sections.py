@@ -271,9 +271,20 @@ def warnings(globals_: Mapping[str, str]) -> Iterator[str]:
         yield "'fss:prune stale' is on in [global]: it crashes rpcd_fsrvp; remove it"
 
 
-def notes(shares: Iterable[Share]) -> Iterator[str]:
-    """Yield a sentence on each share whose settings limit what clients can do with a copy."""
+def notes(shares: Iterable[Share], default: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence on each setting of a share that limits it or what clients do with a copy.
+
+    Args:
+        shares: those that are ours.
+        default: the ``vfs objects`` of [global].
+    """
     for share in shares:
+        if missing := " ".join(modules.missing(share.vfs_objects, default)):
+            yield (
+                f"[{share.name}] has 'vfs objects' of its own, which replaces that of [global], and"
+                f" lacks {missing}: nothing that it did is done for this share, such as refusing"
+                f" people; add {missing}, unless that is meant"
+            )
         if share.writers is Writers.UNKNOWN:
             yield (
                 f"[{share.name}] has 'read only = yes' and 'force user' or 'guest only', so that"

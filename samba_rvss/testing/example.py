@@ -19,7 +19,8 @@ SHARE_EXAMPLE = """\
 [{name}]
     path = {path}
     read only = no
-    vfs objects = shell_snap
+    # This line replaces [global]'s: repeat its modules, or those refused by acl_xattr get in.
+    vfs objects = acl_xattr shell_snap
     shell_snap:check path command = {hook} check
     shell_snap:create command = {hook} create
     shell_snap:delete command = {hook} delete

@@ -486,6 +486,21 @@ def test_paths_that_samba_cannot_pass_on(site: Site) -> None:
         assert find_share(config, tuple(path.strip('"').split())).path == path.strip('"')
 
 
+def test_modules_of_global_that_a_share_lacks(site: Site) -> None:
+    """Its own ``vfs objects`` replaces that of [global], and with it what guarded the share."""
+    site.write(
+        '    vfs objects = "acl_xattr" snapper, full_audit:x\n',
+        share("a")
+        + share(
+            "b", more="    vfs objects = full_audit shell_snap /usr/lib/samba/vfs/acl_xattr.so\n"
+        )
+        + "[c]\n    path = /srv/c\n    vfs objects = catia\n",
+    )
+    (said,) = site.load().notes
+    assert said.startswith("[a] has 'vfs objects' of its own, which replaces that of [global], and")
+    assert "lacks acl_xattr full_audit: " in said
+
+
 def test_everything_in_global_makes_every_share_ours(site: Site) -> None:
     site.write(
         OURS.format(hook=HOOK),
