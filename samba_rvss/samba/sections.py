@@ -192,8 +192,8 @@ def confusion(shares: Sequence[Share]) -> str:
         return ""
     names = ", ".join(sorted(share.name for share in shares))
     return (
-        f"the paths of the shares {names} differ only in blanks, quotes or %S, which Samba does not"
-        " pass on: write the directories themselves, or rename one"
+        f"the paths of the shares {names} differ only in blanks, quotes, backslashes or %S, which"
+        " Samba does not pass on: write the directories themselves, or rename one"
     )
 
 

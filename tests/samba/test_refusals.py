@@ -75,6 +75,18 @@ def _dots(rig: "Rig", undo: ExitStack) -> str:
     return f"the path {path} of [vms] has a '..': write the directory's real path into smb.conf"
 
 
+def _backslash(rig: "Rig", undo: ExitStack) -> str:
+    """The hook is told of "ab", which is another directory."""
+    path = rig.fs.path / "vms" / "a\\b"
+    path.mkdir()
+    path.with_name("ab").mkdir()
+    rig.share("vms", path)
+    return (
+        f"[vms]: Samba cannot pass its path {path} on to the hook, because it has a quote, a"
+        " backslash, a line's end or what is not UTF-8 in it: rename the directory"
+    )
+
+
 def _nested(rig: "Rig", undo: ExitStack) -> str:
     rig.fs.volume("vms/inner")
     return rig.fs.nested_refusal("vms/inner")
@@ -111,7 +123,7 @@ def _image(rig: "Rig", undo: ExitStack) -> str:
     return sentence
 
 
-_CASES = [_link, _link_above, _dots, _nested, _mounted, _other_kind, _read_only, _image]
+_CASES = [_link, _link_above, _dots, _backslash, _nested, _mounted, _other_kind, _read_only, _image]
 
 
 @pytest.mark.parametrize("arrange", _CASES, ids=lambda case: case.__name__.strip("_"))
