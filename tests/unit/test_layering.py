@@ -123,7 +123,12 @@ def test_providers_and_samba_do_not_know_each_other() -> None:
 
 def test_hook_imports_what_costs_nothing() -> None:
     source = (PACKAGE / "hook.py").read_text()
-    assert {dotted for _, dotted in _imports(("hook",), source)} == {"sys", "posix", "time", "_socket"}
+    assert {dotted for _, dotted in _imports(("hook",), source)} == {
+        "sys",
+        "posix",
+        "time",
+        "_socket",
+    }
 
 
 def test_violation_is_found() -> None:
