@@ -1,12 +1,13 @@
 """Waiting for a file system that may never answer, for a bounded time.
 
 Place: below the providers. Contract: what does not answer in time goes on in a thread of its own,
-which is one for each file system at most; until it has ended, nothing else is begun there.
+which is one for each file system at most; until it has ended, nothing else is begun there: who
+comes meanwhile waits for it, until its time is up.
 """
 
 import time
 from collections.abc import Callable
-from threading import Lock, Thread
+from threading import Condition, Thread
 from typing import Any, TypeVar
 
 from samba_rvss.errors import Problem, RvssError
@@ -25,7 +26,7 @@ class Patience:
 
     def __init__(self, seconds: float = _SECONDS) -> None:
         self._seconds = seconds
-        self._lock = Lock()
+        self._changed = Condition()
         self._since: dict[str, float] = {}
 
     def call(self, file_system: str, function: Callable[[], T]) -> T:
@@ -36,13 +37,15 @@ class Patience:
             function: what to do.
 
         Raises:
-            RvssError: BUSY if it has not ended in time, or one before has not ended yet.
+            RvssError: BUSY if it has not ended in time, or one before has not ended in its own.
             Exception: what the function raises.
         """
-        with self._lock:
-            since = self._since.get(file_system)
-            if since is not None:
-                raise _silent(time.monotonic() - since)
+        with self._changed:
+            while (since := self._since.get(file_system)) is not None:
+                spent = time.monotonic() - since
+                if spent >= self._seconds:
+                    raise _silent(spent)
+                self._changed.wait(self._seconds - spent)
             self._since[file_system] = time.monotonic()
         done: dict[str, Any] = {}
 
@@ -52,8 +55,9 @@ class Patience:
             except Exception as exc:  # noqa: BLE001 - it is raised again by who waits
                 done["error"] = exc
             finally:
-                with self._lock:
+                with self._changed:
                     del self._since[file_system]
+                    self._changed.notify_all()
 
         # A daemon's: who ends need not wait for the disk.
         thread = Thread(target=work, name=f"look {file_system}", daemon=True)

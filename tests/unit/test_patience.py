@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -30,6 +31,24 @@ def test_who_does_not_answer_is_not_asked_again() -> None:
         if thread.name == "look dead":
             thread.join(60.0)
     assert Patience(60.0).call("dead", answer.wait)
+
+
+def test_two_at_once_are_both_answered() -> None:
+    """A reconciling and an administrator's request may look at the same time."""
+    answer, began = threading.Event(), threading.Event()
+    patience = Patience(60.0)
+
+    def look() -> bool:
+        began.set()
+        return answer.wait(60.0)
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(patience.call, "good", look)
+        assert began.wait(60.0)
+        second = threads.submit(patience.call, "good", lambda: 2)
+        assert not wait([second], timeout=0.05).done
+        answer.set()
+        assert (first.result(60.0), second.result(60.0)) == (True, 2)
 
 
 def test_looks_at_a_dead_share_take_nothing_from_others() -> None:
