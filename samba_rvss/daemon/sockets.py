@@ -69,6 +69,7 @@ def listen(config: Config, cleanup: ExitStack) -> tuple[socket.socket, socket.so
         fd = next((fd for fd in given if _bound_to(fd, path)), None)
         if fd is not None:
             listener = socket.socket(fileno=fd)
+            listener.listen(_BACKLOG)  # systemd's own is thousands (systemd.socket(5), Backlog=)
         else:
             listener = _listen_at(path, mode)
             cleanup.callback(_clear, path)

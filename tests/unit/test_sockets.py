@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,3 +101,41 @@ def test_what_has_come_in_our_place_stays(config: Config) -> None:
             theirs.bind(config.hook_socket)
             cleanup.close()
             assert os.path.exists(config.hook_socket)
+
+
+def test_the_queue_of_a_socket_of_systemds_is_as_short_as_ours(
+    config: Config, tmp_path: Path
+) -> None:
+    """Whoever is in it is before a callout of Samba's; by itself systemd lets thousands in."""
+    script = (
+        "import os, sys\n"
+        "os.dup2(int(sys.argv[2]), 3)\n"
+        "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+        "from contextlib import ExitStack\n"
+        "from dataclasses import replace\n"
+        "from samba_rvss.daemon.sockets import listen\n"
+        "from tests.unit.values import CONFIG\n"
+        "with ExitStack() as cleanup:\n"
+        "    listen(replace(CONFIG, run_directory=sys.argv[1]), cleanup)\n"
+    )
+    with ExitStack() as stack:
+        theirs = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        theirs.bind(config.hook_socket)
+        theirs.listen(4096)
+        environment = {**os.environ, "LISTEN_FDS": "1", "PYTHONSAFEPATH": "1"}
+        environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path), str(theirs.fileno())],
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            timeout=60,
+            check=True,
+        )
+        waiting = 0
+        with suppress(BlockingIOError):
+            while waiting < 100:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                client.settimeout(0)
+                client.connect(config.hook_socket)
+                waiting += 1
+        assert waiting < 100
