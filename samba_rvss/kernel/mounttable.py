@@ -194,6 +194,8 @@ def follows(directory: str, below: str, raw: bytes) -> bool:
     above = [
         mount for mount in mountinfo(raw) if f"{path}/".startswith(f"{mount.target.rstrip('/')}/")
     ]
+    if not above:  # a process in a chroot sees no mount that its root directory is not on
+        return False
     # The last of those at one path hides the others.
     theirs = max(enumerate(above), key=lambda found: (len(found[1].target), found[0]))[1]
     return ours.group in {theirs.group, *theirs.masters} and inside == os.path.normpath(

@@ -597,6 +597,10 @@ def test_every_change_reaches_a_namespace_that_follows(either: Bench) -> None:
         for follow in (root, late):
             raw = mounttable.read_mountinfo(int(follow.parts[2]))
             assert str(path).encode() not in raw
+            assert mounttable.follows(str(either.run), "exposed", raw)
+        # What a process in a chroot below another mount sees of its own namespace.
+        raw = b"30 20 0:30 / /elsewhere rw - tmpfs tmpfs rw\n"
+        assert not mounttable.follows(str(either.run), "exposed", raw)
         assert not any(place.exists() for place in places)
 
 
