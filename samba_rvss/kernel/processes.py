@@ -5,6 +5,7 @@ read. Nothing but `executable_uid` touches another process's files, which may be
 does not answer.
 """
 
+import errno
 import os
 import select
 import socket
@@ -37,7 +38,10 @@ def peer_pidfd(sock: socket.socket, pid: int) -> int:
     """Return a pidfd of the peer, by its pid where the kernel has no SO_PEERPIDFD."""
     try:
         return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
-    except OSError:
+    except OSError as exc:
+        # Any other error: it has ended, and its pid may be somebody else's by now.
+        if exc.errno != errno.ENOPROTOOPT:
+            raise
         return os.pidfd_open(pid)
 
 
