@@ -28,6 +28,25 @@ class _Link:
     parent: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Callout:
+    peer: Peer
+    pidfd: int
+
+    def is_at_work(self, worker: int) -> bool:
+        """Return whether it has not ended, and a worker has to wait for it.
+
+        A process whose parents have ended can go on for ever, and no worker waits for it.
+        """
+        if processes.has_ended(self.pidfd):
+            return False
+        try:
+            found = _worker_of(self.peer)
+        except OSError:
+            return False
+        return found is not None and found.pid == worker
+
+
 class Access(Closing):
     """Who may use the hook's socket of one instance.
 
@@ -39,13 +58,13 @@ class Access(Closing):
         self._run = run_directory
         self._lock = Lock()
         self._started: dict[int, float] = {}  # when workers were, whose programs are root's
-        self._callouts: dict[int, int] = {}  # pidfds of the last one of each worker
+        self._callouts: dict[int, _Callout] = {}  # the last one of each worker
 
     def close(self) -> None:
         """See `Closing`."""
         with self._lock:
             while self._callouts:
-                os.close(self._callouts.popitem()[1])
+                os.close(self._callouts.popitem()[1].pidfd)
 
     def quickly(self, connection: socket.socket) -> Peer | None:
         """Return the process that connected, if it may use the hook; it waits for nobody.
@@ -148,11 +167,11 @@ class Access(Closing):
         """
         with self._lock:
             for other, last in list(self._callouts.items()):
-                if processes.has_ended(last):
-                    os.close(self._callouts.pop(other))
+                if not last.is_at_work(other):
+                    os.close(self._callouts.pop(other).pidfd)
             if worker in self._callouts:
                 raise _refusal(peer, f"another callout of {control.WORKER} {worker} is at work")
-            self._callouts[worker] = os.dup(pidfd)
+            self._callouts[worker] = _Callout(peer, os.dup(pidfd))
 
 
 def _worker_of(peer: Peer) -> Process | None:

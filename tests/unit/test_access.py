@@ -1,0 +1,104 @@
+"""Who may use the hook's socket: one callout of a worker at a time, and none that it has left."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from samba_rvss.access import Access
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import processes
+from samba_rvss.run import environment
+from samba_rvss.testing.waiting import wait_until
+
+pytestmark = pytest.mark.require("root")
+
+# Each line is a callout: a shell of the client's user, and below it what connects; it ends when
+# its connection is closed.
+_WORKER = """
+import os, socket, sys
+for line in sys.stdin:
+    shell = os.fork()
+    if shell == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+        if os.fork() == 0:
+            peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            peer.connect("\\0" + sys.argv[1])
+            peer.recv(1)
+        else:
+            os.wait()
+        os._exit(0)
+    print(shell, flush=True)
+"""
+
+
+class Worker:
+    """What the kernel says of it is what it says of Samba's."""
+
+    def __init__(self, directory: Path, undo: ExitStack) -> None:
+        name = secrets.token_hex(8)
+        self._undo = undo
+        self._listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        self._listener.bind(f"\0{name}")
+        self._listener.listen()
+        self._listener.settimeout(60)
+        program = directory / "rpcd_fsrvp"
+        shutil.copy(Path(sys.executable).resolve(), program)
+        self._process = undo.enter_context(
+            subprocess.Popen(
+                [program, "-ISEc", _WORKER, name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment(),
+                text=True,
+            )
+        )
+        undo.callback(self._process.kill)
+
+    def callout(self) -> tuple[socket.socket, int]:
+        """Begin one; return its connection and the pid of its shell."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("callout\n")
+        self._process.stdin.flush()
+        shell = int(self._process.stdout.readline())
+        connection, _ = self._listener.accept()
+        return self._undo.enter_context(connection), shell
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    with ExitStack() as undo:
+        yield Worker(tmp_path, undo)
+
+
+def test_one_callout_at_a_time(worker: Worker, tmp_path: Path) -> None:
+    with Access(str(tmp_path)) as access:
+        first, shell = worker.callout()
+        assert access.quickly(first) is None  # whose program it is can take long to tell
+        peer = access.slowly(first)
+        for _ in range(2):
+            other, _ = worker.callout()
+            with pytest.raises(RvssError, match="another callout of rpcd_fsrvp") as caught:
+                access.quickly(other)
+            assert caught.value.problem is Problem.REFUSED
+            other.close()
+        # Its user ends the shell, and the worker goes on; what is left must not stop the next.
+        os.kill(shell, signal.SIGKILL)
+        wait_until("it has no shell", lambda: processes.process(peer.pid).parent != shell)
+        second, _ = worker.callout()
+        ending = access.quickly(second)
+        assert ending is not None
+        assert processes.process(peer.pid).uid == peer.uid
+        second.close()
+        wait_until("it has ended", lambda: not os.path.exists(f"/proc/{ending.pid}"))
+        assert access.quickly(worker.callout()[0]) is not None
