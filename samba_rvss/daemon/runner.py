@@ -198,6 +198,7 @@ class Runner:
             await asyncio.wait({task}, timeout=_ACTION_SECONDS)
         except asyncio.CancelledError:
             task.cancel()
+            await asyncio.wait({task}, timeout=_ACTION_SECONDS)
             raise
         if task.done():
             return task.result()
