@@ -15,7 +15,7 @@ import pytest
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.model import Foreign, Image, Mark, Nested, Volume, Whose
+from samba_rvss.model import Foreign, Image, Mark, Nested, SetState, Volume, Whose
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs import ioctl
 from samba_rvss.providers.btrfs.home import NAME as HOME
@@ -311,6 +311,26 @@ def test_power_lost_while_sealing(storage: BtrfsStorage, rig_directory: Path) ->
             assert provider.inventory().images == ()
             assert os.listdir(top / HOME) == [PLACE]
         (rig_directory / "mounted").rmdir()
+
+
+def test_power_lost_after_claiming(storage: BtrfsStorage, rig_directory: Path) -> None:
+    """It is durable, and has written out nobody else's data: a client may wait for its turn."""
+    mark = recovered(storage)
+    early = replace(SEALED, state=SetState.COMMITTED)
+    storage.provider.seal(mark.volume, mark.id, early, opened=True)
+    busy = storage.volume("busy")
+    storage.sync()
+    write(busy / "file", "somebody else's")
+    storage.provider.claim(replace(mark, sealed=SEALED))
+    copy = rig_directory / "copy"
+    run(["cp", "--sparse=always", str(storage.fs.image), str(copy)], timeout=60)
+    storage.take_away()
+    with mounted_copy(copy, rig_directory / "mounted") as top:
+        found = only(storage.provider)
+        assert (found.mark.sealed, found.complete, found.read_only) == (SEALED, True, True)
+        assert_recovered(storage.provider, mark)
+        assert os.listdir(top / "busy") == []
+    (rig_directory / "mounted").rmdir()
 
 
 def test_a_rename_that_was_lost_is_finished(storage: BtrfsStorage) -> None:

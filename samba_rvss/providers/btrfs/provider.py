@@ -214,10 +214,13 @@ class Btrfs:
         with self._image(mark.volume, mark.id, writable=True, ours=False) as (ours, record):
             if record.mark.id != mark.id or record.mark.volume != mark.volume:
                 raise images.not_ours(mark.id, ours.where(f"{parts.PLACE}/{record.name}"))
-            write = marks.claim if record.parts else former.claim
-            marked = replace(record.readable, mark=mark)
-            write(ours, replace(record, marked=marked), self._identity)
-            ioctl.commit(ours.fd)
+            record = replace(record, marked=replace(record.readable, mark=mark))
+            if record.parts:
+                marks.claim(ours, record, self._identity)
+                marks.make_durable(ours, record.name)
+            else:
+                former.claim(ours, record, self._identity)
+                ioctl.commit(ours.fd)
 
     def destroy(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`. The mark goes last; see `marks.remove`."""
