@@ -6,9 +6,15 @@ import logging
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 from samba_rvss.cli.common import Verbs
+from samba_rvss.errors import RvssError
+
+_logger = logging.getLogger(__name__)
+
+_END_SECONDS = 1.0
 
 
 def register(verbs: Verbs) -> None:
@@ -28,15 +34,29 @@ def run(arguments: argparse.Namespace) -> int:
     from samba_rvss.daemon.service import Daemon
 
     log_to_journal_or_stderr(debug=arguments.debug)
-    asyncio.run(Daemon(arguments.configfile).run())
-    if any(
-        thread is not threading.main_thread() and thread.is_alive()
-        for thread in threading.enumerate()
-    ):
-        # One may hang in a system call for ever, and the interpreter would wait for it.
+    failure: Exception | None = None
+    try:
+        asyncio.run(Daemon(arguments.configfile).run())
+    except Exception as exc:  # noqa: BLE001 - it is raised again, or logged where that would hang
+        failure = exc
+    if _is_held():
+        # The interpreter would wait for it, for ever, and systemd would start no other daemon.
+        if failure is not None:
+            _logger.critical("ended by an error: %s", failure, exc_info=failure)
         logging.shutdown()
-        os._exit(0)
+        os._exit(int(failure.problem) if isinstance(failure, RvssError) else bool(failure))
+    if failure is not None:
+        raise failure
     return 0
+
+
+def _is_held() -> bool:
+    """Return whether a thread hangs in a system call; one that is about to end is waited for."""
+    end = time.monotonic() + _END_SECONDS
+    others = [thread for thread in threading.enumerate() if thread != threading.main_thread()]
+    for thread in others:
+        thread.join(max(0.0, end - time.monotonic()))
+    return any(thread.is_alive() for thread in others)
 
 
 def log_to_journal_or_stderr(*, debug: bool) -> None:
