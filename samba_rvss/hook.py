@@ -39,9 +39,9 @@ def main(argv):
         return fail(USAGE, "the arguments are longer than %d bytes" % MAXIMUM)
     peer = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     # With settimeout(), connect() would not wait for a place in a full queue (unix(7), EAGAIN); by
-    # itself it does, in turn with others, for as long as this says (socket(7), a struct timeval).
-    word = 8 if sys.maxsize > 1 << 32 else 4
-    limit = SECONDS.to_bytes(word, sys.byteorder) + bytes(word)
+    # itself it does, in turn with others, for as long as this says (socket(7), a struct timeval, of
+    # 4 or 8 bytes a word, also on 32 bits; more than the kernel takes is no error).
+    limit = SECONDS.to_bytes(8, sys.byteorder) + bytes(8)
     peer.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
     began = time.monotonic()
     try:
