@@ -14,6 +14,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import paths
 from samba_rvss.model import Share
 from samba_rvss.samba import callout, twins
+from samba_rvss.samba.clocks import Clocks, clocks
 from samba_rvss.samba.options import (
     COMMIT_DEADLINE,
     GRACE,
@@ -73,6 +74,7 @@ class Config:
     files: tuple[str, ...] = field(default=())
     global_modules: tuple[str, ...] = field(default=())
     instance: str = ""
+    clocks: Clocks = field(default=Clocks())
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -177,6 +179,7 @@ def load(configfile: str = "") -> Config:
         global_modules=modules,
         files=tuple(_included(file)),
         instance=INSTANCE.read(globals_),
+        clocks=clocks(globals_),
     )
 
 

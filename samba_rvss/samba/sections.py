@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Share, Writers
 from samba_rvss.samba import callout, modules, values
+from samba_rvss.samba.clocks import IDLE, SHORT_IDLE, clocks
 from samba_rvss.samba.options import NESTED, OPTIONS, PREVIOUS_VERSIONS, option_of
 from samba_rvss.samba.values import is_true, listed, string
 
@@ -266,6 +267,11 @@ def warnings(globals_: Mapping[str, str]) -> Iterator[str]:
         yield (
             "'rpcd_fsrvp:num_workers = 1' is missing in [global]: with more workers, clients"
             " erase each other's shadow copy sets"
+        )
+    if clocks(globals_).idle > SHORT_IDLE:
+        yield (
+            f"'{IDLE} = {SHORT_IDLE}' is missing in [global]: when a client vanishes in the middle"
+            " of its work, Samba refuses all others for longer than it must"
         )
     if is_true(globals_.get("fss:prune stale", "no")):
         yield "'fss:prune stale' is on in [global]: it crashes rpcd_fsrvp; remove it"

@@ -12,6 +12,9 @@ GLOBAL_EXAMPLE = """\
     include = registry
     # One FSRVP worker: several would erase each other's shadow copy sets.
     rpcd_fsrvp:num_workers = 1
+    # It forgets the set of a client that has vanished, and that is in the way of all others, after
+    # so many seconds without a connection.
+    rpcd_fsrvp:idle_seconds = 10
     # Leave "fss: prune stale" alone: with it, rpcd_fsrvp crashes when it starts.
 """
 

@@ -4,6 +4,7 @@ python-samba keeps the first registry that it opens, so each reading has a proce
 """
 
 import ctypes
+import math
 import os
 import random
 import re
@@ -23,6 +24,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Nested, Share, Writers
 from samba_rvss.run import run
 from samba_rvss.samba import callout, conf, registry, values
+from samba_rvss.samba.clocks import Clocks
 from samba_rvss.samba.conf import Config, find_share
 from samba_rvss.samba.options import OPTIONS
 from samba_rvss.samba.parser import EXPOSED
@@ -61,6 +63,7 @@ class Site:
             f"    cache directory = {self.directory}/cache",
             f"    private dir = {self.directory}/private",
             "    rpcd_fsrvp:num_workers = 1",
+            "    rpcd_fsrvp:idle_seconds = 10",
         ]
         if registry:
             lines += ["    registry shares = yes", "    include = registry"]
@@ -105,6 +108,7 @@ def test_defaults(site: Site) -> None:
         samba_state_directory=f"{site.directory}/state",
         sections=config.sections,
         files=(str(site.file),),
+        clocks=Clocks(idle=10),
     )
     assert config.shares == (Share(name="vms", path="/srv/vms", vfs_objects=("shell_snap",)),)
     assert config.hook_socket == "/run/samba-rvss/hook.sock"
@@ -722,12 +726,33 @@ def test_without_the_registry(site: Site) -> None:
 
 def test_warnings(site: Site) -> None:
     site.write(
-        "    rpcd_fsrvp:num_workers = 5\n    fss:prune stale = yes\n", share("vms"), registry=False
+        "    rpcd_fsrvp:num_workers = 5\n    rpcd_fsrvp:idle_seconds = 60\n"
+        "    fss:prune stale = yes\n",
+        share("vms"),
+        registry=False,
     )
-    first, second, third = site.load().warnings
+    first, second, third, fourth = site.load().warnings
     assert "'registry shares'" in first
     assert "'rpcd_fsrvp:num_workers = 1'" in second
-    assert "'fss:prune stale'" in third
+    assert "'rpcd_fsrvp:idle_seconds = 10'" in third
+    assert "'fss:prune stale'" in fourth
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", Clocks(short=180, long=1800, idle=10)),
+        ("fss:sequence timeout = 3", Clocks(short=3, long=3, idle=10)),
+        ("fss:sequence timeout = 0", Clocks(short=math.inf, long=math.inf, idle=10)),
+        ("fss:sequence timeout = 0x10 s", Clocks(short=16, long=16, idle=10)),
+        ("rpcd_fsrvp:idle_seconds = 2", Clocks(short=180, long=1800, idle=2)),
+        ("rpcd_fsrvp:idle_seconds = -1", Clocks(short=180, long=1800, idle=math.inf)),
+        ("rpcd_fsrvp:idle_seconds = soon", Clocks(short=180, long=1800, idle=0)),
+    ],
+)
+def test_clocks_of_samba(site: Site, lines: str, expected: Clocks) -> None:
+    site.write(f"    {lines}\n", share("vms"))
+    assert site.load().clocks == expected
 
 
 # change

@@ -34,6 +34,7 @@ cat >/etc/samba/smb.conf <<'END'
     registry shares = yes
     include = registry
     rpcd_fsrvp:num_workers = 1
+    rpcd_fsrvp:idle_seconds = 10
 END
 for system in btrfs zfs; do
     cat >>/etc/samba/smb.conf <<END
