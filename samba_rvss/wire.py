@@ -56,6 +56,7 @@ class Presence:
         done: what it did then, each in a line.
         failed: what it failed to do or to see then.
         unsealed: a sentence on each copy that is closed, and whose sealing has failed.
+        refused: a sentence on each worker of Samba that waits for a client and refuses all others.
     """
 
     quiet: float
@@ -63,6 +64,7 @@ class Presence:
     done: tuple[str, ...]
     failed: tuple[str, ...]
     unsealed: tuple[str, ...]
+    refused: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,7 @@ def _wrong(
     else:
         yield from (f"the last reconciling failed: {line}" for line in look.presence.failed)
         yield from look.presence.unsealed
+        yield from look.presence.refused
     deadline = look.config.seal_deadline
     for copy, seconds in unsealed.items():
         if seconds > deadline:

@@ -45,7 +45,7 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests, runne
             await requests.refresh()
             line = await _adopt(connection, requests, request)
         elif verb == "status":
-            line = await _tell(connection, runner)
+            line = await _tell(connection, requests, runner)
         else:
             copy = await requests.get(request.copy)
             await requests.delete(copy, peer.uid)
@@ -115,7 +115,7 @@ async def _send_all(connection: socket.socket, queue: "asyncio.Queue[Finding | N
             return
 
 
-async def _tell(connection: socket.socket, runner: Runner) -> str:
+async def _tell(connection: socket.socket, requests: Requests, runner: Runner) -> str:
     """Send what only the daemon knows; return the line of the result."""
     last = runner.last
     presence = wire.Presence(
@@ -124,6 +124,7 @@ async def _tell(connection: socket.socket, runner: Runner) -> str:
         done=_some(last.done) if last else (),
         failed=_some(last.failed) if last else (),
         unsealed=_some(runner.delayed),
+        refused=_some(requests.refused),
     )
     await _send(connection, wire.encode_part(presence))
     busy = sorted(runner.busy)

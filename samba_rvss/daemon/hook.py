@@ -21,7 +21,7 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
     """Answer one callout, and close its connection."""
     started = time.monotonic()
     verb, subject = "request", ""
-    made = None
+    made, begun = None, False
     try:
         data = await receive(connection)
         if not data:
@@ -32,8 +32,9 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
             connection.close()
             return
         request = wire.decode_hook(data)
-        requests.heard()
         verb, subject = request.verb, " ".join(request.words)
+        requests.begins(verb, peer.uid, request.words)
+        begun = True
         status, line = 0, ""
         if verb == "check":
             await requests.refresh()
@@ -61,4 +62,6 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
             requests.delivered(made)
     finally:
         connection.close()
+        if begun:
+            requests.ends(verb, good=not status)
     log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)

@@ -17,6 +17,7 @@ from samba_rvss.copies.locate import Target, locate
 from samba_rvss.daemon import living
 from samba_rvss.daemon.looks import Looks, too_late
 from samba_rvss.daemon.present import Present
+from samba_rvss.daemon.rescue import Rescue
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.daemon.turns import Turns
@@ -45,10 +46,17 @@ class Requests:
         watcher: follows the new copies.
         runner: tries again what failed.
         tasks: holds a deletion that goes on while nobody waits for it any more.
+        rescue: hears of the callouts.
     """
 
     def __init__(
-        self, present: Present, turns: Turns, watcher: Watcher, runner: Runner, tasks: Tasks
+        self,
+        present: Present,
+        turns: Turns,
+        watcher: Watcher,
+        runner: Runner,
+        tasks: Tasks,
+        rescue: Rescue,
     ) -> None:
         self._present = present
         self._turns = turns
@@ -56,10 +64,21 @@ class Requests:
         self._runner = runner
         self._tasks = tasks
         self._looks = Looks()
+        self._rescue = rescue
 
-    def heard(self) -> None:
-        """Note that a client did something."""
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """A sentence on each worker that waits for a client, and refuses all others."""
+        return self._rescue.delayed
+
+    def begins(self, verb: str, uid: int, words: tuple[str, ...]) -> None:
+        """Note that a client did something that a callout was made for."""
         self._runner.heard()
+        self._rescue.begins(verb, uid, " ".join(words))
+
+    def ends(self, verb: str, *, good: bool) -> None:
+        """Note that a callout that has begun has its answer."""
+        self._rescue.ends(verb, good=good)
 
     async def refresh(self, *, anew: bool = False) -> None:
         """Read smb.conf again if it has changed; with ``anew``, in any case."""

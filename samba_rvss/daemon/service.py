@@ -21,6 +21,7 @@ from samba_rvss.copies.seal import close_recovered
 from samba_rvss.daemon import admin, holding, hook, sockets
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.requests import Requests
+from samba_rvss.daemon.rescue import Rescue
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.daemon.turns import Turns
@@ -39,6 +40,7 @@ _DAY_SECONDS = 86400.0
 # system; enough are left for others.
 _THREADS = 512
 _ADMITTING = 2  # threads
+_AFTER_RESCUE = 1.0
 
 
 class _Threads(ThreadPoolExecutor):
@@ -79,10 +81,16 @@ class Daemon:
                 loop.add_signal_handler(number, self._stopping.set)
             present = await self._take(cleanup)
             turns = Turns()
-            watcher = Watcher(present, turns, lambda: runner.heard())
+            watcher = Watcher(present, turns, lambda: written())
             cleanup.callback(watcher.close)
             runner = Runner(present, watcher, turns)
-            requests = Requests(present, turns, watcher, runner, self._tasks)
+            rescue = Rescue(present, lambda: runner.wake(_AFTER_RESCUE))
+            requests = Requests(present, turns, watcher, runner, self._tasks, rescue)
+
+            def written() -> None:
+                runner.heard()
+                rescue.written()
+
             await self._begin(present, watcher, runner)
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup, requests)
             config = present().config
@@ -96,6 +104,7 @@ class Daemon:
             tasks = [
                 asyncio.ensure_future(watcher.run()),
                 asyncio.ensure_future(runner.run()),
+                asyncio.ensure_future(rescue.run()),
                 asyncio.ensure_future(door.run(for_hooks, access, serve_hook)),
                 asyncio.ensure_future(door.run(for_admins, sockets.RootOnly(), serve_admin)),
                 asyncio.ensure_future(_housekeep(present)),

@@ -9,6 +9,7 @@ end it, but the next client's SetContext replaces that timer by one that ends no
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 SEQUENCE = 3
 """Samba's own timer here, in seconds; it is 180 to 1800 s without the option."""
+SLOW_SEQUENCE = 4
 RECOVERY, GRACE = 4, 3
 WITHIN = 60.0
 
@@ -174,6 +176,45 @@ def test_is_cured_while_another_client_asks_again_and_again(
         made.rig.assert_nothing_left(10)
     with capsys.disabled():
         print(f"\n{kind}, client {how.__name__[1:]}: {tried} tries, {cured:.1f} s past the timer")
+
+
+def test_a_worker_is_ended_when_the_time_of_its_client_is_over_and_not_before() -> None:
+    """A client that takes its time between its calls, and at last does nothing; another one knocks.
+
+    Its connection stays, as that of a host that has lost its power does.
+    """
+    samba_options = {"fss:sequence timeout": str(SLOW_SEQUENCE)}
+    with ExitStack() as undo:
+        made = undo.enter_context(lane("btrfs", {}, samba_options))
+        client, other = made.near(undo), made.near(undo)
+        in_time = False
+        while not in_time:
+            taken = CopySet(client)
+            taken.start()
+            acts = [time.monotonic()]
+            for act in (partial(taken.add, SHARES[0]), taken.prepare):
+                while time.monotonic() < acts[-1] + SLOW_SEQUENCE - 1:
+                    assert _start(other) == "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
+                    time.sleep(0.5)
+                in_time = time.monotonic() < acts[-1] + SLOW_SEQUENCE
+                if not in_time:  # a busy host made it too slow; nothing can be said
+                    break
+                act()
+                acts.append(time.monotonic())
+            if not in_time:
+                taken.abort()
+        while refused := _attempt(other):
+            if time.monotonic() > acts[-1] + SLOW_SEQUENCE + WITHIN:
+                pytest.fail(f"{refused}\n{made.rig.daemon.log()}")
+            if "did not answer" in refused:  # its worker has been ended
+                other.close()
+                other = made.near(undo)
+            time.sleep(0.5)
+        assert time.monotonic() > acts[-1] + SLOW_SEQUENCE
+        (line,) = [line for line in made.rig.daemon.log().splitlines() if "is ended: " in line]
+        assert f"the client of the set {taken.id} ([{SHARES[0]}])" in line
+        assert line.count(f"uid {made.rig.operator.uid} for {made.path}/{SHARES[0]}") == 2
+        made.rig.assert_nothing_left(10)
 
 
 @pytest.mark.parametrize("how", [_gone, _closed, _vanished], ids=lambda how: how.__name__[1:])

@@ -64,7 +64,9 @@ KNOWN = samba_copy_of(COPY.path, SetState.RECOVERED, COPY.context)
 SAMBA = SambaState(
     sets=(SambaSet(id=SET, state=SetState.RECOVERED, context=COPY.context),), copies=(KNOWN,)
 )
-PRESENCE = Presence(quiet=1.0, reconciled=NOW.isoformat(), done=(), failed=(), unsealed=())
+PRESENCE = Presence(
+    quiet=1.0, reconciled=NOW.isoformat(), done=(), failed=(), unsealed=(), refused=()
+)
 
 
 def seen(copy: ShadowCopy | None = COPY, samba: SambaState | None = SAMBA) -> Observation:

@@ -213,7 +213,12 @@ def test_part_always_fits(character: str, length: int, count: int) -> None:
         fate=Fate.FAILED, reason=text, target=text, evidence=(text,) * count, error=text
     )
     presence = Presence(
-        quiet=1.0, reconciled="", done=(text,) * count, failed=(text,) * count, unsealed=(text,)
+        quiet=1.0,
+        reconciled="",
+        done=(text,) * count,
+        failed=(text,) * count,
+        unsealed=(text,),
+        refused=(text,),
     )
     for part in (finding, presence):
         data = encode_part(part)
