@@ -388,8 +388,10 @@ class Worker:
     Attributes:
         clients: how many connections it serves, or None if Samba did not say.
         started: when it was started, in seconds since this boot.
+        holds: ids of the sets that it is known to have in memory.
     """
 
     pid: int
     clients: int | None
     started: float = 0.0
+    holds: frozenset[str] = frozenset()

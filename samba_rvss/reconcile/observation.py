@@ -7,7 +7,7 @@ Nothing here changes anything or takes the ledger's write lock.
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -20,12 +20,13 @@ from samba_rvss.model import (
     Moment,
     Phase,
     SambaState,
+    SetState,
     ShadowCopy,
     Volume,
     Worker,
 )
 from samba_rvss.mounts import image_of
-from samba_rvss.samba import control, fss_state, registry
+from samba_rvss.samba import control, fss_state, memory, registry
 from samba_rvss.samba.conf import Config
 
 _logger = logging.getLogger(__name__)
@@ -205,6 +206,8 @@ def observe(sources: Sources) -> Observation:
             "the rpcd_fsrvp workers",
             lambda: control.workers(config.file, config.samba_lock_directory),
         )
+    if samba is not None and any(each.state < SetState.EXPOSED for each in samba.sets):
+        workers = workers and tuple(_with_sets(config, worker) for worker in workers)
     wall, present = now(), moment()
     connected = None
     if any(_may_expire(copy, config.maximum_age, wall) for copy in before.values()):
@@ -264,6 +267,16 @@ def _may_expire(copy: ShadowCopy, maximum_age: float, wall: datetime) -> bool:
 
 def _is_of_before(copy: ShadowCopy) -> bool:
     return copy.since.boot != moment().boot
+
+
+def _with_sets(config: Config, worker: Worker) -> Worker:
+    """Return a worker with the sets that it has in memory, if it tells."""
+    try:
+        told = memory.look(config.file, worker.pid)
+    except RvssError as exc:
+        _logger.debug("%s", exc)
+        return worker
+    return replace(worker, holds=frozenset(held.id for held in told.sets))
 
 
 def _samba_state(path: str, expected: set[str], twice_seconds: float | None) -> SambaState:

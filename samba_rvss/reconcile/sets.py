@@ -92,9 +92,12 @@ def _judge_set(
         left, evidence = timeout - (quiet or 0.0), "nobody got past it"
         if blocking:
             # A client that tries again and again is neither gone nor silent. But if its worker
-            # read this set from the file, no other set can be in progress in that worker.
+            # read this set from the file, no other set can be in progress in that worker; nor if
+            # it has it in memory.
             read = all(_has_read(seen, worker, since, members) for worker in busy)
             left = (patience if read else timeout) - waited
+            if dead and all(samba_set.id in worker.holds for worker in busy):
+                left, evidence = grace - waited, "its worker has no other set in progress"
     if left > 0:
         due = min(left, _LOOK_AGAIN) if busy and blocking else left
         draft.leave(samba_set.id, f"{reason}; it has {left:.0f} s left", due)

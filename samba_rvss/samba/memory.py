@@ -18,7 +18,9 @@ SECONDS = 3.0
 
 _AGENT = "    parent fss rpc server ctx "
 _BLOCK = re.compile(r"(?P<indent>(?: {4})+)(?P<name>\S.*?) +contains +\d+ bytes in +\d+ blocks ")
-_GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# The id of a set that was read from srv_fss.tdb has the key's beginning before it, and the set is a
+# level deeper (source3/rpc_server/fss/srv_fss_state.c, fss_state_retrieve()).
+_ID = re.compile(r"(?:sc_set/)?(?P<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _RENEWAL, _SET, _COPY, _MAPPING = (
     "struct GUID",
     "struct fss_sc_set",
@@ -87,15 +89,15 @@ def parse(said: str) -> Memory:
         match above:
             case [] if name == _RENEWAL:
                 renewals += 1
-            case [] if name == _SET:
-                ids.append("")
-                shares.append([])
-            case [parent] if parent == _SET and _GUID.fullmatch(name):
-                ids[-1] = name
-            case [first, second, third] if (first, second, third) == (_SET, _COPY, _MAPPING):
+            case [*_, parent] if parent == _SET and (found := _ID.fullmatch(name)):
+                ids[-1] = found["id"]
+            case [*_, first, second, third] if (first, second, third) == (_SET, _COPY, _MAPPING):
                 # Beside the share stands the name that it is to be exposed by.
-                if not name.endswith("}") and not name.endswith("}$"):
+                if not name.endswith(("}", "}$")):
                     shares[-1].append(name)
+        if name == _SET:
+            ids.append("")
+            shares.append([])
         above.append(name)
     if not all(ids):
         raise RvssError(Problem.SAMBA, "rpcd_fsrvp has a set without an id in memory")

@@ -51,6 +51,18 @@ ADDED = f"""\
         struct fss_sc_set              contains    101 bytes in   2 blocks (ref 0) 0x55d8ba0d7750
             {OLD} contains     37 bytes in   1 blocks (ref 0) 0x55d8ba0dbe40
 """
+READ = f"""\
+    parent fss rpc server ctx      contains    490 bytes in  12 blocks (ref 0) 0x55d8ba0c9590
+        talloc_new: ../srv_fss_state.c:617 contains    302 bytes in   9 blocks (ref 0) 0x55d
+            struct fss_sc_set              contains    354 bytes in   8 blocks (ref 0) 0x55d8ba0d775
+                struct fss_sc                  contains    253 bytes in   6 blocks (ref 0) 0x55d8ba0
+                    struct fss_sc_smap             contains     95 bytes in   3 blocks (ref 0) 0x55d
+                        sc_set/{SET}/sc/{COPY}/smap/vms@{{id}} contains 43 bytes in 1 blocks (ref 0)
+                        vms                            contains      4 bytes in   1 blocks (ref 0) 0
+                    /srv/vms                       contains     33 bytes in   1 blocks (ref 0) 0x55d
+                    sc_set/{SET}/sc/{COPY} contains     37 bytes in   1 blocks (ref 0) 0x55d8ba0dc97
+                sc_set/{SET} contains     37 bytes in   1 blocks (ref 0) 0x55d8ba0dbe40
+"""
 
 
 @pytest.mark.parametrize(
@@ -62,8 +74,9 @@ ADDED = f"""\
             ADDED,
             Memory(sets=(HeldSet(id=SET, shares=("My VMs", "sql$")), HeldSet(id=OLD)), renewals=2),
         ),
+        (READ, Memory(sets=(HeldSet(id=SET, shares=("vms",)),), renewals=0)),
     ],
-    ids=["nothing", "started", "added"],
+    ids=["nothing", "started", "added", "read from the file"],
 )
 def test_what_a_worker_tells(said: str, expected: Memory) -> None:
     assert parse(BEFORE + said + AFTER) == expected

@@ -302,6 +302,8 @@ UNKNOWN_REASON = "neither srv_fss.tdb nor a share has it"
 BUSY = (Worker(pid=7, clients=0), Worker(pid=8, clients=1))
 # It read what it knows from the file.
 NEWER = (Worker(pid=8, clients=1, started=math.inf),)
+# It has it in memory: it can have no other set in progress.
+HOLDER = (Worker(pid=7, clients=0), Worker(pid=8, clients=1, holds=frozenset({SET})))
 IDLE = (Worker(pid=7, clients=0), Worker(pid=8, clients=0))
 SILENT_WORKER = (Worker(pid=7, clients=None),)
 TAKEN = Given(phase=Phase.TAKEN, image="writable", served=False, state=SetState.COMMITTED)
@@ -981,6 +983,21 @@ SETS = [
         "its last copy goes, and Samba has not written that yet",
         replace(LEFT, gone=frozenset({A}), workers=BUSY, quiet=0),
         Leaves(reason="a client is connected to its worker", target=SET, due=5),
+    ),
+    row(
+        "the same, and its worker has it in memory",
+        replace(LEFT, gone=frozenset({A}), workers=HOLDER, quiet=0),
+        goes("no shadow copy of it is left", SetState.COMMITTED),
+    ),
+    row(
+        "its worker has it in memory, but its copies may not be known yet",
+        replace(LEFT, found={f"set {SET}": 10.0}, workers=HOLDER, quiet=0),
+        Leaves(reason="to its worker; it has 20 s left", target=SET, due=5),
+    ),
+    row(
+        "its worker has it in memory, and its client may be at work",
+        replace(LEFT, state=SetState.ADDED, found=LONG, workers=HOLDER, quiet=0),
+        Leaves(reason="to its worker; it has", target=SET, due=5),
     ),
     row(
         "a copy of it is being removed",
