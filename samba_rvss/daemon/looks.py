@@ -15,6 +15,7 @@ from samba_rvss.errors import Problem, RvssError
 T = TypeVar("T")
 
 _AT_ONCE = 4
+_SILENT = 1.0  # seconds after which who has not answered is taken for dead, until he does
 
 
 class Looks:
@@ -38,7 +39,7 @@ class Looks:
         """
         present = time.monotonic()
         others = self._since.setdefault(path, {})
-        if len(others) >= _AT_ONCE:
+        if len(others) >= _AT_ONCE and present - min(others.values()) >= _SILENT:
             raise RvssError(
                 Problem.BUSY,
                 f"the file system of {path} has not answered for"

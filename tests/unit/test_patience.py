@@ -56,13 +56,16 @@ def test_looks_at_a_dead_share_take_nothing_from_others() -> None:
 
     async def scenario() -> None:
         looks = Looks()
+        for _ in range(4):  # one after the other, and not yet too long
+            with pytest.raises(RvssError):
+                await looks.look("/dead", answer.wait, time.monotonic() + 0.001)
+        await asyncio.sleep(1.1)
         problems = []
         for _ in range(100):
             with pytest.raises(RvssError) as caught:
                 await looks.look("/dead", answer.wait, time.monotonic() + 0.001)
             problems.append(caught.value.problem)
-        assert set(problems[:4]) == {Problem.DEADLINE}
-        assert set(problems[4:]) == {Problem.BUSY}
+        assert set(problems) == {Problem.BUSY}
         assert await looks.look("/good", lambda: 1, time.monotonic() + 60.0) == 1
         with pytest.raises(ZeroDivisionError):
             await looks.look("/good", lambda: 1 // 0, time.monotonic() + 60.0)
