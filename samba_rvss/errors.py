@@ -6,6 +6,8 @@ A problem's number is the status byte on both sockets, the exit status of the ho
 
 from enum import IntEnum
 
+from samba_rvss.text import printable
+
 
 class Problem(IntEnum):
     """What went wrong, as administrators, programs and the wire see it."""
@@ -56,5 +58,4 @@ class RvssError(Exception):
 
     def line(self) -> str:
         """Return the error as one printable line, whatever bytes its parts held."""
-        text = " ".join(str(self).split()).encode("utf-8", "backslashreplace").decode("utf-8")
-        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+        return printable(str(self).strip())

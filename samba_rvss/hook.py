@@ -23,7 +23,9 @@ INTERNAL, USAGE, NO_DAEMON = 1, 2, 22
 
 
 def fail(status, sentence):
-    sys.stderr.write("samba-rvss hook: " + sentence + "\n")
+    # Samba's log has what others write too: what is not printable is escaped.
+    shown = "".join([char if char.isprintable() else ascii(char)[1:-1] for char in sentence])
+    sys.stderr.write("samba-rvss hook: " + shown + "\n")
     return status
 
 
@@ -69,12 +71,13 @@ def main(argv):
         )
     if not reply:
         return fail(NO_DAEMON, "the daemon closed the connection without an answer")
-    status, line = reply[0], reply[1:].decode("utf-8", "surrogateescape")
+    status, line = reply[0], reply[1:]
     if status:
-        return fail(status, line.encode("utf-8", "backslashreplace").decode("utf-8"))
+        return fail(status, line.decode("utf-8", "surrogateescape"))
     if line:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        # A path is bytes, whatever locale smbd has.
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
     return 0
 
 

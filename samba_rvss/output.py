@@ -1,13 +1,66 @@
-"""What commands print: JSON for programs, tables for people, plain columns for pipes."""
+"""What commands print: JSON for programs, tables for people, plain columns for pipes.
 
+Place: the one door to standard output and standard error; what is logged passes through it too.
+Contract: whatever bytes a name held, and whatever the locale can show, each line stays one line,
+and printing it does not fail.
+"""
+
+import codecs
+import io
 import json
+import locale
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from samba_rvss.text import printable
+
+_INDENT = "    "
+
+
+def prepare() -> None:
+    """Have standard output and standard error take what they cannot encode as an escape.
+
+    Python's UTF-8 mode, which names of files need, would write UTF-8 in a locale that has another
+    encoding.
+    """
+    encoding = locale.getencoding()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            mistaken = stream.encoding == "utf-8" and codecs.lookup(encoding).name != "ascii"
+            stream.reconfigure(encoding=encoding if mistaken else None, errors="backslashreplace")
+    if logging.lastResort is not None:  # what is logged where nobody has set up a log
+        logging.lastResort.setFormatter(Formatter())
+
+
+class Formatter(logging.Formatter):
+    """Formats what is logged: one line, and a traceback as indented lines below it.
+
+    The record that a handler gets back has only what is formatted: the journal's handler sends
+    every attribute of it, and loses the whole message if one of them cannot be encoded.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record, and leave nothing else in the record."""
+        record.levelname = record.levelname.lower()
+        record.msg, record.args = printable(record.getMessage()), None
+        below = [record.exc_text or ""]
+        if record.exc_info and not record.exc_text:
+            below = [self.formatException(record.exc_info)]
+        below.append(record.stack_info or "")
+        record.exc_text = indented("\n".join(below)) or None
+        record.exc_info = record.stack_info = None
+        return super().format(record)
+
+
+def indented(text: str) -> str:
+    """Return lines, a traceback's for example, in a form that no other line has."""
+    return "\n".join(f"{_INDENT}{printable(line)}" for line in text.splitlines() if line)
+
 
 def print_json(value: object) -> None:
-    """Print a value as JSON, with names that are not UTF-8 escaped."""
+    """Print a value as JSON, with all that is not ASCII escaped."""
     print(json.dumps(value, indent=2, ensure_ascii=True))
 
 
@@ -15,7 +68,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: st
     """Print rows: as a table on a terminal, else separated by tabs with a heading."""
     if sys.stdout.isatty():
         if not rows:
-            print(empty)
+            print_line(empty)
             return
         from rich.console import Console
         from rich.table import Table
@@ -40,9 +93,19 @@ def print_facts(facts: Mapping[str, str]) -> None:
         print(f"{name:<{width}}  {_clean(value)}")
 
 
-def print_line(text: str) -> None:
-    """Print a line, whatever bytes its parts held."""
+def print_line(text: str = "") -> None:
+    """Print a line."""
     print(_clean(text))
+
+
+def print_error(text: str, *, prefix: str = "samba-rvss: ") -> None:
+    """Print a line on standard error."""
+    print(f"{prefix}{printable(text)}", file=sys.stderr, flush=True)
+
+
+def print_traceback(text: str) -> None:
+    """Print a traceback on standard error."""
+    print(indented(text), file=sys.stderr, flush=True)
 
 
 def local_time(time: datetime) -> str:
@@ -51,5 +114,4 @@ def local_time(time: datetime) -> str:
 
 
 def _clean(cell: str) -> str:
-    text = cell.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return printable(cell, sys.stdout.encoding or "utf-8")

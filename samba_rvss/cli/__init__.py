@@ -7,8 +7,9 @@ An unknown failure keeps its traceback.
 import argparse
 import os
 import sys
+import traceback
 
-from samba_rvss import __version__
+from samba_rvss import __version__, output
 from samba_rvss.cli import adopt, daemon, delete, demo, events, listing, reconcile, shares, status
 from samba_rvss.errors import Problem, RvssError
 
@@ -43,6 +44,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    if argv is None and sys.getfilesystemencoding() != "utf-8":
+        # Samba's names are UTF-8, whatever the locale says; no locale has a variable for that.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - ourselves again
+    output.prepare()
     try:
         arguments = parser().parse_args(argv)
         if os.geteuid() != 0:
@@ -50,12 +55,15 @@ def main(argv: list[str] | None = None) -> int:
         status: int = arguments.function(arguments)
         sys.stdout.flush()
     except RvssError as exc:
-        print(f"samba-rvss: {exc.line()}", file=sys.stderr)
+        output.print_error(exc.line())
         return int(exc.problem)
     except KeyboardInterrupt:
-        print("samba-rvss: interrupted", file=sys.stderr)
+        output.print_error("interrupted")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except Exception:  # noqa: BLE001 - it is told whole, but for what a terminal would obey
+        output.print_traceback(traceback.format_exc())
+        return int(Problem.INTERNAL)
     return status

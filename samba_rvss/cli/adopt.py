@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.print_json({**as_data(findings), "not_excluded": _NOT_EXCLUDED})
     else:
-        print(summary(findings) if findings else f"there is no image of {arguments.source}")
-        print(f"not excluded: {_NOT_EXCLUDED}")
+        output.print_line(
+            summary(findings) if findings else f"there is no image of {arguments.source}"
+        )
+        output.print_line(f"not excluded: {_NOT_EXCLUDED}")
     return exit_status(findings)

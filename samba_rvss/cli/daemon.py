@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 import time
-from typing import Any
 
+from samba_rvss import output
 from samba_rvss.cli.common import Verbs
 from samba_rvss.errors import RvssError
 
@@ -66,15 +66,9 @@ def log_to_journal_or_stderr(*, debug: bool) -> None:
         from systemd.journal import JournalHandler
 
         handler = JournalHandler(SYSLOG_IDENTIFIER="samba-rvss")
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(output.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(output.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-
-
-class _Formatter(logging.Formatter):
-    def formatMessage(self, record: Any) -> str:
-        record.levelname = record.levelname.lower()
-        return super().formatMessage(record)

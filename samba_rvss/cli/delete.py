@@ -1,9 +1,8 @@
 """``samba-rvss delete``: delete shadow copies, with their exposed shares; the daemon does it."""
 
 import argparse
-import sys
 
-from samba_rvss import wire
+from samba_rvss import output, wire
 from samba_rvss.cli.common import Verbs, ask, configuration, open_ledger, the_copy
 from samba_rvss.errors import RvssError
 
@@ -30,8 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             with open_ledger(config) as ledger:
                 copy = the_copy(ledger, word, gone=False)
-            print(ask(config, wire.AdminRequest(verb="delete", copy=copy.id)))
+            output.print_line(ask(config, wire.AdminRequest(verb="delete", copy=copy.id)))
         except RvssError as exc:
-            print(f"samba-rvss: {exc.line()}", file=sys.stderr)
+            output.print_error(exc.line())
             status = status or int(exc.problem)
     return status

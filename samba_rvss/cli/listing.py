@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Container, Iterator
 from datetime import datetime
 from enum import Enum
@@ -88,7 +87,7 @@ def _others(config: Config, living: Container[str]) -> Iterator[dict[str, Any]]:
         )
         yield row | {"machine": found.machine}
     for file_system, reason in inventory.unlisted.items():
-        print(f"samba-rvss: {file_system} cannot be listed: {reason}", file=sys.stderr)
+        output.print_error(f"{file_system} cannot be listed: {reason}")
 
 
 def _other(
@@ -155,7 +154,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             **({"adopted": "its record was made anew from its mark"} if copy.adopted else {}),
         }
     )
-    print()
+    output.print_line()
     output.print_table(
         ["TIME", "EVENT", "TOOK", "UID", "DETAIL"], [_event_row(event) for event in events], ""
     )

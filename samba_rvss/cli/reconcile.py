@@ -75,7 +75,7 @@ class _Printer:
         if self._as_json:
             output.print_json(as_data(self._findings))
         else:
-            print(summary(self._findings))
+            output.print_line(summary(self._findings))
         return exit_status(self._findings)
 
 

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"There are no shares in {config.file}.",
     )
     for warning in warnings:
-        print(f"warning: {warning}")
+        output.print_line(f"warning: {warning}")
     return 0
 
 

@@ -91,9 +91,9 @@ def as_data(
 
 def show(seen: "Look", judged: "Standing", shares: int, unsupported: Mapping[str, str]) -> None:
     """Print the status for people."""
-    print("healthy" if judged.healthy else f"NOT HEALTHY: {len(judged.wrong)} wrong")
+    output.print_line("healthy" if judged.healthy else f"NOT HEALTHY: {len(judged.wrong)} wrong")
     _some(judged.wrong)
-    print()
+    output.print_line()
     oldest = judged.oldest
     taken = f"{oldest.id}, taken {output.local_time(oldest.created)}" if oldest else "none"
     facts = {
@@ -111,15 +111,21 @@ def show(seen: "Look", judged: "Standing", shares: int, unsupported: Mapping[str
     }
     output.print_facts(facts)
     if judged.differences:
-        print(f"\ndiffering between Samba's view and ours: {len(judged.differences)}")
+        output.print_line()
+        output.print_line(f"differing between Samba's view and ours: {len(judged.differences)}")
         _some(judged.differences)
     elif judged.sets is not None:
-        print("\nSamba's view and ours are the same.")
+        output.print_line()
+        output.print_line("Samba's view and ours are the same.")
     if judged.foreign:
-        print(f"\nnot ours, and left alone: {len(judged.foreign)}, see 'samba-rvss list --all'")
+        output.print_line()
+        output.print_line(
+            f"not ours, and left alone: {len(judged.foreign)}, see 'samba-rvss list --all'"
+        )
         _some(judged.foreign)
     if seen.plan.actions:
-        print(f"\n{len(seen.plan.actions)} to do, see 'samba-rvss reconcile --dry-run':")
+        output.print_line()
+        output.print_line(f"{len(seen.plan.actions)} to do, see 'samba-rvss reconcile --dry-run':")
         _some([action.describe() for action in seen.plan.actions])
 
 
@@ -128,7 +134,7 @@ def _some(lines: Sequence[str]) -> None:
     for line in lines[:_SHOWN]:
         output.print_line(f"  {line}")
     if len(lines) > _SHOWN:
-        print(f"  and {len(lines) - _SHOWN} more")
+        output.print_line(f"  and {len(lines) - _SHOWN} more")
 
 
 def _states(counts: Mapping[Any, int]) -> dict[str, int]:

@@ -273,5 +273,5 @@ def log_request(verb: str, subject: str, uid: int, seconds: float, status: int, 
     """Log a finished request: who wanted what, how long it took, and what came of it."""
     level = logging.ERROR if status else logging.INFO
     outcome = f"failed ({Problem(status).name}): {line}" if status else "done"
-    what = f"{verb} {subject}".rstrip().encode("utf-8", "backslashreplace").decode("utf-8")[:300]
+    what = f"{verb} {subject}".rstrip()[:300]
     _logger.log(level, "%s by uid %d in %.1f ms: %s", what, uid, seconds * 1000, outcome)

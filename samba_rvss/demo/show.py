@@ -6,7 +6,6 @@ Place: what ``samba-rvss demo`` calls. It can be ended at any moment; everything
 import dataclasses
 import os
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -47,7 +46,7 @@ def _run(directory: Path | None, signals: Signals, *, as_json: bool) -> int:
         perform(reporter, parent)
     except Interrupted:
         name = signal.Signals(signals.number).name
-        print(f"samba-rvss: ended by {name}; everything is cleared away", file=sys.stderr)
+        output.print_error(f"ended by {name}; everything is cleared away")
         return 128 + signals.number
     except RvssError as exc:
         failure = exc
@@ -64,9 +63,9 @@ def _run(directory: Path | None, signals: Signals, *, as_json: bool) -> int:
 
 def _show(reporter: Reporter, seconds: float, failure: RvssError | None, *, as_json: bool) -> None:
     for name, text in reporter.logs.items():
-        print(f"the end of {name}'s log:", file=sys.stderr)
+        output.print_error(f"the end of {name}'s log:", prefix="")
         for line in text.splitlines()[-_LOG_LINES:]:
-            print(f"    {line}", file=sys.stderr)
+            output.print_error(line, prefix="    ")
     if as_json:
         output.print_json(
             {
@@ -83,18 +82,21 @@ def _show(reporter: Reporter, seconds: float, failure: RvssError | None, *, as_j
         [[step.name, f"{step.milliseconds:.1f}", step.saw] for step in reporter.steps],
         "Nothing could be done.",
     )
-    print()
+    output.print_line()
     output.print_table(
         ["EXPECTATION", "MET", "FOUND"],
         [[check.name, "yes" if check.ok else "NO", check.found] for check in reporter.checks],
         "Nothing could be checked.",
     )
     met = sum(check.ok for check in reporter.checks)
-    print(f"\n{met} of {len(reporter.checks)} expectations are met; it took {seconds:.1f} s.")
+    output.print_line()
+    output.print_line(
+        f"{met} of {len(reporter.checks)} expectations are met; it took {seconds:.1f} s."
+    )
 
 
 def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    output.print_error(line, prefix="")
 
 
 def _walkable(directory: Path) -> Path:

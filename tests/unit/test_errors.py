@@ -27,9 +27,10 @@ def test_it_can_be_raised_and_caught() -> None:
     assert caught.value.problem is Problem.NOT_FOUND
 
 
-def test_line_is_one_line() -> None:
-    assert RvssError(Problem.TOOL, "zfs said:\n\tno\r\n such pool  ").line() == (
-        "zfs said: no such pool"
+def test_line_is_one_line_that_hides_nothing() -> None:
+    """Two blanks are two, and the end of a line in a name is no blank: they are other names."""
+    assert RvssError(Problem.BUSY, "'/srv/my  vms/a\n\x1b[2Jb' is in use  ").line() == (
+        r"'/srv/my  vms/a\n\x1b[2Jb' is in use"
     )
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -22,11 +22,17 @@ HOOK = Path(samba_rvss.__file__).parent / "hook.py"
 Serve: TypeAlias = Callable[[socket.socket], object]
 
 
-def run(*words: str | bytes, hook: Path = HOOK) -> "subprocess.CompletedProcess[bytes]":
-    """Run the hook as its first line says."""
+def run(
+    *words: str | bytes,
+    hook: Path = HOOK,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run the hook as its first line says; with more options, in another environment."""
     return subprocess.run(
-        [sys.executable, "-ISE", str(hook), *words],
+        [sys.executable, "-ISE", *options, str(hook), *words],
         capture_output=True,
+        env=None if env is None else {"PATH": os.environ["PATH"], **env},
         stdin=subprocess.DEVNULL,
         check=False,
         timeout=30,
@@ -117,6 +123,27 @@ def test_create_prints_the_path(path: Path) -> None:
 def test_paths_may_hold_any_bytes(path: Path) -> None:
     _, done = ask(path, b"\0/run/exposed/\xff", "create", "/srv/vms")
     assert (done.returncode, done.stdout) == (0, b"/run/exposed/\xff\n")
+
+
+def test_words_and_paths_are_the_same_in_any_locale(path: Path) -> None:
+    """Samba's are UTF-8; smbd may have been started in a locale that is not."""
+    requests: list[bytes] = []
+    place = "/run/exposed/Архив"
+    with daemon(path, _answering(requests, encode_reply(0, place))):
+        done = run(
+            *("-S", str(path), "create", "/srv/Архив"),
+            options=["-X", "utf8=0"],
+            env={"LC_ALL": "C"},
+        )
+    assert requests == ["create\0/srv/Архив".encode()]
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{place}\n".encode(), b"")
+
+
+def test_a_line_of_sambas_log_cannot_be_forged(path: Path) -> None:
+    reply = bytes([Problem.BUSY]) + b"'a\n[2026/01/01, 0] all is lost\x1b\xff' is in use"
+    _, done = ask(path, reply, "create", "/srv/vms")
+    shown = rb"'a\n[2026/01/01, 0] all is lost\x1b\udcff' is in use"
+    assert done.stderr == b"samba-rvss hook: " + shown + b"\n"
 
 
 @pytest.mark.parametrize("problem", Problem)
