@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar, cast
 
 from samba_rvss.closing import Closing
 from samba_rvss.errors import RvssError
-from samba_rvss.run import environment
+from samba_rvss.run import environment, not_started
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,9 +30,18 @@ class Child(Closing):
 
     Attributes:
         pid: its process id.
+
+    Raises:
+        ToolError: if it cannot be started.
     """
 
     def __init__(self) -> None:
+        try:
+            self._start()
+        except OSError as exc:
+            raise not_started([sys.executable], exc) from exc
+
+    def _start(self) -> None:
         ours, theirs = socket.socketpair()
         code = (
             f"import sys; sys.path.insert(0, {_ROOT!r}); "

@@ -29,9 +29,9 @@ class ToolError(RvssError):
     Attributes:
         argv: the program's absolute path and its arguments.
         status: its exit status, negative for the signal that ended it; None if it did not end in
-            time.
-        stdout: all of its standard output; empty if it did not end in time.
-        stderr: all of its standard error; empty if it did not end in time.
+            time, or could not be started.
+        stdout: all of its standard output; empty if there is no status.
+        stderr: all of its standard error; empty if there is no status.
     """
 
     def __init__(
@@ -80,6 +80,17 @@ def tool(name: str, search: str = "") -> str:
     )
 
 
+def not_started(argv: Sequence[str], exc: Exception) -> ToolError:
+    """Return the error for a program that the kernel, or Python, did not start.
+
+    Args:
+        argv: its absolute path and its arguments.
+        exc: why.
+    """
+    reason = (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)
+    return ToolError(argv, None, "", "", f"cannot be started: {reason}")
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment that programs get: nothing is inherited."""
     return {"PATH": _PATH, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(extra or {})}
@@ -102,20 +113,25 @@ def run(
 
     Raises:
         RvssError: MISSING if there is no such program.
-        ToolError: if it did not end in time, or with a status that is a failure.
+        ToolError: if it could not be started, or did not end in time, or with a status that is a
+            failure.
     """
     words = [argv[0] if "/" in argv[0] else tool(argv[0]), *argv[1:]]
     _reap_abandoned()
-    process = subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(env),
-        text=True,
-        errors="surrogateescape",
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(env),
+            text=True,
+            errors="surrogateescape",
+            start_new_session=True,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as exc:
+        tool.cache_clear()  # it may be somewhere else by now
+        raise not_started(words, exc) from exc
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as exc:

@@ -73,8 +73,8 @@ class SambaProcess(Closing):
         """Run a module-level function in the child and return its result.
 
         Raises:
-            RvssError: what the function raised; SAMBA if it did not answer in time or the child
-                died, after which the next call gets a new child.
+            RvssError: what the function raised; TOOL if there can be no child; SAMBA if it did not
+                answer in time or the child died, after which the next call gets a new child.
         """
         with self._lock:
             child = self._child or self._start()

@@ -1,13 +1,16 @@
 """The one door to other programs, with real programs behind it."""
 
 import os
+import resource
 import signal
+import sys
 import time
 from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
+from samba_rvss.child import Child
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import ToolError, environment, run, tool
 
@@ -131,6 +134,68 @@ def test_missing_tool() -> None:
     with pytest.raises(RvssError, match="no-such-tool-here is not installed") as caught:
         run(["no-such-tool-here"], timeout=5)
     assert caught.value.problem is Problem.MISSING
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words", "reason"),
+    [
+        (None, 0, [], "No such file or directory"),
+        ("#!/bin/sh", 0o644, [], "Permission denied"),
+        ("no program", 0o755, [], "Exec format error"),
+        ("", 0o755, [], "Exec format error"),
+        ("#!/no/such/interpreter", 0o755, [], "No such file or directory"),
+        ("#!/bin/sh", 0o755, ["x" * (1 << 18)], "Argument list too long"),
+        ("#!/bin/sh", 0o755, ["a\0b"], "embedded null byte"),
+        ("#!/bin/sh", 0o755, ["\ud800"], "surrogates not allowed"),
+    ],
+)
+def test_a_program_that_cannot_be_started_is_named(
+    tmp_path: Path, text: str | None, mode: int, words: list[str], reason: str
+) -> None:
+    program = tmp_path / "program"
+    if text is not None:
+        program.write_text(text)
+        program.chmod(mode)
+    with pytest.raises(ToolError, match=f"cannot be started: .*{reason}$") as caught:
+        run([str(program), *words], timeout=5)
+    error = caught.value
+    assert error.message.startswith(f"{program} ")
+    assert (error.problem, error.argv, error.status) == (
+        Problem.TOOL,
+        (str(program), *words),
+        None,
+    )
+
+
+def test_a_program_that_was_moved_is_found_again(tmp_path: Path) -> None:
+    """It may be upgraded, or moved, while the daemon runs."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for directory in (first, second):
+        directory.mkdir()
+    _program(second, "echo second")
+    search = f"{first}:{second}"
+    program = _program(first, "echo first")
+    assert run([tool("program", search)], timeout=5) == "first\n"
+    os.unlink(program)
+    with pytest.raises(ToolError, match="cannot be started"):
+        run([tool("program", search)], timeout=5)
+    assert run([tool("program", search)], timeout=5) == "second\n"
+
+
+def test_nothing_can_be_started_without_descriptors() -> None:
+    """Of programs and of our own children the error is one that says so, and nothing is left."""
+    before = os.listdir("/proc/self/fd")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        with pytest.raises(ToolError, match=r"/true cannot be started: Too many open files$"):
+            run(["/bin/true"], timeout=5)
+        with pytest.raises(ToolError, match=r"cannot be started: Too many open files$") as caught:
+            Child()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.argv == (sys.executable,)
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_tool_is_found_on_our_path_not_the_callers(
