@@ -411,6 +411,67 @@ def test_without_the_capability_for_file_handles(storage: BtrfsStorage) -> None:
     assert storage.names() == []
 
 
+_UNPRIVILEGED = """
+import sys
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Identity, Nested, Volume
+from samba_rvss.providers.btrfs.provider import Btrfs
+
+file_system, instance, image = sys.argv[1:]
+volume = Volume(
+    provider="btrfs", file_system=file_system, id="1", name="", directory="", inode=256
+)
+try:
+    Btrfs(Identity(id=instance)).destroy(volume, image)
+except RvssError as exc:
+    assert exc.problem is Problem.SYSTEM, exc
+    assert "permitted" in exc.message and "CAP_SYS_ADMIN" in exc.hint, exc
+    assert "in use" not in str(exc) and "btrfs send" not in str(exc), exc
+else:
+    raise AssertionError("it was permitted")
+"""
+
+
+def test_what_is_not_permitted_is_not_in_use(storage: BtrfsStorage) -> None:
+    """EPERM has many causes; as in a container without the capability, or without the device."""
+    mark = take(storage.provider, a_share(storage), Nested.INCLUDE)
+    words = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-c", _UNPRIVILEGED]
+    words += [mark.volume.file_system, storage.identity.id, mark.id]
+    subprocess.run(words, check=True, timeout=60, cwd=Path(__file__).parents[2])
+    assert [image.id for image in storage.provider.inventory().images] == [mark.id]
+
+
+def test_who_sends_an_image_is_named(storage: BtrfsStorage) -> None:
+    share = storage.volume("vms")
+    (share / "file").write_bytes(os.urandom(1 << 20))
+    mark = take(storage.provider, share)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=False)
+    part = storage.top / HOME / in_home(storage)[0]
+    words = ["btrfs", "send", str(part)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as sender:
+        try:
+            assert sender.stdout is not None
+            sender.stdout.read(1000)
+            error = refused(storage.provider.destroy, mark.volume, mark.id)
+        finally:
+            sender.kill()
+    assert error.problem is Problem.BUSY
+    assert f"btrfs (pid {sender.pid}) has {part} open" in error.message
+    storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
+
+
+def test_a_default_subvolume_is_not_called_busy_with_a_send(storage: BtrfsStorage) -> None:
+    mark = take(storage.provider, storage.volume("vms"))
+    part = storage.top / HOME / in_home(storage)[0]
+    run(["btrfs", "subvolume", "set-default", str(part)], timeout=30)
+    error = refused(storage.provider.destroy, mark.volume, mark.id)
+    run(["btrfs", "subvolume", "set-default", "5", str(storage.top)], timeout=30)
+    assert "default subvolume" in error.hint
+    assert "send" not in str(error)
+    storage.provider.destroy(mark.volume, mark.id)
+
+
 # trees that users own
 
 

@@ -22,10 +22,21 @@ def problem(exc: OSError, what: str) -> RvssError:
         return RvssError(
             Problem.READ_ONLY, f"{what}: the file system is read-only", "see the kernel's log"
         )
-    if exc.errno in (errno.EBUSY, errno.EPERM, errno.ETXTBSY):
+    if exc.errno == errno.ETXTBSY:
         return RvssError(
-            Problem.BUSY,
-            f"{what}: it is in use ({exc.strerror})",
-            "a 'btrfs send' or a swap file may hold it",
+            Problem.BUSY, f"{what}: a swap file in it is in use", "see 'swapon --show'"
+        )
+    if exc.errno == errno.EBUSY:
+        return RvssError(Problem.BUSY, f"{what}: it is in use", "end the program that uses it")
+    if exc.errno in (errno.EPERM, errno.EACCES):
+        return RvssError(
+            Problem.SYSTEM,
+            f"{what}: {_named(exc)} is not permitted",
+            "samba-rvss needs CAP_SYS_ADMIN and, in a container, the permission for the file"
+            " system's block devices",
         )
     return RvssError(Problem.SYSTEM, f"{what}: {exc.strerror or exc}")
+
+
+def _named(exc: OSError) -> str:
+    return f"what is to be done with {exc.filename}" if exc.filename else "that"

@@ -147,8 +147,8 @@ def _discard(home: Home, image: str, part: Part) -> None:
     for name in (parts.staged(image, part), parts.final(image, part)):
         try:
             home.delete(name)
-        except OSError as exc:  # the next try begins with it
-            _logger.warning("cannot remove %s: %s", home.where(name), exc.strerror)
+        except (OSError, RvssError) as exc:  # the next try begins with it
+            _logger.warning("cannot remove %s: %s", home.where(name), exc)
 
 
 def _finish_renames(home: Home, record: Record) -> None:

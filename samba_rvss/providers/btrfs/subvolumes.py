@@ -15,7 +15,7 @@ from itertools import count
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting
-from samba_rvss.providers.btrfs import ioctl, mounted
+from samba_rvss.providers.btrfs import held, ioctl, mounted
 
 GONE = frozenset({errno.ENOENT, errno.ESTALE})
 """What a call says of something that has been deleted."""
@@ -180,7 +180,8 @@ def delete(mount: int, parent: int, name: str) -> None:
         name: its name there.
 
     Raises:
-        RvssError: BUSY if somebody goes on making subvolumes in it, whatever was deleted.
+        RvssError: BUSY if somebody goes on making subvolumes in it, whatever was deleted; as
+            `held.refusal` if the kernel does not permit it.
         OSError: if btrfs refuses.
     """
     deadline = time.monotonic() + _SECONDS
@@ -191,6 +192,8 @@ def delete(mount: int, parent: int, name: str) -> None:
         except OSError as exc:
             if exc.errno in GONE:
                 return
+            if exc.errno == errno.EPERM:
+                raise held.refusal(name) from exc
             if exc.errno != errno.ENOTEMPTY:
                 raise
         # What was there at first is deleted, however much it is; what is made meanwhile may win.
@@ -214,7 +217,12 @@ def _delete_inside(mount: int, parent: int, name: str) -> None:
             ioctl.set_read_only(fd, read_only=False)
     for each in reversed(inner):
         with _unless_moved(), files.opened(opened(mount, each.parent, each.holder)) as fd:
-            ioctl.delete_subvolume(fd, each.leaf)
+            try:
+                ioctl.delete_subvolume(fd, each.leaf)
+            except PermissionError as exc:
+                if exc.errno != errno.EPERM:
+                    raise
+                raise held.refusal(each.leaf) from exc
 
 
 @contextmanager
