@@ -14,7 +14,7 @@ from samba_rvss.copies import identity
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
 from samba_rvss.errors import RvssError
-from samba_rvss.ledger import Ledger
+from samba_rvss.ledger import Ledger, aside
 from samba_rvss.model import Event
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
@@ -39,6 +39,7 @@ class Look:
         seen: everything that a plan depends on.
         plan: what reconciling would do.
         change: the last reconciling that did something, or failed to.
+        damaged: ledgers that could not be read and were set aside.
     """
 
     time: datetime
@@ -48,6 +49,7 @@ class Look:
     seen: Observation
     plan: Plan
     change: Event | None
+    damaged: tuple[str, ...] = ()
 
 
 def look(config: Config) -> Look:
@@ -75,6 +77,7 @@ def look(config: Config) -> Look:
         seen=seen,
         plan=plan(seen),
         change=change,
+        damaged=tuple(aside(config.ledger)),
     )
 
 

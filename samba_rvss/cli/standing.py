@@ -79,6 +79,11 @@ def _wrong(
         yield from (f"the last reconciling failed: {line}" for line in look.presence.failed)
         yield from look.presence.unsealed
         yield from look.presence.refused
+    for file in look.damaged:
+        yield (
+            f"the ledger was damaged and set aside as {file}, and what it lacked made anew from the"
+            " images' marks: see 'samba-rvss list', delete what nobody needs, and remove that file"
+        )
     deadline = look.config.seal_deadline
     for copy, seconds in unsealed.items():
         if seconds > deadline:

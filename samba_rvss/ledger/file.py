@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from urllib.parse import quote
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.ledger import damage
 from samba_rvss.ledger.schema import bring_up_to_date, require_present
 
 _logger = logging.getLogger(__name__)
@@ -21,12 +22,16 @@ class File:
         path: where it is; its directory must exist.
         read_only: for commands that must not change it.
 
+    Attributes:
+        set_aside: where a file, or a copy of it, is that could not be read; empty if it could.
+
     Raises:
-        RvssError: STATE if it cannot be opened or is of another version, NOT_FOUND if it is
-            opened for reading and there is none yet.
+        RvssError: STATE if it cannot be opened or is of another version, or for reading if it is
+            damaged; NOT_FOUND if it is opened for reading and there is none yet.
     """
 
     def __init__(self, path: str, *, read_only: bool) -> None:
+        self.set_aside = ""
         self._path = path
         self._lock = threading.Lock()
         self._status: os.stat_result | None = None
@@ -34,15 +39,40 @@ class File:
             raise RvssError(
                 Problem.NOT_FOUND, f"there is no ledger at {path}", "has the daemon ever run?"
             )
-        with self._reported(), ExitStack() as undo:
-            self._database = _connect(path, "ro" if read_only else "rwc")
+        with self._reported():
+            try:
+                self._open(read_only=read_only)
+            except sqlite3.Error as exc:
+                if read_only or not damage.is_damage(exc):
+                    raise
+                self.set_aside = damage.set_aside(path)
+                self._say(str(exc))
+                self._open(read_only=False)
+
+    def _open(self, *, read_only: bool) -> None:
+        with ExitStack() as undo:
+            self._database = _connect(self._path, "ro" if read_only else "rwc")
             undo.callback(self._database.close)
             if read_only:
-                require_present(self._database, path)
+                require_present(self._database, self._path)
             else:
                 self._claim()
-                bring_up_to_date(self._database, path)
+                bring_up_to_date(self._database, self._path)
+                damage.look_for(self._database)
+                aside = damage.set_records_aside(self._database, self._path)
+                if aside:
+                    self.set_aside = aside
+                    self._say("records in it cannot be read")
             undo.pop_all()
+
+    def _say(self, reason: str) -> None:
+        _logger.error(
+            "the ledger %s is damaged (%s): it is set aside as %s, and what is missing is made anew"
+            " from the marks of the images",
+            self._path,
+            reason,
+            self.set_aside,
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -120,10 +150,13 @@ class File:
                 "rename the share or directory",
             ) from exc
         except (sqlite3.Error, OSError) as exc:
+            damaged = isinstance(exc, sqlite3.Error) and damage.is_damage(exc)
             raise RvssError(
                 Problem.STATE,
                 f"the ledger {self._path} fails: {exc}",
-                "see whether its file system is full or read-only",
+                "restart samba-rvss.service: it sets a damaged ledger aside when it starts"
+                if damaged
+                else "see whether its file system is full or read-only",
             ) from exc
 
 
@@ -139,6 +172,6 @@ def _connect(path: str, mode: str) -> sqlite3.Connection:
 
 def _remove(path: str) -> None:
     """Remove a database, with its log."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
+    for suffix in damage.FILES:
         with suppress(FileNotFoundError):
             os.unlink(path + suffix)

@@ -14,6 +14,7 @@ from samba_rvss.ledger.rows import (
     VOLUME_COLUMNS,
     copy_of,
     event_of,
+    known_values,
     plain,
     printable,
     values_of,
@@ -29,13 +30,20 @@ class Ledger:
         path: the file; its directory must exist.
         read_only: for commands that must not change it.
 
+    A file that is damaged is set aside, or records in it that cannot be read are, and it is opened
+    without them; see `damage`.
+
     Raises:
-        RvssError: STATE if it cannot be opened or is of another version, NOT_FOUND if it is
-            opened for reading and there is none yet.
+        RvssError: STATE if it cannot be opened or is of another version, or for reading if it is
+            damaged; NOT_FOUND if it is opened for reading and there is none yet.
     """
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         self._file = File(path, read_only=read_only)
+        if self._file.set_aside:
+            detail = f"the ledger was damaged; what it was is {self._file.set_aside}"
+            with self._file.writing() as database:
+                self._insert(database, ("", "", "set aside", -1, None, detail, ""))
 
     def close(self) -> None:
         """Close the file."""
@@ -161,10 +169,11 @@ class Ledger:
                 f"SELECT id, exposed_share, lost, {VOLUME_COLUMNS} FROM copies WHERE phase = ?",
                 (Phase.GONE.value,),
             ).fetchall()
-        return {
-            copy: (share, None if lost else volume_of(*volume))
-            for copy, share, lost, *volume in rows
-        }
+        found = {}
+        for copy, share, lost, *volume in rows:
+            with known_values(f"of {copy}"):
+                found[copy] = (share, None if lost else volume_of(*volume))
+        return found
 
     def events(self, word: str = "", limit: int = 1000) -> list[Event]:
         """Return the newest events, oldest of them first.

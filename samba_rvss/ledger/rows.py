@@ -1,10 +1,12 @@
 """Shadow copies and events as rows of the ledger's tables."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
 
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Event, Moment, Phase, SetState, ShadowCopy, Volume
 
 VOLUME_COLUMNS = "provider, file_system, volume_id, volume_name, directory, inode"
@@ -89,14 +91,23 @@ def values_of(copy: ShadowCopy) -> tuple[object, ...]:
 
 
 def copy_of(row: tuple[object, ...]) -> ShadowCopy:
-    """Return a row as a copy."""
+    """Return a row as a copy.
+
+    Raises:
+        RvssError: STATE if a value in it is not known.
+    """
+    with known_values(f"of {row[0]}"):
+        return _copy_of(row)
+
+
+def _copy_of(row: tuple[object, ...]) -> ShadowCopy:
     text = [str(value) for value in row]
     return ShadowCopy(
         id=text[0],
         share=text[1],
         share_path=text[2],
         volume=volume_of(*text[3:9]),
-        created=datetime.fromisoformat(text[9]),
+        created=aware(text[9]),
         phase=Phase(text[10]),
         path=text[11],
         previous_path=text[12],
@@ -116,7 +127,7 @@ def copy_of(row: tuple[object, ...]) -> ShadowCopy:
 def volume_of(
     provider: str, file_system: str, own: str, name: str, directory: str, inode: str
 ) -> Volume:
-    """Return a volume, the same object for the many copies of it."""
+    """Return a volume, the same object for the many copies of it; ValueError if it is none."""
     return Volume(
         provider=provider,
         file_system=file_system,
@@ -128,15 +139,45 @@ def volume_of(
 
 
 def event_of(row: tuple[object, ...]) -> Event:
-    """Return a row as an event."""
+    """Return a row as an event.
+
+    Raises:
+        RvssError: STATE if a value in it is not known.
+    """
     time, copy, share, what, uid, duration, detail, set_id = row
-    return Event(
-        time=datetime.fromisoformat(str(time)),
-        copy=str(copy),
-        share=str(share),
-        what=str(what),
-        uid=int(str(uid)),
-        duration=None if duration is None else float(str(duration)),
-        detail=str(detail),
-        set_id=str(set_id),
-    )
+    with known_values(f"of an event ({what}) of {copy or set_id or 'the instance'}"):
+        return Event(
+            time=aware(str(time)),
+            copy=str(copy),
+            share=str(share),
+            what=str(what),
+            uid=int(str(uid)),
+            duration=None if duration is None else float(str(duration)),
+            detail=str(detail),
+            set_id=str(set_id),
+        )
+
+
+def aware(text: str) -> datetime:
+    """Return a time that says its zone; ValueError if it does not, or is none."""
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return time
+
+
+@contextmanager
+def known_values(what: str) -> Iterator[None]:
+    """Report a value that is not known, with whose it is, as a known error.
+
+    Raises:
+        RvssError: STATE.
+    """
+    try:
+        yield
+    except ValueError as exc:
+        raise RvssError(
+            Problem.STATE,
+            f"the ledger's record {what} cannot be read: {exc}",
+            "restart samba-rvss.service: it sets such a record aside when it starts",
+        ) from exc

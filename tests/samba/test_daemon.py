@@ -296,13 +296,20 @@ def test_a_deletion_that_fails_is_tried_again(instance: Instance) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_lost_ledger_is_made_anew(instance: Instance) -> None:
+def test_damaged_ledger_is_set_aside_and_made_anew(instance: Instance) -> None:
+    """A lost one is made anew in the same way; of this one the damaged file is left, and said."""
     instance.daemon.start()
     paths = sorted(instance.create(instance.file_system.path / "vms") for _ in range(3))
     instance.daemon.stop()
-    for file in instance.daemon.state_directory.glob("ledger.db*"):
-        file.unlink()
+    ledger = instance.daemon.state_directory / "ledger.db"
+    ledger.write_bytes(b"no ledger " * 2000)
+    assert "restart samba-rvss.service" in instance.command("list").stderr
     instance.daemon.start()
+    (aside,) = instance.daemon.state_directory.glob("ledger.db.damaged-*")
+    assert aside.read_bytes() == b"no ledger " * 2000
+    assert f"set aside as {aside}" in instance.command("status").stdout
+    aside.unlink()
+    assert "set aside" not in instance.command("status").stdout
     copies = instance.listing()
     assert sorted(str(copy["path"]) for copy in copies) == paths
     assert all(os.path.ismount(path) for path in paths)

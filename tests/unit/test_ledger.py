@@ -1,6 +1,7 @@
 """The ledger: what a method has returned for is on disk, whatever happens next."""
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 import samba_rvss
 from samba_rvss.clock import moment, now
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.ledger import Ledger
+from samba_rvss.ledger import Ledger, aside
 from samba_rvss.model import UNKNOWN, Context, Moment, Phase, SetState, ShadowCopy, Volume
 from tests.unit.values import NOW, copy_of
 
@@ -628,13 +629,104 @@ def _cut_off(path: str) -> None:
     os.truncate(path, 6000)
 
 
-@pytest.mark.parametrize("damage", [_garbage, _directory, _cut_off])
-def test_a_damaged_file_is_a_known_error(path: str, damage: Callable[[str], None]) -> None:
+def _zeroed(path: str) -> None:
+    """Lose a page in the middle, as a bad sector would."""
+    with closing(Ledger(path)) as ledger:
+        for number in range(50):
+            ledger.add(copy_of(f"a{number}"), "create")
+    with Path(path).open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(4096))
+
+
+def _other_tables(path: str) -> None:
+    """Have the tables of somebody else, and our version."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE copies (what TEXT)")
+        database.execute("PRAGMA user_version = 4")
+
+
+def read_all(path: str) -> None:
+    """Read what a command reads."""
+    with closing(Ledger(path, read_only=True)) as reader:
+        reader.copies(gone=True)
+        reader.events()
+
+
+DAMAGES = [_garbage, _cut_off, _zeroed, _other_tables]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_set_aside(path: str, damage: Callable[[str], None]) -> None:
+    """The daemon starts, and nothing is thrown away; a command that only reads changes nothing."""
     damage(path)
-    with pytest.raises(RvssError) as caught, closing(Ledger(path)) as ledger:
-        ledger.copies(gone=True)
+    was = Path(path).read_bytes()
+    with pytest.raises(RvssError, match=re.escape(path)) as caught:
+        read_all(path)
     assert caught.value.problem is Problem.STATE
-    assert path in caught.value.message
+    assert aside(path) == []
+    with closing(Ledger(path)) as ledger:
+        assert ledger.copies(gone=True) == []
+        ledger.add(copy_of("b"), "create")
+        event = ledger.events()[0]
+    (kept,) = aside(path)
+    assert (event.what, kept in event.detail) == ("set aside", True)
+    assert Path(kept).read_bytes()[100:] == was[100:]  # opening it may change its header
+    assert kept.startswith(f"{path}.damaged-")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    with closing(Ledger(path)) as ledger:
+        assert [copy.id for copy in ledger.copies()] == ["b"]
+    assert aside(path) == [kept]
+
+
+def test_each_damaged_file_has_a_name_of_its_own(path: str) -> None:
+    for number in range(3):
+        Path(path).write_bytes(b"this is no database %d" % number * 1000)
+        Ledger(path).close()
+    assert len({Path(name).read_bytes() for name in aside(path)}) == 3
+
+
+def test_what_is_no_damage_is_refused(path: str) -> None:
+    _directory(path)
+    with pytest.raises(RvssError, match=re.escape(path)) as caught:
+        Ledger(path)
+    assert caught.value.problem is Problem.STATE
+    assert os.path.isdir(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE copies SET phase = 'melted' WHERE id = 'a'",
+        "UPDATE copies SET state = 77 WHERE id = 'a'",
+        "UPDATE copies SET created = 'yesterday' WHERE id = 'a'",
+        "UPDATE copies SET created = '2026-01-01T00:00:00' WHERE id = 'a'",
+        "UPDATE copies SET inode = 'many' WHERE id = 'a'",
+        "UPDATE copies SET share = CAST(x'ff' AS TEXT) WHERE id = 'a'",
+        "UPDATE events SET time = 'then' WHERE copy = 'a'",
+    ],
+)
+def test_a_value_that_is_not_known_is_one_records_fault(path: str, change: str) -> None:
+    """Reading it is one sentence; when the daemon starts, that record is set aside."""
+    with closing(Ledger(path)) as ledger:
+        ledger.add(copy_of("a"), "create")
+        ledger.add(copy_of("b"), "create")
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(change)
+    with pytest.raises(RvssError, match="ledger") as caught:
+        read_all(path)
+    assert caught.value.problem is Problem.STATE
+    assert "restart samba-rvss.service" in caught.value.hint
+    with closing(Ledger(path)) as ledger:
+        assert {copy.id for copy in ledger.copies()} | {"a"} == {"a", "b"}
+        assert "b" in {event.copy for event in ledger.events()}
+        assert ledger.events()[-1].what == "set aside"
+    (kept,) = aside(path)
+    with closing(sqlite3.connect(kept)) as database:
+        assert database.execute("SELECT count(*) FROM copies").fetchone() == (2,)
+    with closing(Ledger(path)):
+        pass
+    assert aside(path) == [kept]
 
 
 def test_an_empty_file_is_a_new_ledger(path: str) -> None:
