@@ -110,6 +110,18 @@ def test_services_that_mount_keep_the_mounts_of_the_machine() -> None:
     assert mounting == ["samba-rvss.service"]
 
 
+def test_no_unit_gives_up_for_good() -> None:
+    """By default systemd does, after a few failures: for services (systemd.unit(5)) and sockets."""
+    for unit in (ROOT / "systemd").iterdir():
+        text = unit.read_text()
+        if unit.suffix == ".socket":
+            assert "\nTriggerLimitIntervalSec=0\n" in text.partition("[Socket]")[2], unit.name
+        elif "Type=notify" in text:
+            before, _, service = text.partition("[Service]")
+            assert "\nStartLimitIntervalSec=0\n" in before, unit.name
+            assert "\nRestart=always\n" in service, unit.name
+
+
 def test_manuals() -> None:
     manuals = sorted((ROOT / "packaging" / "man").iterdir())
     assert manuals
