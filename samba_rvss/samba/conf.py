@@ -36,10 +36,11 @@ from samba_rvss.samba.parser import (
 )
 from samba_rvss.samba.sections import (
     Section,
-    check_options,
     confusion,
+    faults,
     notes,
     section,
+    taken_out,
     told_apart,
     warnings,
 )
@@ -120,12 +121,21 @@ def load(configfile: str = "") -> Config:
         configfile: the file, or an empty string for the one that Samba was built with.
 
     Raises:
-        RvssError: CONFIG if the file cannot be read, or naming the section and option that is
+        RvssError: CONFIG if the file cannot be read, or naming the option of [global] that is
             wrong; SAMBA if the registry cannot be read.
     """
     context = open_context(configfile)
     sections = sections_of(context)
     globals_ = sections.pop("global", Parameters())
+    if is_true(globals_.get("clustering", "no")):
+        raise RvssError(
+            Problem.CONFIG,
+            "'clustering = yes' in [global] is not supported: shadow copies of a share that CTDB"
+            " serves on several machines",
+            "take samba-rvss out of such a configuration",
+        )
+    for fault in faults("global", globals_).values():
+        raise RvssError(Problem.CONFIG, f"[global] {fault}")
     registry: dict[str, Parameters] = {}
     if is_true(globals_.get("registry shares", "no")):
         lower = {name.lower() for name in sections}
@@ -135,7 +145,7 @@ def load(configfile: str = "") -> Config:
                 source = parameters.get("copy", "").lower()
                 base = (sections[s] for s in sections if s.lower() == source)
                 registry[name] = Parameters(*base, parameters)
-    check_options({"global": globals_, **sections, **registry})
+    wrong = {name: faults(name, own) for name, own in (*sections.items(), *registry.items())}
 
     run_directory = _own_directory(RUN_DIRECTORY, globals_)
     state_directory = _own_directory(STATE_DIRECTORY, globals_)
@@ -150,14 +160,17 @@ def load(configfile: str = "") -> Config:
     shared = inherited(context, globals_)
     modules = listed(globals_.get("vfs objects", ""))
     found = [
-        section(
-            name,
-            own,
-            globals_,
-            shared,
-            registry=source is registry,
-            included=source is sections and name.lower() not in direct,
-            run_directory=run_directory,
+        taken_out(
+            section(
+                name,
+                Parameters({key: text for key, text in own.items() if key not in wrong[name]}),
+                globals_,
+                shared,
+                registry=source is registry,
+                included=source is sections and name.lower() not in direct,
+                run_directory=run_directory,
+            ),
+            wrong[name].values(),
         )
         for source in (sections, registry)
         for name, own in source.items()
@@ -175,7 +188,10 @@ def load(configfile: str = "") -> Config:
         samba_state_directory=str(context.get("state directory")),
         sections=told_apart(found),
         warnings=tuple(warnings(globals_)),
-        notes=tuple(notes((entry.share for entry in found if entry.share), modules)),
+        notes=(
+            *(f"[{name}] {fault}" for name, own in wrong.items() for fault in own.values()),
+            *notes((entry.share for entry in found if entry.share), modules),
+        ),
         global_modules=modules,
         files=tuple(_included(file)),
         instance=INSTANCE.read(globals_),

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Share, Writers
 from samba_rvss.samba import callout, modules, values
 from samba_rvss.samba.clocks import IDLE, SHORT_IDLE, clocks
@@ -230,30 +229,49 @@ def _with_prefix(prefix: str, *sections: Mapping[str, str]) -> tuple[tuple[str, 
     )
 
 
-def check_options(sections: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuse unknown ``rvss:`` options, bad values, and options outside the section they belong in.
+def faults(name: str, parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return what is wrong with the ``rvss:`` options of a section, by the parameter.
 
-    Raises:
-        RvssError: CONFIG naming section and option.
+    An option is wrong if it is unknown, has a bad value, or belongs in another section. In [global]
+    that concerns everybody; in a share, that share alone.
+
+    Args:
+        name: the section's.
+        parameters: its own.
+
+    Returns:
+        A sentence each, that goes on after the section's name.
     """
-    for name, parameters in sections.items():
-        for key, text in parameters.items():
-            kind, _, word = key.partition(":")
-            if values.plain(kind) != "rvss":
-                continue
-            option = option_of(word)
-            if option is None:
-                raise RvssError(
-                    Problem.CONFIG,
-                    f"[{name}] has the unknown option '{key}'",
-                    f"known are {', '.join(f'rvss:{known}' for known in OPTIONS)}",
-                )
-            if name != "global" and not option.per_share:
-                raise RvssError(Problem.CONFIG, f"[{name}] has '{key}', which belongs in [global]")
+    found: dict[str, str] = {}
+    for key, text in parameters.items():
+        kind, _, word = key.partition(":")
+        if values.plain(kind) != "rvss":
+            continue
+        option = option_of(word)
+        if option is None:
+            known = ", ".join(f"rvss:{known}" for known in OPTIONS)
+            found[key] = f"has the unknown option '{key}': known are {known}"
+        elif name != "global" and not option.per_share:
+            found[key] = f"has '{key}', which belongs in [global]"
+        else:
             try:
                 option.take(text)
             except ValueError as exc:
-                raise RvssError(Problem.CONFIG, f"[{name}] has '{key} = {text}'", str(exc)) from exc
+                found[key] = f"has '{key} = {text}': {exc}"
+    return found
+
+
+def taken_out(section: Section, wrong: Iterable[str]) -> Section:
+    """Return a section that can have no shadow copies if something is wrong with its options.
+
+    It stays ours: the copies that it has are served and cleared away.
+    """
+    reason = "; ".join(f"it {what}" for what in wrong)
+    if not reason:
+        return section
+    if section.share is None:
+        return replace(section, reason=f"{section.reason}; {reason}")
+    return replace(section, share=replace(section.share, obstacle=reason))
 
 
 def warnings(globals_: Mapping[str, str]) -> Iterator[str]:
