@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from os.path import normpath
 
 from samba_rvss.cli.look import Look
 from samba_rvss.copies.follow import Step, steps
@@ -95,8 +96,38 @@ def _wrong(
         # mount that somebody else has taken away.
         if isinstance(action, MountAgain):
             yield f"{action.target}: {action.reason}: run samba-rvss reconcile"
+    yield from _without_share(look)
     yield from (f"[{share}]: {reason}" for share, reason in unsupported.items())
     yield from look.config.warnings
+
+
+def _without_share(look: Look) -> Iterator[str]:
+    """Yield what became of shares that have copies: renamed, removed, or not ours any more.
+
+    Samba finds the share of a copy by its name and its path; without it, a client's request to
+    delete the copy does not reach us.
+    """
+    counts = Counter(
+        (copy.share, copy.share_path)
+        for copy in look.seen.copies
+        if copy.phase not in _IN_WORK and copy.exposed_share
+    )
+    for (name, path), count in sorted(counts.items()):
+        share = look.config.share(name)
+        if share is not None and normpath(share.path) == normpath(path):
+            continue
+        others = [o.name for o in look.config.shares if normpath(o.path) == normpath(path)]
+        if share is not None:
+            what = f"leads to {share.path} now, and no longer to {path}"
+        elif others:
+            what = f"has another name now: {', '.join(others)}"
+        else:
+            what = f"is no share of ours any more in {look.config.file}"
+        yield (
+            f"[{name}] has {count} exposed shadow copies, and {what}: as soon as Samba has read"
+            " that, clients cannot delete them; put it back until they are gone, or use"
+            " 'samba-rvss delete'"
+        )
 
 
 def _unsealed(seen: Observation) -> Iterator[tuple[str, float]]:

@@ -33,8 +33,10 @@ def find(instance: Instance, words: tuple[str, ...]) -> ShadowCopy:
     """
     if len(words) < 2:
         raise RvssError(Problem.BAD_REQUEST, "delete needs a share path and a snapshot path")
-    share = find_share(instance.config, words[:-1])
     copy = instance.ledger.by_path(words[-1])
+    if copy is not None and " ".join(words[:-1]).split() == copy.share_path.split():
+        return copy  # whatever has become of its share meanwhile
+    share = find_share(instance.config, words[:-1])
     if copy is None:
         raise RvssError(
             Problem.NOT_FOUND,

@@ -21,17 +21,20 @@ from samba_rvss.model import (
     Event,
     Inventory,
     Moment,
+    Nested,
     Phase,
     SambaCopy,
     SambaSet,
     SambaState,
     SetState,
     ShadowCopy,
+    Share,
 )
 from samba_rvss.reconcile import report
 from samba_rvss.reconcile.decision import Delete, LeftAlone, MountAgain, Plan
 from samba_rvss.reconcile.observation import Observation
 from samba_rvss.samba.conf import Config
+from samba_rvss.samba.sections import Section
 from samba_rvss.wire import Presence
 from tests.unit.values import (
     CONFIG,
@@ -82,6 +85,14 @@ def seen(copy: ShadowCopy | None = COPY, samba: SambaState | None = SAMBA) -> Ob
     )
 
 
+VMS = Section(
+    name="VMs",
+    path="/srv/vms",
+    registry=False,
+    share=Share(name="VMs", path="/srv/vms", nested=Nested.REFUSE),
+    reason="",
+)
+SERVED = replace(CONFIG, sections=(VMS,))
 EMPTY = Plan(actions=(), left_alone=(), findings={})
 
 
@@ -89,7 +100,7 @@ def looked(
     observation: Observation | None = None,
     plan: Plan = EMPTY,
     presence: Presence | None = PRESENCE,
-    config: Config = CONFIG,
+    config: Config = SERVED,
 ) -> look.Look:
     return look.Look(
         time=NOW,
@@ -147,9 +158,34 @@ WRONG = {
         )
     ),
     "'registry shares' is off": looked(
-        config=replace(CONFIG, warnings=("'registry shares' is off",))
+        config=replace(SERVED, warnings=("'registry shares' is off",))
     ),
 }
+
+
+def _as(name: str, path: str) -> Section:
+    return replace(
+        VMS, name=name, path=path, share=Share(name=name, path=path, nested=Nested.REFUSE)
+    )
+
+
+SHARES = {
+    "is no share of ours any more": (replace(VMS, share=None, reason="no shell_snap"),),
+    "has another name now: machines, more": (_as("machines", VMS.path), _as("more", VMS.path)),
+    "leads to /srv/other now, and no longer to /srv/vms": (_as("vms", "/srv/other"),),
+}
+
+
+@pytest.mark.parametrize("text", SHARES)
+def test_a_share_that_is_no_more_what_its_copies_are_of(text: str) -> None:
+    config = replace(CONFIG, sections=SHARES[text])
+    (line,) = standing.standing(looked(config=config), {}).wrong
+    assert line.startswith(f"[{COPY.share}] has 1 exposed shadow copies, and {text}")
+    assert "samba-rvss delete" in line
+    # Of the same share, written otherwise, and of what is gone or not exposed, nothing is said.
+    same = replace(CONFIG, sections=(_as("vms", "/srv/vms/"),))
+    assert standing.standing(looked(config=same), {}).healthy
+    assert standing.standing(looked(seen(None), config=config), {}).healthy
 
 
 @pytest.mark.parametrize("text", WRONG)
