@@ -18,7 +18,7 @@ from typing import Any
 from samba_rvss.access import Access
 from samba_rvss.clock import now
 from samba_rvss.copies.seal import close_recovered
-from samba_rvss.daemon import admin, holding, hook, sockets
+from samba_rvss.daemon import admin, arrivals, holding, hook, sockets
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.requests import Requests
 from samba_rvss.daemon.rescue import Rescue
@@ -107,6 +107,7 @@ class Daemon:
                 asyncio.ensure_future(rescue.run()),
                 asyncio.ensure_future(door.run(for_hooks, access, serve_hook)),
                 asyncio.ensure_future(door.run(for_admins, sockets.RootOnly(), serve_admin)),
+                asyncio.ensure_future(arrivals.follow(present, runner)),
                 asyncio.ensure_future(_housekeep(present)),
                 asyncio.ensure_future(self._stopping.wait()),
             ]

@@ -332,6 +332,24 @@ def test_mounts_come_back_after_a_reboot(instance: Instance) -> None:
     assert instance.nothing_left()
 
 
+@only("btrfs")
+def test_a_file_system_that_is_mounted_later_is_found(instance: Instance) -> None:
+    """Its disk came late: the copy is left alone, and serves again as soon as that is there."""
+    instance.daemon.start()
+    path = instance.create(instance.file_system.path / "vms")
+    instance.daemon.stop()
+    instance.daemon.unmount()
+    run(["umount", str(instance.file_system.path)], timeout=60)
+    instance.daemon.start()
+    assert not os.path.ismount(path)
+    assert "its file system is not there" in instance.command("status").stdout
+    assert isinstance(instance.file_system, OnBtrfs)
+    instance.file_system.mount(instance.file_system.path)
+    wait_until("the copy is mounted", lambda: os.path.ismount(path), pause=0.2)
+    assert instance.command("delete", path).returncode == 0
+    assert instance.nothing_left()
+
+
 def test_usage_errors(instance: Instance) -> None:
     for words in ((), ("nonsense",), ("show",), ("list", "--nonsense")):
         done = instance.command(*words)

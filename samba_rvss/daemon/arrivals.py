@@ -1,0 +1,86 @@
+"""File systems that are mounted while the daemon runs: their copies are served without a word.
+
+At boot a disk may come late, or a dataset's key may be loaded by hand after smbd has started.
+Contract: the table is read only after a change, and not more often than every few seconds, however
+many recovery mounts come and go.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon import holding
+from samba_rvss.daemon.runner import Runner
+from samba_rvss.daemon.tasks import in_thread
+from samba_rvss.kernel import mounttable
+from samba_rvss.kernel.mountwatch import MountWatch
+from samba_rvss.model import Phase
+
+_logger = logging.getLogger(__name__)
+
+_SETTLE_SECONDS = 0.5
+_PAUSE_SECONDS = 5.0
+
+
+async def follow(present: Callable[[], Instance], runner: Runner) -> None:
+    """Have the runner look whenever a file system with volumes has come, until cancelled.
+
+    Args:
+        present: the instance as it is now.
+        runner: reconciles.
+    """
+    changed = asyncio.Event()
+    changed.set()  # something may have come since it was reconciled at the start
+    loop = asyncio.get_running_loop()
+
+    def hear() -> None:
+        watch.heard()
+        changed.set()
+
+    with ExitStack() as cleanup:
+        watch = MountWatch()
+        cleanup.callback(watch.close)
+        known = await in_thread(_volumes, present())
+        loop.add_reader(watch.fileno(), hear)
+        cleanup.callback(loop.remove_reader, watch.fileno())
+        while True:
+            await changed.wait()
+            await asyncio.sleep(_SETTLE_SECONDS)
+            changed.clear()
+            there = await in_thread(_volumes, present())
+            if there - known:
+                await in_thread(holding.make_previous, present())
+                if await in_thread(_is_waited_for, present()):
+                    names = ", ".join(sorted(there - known))
+                    _logger.info("mounted since, and copies wait: %s", names)
+                    runner.wake(0.0)
+            known = there
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _is_waited_for(instance: Instance) -> bool:
+    """Return whether there is a copy that is not mounted, though it should be."""
+    return any(
+        copy.phase is not Phase.CREATING and not instance.mounts.is_mounted(copy.path)
+        for copy in instance.ledger.copies()
+    )
+
+
+def _volumes(instance: Instance) -> frozenset[str]:
+    """Return what is mounted of the kinds that we know, but for our own mounts."""
+    ours = os.fsencode(f"{instance.config.run_directory}/")
+    kinds = [f" - {provider.name} ".encode() for provider in instance.providers]
+    lines = [
+        line
+        for line in mounttable.read_mountinfo().split(b"\n")
+        if any(kind in line for kind in kinds) and ours not in line
+    ]
+    if not lines:
+        return frozenset()
+    return frozenset(
+        f"{mount.kind} {mount.source} at {mount.target}"
+        for mount in mounttable.mountinfo(b"\n".join(lines))
+    )
