@@ -33,6 +33,7 @@ class Problem(IntEnum):
     NOT_SEALED = 26
     MISSING = 27
     STATE = 28
+    LIMIT = 29
 
 
 class RvssError(Exception):

@@ -84,10 +84,10 @@ class Share:
         write_list: its ``write list``, as smb.conf has it.
         named: the parameters in which Samba puts the share's name, with the name in them.
         obstacle: why Samba never calls the hook all the same, and what to do; empty if it does.
-        forced: the setting because of which the hook's user is not the client's; empty if there is
-            none.
+        forced: the setting that makes the hook's user another than the client's; empty if none.
         shadow: the options of vfs_shadow_copy2 that are in effect, without ``shadow:``, and their
             values.
+        maximum_copies, minimum_free, minimum_free_percent: see samba-rvss(8); bytes, per cent.
     """
 
     name: str
@@ -101,6 +101,9 @@ class Share:
     obstacle: str = ""
     forced: str = ""
     shadow: tuple[tuple[str, str], ...] = ()
+    maximum_copies: int = 0
+    minimum_free: int = 0
+    minimum_free_percent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

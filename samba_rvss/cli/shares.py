@@ -1,12 +1,12 @@
 """``samba-rvss shares``: each share of smb.conf, whether it is ours, and if not, why."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from samba_rvss import output
-from samba_rvss.cli.common import Verbs, configuration
-from samba_rvss.copies import advice
+from samba_rvss.cli.common import Verbs, configuration, open_ledger
+from samba_rvss.copies import advice, room
 from samba_rvss.copies.locate import locate
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Identity
@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         ],
         f"There are no shares in {config.file}.",
     )
-    for warning in warnings:
+    short = [f"[{row['share']}] {row['warning']}" for row in rows if row["warning"]]
+    for warning in (*warnings, *short):
         output.print_line(f"warning: {warning}")
     return 0
 
@@ -61,6 +62,7 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
     """Yield each section of smb.conf, whether it is ours and supported, and if not, why."""
     # Probing looks at no image, but knows our homes.
     known = providers(Identity(id=""), f"{config.state_directory}/homes.json")
+    counts = _counts(config)
     for section in config.sections:
         row: dict[str, object] = {
             "share": section.name,
@@ -72,17 +74,31 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
             "volume": None,
             "directory": None,
             "reason": section.reason,
+            "warning": "",
         }
         if section.share is not None:
             try:
                 twin = twins.union(section.share, twins.of(config.shares, section.path))
                 share = replace(twin, obstacle=section.share.obstacle)
                 target = locate(share, known, config.run_directory, thorough=True)
+                count = counts.get(section.share.name.lower(), 0)
+                room.refuse_many(section.share, count)
+                room.refuse_full(section.share, target.space)
             except RvssError as exc:
                 row["reason"] = exc.line()
             else:
                 row["supported"] = True
+                row["warning"] = room.warning(section.share, count, target.space)
                 row["file_system"] = target.volume.provider
                 row["volume"] = target.volume.name
                 row["directory"] = f"/{target.volume.directory}"
         yield row
+
+
+def _counts(config: conf.Config) -> Mapping[str, int]:
+    """Return how many copies each share has, by its name in lower case."""
+    try:
+        with open_ledger(config) as ledger:
+            return ledger.counts()
+    except RvssError:  # there is none yet; if it is damaged, other commands say so
+        return {}

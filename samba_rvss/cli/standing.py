@@ -53,7 +53,7 @@ def standing(look: Look, unsupported: Mapping[str, str]) -> Standing:
 
     Args:
         look: what was seen.
-        unsupported: shares of ours that can have no shadow copies, and why.
+        unsupported: shares of ours that can have no shadow copies, or soon no more, and why.
     """
     seen = look.seen
     unsealed = dict(_unsealed(seen))

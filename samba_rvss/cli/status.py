@@ -41,8 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     rows = [row for row in examine(config) if row["ours"]]
     unsupported = {str(row["share"]): str(row["reason"]) for row in rows if not row["supported"]}
+    short = {str(row["share"]): str(row["warning"]) for row in rows if row["warning"]}
     seen = look(config)
-    judged = standing(seen, unsupported)
+    judged = standing(seen, {**unsupported, **short})
     if arguments.json:
         output.print_json(as_data(seen, judged, len(rows), unsupported))
     else:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from samba_rvss.clock import now
+from samba_rvss.copies import room
 from samba_rvss.copies.delete import withdraw
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target
@@ -52,10 +53,11 @@ def reserve(instance: Instance, target: Target, uid: int) -> ShadowCopy:
     """Give a new copy an id that nothing else has, and record that it is being created.
 
     Raises:
-        RvssError: STATE; BAD_PATH or NOT_SUPPORTED if the way to the share cannot be carried over;
-            SYSTEM or BUSY if there can be no directory for Previous Versions.
+        RvssError: LIMIT or STATE; BAD_PATH or NOT_SUPPORTED if the way to the share cannot be
+            carried over; SYSTEM or BUSY if there can be no directory for Previous Versions.
     """
     share = target.share
+    room.refuse_many(share, instance.ledger.counts().get(share.name.lower(), 0))
     gates = way.to(share.path)
     created = now().replace(microsecond=0)
     name = f"{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"

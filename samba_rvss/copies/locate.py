@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from samba_rvss.copies.room import Space
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounttable
 from samba_rvss.model import Nested, Share, Volume
@@ -15,10 +16,11 @@ from samba_rvss.providers import Provider
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A share that can be snapshotted, and the volume that it sits in."""
+    """A share that can be snapshotted, the volume that it sits in, and the space there."""
 
     share: Share
     volume: Volume
+    space: Space
 
 
 def locate(
@@ -62,7 +64,15 @@ def locate(
                 if thorough:
                     include = share.nested is Nested.INCLUDE
                     _refuse_mounts(path, provider.includes if include else lambda mount: False)
-                return Target(share=share, volume=volume)
+                space = os.fstatvfs(fd)
+                return Target(
+                    share=share,
+                    volume=volume,
+                    space=Space(
+                        free=space.f_bavail * space.f_frsize,
+                        size=space.f_blocks * space.f_frsize,
+                    ),
+                )
     finally:
         os.close(fd)
     raise _unknown(path, names)

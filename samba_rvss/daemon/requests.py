@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from samba_rvss.copies import adopt
+from samba_rvss.copies import adopt, room
 from samba_rvss.copies.create import create, forced
 from samba_rvss.copies.delete import delete, find, withdraw
 from samba_rvss.copies.locate import Target, locate
@@ -91,14 +91,15 @@ class Requests:
 
         Raises:
             RvssError: NOT_OURS; BUSY or DEADLINE if its file system does not answer; as
-                `copies.locate.locate`.
+                `copies.locate.locate` and `copies.room.require`.
         """
         instance = self._present()
         share = find_share(instance.config, words)
         directory = instance.config.run_directory
         look = partial(locate, share, instance.providers, directory, thorough=True)
         deadline = time.monotonic() + instance.config.commit_deadline
-        await self._looks.look(share.path, look, deadline)
+        target = await self._looks.look(share.path, look, deadline)
+        await in_thread(room.require, instance, share, target.space)
 
     async def create(self, words: tuple[str, ...], uid: int, started: float) -> ShadowCopy:
         """Take a shadow copy, for as long as ``rvss:commit deadline`` allows.

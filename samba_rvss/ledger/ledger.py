@@ -1,6 +1,7 @@
 """The ledger's verbs: each that writes is one transaction; see the package."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -158,6 +159,23 @@ class Ledger:
     def copies(self, *, gone: bool = False) -> list[ShadowCopy]:
         """Return the copies that exist, oldest first; with ``gone`` the gone ones as well."""
         return self._some("phase != ? OR ? ORDER BY created, id", Phase.GONE.value, int(gone))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many copies each share has, by its name in lower case.
+
+        Those that are being deleted do not count.
+        """
+        phases = [phase.value for phase in Phase if phase not in (Phase.DELETING, Phase.GONE)]
+        with self._file.reading() as database:
+            rows = database.execute(
+                "SELECT share, count(*) FROM copies"
+                f" WHERE phase IN ({', '.join('?' * len(phases))}) GROUP BY share",
+                phases,
+            ).fetchall()
+        found: Counter[str] = Counter()
+        for share, count in rows:
+            found[share.lower()] += count
+        return dict(found)
 
     def gone(self) -> dict[str, tuple[str, Volume | None]]:
         """Return the ids of the copies that are gone, with exposed share and volume of each.

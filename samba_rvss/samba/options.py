@@ -21,6 +21,26 @@ def _seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        raise ValueError("a number is wanted, 0 for any")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if match is None:
+        raise ValueError("a size such as 500 M or 2 G is wanted")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+
+
+def _percent(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,2}(?:\.[0-9]{1,3})?)\s*%?", text.strip())
+    if match is None:
+        raise ValueError("a number below 100 is wanted")
+    return float(match[1])
+
+
 def _directory(text: str) -> str:
     # normpath() leaves two slashes at the beginning, mountinfo has one.
     plain = text.startswith("/") and not text.startswith("//") and os.path.normpath(text) == text
@@ -85,6 +105,11 @@ RECOVERY_TIMEOUT = Option(name="recovery timeout", parse=_seconds, default="1800
 MAXIMUM_AGE = Option(name="maximum age", parse=_seconds, default="72 h")
 GRACE = Option(name="grace", parse=_seconds, default="300 s")
 NESTED = Option(name="nested", parse=_nested, default="refuse", per_share=True)
+MAXIMUM_COPIES = Option(name="maximum copies", parse=_count, default="100", per_share=True)
+MINIMUM_FREE = Option(name="minimum free", parse=_size, default="32 M", per_share=True)
+MINIMUM_FREE_PERCENT = Option(
+    name="minimum free percent", parse=_percent, default="0", per_share=True
+)
 PREVIOUS_VERSIONS = Option(name="previous versions", parse=boolean, default="no", per_share=True)
 
 OPTIONS: Mapping[str, Option[Any]] = {
@@ -99,6 +124,9 @@ OPTIONS: Mapping[str, Option[Any]] = {
         MAXIMUM_AGE,
         GRACE,
         NESTED,
+        MAXIMUM_COPIES,
+        MINIMUM_FREE,
+        MINIMUM_FREE_PERCENT,
         PREVIOUS_VERSIONS,
     )
 }

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from samba_rvss.model import Share, Writers
 from samba_rvss.samba import callout, modules, values
 from samba_rvss.samba.clocks import IDLE, SHORT_IDLE, clocks
-from samba_rvss.samba.options import NESTED, OPTIONS, PREVIOUS_VERSIONS, option_of
+from samba_rvss.samba.options import (
+    MAXIMUM_COPIES,
+    MINIMUM_FREE,
+    MINIMUM_FREE_PERCENT,
+    NESTED,
+    OPTIONS,
+    PREVIOUS_VERSIONS,
+    option_of,
+)
 from samba_rvss.samba.values import is_true, listed, string
 
 _VERBS = {"check": "check path command", "create": "create command", "delete": "delete command"}
@@ -125,6 +133,9 @@ def section(
             path=values.directory(path),
             nested=NESTED.read(own, default),
             previous_versions=PREVIOUS_VERSIONS.read(own, default),
+            maximum_copies=MAXIMUM_COPIES.read(own, default),
+            minimum_free=MINIMUM_FREE.read(own, default),
+            minimum_free_percent=MINIMUM_FREE_PERCENT.read(own, default),
             vfs_objects=objects,
             writers=_writers(effective),
             write_list=values.with_name(effective("write list"), name),

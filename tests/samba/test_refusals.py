@@ -308,6 +308,29 @@ def test_corrected_option_is_used(rig: "Rig") -> None:
     assert rig.hook("check", str(volume)).returncode == Problem.NOT_OURS
 
 
+def test_no_more_copies_than_a_share_may_have(rig: "Rig") -> None:
+    """Also of clients that do not ask before they create; and how much space must be free."""
+    volume = rig.volume()
+    rig.share("vms", volume, {"rvss:maximum copies": "2"})
+    rig.start()
+    for _ in range(2):
+        assert rig.hook("check", str(volume)).returncode == 0
+        assert rig.hook("create", str(volume)).returncode == 0
+    said = rig.command("status").stdout
+    for verb in ("check", "create"):
+        done = rig.hook(verb, str(volume))
+        assert done.returncode == Problem.LIMIT
+        assert "[vms] has 2 shadow copies, and 'rvss:maximum copies' allows 2" in done.stderr
+    assert "[vms] has 2 shadow copies" in said
+    for copy in rig.ledger():
+        assert rig.command("delete", copy.id).returncode == 0
+    rig.share("vms", volume, {"rvss:minimum free": "1 T"})
+    done = rig.hook("check", str(volume))
+    assert done.returncode == Problem.NO_SPACE
+    assert "'rvss:minimum free' wants" in done.stderr
+    rig.assert_nothing_left()
+
+
 def test_one_daemon_for_each_of_its_directories(rig: "Rig") -> None:
     """Neither a second one nor reconciling at boot touches the first one's sockets and copies."""
     volume = rig.volume()

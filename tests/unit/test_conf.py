@@ -110,7 +110,15 @@ def test_defaults(site: Site) -> None:
         files=(str(site.file),),
         clocks=Clocks(idle=10),
     )
-    assert config.shares == (Share(name="vms", path="/srv/vms", vfs_objects=("shell_snap",)),)
+    assert config.shares == (
+        Share(
+            name="vms",
+            path="/srv/vms",
+            vfs_objects=("shell_snap",),
+            maximum_copies=100,
+            minimum_free=32 << 20,
+        ),
+    )
     assert config.hook_socket == "/run/samba-rvss/hook.sock"
     assert config.admin_socket == "/run/samba-rvss/admin.sock"
     assert config.ledger == "/var/lib/samba-rvss/ledger.db"
