@@ -178,7 +178,8 @@ class Bench:
             self.paths: dict[str, Path] = {}
             for name in ("plain", "files", "crowd"):
                 self.paths[name] = self.fs.subvolume(name)
-                self.samba.set_share(name, self.daemon.share(name, self.paths[name]))
+                unlimited = {"rvss:maximum copies": "0"}
+                self.samba.set_share(name, self.daemon.share(name, self.paths[name], unlimited))
             self._fill(self.paths["files"])
             stock = self.fs.subvolume("stock")
             self.samba.set_share("stock", btrfs_share("stock", stock))
