@@ -15,6 +15,7 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.tasks import in_thread
+from samba_rvss.errors import RvssError
 from samba_rvss.kernel import mounttable
 from samba_rvss.kernel.mountwatch import MountWatch
 from samba_rvss.model import Phase
@@ -50,15 +51,25 @@ async def follow(present: Callable[[], Instance], runner: Runner) -> None:
             await changed.wait()
             await asyncio.sleep(_SETTLE_SECONDS)
             changed.clear()
-            there = await in_thread(_volumes, present())
-            if there - known:
-                await in_thread(holding.make_previous, present())
-                if await in_thread(_is_waited_for, present()):
-                    names = ", ".join(sorted(there - known))
-                    _logger.info("mounted since, and copies wait: %s", names)
-                    runner.wake(0.0)
-            known = there
+            try:
+                known = await _look(present, runner, known)
+            except (RvssError, OSError) as exc:  # the hourly reconciling looks as well
+                _logger.error("whether file systems were mounted cannot be told: %s", exc)
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _look(
+    present: Callable[[], Instance], runner: Runner, known: frozenset[str]
+) -> frozenset[str]:
+    """Return what is mounted, and have the runner look if copies may have waited for it."""
+    there = await in_thread(_volumes, present())
+    if there - known:
+        await in_thread(holding.make_previous, present())
+        if await in_thread(_is_waited_for, present()):
+            names = ", ".join(sorted(there - known))
+            _logger.info("mounted since, and copies wait: %s", names)
+            runner.wake(0.0)
+    return there
 
 
 def _is_waited_for(instance: Instance) -> bool:
