@@ -581,6 +581,9 @@ def test_once_applied_nothing_is_left_to_do(world: SimulatedWorld, starting: boo
     after, _ = world.reconcile(starting=starting)
     if after.workers != world.workers:
         after, _ = after.reconcile()  # with a worker goes what it alone may have known
+    if any(isinstance(action, Attest) for action in plan(after.observe()).actions):
+        after, decided = after.reconcile()  # what the watcher has learned of what was adopted
+        assert all(isinstance(action, Attest) for action in decided.actions)
     assert told(plan(after.observe()).actions) == set()
 
 
@@ -615,8 +618,8 @@ def test_the_order_does_not_matter(world: SimulatedWorld, random: Random) -> Non
     one = other = world
     for action in decided.actions:
         one = one.apply(action)
-    # What is known of images comes first, because everything else rests on it.
-    first = tuple(action for action in decided.actions if isinstance(action, TakeOver | Amend))
+    # What is known of images comes first, because everything else rests on it (see `ORDER`).
+    first = tuple(action for action in decided.actions if isinstance(action, _KNOWN))
     for action in (*first, *shuffled(decided.actions[len(first) :])):
         other = other.apply(action)
     # What the others made stale is done in the next round.
@@ -676,6 +679,7 @@ _SOURCES = ("inventory", "mounts", "directories", "samba", "shares", "descriptor
 # What would be removed, were all seen or time another, may be mounted, sealed and rid of what is no
 # part of it instead.
 _HARMLESS: set[type[Action]] = {MountAgain, Seal, Clear}
+_KNOWN = (TakeOver, Attest, Amend)  # what is known of images comes first
 _RESTS_ON: dict[str, set[type[Action]]] = {
     "inventory": {Destroy, Adopt, MountAgain, Seal},
     "mounts": {MountAgain},
