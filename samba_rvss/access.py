@@ -101,8 +101,10 @@ class Access(Closing):
         try:
             # By the pidfd it is noticed if the process ends and its pid is used again.
             pidfd = processes.peer_pidfd(connection, peer.pid)
-        except OSError as exc:
+        except ProcessLookupError as exc:
             raise _refusal(peer, "it has ended already") from exc
+        except OSError as exc:
+            raise _refusal(peer, f"it cannot be looked at ({exc.strerror})") from exc
         with files.opened(pidfd):
             try:
                 worker = self._worker(peer, slowly=slowly) if peer.uid else 0
@@ -110,10 +112,10 @@ class Access(Closing):
                     return None
                 if processes.has_ended(pidfd):
                     raise _refusal(peer, "it has ended already")
+                if worker:
+                    self._begin(peer, worker, pidfd)
             except OSError as exc:
                 raise _unreadable(peer, exc) from exc
-            if worker:
-                self._begin(peer, worker, pidfd)
         return peer
 
     def _worker(self, peer: Peer, *, slowly: bool) -> int | None:
@@ -164,6 +166,7 @@ class Access(Closing):
 
         Raises:
             RvssError: REFUSED if another one is not at its end.
+            OSError: there is no descriptor left for it.
         """
         with self._lock:
             for other, last in list(self._callouts.items()):
