@@ -92,17 +92,22 @@ class Sealer:
         steps = _Steps(copy, started)
         pause = _FIRST_PAUSE
         dropping: asyncio.Future[None] | None = None
+        drops: list[asyncio.Future[None]] = []
         self._begin_step(copy, seal.note)
         if copy.auto_recovery:
-            self._begin_step(copy, seal.drop)
+            drops.append(self._begin_step(copy, seal.drop))
         while True:
             try:
                 while not steps.done:
+                    if steps.is_mounted and drops:
+                        # Before it is recorded: who connects afterwards finds the new mount, and
+                        # is not dropped.
+                        await asyncio.wait(drops, timeout=_DROP_SECONDS)
+                        drops = []
                     await whole(steps.take, self._present())
                     if steps.mounted_just_now:
-                        # Before it is recorded: who connects afterwards finds the new mount.
                         dropping = self._begin_step(copy, seal.drop)
-                        await asyncio.wait([dropping], timeout=_DROP_SECONDS)
+                        drops.append(dropping)
             except RvssError as exc:
                 reason = exc.line()
                 _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, exc)
@@ -169,6 +174,11 @@ class _Steps:
         self._is_due = self._has_image = self._is_another = self._is_mounted = False
         self.done = self.mounted_just_now = self.newly_sealed = False
         self.sealed: ShadowCopy | None = None
+
+    @property
+    def is_mounted(self) -> bool:
+        """Whether the image is where it belongs, and only the record is left."""
+        return self._is_mounted
 
     def take(self, instance: Instance) -> None:
         """Do the next step.
