@@ -26,15 +26,16 @@ _SETTLE_SECONDS = 0.5
 _PAUSE_SECONDS = 5.0
 
 
-async def follow(present: Callable[[], Instance], runner: Runner) -> None:
+async def follow(present: Callable[[], Instance], runner: Runner, known: frozenset[str]) -> None:
     """Have the runner look whenever a file system with volumes has come, until cancelled.
 
     Args:
         present: the instance as it is now.
         runner: reconciles.
+        known: what `volumes` returned before everything was reconciled at the start.
     """
     changed = asyncio.Event()
-    changed.set()  # something may have come since it was reconciled at the start
+    changed.set()  # something may have come since then
     loop = asyncio.get_running_loop()
 
     def hear() -> None:
@@ -44,7 +45,6 @@ async def follow(present: Callable[[], Instance], runner: Runner) -> None:
     with ExitStack() as cleanup:
         watch = MountWatch()
         cleanup.callback(watch.close)
-        known = await in_thread(_volumes, present())
         loop.add_reader(watch.fileno(), hear)
         cleanup.callback(loop.remove_reader, watch.fileno())
         while True:
@@ -62,7 +62,7 @@ async def _look(
     present: Callable[[], Instance], runner: Runner, known: frozenset[str]
 ) -> frozenset[str]:
     """Return what is mounted, and have the runner look if copies may have waited for it."""
-    there = await in_thread(_volumes, present())
+    there = await in_thread(volumes, present())
     if there - known:
         await in_thread(holding.make_previous, present())
         if await in_thread(_is_waited_for, present()):
@@ -74,13 +74,14 @@ async def _look(
 
 def _is_waited_for(instance: Instance) -> bool:
     """Return whether there is a copy that is not mounted, though it should be."""
+    mounted = set(instance.mounts.listing())
     return any(
-        copy.phase is not Phase.CREATING and not instance.mounts.is_mounted(copy.path)
+        copy.phase is not Phase.CREATING and copy.path not in mounted
         for copy in instance.ledger.copies()
     )
 
 
-def _volumes(instance: Instance) -> frozenset[str]:
+def volumes(instance: Instance) -> frozenset[str]:
     """Return what is mounted of the kinds that we know, but for our own mounts."""
     ours = os.fsencode(f"{instance.config.run_directory}/")
     kinds = [f" - {provider.name} ".encode() for provider in instance.providers]

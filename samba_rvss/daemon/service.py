@@ -91,6 +91,7 @@ class Daemon:
                 runner.heard()
                 rescue.written()
 
+            there = await in_thread(arrivals.volumes, present())
             await self._begin(present, watcher, runner)
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup, requests)
             config = present().config
@@ -107,7 +108,7 @@ class Daemon:
                 asyncio.ensure_future(rescue.run()),
                 asyncio.ensure_future(door.run(for_hooks, access, serve_hook)),
                 asyncio.ensure_future(door.run(for_admins, sockets.RootOnly(), serve_admin)),
-                asyncio.ensure_future(arrivals.follow(present, runner)),
+                asyncio.ensure_future(arrivals.follow(present, runner, there)),
                 asyncio.ensure_future(_housekeep(present)),
                 asyncio.ensure_future(self._stopping.wait()),
             ]
