@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from samba_rvss.copies import repair
 from samba_rvss.copies.instance import Instance
-from samba_rvss.copies.locate import find
+from samba_rvss.copies.locate import find, volume_of
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
 from samba_rvss.model import (
     Foreign,
     Image,
@@ -207,11 +208,8 @@ def _file_system(instance: Instance, path: str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as exc:
         raise RvssError(Problem.BAD_PATH, f"{path} cannot be opened: {exc.strerror}") from exc
-    try:
-        for provider in instance.providers:
-            volume = provider.find(fd, path)
-            if volume is not None:
-                return volume.file_system
-    finally:
-        os.close(fd)
+    with files.opened(fd):
+        volume = volume_of(fd, path, instance.providers)
+    if volume is not None:
+        return volume.file_system
     raise RvssError(Problem.NOT_SUPPORTED, f"the file system of {path} has no shadow copies")

@@ -4,7 +4,7 @@ Contract: nothing is changed; each obstacle to a shadow copy is refused with a s
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from samba_rvss.copies.room import Space
@@ -24,7 +24,7 @@ class Target:
 
 
 def locate(
-    share: Share, providers: Iterable[Provider], run_directory: str, *, thorough: bool
+    share: Share, providers: Collection[Provider], run_directory: str, *, thorough: bool
 ) -> Target:
     """Find the volume of a share, without following symbolic links.
 
@@ -51,13 +51,10 @@ def locate(
         raise RvssError(
             Problem.BAD_PATH, f"the path {path} of [{share.name}] is a shadow copy's own"
         )
-    fd = _open(share)
-    names = []
-    try:
+    with files.opened(_open(share)) as fd:
         if mounttable.is_idmapped(fd):
             raise _idmapped(path)
         for provider in providers:
-            names.append(provider.name)
             volume = provider.probe(fd, path, share.nested, thorough=thorough)
             if volume is not None:
                 _require_utf8(volume, path)
@@ -73,28 +70,30 @@ def locate(
                         size=space.f_blocks * space.f_frsize,
                     ),
                 )
-    finally:
-        os.close(fd)
-    raise _unknown(path, names)
+    raise _unknown(path, providers)
 
 
-def find(share: Share, providers: Iterable[Provider]) -> Volume:
+def find(share: Share, providers: Collection[Provider]) -> Volume:
     """Find the volume of a share, whether it can be snapshotted or not.
 
     Raises:
         RvssError: BAD_PATH, NOT_SUPPORTED or SYSTEM.
     """
-    fd = _open(share)
-    names = []
-    try:
-        for provider in providers:
-            names.append(provider.name)
-            volume = provider.find(fd, share.path)
-            if volume is not None:
-                return volume
-    finally:
-        os.close(fd)
-    raise _unknown(share.path, names)
+    with files.opened(_open(share)) as fd:
+        volume = volume_of(fd, share.path, providers)
+    if volume is None:
+        raise _unknown(share.path, providers)
+    return volume
+
+
+def volume_of(fd: int, path: str, providers: Iterable[Provider]) -> Volume | None:
+    """Return the volume of an open directory; None if its file system has no shadow copies.
+
+    Raises:
+        RvssError: as `samba_rvss.providers.Provider.find`.
+    """
+    found = (provider.find(fd, path) for provider in providers)
+    return next((volume for volume in found if volume is not None), None)
 
 
 def _open(share: Share) -> int:
@@ -105,11 +104,11 @@ def _open(share: Share) -> int:
         raise _path_problem(share, exc) from exc
 
 
-def _unknown(path: str, names: Iterable[str]) -> RvssError:
+def _unknown(path: str, providers: Iterable[Provider]) -> RvssError:
     return RvssError(
         Problem.NOT_SUPPORTED,
         f"the file system of {path} cannot take shadow copies",
-        f"known are {', '.join(names)}",
+        f"known are {', '.join(provider.name for provider in providers)}",
     )
 
 
