@@ -56,6 +56,7 @@ class Access(Closing):
 
     def __init__(self, run_directory: str) -> None:
         self._run = run_directory
+        self._namespace = processes.mount_namespace(os.getpid())
         self._lock = Lock()
         self._started: dict[int, float] = {}  # when workers were, whose programs are root's
         self._callouts: dict[int, _Callout] = {}  # the last one of each worker
@@ -149,7 +150,7 @@ class Access(Closing):
             RvssError: REFUSED if it does not.
             OSError: if it cannot be told.
         """
-        if processes.mount_namespace(peer.pid) == processes.mount_namespace(os.getpid()):
+        if processes.mount_namespace(peer.pid) == self._namespace:
             return True
         theirs = mounttable.read_mountinfo(peer.pid) if slowly else b""
         if slowly and not mounttable.follows(self._run, "exposed", theirs):

@@ -13,6 +13,7 @@ from functools import partial
 from samba_rvss.copies import adopt, room
 from samba_rvss.copies.create import create, forced
 from samba_rvss.copies.delete import delete, find, withdraw
+from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target, locate
 from samba_rvss.daemon import living
 from samba_rvss.daemon.looks import Looks, too_late
@@ -94,12 +95,9 @@ class Requests:
                 `copies.locate.locate` and `copies.room.require`.
         """
         instance = self._present()
-        share = find_share(instance.config, words)
-        directory = instance.config.run_directory
-        look = partial(locate, share, instance.providers, directory, thorough=True)
         deadline = time.monotonic() + instance.config.commit_deadline
-        target = await self._looks.look(share.path, look, deadline)
-        await in_thread(room.require, instance, share, target.space)
+        target = await self._locate(instance, words, deadline, thorough=True)
+        await in_thread(room.require, instance, target.share, target.space)
 
     async def create(self, words: tuple[str, ...], uid: int, started: float) -> ShadowCopy:
         """Take a shadow copy, for as long as ``rvss:commit deadline`` allows.
@@ -117,16 +115,21 @@ class Requests:
         """
         instance = self._present()
         deadline = started + instance.config.commit_deadline
-        share = find_share(instance.config, words)
-        directory = instance.config.run_directory
-        look = partial(locate, share, instance.providers, directory, thorough=False)
-        target = await self._looks.look(share.path, look, deadline)
+        target = await self._locate(instance, words, deadline, thorough=False)
         creation = self._tasks.start(self._create(target, uid, deadline))
         await asyncio.wait({creation}, timeout=max(0.0, deadline - time.monotonic()))
         if creation.done():
             return creation.result()
         creation.add_done_callback(self._undo_late)
-        raise too_late(f"the file system of {share.path}")
+        raise too_late(f"the file system of {target.share.path}")
+
+    async def _locate(
+        self, instance: Instance, words: tuple[str, ...], deadline: float, *, thorough: bool
+    ) -> Target:
+        share = find_share(instance.config, words)
+        directory = instance.config.run_directory
+        look = partial(locate, share, instance.providers, directory, thorough=thorough)
+        return await self._looks.look(share.path, look, deadline)
 
     async def _create(self, target: Target, uid: int, deadline: float) -> ShadowCopy:
         async with self._turns.take(target.volume, deadline=deadline):

@@ -300,8 +300,9 @@ class Runner:
 
 
 def _stuck(action: Action, seconds: float) -> Outcome:
-    """Return an action as a failure that a file system causes by not answering."""
-    line = f"its file system has not answered for {seconds:.0f} s; what was begun goes on"
+    """Return an action as a failure that a file system, or Samba, causes by not answering."""
+    who = "its file system" if _volumes(action) else "Samba, or a mount,"
+    line = f"{who} has not answered for {seconds:.0f} s; what was begun goes on"
     error = RvssError(Problem.BUSY, line, "see what its disks do")
     _logger.error("reconcile: cannot %s: %s", action.describe(), error)
     return Outcome(action=action, fate=Fate.FAILED, error=error)

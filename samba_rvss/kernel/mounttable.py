@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from samba_rvss.kernel.files import AT_FDCWD
+from samba_rvss.kernel.files import AT_FDCWD, opened
 from samba_rvss.kernel.libc import checked, libc
 from samba_rvss.kernel.mounting import AT_EMPTY_PATH, MOUNT_ATTR_IDMAP
 
@@ -183,11 +183,8 @@ def follows(directory: str, below: str, raw: bytes) -> bool:
         OSError: if the directory cannot be opened.
     """
     path = f"{directory}/{below}"
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with opened(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
         ours = mount_of(fd)
-    finally:
-        os.close(fd)
     if not ours.group or not raw:
         return False
     inside = os.path.normpath(f"{ours.root}/{os.path.relpath(path, ours.target)}")

@@ -63,7 +63,9 @@ def previous(run: str, share: str) -> str:
     Samba takes that option as it stands (source3/modules/vfs_shadow_copy2.c reads it without
     macros), so the directory has the share's own name if smb.conf and a path can have it.
     """
-    plain = share.isprintable() and not _SPECIAL.search(share) and len(os.fsencode(share)) <= 200
+    plain = (
+        share.isprintable() and not _SPECIAL.search(share) and len(os.fsencode(share)) <= _LONGEST
+    )
     as_it_is = plain and share == " ".join(share.split()) and Gate.named(share) is None
     return f"{run}/previous/{share if as_it_is else escape(share)}"
 
