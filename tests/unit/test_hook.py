@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ import pytest
 
 import samba_rvss
 from samba_rvss.errors import Problem
+from samba_rvss.kernel.processes import peer_credentials
 from samba_rvss.testing.waiting import wait_until
 from samba_rvss.wire import MAXIMUM, encode_reply
 
@@ -344,10 +345,9 @@ def test_it_waits_for_a_place_in_the_queue(tmp_path: Path) -> None:
             while True:
                 connection, _ = listener.accept()
                 with connection:
-                    data = b""
-                    with suppress(OSError):
-                        data = connection.recv(MAXIMUM, socket.MSG_DONTWAIT)
-                    if data:
+                    if peer_credentials(connection).pid == hook.pid:
+                        connection.settimeout(20)
+                        assert connection.recv(MAXIMUM) == b"check\0/srv"
                         connection.send(encode_reply(0, ""))
                         break
             assert hook.wait(30) == 0
