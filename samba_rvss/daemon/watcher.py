@@ -1,9 +1,11 @@
 """Following srv_fss.tdb: open, amend and seal shadow copies as the states of their sets change.
 
-Samba closes the file after each write, so each write brings one inotify event (srv_fss_state.c,
-fss_state_store()). The file is held open and read in a thread of its own, which waits for nothing
-else. As soon as it has been read, the event loop closes and opens recovery mounts; sealing,
-recording and amending follow in other threads. Nothing runs while nothing changes.
+Samba closes the file after each write (srv_fss_state.c, fss_state_store()), and before that libtdb
+sets its times. Both are listened for, since the first cannot always be heard: where a write makes
+the file larger, libtdb leaves a part of it mapped, and the kernel tells of no close until the
+worker ends (seen with libtdb 1.4.8). The file is held open and read in a thread of its own, which
+waits for nothing else. As soon as it has been read, the event loop closes and opens recovery
+mounts; sealing, recording and amending follow in other threads. Nothing runs while nothing changes.
 """
 
 import asyncio
@@ -26,6 +28,9 @@ from samba_rvss.model import Phase, SambaCopy, SambaState, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
 
 _logger = logging.getLogger(__name__)
+
+# transaction.c, _tdb_transaction_commit(): utime(2), with the locks still held
+_WRITTEN = inotify.IN_CLOSE_WRITE | inotify.IN_ATTRIB
 
 _AMEND_SECONDS = 1.0
 _CATCH_UP_SECONDS = 10.0
@@ -145,7 +150,7 @@ class Watcher:
     async def _watch(self) -> None:
         """Watch Samba's lock directory as soon as there is one, and have the file read."""
         directory = self._present().config.samba_lock_directory
-        mask = inotify.IN_CLOSE_WRITE | inotify.IN_DELETE_SELF
+        mask = _WRITTEN | inotify.IN_DELETE_SELF
         said = False
         while True:
             try:

@@ -6,6 +6,7 @@ import struct
 from samba_rvss.kernel.libc import checked, libc
 
 # sys/inotify.h
+IN_ATTRIB = 0x4
 IN_CLOSE_WRITE = 0x8
 IN_DELETE_SELF = 0x400
 IN_Q_OVERFLOW = 0x4000

@@ -118,6 +118,30 @@ def test_what_could_not_be_opened_is_not_recorded_as_open(followed: Followed) ->
     asyncio.run(story())
 
 
+def test_no_write_of_a_growing_file_is_missed(followed: Followed) -> None:
+    """Some make the file larger, and then the kernel does not tell that it was closed."""
+    path = Path(followed.instance.config.fss_state)
+
+    async def story() -> None:
+        followed.watcher.track(followed.copy)
+        following = asyncio.ensure_future(followed.watcher.run())
+        sizes = []
+        for number in range(80):
+            state = (SetState.COMMITTED, SetState.EXPOSED)[number % 2]
+            records = followed.site.records(state, Context.AUTO_RECOVERY)
+            more = {b"none of ours %d" % each: bytes(300) for each in range(3 * number)}
+            await asyncio.to_thread(followed.site.store, records | more)
+            sizes.append(path.stat().st_size)
+            async with asyncio.timeout(10):
+                while followed.recorded().state is not state:
+                    await asyncio.sleep(0.001)
+        assert len(set(sizes[2:])) > 1, "it has not grown"
+        following.cancel()
+        await asyncio.wait([following])
+
+    asyncio.run(story())
+
+
 def test_a_copy_that_was_sealed_meanwhile_is_not_followed_as_sealing(followed: Followed) -> None:
     """Who tracks it has read the ledger before; it must not be followed for ever."""
     sealed = followed.site.ledger.change(
