@@ -163,7 +163,8 @@ def client(rig: "Rig", share: Path) -> "Iterator[Client]":
 # one crash
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="create.image")
+@pytest.mark.vm(seconds=45, file_system="zfs", share=PREVIOUS, point="create.image")
+@only_previous
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("create"))
 def test_crash_during_commit(rig: "Rig", client: "Client", point: str) -> None:
@@ -198,6 +199,7 @@ def _commit_in_vain(rig: "Rig", client: "Client", point: str) -> None:
     sequence.abort()
 
 
+@only_previous
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("open"))
 def test_crash_between_commit_and_recovery(rig: "Rig", client: "Client", point: str) -> None:
@@ -272,6 +274,7 @@ def test_recovery_is_recorded_when_it_is_on_disk(rig: "Rig", client: "Client", p
     end_well(rig, sequence, exposed)
 
 
+@only_previous
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("seal"))
 def test_crash_while_a_copy_without_recovery_is_sealed(
@@ -293,7 +296,8 @@ def test_crash_while_a_copy_without_recovery_is_sealed(
     assert_a_fresh_set_works(rig)
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="delete.unmounted")
+@pytest.mark.vm(seconds=45, file_system="zfs", share=PREVIOUS, point="delete.unmounted")
+@only_previous
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("delete"))
 def test_crash_during_deletion(rig: "Rig", client: "Client", point: str) -> None:
@@ -379,6 +383,7 @@ def test_crash_while_sealing_is_resumed(
     end_well(rig, sequence, exposed)
 
 
+@only_previous
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("sealed", [False, True], ids=["open", "sealed"])
 def test_crash_while_mounts_are_made_anew(rig: "Rig", client: "Client", sealed: bool) -> None:  # noqa: FBT001
