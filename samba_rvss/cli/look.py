@@ -21,6 +21,7 @@ from samba_rvss.providers.all import providers
 from samba_rvss.reconcile.decision import Plan
 from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.reconcile.plan import plan
+from samba_rvss.samba import serving
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.process import Here
 
@@ -40,6 +41,7 @@ class Look:
         plan: what reconciling would do.
         change: the last reconciling that did something, or failed to.
         damaged: ledgers that could not be read and were set aside.
+        samba: what keeps Samba from serving Remote VSS as it must.
     """
 
     time: datetime
@@ -50,6 +52,7 @@ class Look:
     plan: Plan
     change: Event | None
     damaged: tuple[str, ...] = ()
+    samba: tuple[str, ...] = ()
 
 
 def look(config: Config) -> Look:
@@ -78,6 +81,7 @@ def look(config: Config) -> Look:
         plan=plan(seen),
         change=change,
         damaged=tuple(aside(config.ledger)),
+        samba=tuple(serving.obstacles(config)),
     )
 
 

@@ -11,7 +11,7 @@ from samba_rvss.copies.locate import locate
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Identity
 from samba_rvss.providers.all import providers
-from samba_rvss.samba import conf, twins
+from samba_rvss.samba import conf, serving, twins
 
 
 def register(verbs: Verbs) -> None:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     wanted = {share.lower() for share in arguments.share}
     rows = [row for row in examine(config) if not wanted or str(row["share"]).lower() in wanted]
-    warnings = advice.of(config)
+    warnings = (*advice.of(config), *serving.obstacles(config))
     if arguments.json:
         output.print_json({"shares": rows, "warnings": list(warnings)})
         return 0
@@ -59,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine(config: conf.Config) -> Iterator[dict[str, object]]:
-    """Yield each section of smb.conf, whether it is ours and supported, and if not, why."""
+    """Yield each section of smb.conf, whether it is ours and supported, and if not, why.
+
+    One that only inherits the hook from [global], and has no shadow copies, may not be meant.
+    """
     # Probing looks at no image, but knows our homes.
     known = providers(Identity(id=""), f"{config.state_directory}/homes.json")
     counts = _counts(config)
@@ -69,6 +72,7 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
             "path": section.path,
             "registry": section.registry,
             "ours": section.share is not None,
+            "inherits": section.inherits,
             "supported": False,
             "file_system": None,
             "volume": None,
@@ -77,11 +81,12 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
             "warning": "",
         }
         if section.share is not None:
+            count = counts.get(section.share.name.lower(), 0)
+            row["inherits"] = section.inherits and not count
             try:
                 twin = twins.union(section.share, twins.of(config.shares, section.path))
                 share = replace(twin, obstacle=section.share.obstacle)
                 target = locate(share, known, config.run_directory, thorough=True)
-                count = counts.get(section.share.name.lower(), 0)
                 room.refuse_many(section.share, count)
                 room.refuse_full(section.share, target.space)
             except RvssError as exc:

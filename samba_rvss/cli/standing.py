@@ -58,7 +58,7 @@ def standing(look: Look, unsupported: Mapping[str, str]) -> Standing:
     seen = look.seen
     unsealed = dict(_unsealed(seen))
     return Standing(
-        wrong=tuple(_wrong(look, unsealed, unsupported)),
+        wrong=tuple(dict.fromkeys(_wrong(look, unsealed, unsupported))),
         phases=Counter(copy.phase for copy in seen.copies),
         oldest=min(seen.copies, key=lambda copy: copy.created, default=None),
         unsealed=unsealed,
@@ -99,6 +99,7 @@ def _wrong(
     yield from _without_share(look)
     yield from (f"[{share}]: {reason}" for share, reason in unsupported.items())
     yield from look.config.warnings
+    yield from look.samba
 
 
 def _without_share(look: Look) -> Iterator[str]:

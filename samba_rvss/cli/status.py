@@ -40,27 +40,47 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = configuration(arguments)
     rows = [row for row in examine(config) if row["ours"]]
-    unsupported = {str(row["share"]): str(row["reason"]) for row in rows if not row["supported"]}
-    short = {str(row["share"]): str(row["warning"]) for row in rows if row["warning"]}
+    reasons = {str(row["share"]): str(row["reason"]) for row in rows if not row["supported"]}
+    inherits = {str(row["share"]) for row in rows if row["inherits"]}
+    unsupported = {share: reason for share, reason in reasons.items() if share not in inherits}
+    # What all shares have from [global] is not meant for each of them.
+    inheriting = sorted(reasons.keys() & inherits)
+    short = {
+        str(row["share"]): str(row["warning"])
+        for row in rows
+        if row["warning"] and not row["inherits"]
+    }
     seen = look(config)
     judged = standing(seen, {**unsupported, **short})
     if arguments.json:
-        output.print_json(as_data(seen, judged, len(rows), unsupported))
+        output.print_json(as_data(seen, judged, len(rows), unsupported, inheriting))
     else:
-        show(seen, judged, len(rows), unsupported)
+        show(seen, judged, len(rows), unsupported, inheriting)
     return 0 if judged.healthy else UNHEALTHY
 
 
 def as_data(
-    seen: "Look", judged: "Standing", shares: int, unsupported: Mapping[str, str]
+    seen: "Look",
+    judged: "Standing",
+    shares: int,
+    unsupported: Mapping[str, str],
+    inheriting: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the status as JSON has it."""
+    """Return the status as JSON has it.
+
+    Args:
+        seen: what was seen.
+        judged: how the instance stands.
+        shares: how many are ours.
+        unsupported: those of them that can have no shadow copies, and why.
+        inheriting: those that cannot either, and are not wrong: they only inherit the hook.
+    """
     presence, oldest = seen.presence, judged.oldest
     return {
         "healthy": judged.healthy,
         "wrong": list(judged.wrong),
         "daemon": {"answers": presence is not None, "reason": seen.silence},
-        "shares": {"ours": shares, "unsupported": dict(unsupported)},
+        "shares": {"ours": shares, "unsupported": dict(unsupported), "inheriting": [*inheriting]},
         "copies": {
             "total": sum(judged.phases.values()),
             "by_phase": {phase.value: count for phase, count in judged.phases.items()},
@@ -90,8 +110,14 @@ def as_data(
     }
 
 
-def show(seen: "Look", judged: "Standing", shares: int, unsupported: Mapping[str, str]) -> None:
-    """Print the status for people."""
+def show(
+    seen: "Look",
+    judged: "Standing",
+    shares: int,
+    unsupported: Mapping[str, str],
+    inheriting: Sequence[str] = (),
+) -> None:
+    """Print the status for people; the arguments are those of `as_data`."""
     output.print_line("healthy" if judged.healthy else f"NOT HEALTHY: {len(judged.wrong)} wrong")
     _some(judged.wrong)
     output.print_line()
@@ -99,7 +125,13 @@ def show(seen: "Look", judged: "Standing", shares: int, unsupported: Mapping[str
     taken = f"{oldest.id}, taken {output.local_time(oldest.created)}" if oldest else "none"
     facts = {
         "daemon": "answers" if seen.presence else seen.silence,
-        "shares": f"{shares} ours" + (f", {len(unsupported)} unsupported" if unsupported else ""),
+        "shares": f"{shares} ours"
+        + (f", {len(unsupported)} unsupported" if unsupported else "")
+        + (
+            f", {len(inheriting)} without copies as they only inherit the hook"
+            if inheriting
+            else ""
+        ),
         "copies": _counted(judged.phases),
         "oldest": taken,
         "unsealed past recovery": str(len(judged.unsealed)),

@@ -35,8 +35,8 @@ class Clocks:
 
 def clocks(globals_: Mapping[str, str]) -> Clocks:
     """Return the clocks that [global] sets."""
-    sequence = _number(globals_.get(_SEQUENCE))
-    idle = _number(globals_.get(IDLE))
+    sequence = number(globals_.get(_SEQUENCE))
+    idle = number(globals_.get(IDLE))
     usual = Clocks()
     return Clocks(
         short=usual.short if sequence is None else sequence or math.inf,
@@ -45,8 +45,8 @@ def clocks(globals_: Mapping[str, str]) -> Clocks:
     )
 
 
-def _number(text: str | None) -> float | None:
-    """Return a number of seconds; None if the option is not set.
+def number(text: str | None) -> float | None:
+    """Return a number, of seconds for example; None if the option is not set.
 
     What is no number is 0 to Samba, and what is negative never comes to an end.
     """

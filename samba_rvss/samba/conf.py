@@ -55,7 +55,8 @@ _SEQUENCE_NUMBER = 48
 class Config:
     """What smb.conf said when it was read. Times are in seconds.
 
-    ``warnings`` are sentences on what breaks Remote VSS, ``notes`` on what limits it.
+    ``warnings`` are sentences on what breaks Remote VSS, ``notes`` on what limits it;
+    ``helpers_on_demand`` is whether Samba starts samba-dcerpcd by itself.
     Our directories have no symbolic link in their paths, and no part that others can replace.
     """
 
@@ -76,6 +77,7 @@ class Config:
     global_modules: tuple[str, ...] = field(default=())
     instance: str = ""
     clocks: Clocks = field(default=Clocks())
+    helpers_on_demand: bool = True
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -187,7 +189,7 @@ def load(configfile: str = "") -> Config:
         samba_lock_directory=str(context.get("lock directory")),
         samba_state_directory=str(context.get("state directory")),
         sections=told_apart(found),
-        warnings=tuple(warnings(globals_)),
+        warnings=tuple(warnings(globals_, context.server_role())),
         notes=(
             *(f"[{name}] {fault}" for name, own in wrong.items() for fault in own.values()),
             *notes((entry.share for entry in found if entry.share), modules),
@@ -196,6 +198,7 @@ def load(configfile: str = "") -> Config:
         files=tuple(_included(file)),
         instance=INSTANCE.read(globals_),
         clocks=clocks(globals_),
+        helpers_on_demand=bool(context.get("rpc start on demand helpers")),
     )
 
 

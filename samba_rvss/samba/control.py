@@ -8,14 +8,13 @@ import os
 import re
 import signal
 import time
-from contextlib import suppress
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import processes
 from samba_rvss.model import Worker
 from samba_rvss.run import ToolError, run
 
-WORKER = "rpcd_fsrvp"
+WORKER, HOST, SERVER = "rpcd_fsrvp", "samba-dcerpcd", "smbd"
 
 SECONDS = 10.0
 """How long smbcontrol and smbstatus may take, and a worker to end, in seconds."""
@@ -48,18 +47,39 @@ def close_share(configfile: str, share: str) -> bool:
 def worker_pids(lock_directory: str) -> list[int]:
     """Return the process ids of the rpcd_fsrvp workers of one Samba.
 
+    Raises:
+        RvssError: SAMBA, as `pids_of`.
+    """
+    return pids_of(WORKER, lock_directory)
+
+
+def pids_of(program: str, lock_directory: str) -> list[int]:
+    """Return the process ids of a program of one Samba's, run by root and belonging to root.
+
     Each Samba process has a lock file named after it there (lib/messages_dgm.c,
     messaging_dgm_lockfile_create()).
+
+    Raises:
+        RvssError: SAMBA if one may be it, and cannot be looked at.
     """
     found = []
     for pid in processes.pids():
-        with suppress(OSError):
+        try:
             if (
-                processes.command(pid) == WORKER
-                and is_worker(processes.process(pid))
+                processes.command(pid) == program
                 and os.path.exists(f"{lock_directory}/msg.lock/{pid}")
+                and _is_called(processes.process(pid), program)
+                and processes.executable_uid(pid) == 0
             ):
                 found.append(pid)
+        except PermissionError as exc:
+            raise RvssError(
+                Problem.SAMBA,
+                f"whether process {pid} is {program} of this Samba cannot be told ({exc.strerror})",
+                "samba-rvss needs the capability CAP_SYS_PTRACE",
+            ) from exc
+        except OSError:  # it has ended
+            continue
     return sorted(found)
 
 
@@ -80,8 +100,12 @@ def is_called_worker(process: processes.Process) -> bool:
     user can give to a process of his own. The file of a worker that outlived an upgrade is
     "… (deleted)".
     """
+    return _is_called(process, WORKER)
+
+
+def _is_called(process: processes.Process, program: str) -> bool:
     name = os.path.basename(process.executable).removesuffix(" (deleted)")
-    return name == WORKER and process.saved_uid == 0
+    return name == program and process.saved_uid == 0
 
 
 def workers(configfile: str, lock_directory: str) -> tuple[Worker, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from samba_rvss.model import Share, Writers
 from samba_rvss.samba import callout, modules, values
-from samba_rvss.samba.clocks import IDLE, SHORT_IDLE, clocks
+from samba_rvss.samba.clocks import IDLE, SHORT_IDLE, clocks, number
 from samba_rvss.samba.options import (
     MAXIMUM_COPIES,
     MINIMUM_FREE,
@@ -21,6 +21,8 @@ from samba_rvss.samba.options import (
 from samba_rvss.samba.values import is_true, listed, string
 
 _VERBS = {"check": "check path command", "create": "create command", "delete": "delete command"}
+# lib/param/loadparm_server_role.c
+_DOMAIN_CONTROLLER = "ROLE_ACTIVE_DIRECTORY_DC"
 _HOOKS = {("samba-rvss", "hook"), ("samba_rvss", "hook.py")}
 
 
@@ -31,6 +33,8 @@ class Section:
     Attributes:
         path: the directory that clients see; empty if it has none.
         share: the share, if it is ours; if not, None, and ``reason`` says why.
+        inherits: whether nothing in it has to do with shadow copies: it calls the hook, if it does,
+            because [global] says so for all shares.
         written: the path as Samba has it in srv_fss.tdb and tells the hook: with quotes taken
             off, and nothing else; empty if that is ``path``.
     """
@@ -41,6 +45,7 @@ class Section:
     share: Share | None
     reason: str
     written: str = ""
+    inherits: bool = False
 
     @property
     def volume(self) -> str:
@@ -152,7 +157,14 @@ def section(
         share=share,
         reason=reason,
         written=written,
+        inherits=not any(map(_is_about_copies, own)),
     )
+
+
+def _is_about_copies(key: str) -> bool:
+    """Return whether a share that has a parameter of its own is meant to have shadow copies."""
+    key = values.plain(key)
+    return key == "vfsobjects" or key.startswith(("shell_snap:", "rvss:"))
 
 
 def _named(share: str, *sections: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -285,14 +297,25 @@ def taken_out(section: Section, wrong: Iterable[str]) -> Section:
     return replace(section, share=replace(section.share, obstacle=reason))
 
 
-def warnings(globals_: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence on each setting of [global] that breaks Remote VSS."""
+def warnings(globals_: Mapping[str, str], role: str) -> Iterator[str]:
+    """Yield a sentence on each setting of [global] that breaks Remote VSS.
+
+    Args:
+        globals_: the options of [global].
+        role: what Samba makes of 'server role' and what belongs to it, in its library's words.
+    """
+    if role == _DOMAIN_CONTROLLER:
+        # source3/rpc_server/rpcd_fsrvp.c, fsrvp_interfaces()
+        yield (
+            "'server role' in [global] makes this an Active Directory domain controller, and there"
+            " Samba offers no Remote VSS: have a member server serve the shares"
+        )
     if not is_true(globals_.get("registry shares", "no")):
         yield (
             "'registry shares' is off in [global]: Samba cannot expose shadow copies;"
             " set 'registry shares = yes' and 'include = registry'"
         )
-    if globals_.get("rpcd_fsrvp:num_workers", "").strip() != "1":
+    if number(globals_.get("rpcd_fsrvp:num_workers")) != 1:
         yield (
             "'rpcd_fsrvp:num_workers = 1' is missing in [global]: with more workers, clients"
             " erase each other's shadow copy sets"
