@@ -14,6 +14,8 @@ from samba_rvss.reconcile.observation import Observation
 
 _UNSEALED = (Phase.TAKEN, Phase.OPEN, Phase.SEALING)
 _IN_WORK = (Phase.CREATING, Phase.DELETING)
+# From a client's Commit to its Expose, which follows at once; Windows gives a Commit as long.
+_EXPOSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ def _wrong(
     for copy, seconds in unsealed.items():
         if seconds > deadline:
             yield f"{copy} is not sealed {seconds:.0f} s after its recovery: see the journal"
+    yield from _unexposed(look.seen)
     yield from (f"{left.target}: {left.reason}" for left in look.plan.left_alone if left.wrong)
     yield from look.plan.problems
     for action in look.plan.actions:
@@ -100,6 +103,33 @@ def _wrong(
     yield from (f"[{share}]: {reason}" for share, reason in unsupported.items())
     yield from look.config.warnings
     yield from look.samba
+
+
+def _unexposed(seen: Observation) -> Iterator[str]:
+    """Yield what is wrong with a set that was committed long ago and is not exposed."""
+    for samba_set in seen.samba.sets if seen.samba else ():
+        copies = [
+            copy
+            for copy in seen.copies
+            if copy.set_id == samba_set.id and copy.state is SetState.COMMITTED
+        ]
+        if samba_set.state is not SetState.COMMITTED or not copies:
+            continue
+        seconds = min(_age(copy, seen) for copy in copies)
+        if seconds > _EXPOSE_SECONDS:
+            shares = ", ".join(sorted({f"[{copy.share}]" for copy in copies}))
+            ids = " ".join(copy.id for copy in copies)
+            yield (
+                f"Samba's set {samba_set.id} of {shares} was committed {seconds:.0f} s ago and is"
+                " not exposed, and until it is, no other client can begin one: reconciling deletes"
+                f" it in time if its client stays away, and 'samba-rvss delete {ids}' at once"
+            )
+
+
+def _age(copy: ShadowCopy, seen: Observation) -> float:
+    """Return for how many seconds of this boot a copy has had its phase and state."""
+    since = copy.since.seconds if copy.since.boot == seen.present.boot else 0.0
+    return seen.present.seconds - since
 
 
 def _without_share(look: Look) -> Iterator[str]:
@@ -141,8 +171,7 @@ def _unsealed(seen: Observation) -> Iterator[tuple[str, float]]:
     for copy in seen.copies:
         over = copy.state is SetState.RECOVERED or copy.path in recovered
         if copy.phase is Phase.SEALING or (copy.phase in _UNSEALED and over):
-            since = copy.since.seconds if copy.since.boot == seen.present.boot else 0.0
-            yield copy.id, seen.present.seconds - since
+            yield copy.id, _age(copy, seen)
 
 
 def _differences(seen: Observation, samba: SambaState) -> Iterator[str]:

@@ -229,6 +229,26 @@ def test_open_copy_of_a_recovered_set_is_unsealed() -> None:
     assert COPY.id in standing.standing(looked(seen(copy)), {}).unsealed
 
 
+@pytest.mark.parametrize(
+    ("seconds", "state", "wrong"),
+    [
+        (1000.0, SetState.COMMITTED, True),
+        (1000.0, SetState.EXPOSED, False),
+        (1045.0, SetState.COMMITTED, False),
+    ],
+)
+def test_a_set_that_is_committed_and_not_exposed_for_long(
+    seconds: float, state: SetState, *, wrong: bool
+) -> None:
+    """Samba begins no other while there is one; its client exposes it at once if it lives."""
+    copy = replace(COPY, phase=Phase.OPEN, state=state, since=Moment(boot="b", seconds=seconds))
+    lines = standing.standing(looked(seen(copy, with_state(KNOWN, state))), {}).wrong
+    assert bool(lines) is wrong
+    for line in lines:
+        assert line.startswith(f"Samba's set {SET} of [VMs] was committed 100 s ago and is not exp")
+        assert line.endswith(f"and 'samba-rvss delete {COPY.id}' at once")
+
+
 # status: Samba's view beside ours
 
 
