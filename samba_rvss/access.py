@@ -20,6 +20,8 @@ from samba_rvss.samba import control
 
 # rpcd_fsrvp, sh, and once more sh if the hook is wrapped in a script: one to spare
 _PARENTS = 4
+_NOT_PERMITTED = (errno.EACCES, errno.EPERM)
+_PTRACE = "give samba-rvss the capability CAP_SYS_PTRACE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,16 @@ class Access(Closing):
         self._lock = Lock()
         self._started: dict[int, float] = {}  # when workers were, whose programs are root's
         self._callouts: dict[int, _Callout] = {}  # the last one of each worker
+        self._refusal = ""  # why Samba was refused, until it is not
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """A sentence on what keeps everybody from being served; none if nothing is known to."""
+        if not processes.is_capable(processes.CAP_SYS_PTRACE):
+            line = "every request is refused, because it cannot be seen which process started which"
+            how = "--cap-add=SYS_PTRACE for a container, CapabilityBoundingSet= for a service"
+            return (f"{line}: {_PTRACE} ({how})",)
+        return (f"Samba's requests are refused: {self._refusal}",) if self._refusal else ()
 
     def close(self) -> None:
         """See `Closing`."""
@@ -116,7 +128,11 @@ class Access(Closing):
                 if worker:
                     self._begin(peer, worker, pidfd)
             except OSError as exc:
-                raise _unreadable(peer, exc) from exc
+                refusal = _unreadable(peer, exc)
+                if exc.errno in _NOT_PERMITTED:
+                    self._refusal = refusal.line()
+                raise refusal from exc
+        self._refusal = ""
         return peer
 
     def _worker(self, peer: Peer, *, slowly: bool) -> int | None:
@@ -154,12 +170,14 @@ class Access(Closing):
             return True
         theirs = mounttable.read_mountinfo(peer.pid) if slowly else b""
         if slowly and not mounttable.follows(self._run, "exposed", theirs):
-            raise RvssError(
+            refusal = RvssError(
                 Problem.REFUSED,
                 f"process {peer.pid} of user {peer.uid} is in another mount namespace, and what is"
                 f" mounted below {self._run} does not appear there: a backup would be empty",
                 f"let Samba have {self._run} from samba-rvss's mount namespace, as a slave mount",
             )
+            self._refusal = refusal.line()
+            raise refusal
         return slowly
 
     def _begin(self, peer: Peer, worker: int, pidfd: int) -> None:
@@ -209,6 +227,6 @@ def _refusal(peer: Peer, reason: str, hint: str = "") -> RvssError:
 
 def _unreadable(peer: Peer, exc: OSError) -> RvssError:
     hint = ""
-    if exc.errno in (errno.EACCES, errno.EPERM):
-        hint = "give samba-rvss the capability CAP_SYS_PTRACE"
+    if exc.errno in _NOT_PERMITTED:
+        hint = _PTRACE
     return _refusal(peer, f"its parents cannot be read ({exc.strerror})", hint)

@@ -57,6 +57,8 @@ class Presence:
         failed: what it failed to do or to see then.
         unsealed: a sentence on each copy that is closed, and whose sealing has failed.
         refused: a sentence on each worker of Samba that waits for a client and refuses all others.
+        late: a sentence on all that takes longer than it should, and has not ended.
+        lacking: a sentence on all that the daemon may not do, or cannot see, from where it runs.
     """
 
     quiet: float
@@ -65,6 +67,8 @@ class Presence:
     failed: tuple[str, ...]
     unsealed: tuple[str, ...]
     refused: tuple[str, ...]
+    late: tuple[str, ...]
+    lacking: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration, open_ledger
@@ -65,7 +64,7 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
     """
     # Probing looks at no image, but knows our homes.
     known = providers(Identity(id=""), f"{config.state_directory}/homes.json")
-    counts = _counts(config)
+    counts, whole = _counts(config), twins.whole(config.shares)
     for section in config.sections:
         row: dict[str, object] = {
             "share": section.name,
@@ -84,8 +83,7 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
             count = counts.get(section.share.name.lower(), 0)
             row["inherits"] = section.inherits and not count
             try:
-                twin = twins.union(section.share, twins.of(config.shares, section.path))
-                share = replace(twin, obstacle=section.share.obstacle)
+                share = whole[section.share.name]
                 target = locate(share, known, config.run_directory, thorough=True)
                 room.refuse_many(section.share, count)
                 room.refuse_full(section.share, target.space)

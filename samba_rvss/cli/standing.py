@@ -82,6 +82,8 @@ def _wrong(
         yield from (f"the last reconciling failed: {line}" for line in look.presence.failed)
         yield from look.presence.unsealed
         yield from look.presence.refused
+        yield from look.presence.late
+        yield from look.presence.lacking
     for file in look.damaged:
         yield (
             f"the ledger was damaged and set aside as {file}, and what it lacked made anew from the"

@@ -79,7 +79,12 @@ def as_data(
     return {
         "healthy": judged.healthy,
         "wrong": list(judged.wrong),
-        "daemon": {"answers": presence is not None, "reason": seen.silence},
+        "daemon": {
+            "answers": presence is not None,
+            "reason": seen.silence,
+            "late": list(presence.late) if presence else [],
+            "lacking": list(presence.lacking) if presence else [],
+        },
         "shares": {"ours": shares, "unsupported": dict(unsupported), "inheriting": [*inheriting]},
         "copies": {
             "total": sum(judged.phases.values()),

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from samba_rvss import wire
+from samba_rvss.access import Access
 from samba_rvss.daemon.requests import Requests
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.sockets import log_request, receive
@@ -27,7 +28,9 @@ _BATCH = 200
 _SHOWN = 10
 
 
-async def serve(connection: socket.socket, peer: Peer, requests: Requests, runner: Runner) -> None:
+async def serve(
+    connection: socket.socket, peer: Peer, requests: Requests, runner: Runner, access: Access
+) -> None:
     """Answer one request of an administrator, and close its connection."""
     started = time.monotonic()
     verb, subject = "admin request", ""
@@ -45,7 +48,7 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests, runne
             await requests.refresh()
             line = await _adopt(connection, requests, request)
         elif verb == "status":
-            line = await _tell(connection, requests, runner)
+            line = await _tell(connection, requests, runner, access)
         else:
             copy = await requests.get(request.copy)
             await requests.delete(copy, peer.uid)
@@ -115,7 +118,9 @@ async def _send_all(connection: socket.socket, queue: "asyncio.Queue[Finding | N
             return
 
 
-async def _tell(connection: socket.socket, requests: Requests, runner: Runner) -> str:
+async def _tell(
+    connection: socket.socket, requests: Requests, runner: Runner, access: Access
+) -> str:
     """Send what only the daemon knows; return the line of the result."""
     last = runner.last
     presence = wire.Presence(
@@ -125,6 +130,8 @@ async def _tell(connection: socket.socket, requests: Requests, runner: Runner) -
         failed=_some(last.failed) if last else (),
         unsealed=_some(runner.delayed),
         refused=_some(requests.refused),
+        late=_some((*requests.late, *runner.late())),
+        lacking=_some((*access.lacking, *await requests.lacking())),
     )
     await _send(connection, wire.encode_part(presence))
     busy = sorted(runner.busy)

@@ -21,7 +21,7 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
     """Answer one callout, and close its connection."""
     started = time.monotonic()
     verb, subject = "request", ""
-    made, begun = None, False
+    made, begun = None, 0
     try:
         data = await receive(connection)
         if not data:
@@ -33,8 +33,7 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
             return
         request = wire.decode_hook(data)
         verb, subject = request.verb, " ".join(request.words)
-        requests.begins(verb, peer.uid, request.words)
-        begun = True
+        begun = requests.begins(verb, peer.uid, request.words, started)
         status, line = 0, ""
         if verb == "check":
             await requests.refresh()
@@ -63,5 +62,5 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
     finally:
         connection.close()
         if begun:
-            requests.ends(verb, good=not status)
+            requests.ends(verb, begun, good=not status)
     log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)

@@ -14,8 +14,10 @@ from samba_rvss.errors import Problem, RvssError
 
 T = TypeVar("T")
 
+_HINT = "see what its disks do"
 _AT_ONCE = 4
 _SILENT = 1.0  # seconds after which who has not answered is taken for dead, until he does
+_LONG = 10.0  # seconds after which that is worth a word
 
 
 class Looks:
@@ -40,12 +42,8 @@ class Looks:
         present = time.monotonic()
         others = self._since.setdefault(path, {})
         if len(others) >= _AT_ONCE and present - min(others.values()) >= _SILENT:
-            raise RvssError(
-                Problem.BUSY,
-                f"the file system of {path} has not answered for"
-                f" {present - min(others.values()):.0f} s",
-                "see what its disks do",
-            )
+            silent = present - min(others.values())
+            raise RvssError(Problem.BUSY, _silent(path, silent), _HINT)
         self._number += 1
         number, others[self._number] = self._number, present
         task = asyncio.ensure_future(in_thread(function))
@@ -55,6 +53,15 @@ class Looks:
             raise too_late(f"the file system of {path}")
         return task.result()
 
+    def late(self, longest: float = _LONG) -> tuple[str, ...]:
+        """Return a sentence on each share that has not answered for so many seconds, nor yet."""
+        present = time.monotonic()
+        return tuple(
+            f"{_silent(path, present - since)}: {_HINT}"
+            for path, looks in self._since.items()
+            if present - (since := min(looks.values())) >= longest
+        )
+
     def _on_end(self, path: str, number: int, task: "asyncio.Future[T]") -> None:
         others = self._since[path]
         del others[number]
@@ -62,6 +69,10 @@ class Looks:
             del self._since[path]
         if not task.cancelled():
             task.exception()  # nobody may wait for it any more
+
+
+def _silent(path: str, seconds: float) -> str:
+    return f"the file system of {path} has not answered for {seconds:.0f} s"
 
 
 def too_late(what: str) -> RvssError:

@@ -22,11 +22,13 @@ from samba_rvss.daemon.rescue import Rescue
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.daemon.turns import Turns
+from samba_rvss.daemon.underway import UnderWay
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate, Finding
-from samba_rvss.model import ShadowCopy
+from samba_rvss.model import ShadowCopy, Share
 from samba_rvss.reconcile import report
+from samba_rvss.samba import twins
 from samba_rvss.samba.conf import find_share
 
 _logger = logging.getLogger(__name__)
@@ -36,6 +38,9 @@ _RETRY_SECONDS = 1.0
 _DESTROY_SECONDS = 1.0
 # ... and until nobody can reach it, less than the hook waits for an answer.
 _HIDE_SECONDS = 30.0
+_LONGEST = 30.0  # that a request should take, or as long as a Commit may, if that is less
+_STATUS_SECONDS = 2.0
+_AT_ONCE = 8  # shares that are looked at for a status
 
 
 class Requests:
@@ -65,6 +70,7 @@ class Requests:
         self._runner = runner
         self._tasks = tasks
         self._looks = Looks()
+        self._under_way = UnderWay()
         self._rescue = rescue
 
     @property
@@ -72,14 +78,37 @@ class Requests:
         """A sentence on each worker that waits for a client, and refuses all others."""
         return self._rescue.delayed
 
-    def begins(self, verb: str, uid: int, words: tuple[str, ...]) -> None:
-        """Note that a client did something that a callout was made for."""
-        self._runner.heard()
-        self._rescue.begins(verb, uid, " ".join(words))
+    @property
+    def late(self) -> tuple[str, ...]:
+        """A sentence on all that was asked for and takes longer than it should."""
+        return (*self._under_way.late(), *self._looks.late())
 
-    def ends(self, verb: str, *, good: bool) -> None:
+    def begins(self, verb: str, uid: int, words: tuple[str, ...], started: float) -> int:
+        """Note that a client did something that a callout was made for.
+
+        Args:
+            verb: the callout's.
+            uid: the client's user.
+            words: the paths as the callout got them.
+            started: when the request came (`time.monotonic`).
+
+        Returns:
+            What `ends` is to be called with.
+        """
+        self._runner.heard()
+        path = " ".join(words)
+        self._rescue.begins(verb, uid, path)
+        what = f"the {verb} callout of uid {uid} for {path} has been under way"
+        return self._under_way.begin(what, started, self._usual)
+
+    def ends(self, verb: str, number: int, *, good: bool) -> None:
         """Note that a callout that has begun has its answer."""
+        self._under_way.end(number)
         self._rescue.ends(verb, good=good)
+
+    @property
+    def _usual(self) -> float:
+        return min(_LONGEST, self._present().config.commit_deadline)
 
     async def refresh(self, *, anew: bool = False) -> None:
         """Read smb.conf again if it has changed; with ``anew``, in any case."""
@@ -98,6 +127,32 @@ class Requests:
         deadline = time.monotonic() + instance.config.commit_deadline
         target = await self._locate(instance, words, deadline, thorough=True)
         await in_thread(room.require, instance, target.share, target.space)
+
+    async def lacking(self) -> tuple[str, ...]:
+        """Return a sentence on each share that this process can take no shadow copies of.
+
+        What does not answer soon is none of them; see `late`.
+        """
+        refreshing = self._tasks.start(self.refresh())
+        await asyncio.wait({refreshing}, timeout=_STATUS_SECONDS)
+        instance, gate = self._present(), asyncio.Semaphore(_AT_ONCE)
+        directory = instance.config.run_directory
+        deadline = time.monotonic() + _STATUS_SECONDS
+
+        async def look(share: Share) -> str:
+            find = partial(locate, share, instance.providers, directory, thorough=True)
+            async with gate:
+                try:
+                    await self._looks.look(share.path, find, deadline)
+                except RvssError as exc:
+                    late = exc.problem is Problem.DEADLINE
+                    return "" if late else f"[{share.name}]: {exc.line()}"
+            return ""
+
+        whole = twins.whole(instance.config.shares)
+        meant = (s.name for s in instance.config.sections if s.share and not s.inherits)
+        found = await asyncio.gather(*(look(whole[name]) for name in meant))
+        return tuple(line for line in found if line)
 
     async def create(self, words: tuple[str, ...], uid: int, started: float) -> ShadowCopy:
         """Take a shadow copy, for as long as ``rvss:commit deadline`` allows.
@@ -121,6 +176,8 @@ class Requests:
         if creation.done():
             return creation.result()
         creation.add_done_callback(self._undo_late)
+        what = f"a shadow copy of {target.share.path} that came too late has been under way"
+        self._under_way.until_done(creation, what, started)
         raise too_late(f"the file system of {target.share.path}")
 
     async def _locate(
@@ -255,15 +312,16 @@ class Requests:
         hidden: Callable[[], object] = lambda: None,
         detail: str = "",
     ) -> None:
-        # First without the turn: a step of the sealing may take long, and nobody must wait for it.
-        await self._watcher.release(copy)
-        async with self._turns.take(copy.volume):
-            await self._watcher.release(copy)  # reconciling may have tracked it again
-            try:
-                await in_thread(delete, self._present(), copy, uid, hidden, detail)
-            except RvssError:
-                self._runner.wake(_RETRY_SECONDS)
-                raise
+        with self._under_way.doing(f"the deletion of {copy.id} has been under way", _LONGEST):
+            # First without the turn: a step of the sealing may take long, and nobody must wait.
+            await self._watcher.release(copy)
+            async with self._turns.take(copy.volume):
+                await self._watcher.release(copy)  # reconciling may have tracked it again
+                try:
+                    await in_thread(delete, self._present(), copy, uid, hidden, detail)
+                except RvssError:
+                    self._runner.wake(_RETRY_SECONDS)
+                    raise
 
     def delivered(self, copy: ShadowCopy) -> None:
         """Note that Samba has the path of a new copy, and begin to follow the copy."""

@@ -36,6 +36,7 @@ _AFTER_CHANGE = 1.0
 _AFTER_START = 5.0
 _DETAIL = 4000
 _ACTION_SECONDS = 15.0
+_LONG_SECONDS = 60.0  # longer than any step of a reconciling waits for anything
 _TIMES = 2  # how often the same may be done in reconcilings that follow each other
 
 
@@ -75,7 +76,24 @@ class Runner:
         self._heard = time.monotonic()
         self._workers: dict[int, int] = {}
         self._stuck: dict[str, float] = {}  # since when an action on a file system has not ended
+        self._step: tuple[str, float] | None = None  # what reconciling does, and since when
         self.last: Last | None = None
+
+    def late(self, longest: float = _LONG_SECONDS) -> tuple[str, ...]:
+        """Return a sentence on a reconciling that does not go on.
+
+        Args:
+            longest: how long a step of it may take, in seconds.
+        """
+        if self._step is None:
+            return ()
+        what, since = self._step
+        seconds = time.monotonic() - since
+        line = f"reconciling does not come to its end: it has tried to {what} for {seconds:.0f} s"
+        return (f"{line}; see what the disks do, and the journal",) if seconds >= longest else ()
+
+    def _begin(self, what: str) -> None:
+        self._step = (what, time.monotonic())
 
     @property
     def quiet(self) -> float:
@@ -166,25 +184,34 @@ class Runner:
                 busy=lambda: self.busy,
                 starting=starting,
                 patient=patient,
+                looking=lambda what: self._begin(f"see {what}"),
             )
-            seen = await in_thread(observe, sources)
-            decided = plan(seen)
-            outcomes, done = [], Counter[tuple[str, str, str]]()
-            for action in decided.actions:
-                outcome = await self._attempt(action)
-                if outcome.fate is Fate.DONE:
-                    done[_name(action)] = self._done[_name(action)] + 1
-                    outcome = _doubted(outcome, done[_name(action)])
-                outcomes.append(outcome)
-                report(outcome)
-            self._done = done
-            await in_thread(self._record, decided, outcomes, seen.findings)
-            self._schedule(decided, outcomes)
-            if starting and decided.left_alone:
-                self.wake(_AFTER_START)
-            for worker in seen.workers or ():
-                self._watch(worker.pid)
-            return decided, outcomes
+            try:
+                return await self._reconcile(sources, report)
+            finally:
+                self._step = None
+
+    async def _reconcile(self, sources: Sources, report: Report) -> tuple[Plan, list[Outcome]]:
+        seen = await in_thread(observe, sources)
+        decided = plan(seen)
+        outcomes, done = [], Counter[tuple[str, str, str]]()
+        for action in decided.actions:
+            self._begin(action.describe())
+            outcome = await self._attempt(action)
+            if outcome.fate is Fate.DONE:
+                done[_name(action)] = self._done[_name(action)] + 1
+                outcome = _doubted(outcome, done[_name(action)])
+            outcomes.append(outcome)
+            report(outcome)
+        self._done = done
+        self._begin("record what was done")
+        await in_thread(self._record, decided, outcomes, seen.findings)
+        self._schedule(decided, outcomes)
+        if sources.starting and decided.left_alone:
+            self.wake(_AFTER_START)
+        for worker in seen.workers or ():
+            self._watch(worker.pid)
+        return decided, outcomes
 
     async def _attempt(self, action: Action) -> Outcome:
         """Carry out an action; wait for a limited time, and for one on each file system only."""

@@ -101,7 +101,7 @@ class Daemon:
             door = sockets.Door(self._tasks, threads)
             access = cleanup.enter_context(Access(config.run_directory))
             serve_hook = partial(hook.serve, requests=requests)
-            serve_admin = partial(admin.serve, requests=requests, runner=runner)
+            serve_admin = partial(admin.serve, requests=requests, runner=runner, access=access)
             tasks = [
                 asyncio.ensure_future(watcher.run()),
                 asyncio.ensure_future(runner.run()),
@@ -112,6 +112,8 @@ class Daemon:
                 asyncio.ensure_future(_housekeep(present)),
                 asyncio.ensure_future(self._stopping.wait()),
             ]
+            for line in access.lacking:
+                _logger.warning("%s", line)
             ours = len(config.shares)
             _logger.info("serving %d shares of %s at %s", ours, config.file, config.hook_socket)
             systemd.notify("READY=1")

@@ -17,6 +17,7 @@ from functools import cache
 # asm-generic/socket.h (Linux 6.5)
 SO_PEERPIDFD = 77
 # linux/capability.h
+CAP_SYS_PTRACE = 19
 CAP_SYS_ADMIN = 21
 
 
@@ -94,11 +95,11 @@ def process(pid: int) -> Process:
     return Process(pid=pid, parent=parent, uid=uid, saved_uid=saved, executable=executable)
 
 
-def may_administer() -> bool:
-    """Return whether this process has CAP_SYS_ADMIN in effect (proc(5), status)."""
+def is_capable(capability: int) -> bool:
+    """Return whether this process has a capability in effect (proc(5), status)."""
     with open("/proc/thread-self/status", "rb") as status:
         effective = next(int(line.split()[1], 16) for line in status if line[:7] == b"CapEff:")
-    return bool(effective >> CAP_SYS_ADMIN & 1)
+    return bool(effective >> capability & 1)
 
 
 def executable_uid(pid: int) -> int:

@@ -49,7 +49,9 @@ class Mounts:
             self._table = mounttable.OpenTable()
         except OSError as exc:
             message = f"cannot prepare {self._run} for mounts: {exc.strerror}"
-            raise RvssError(Problem.SYSTEM, message) from exc
+            hint = "give samba-rvss the capability CAP_SYS_ADMIN"
+            hint = hint if exc.errno == errno.EPERM else ""
+            raise RvssError(Problem.SYSTEM, message, hint) from exc
         cleanup.callback(self._end)
 
     def _end(self) -> None:

@@ -122,6 +122,7 @@ class Sources:
         starting: whether no request can be under way.
         patient: whether there is time to read srv_fss.tdb twice even when starting.
         twice_seconds: time between the two readings, in seconds.
+        looking: called with what is looked at next.
     """
 
     instance: Instance
@@ -130,15 +131,18 @@ class Sources:
     starting: bool = False
     patient: bool = False
     twice_seconds: float = TWICE_SECONDS
+    looking: Callable[[str], object] = lambda what: None
 
 
 class _Looker:
     """Looks at one source after another, and collects the problems."""
 
-    def __init__(self) -> None:
+    def __init__(self, looking: Callable[[str], object]) -> None:
         self.problems: list[str] = []
+        self._looking = looking
 
     def look(self, what: str, function: Callable[[], T]) -> T | None:
+        self._looking(what)
         try:
             return function()
         except (RvssError, OSError) as exc:
@@ -164,8 +168,9 @@ def observe(sources: Sources) -> Observation:
     Raises:
         RvssError: STATE if the ledger cannot be read: nothing at all can be told then.
     """
-    instance, looker = sources.instance, _Looker()
+    instance, looker = sources.instance, _Looker(sources.looking)
     config, ledger, samba_library = instance.config, instance.ledger, instance.samba
+    sources.looking("the ledger")
     before = {copy.id: copy for copy in ledger.copies()}
     busy = sources.busy()
     inventory = looker.look("the images", instance.inventory)
@@ -213,6 +218,7 @@ def observe(sources: Sources) -> Observation:
     if any(_may_expire(copy, config.maximum_age, wall) for copy in before.values()):
         connected = looker.look("who is connected", lambda: control.connected_shares(config.file))
     # The ledger is read last, as well as first: what has changed in between is being worked on.
+    sources.looking("the ledger")
     copies, gone = tuple(ledger.copies()), ledger.gone()
     changing = {copy.id for copy in copies if before.get(copy.id) != copy}
     changing |= before.keys() - {copy.id for copy in copies}

@@ -52,6 +52,19 @@ def union(share: Share, twins: Sequence[Share]) -> Share:
     )
 
 
+def whole(shares: Iterable[Share]) -> Mapping[str, Share]:
+    """Return each share, by its name, with what protects its copies, and its own obstacle.
+
+    Args:
+        shares: all that are ours.
+    """
+    return {
+        share.name: replace(union(share, alike), obstacle=share.obstacle)
+        for alike in grouped(shares).values()
+        for share in alike
+    }
+
+
 def shown_by(twins: Sequence[Share]) -> str:
     """Return the share after which their directory of Previous Versions is named; "" if none."""
     return next((twin.name for twin in twins if twin.previous_versions), "")

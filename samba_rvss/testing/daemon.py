@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -147,13 +147,16 @@ class RvssDaemon(Undoing):
         more = "".join(f"    {key} = {text}\n" for key, text in (options or {}).items())
         return share_section(name, str(path), self.hook) + more
 
-    def start(self, crash_at: str = "", *, watched: bool = False) -> None:
+    def start(
+        self, crash_at: str = "", *, watched: bool = False, above: Sequence[str] = ()
+    ) -> None:
         """Start the daemon, and return when it serves.
 
         Args:
             crash_at: one of `copies.instance.POINTS`, at which it kills itself; with "*2", when
                 it gets there for the second time. It logs "reached" and the point.
             watched: whether it logs "in the event loop" for whatever could block there.
+            above: a program that becomes the daemon, with its arguments: setpriv(1), for example.
 
         Raises:
             RvssError: NO_DAEMON, with the end of its log, if it does not serve in time.
@@ -167,7 +170,7 @@ class RvssDaemon(Undoing):
             argv = ["-m", "samba_rvss", "-s", str(self._samba.configuration), "daemon"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *argv],
+                [*above, sys.executable, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -361,8 +361,12 @@ def test_mount_namespaces(rig: "Rig") -> None:
         done = rig.hook("check", str(volume), above=above)
         assert done.returncode == Problem.REFUSED, done.stderr
         assert f"what is mounted below {run} does not appear there" in done.stderr
+    told = rig.command("status")
+    assert told.returncode == 1
+    assert f"Samba's requests are refused: {done.stderr.split('hook: ')[1]}" in told.stdout
     done = rig.hook("check", str(volume), above=follow)
     assert (done.returncode, done.stderr) == (0, "")
+    assert rig.command("status").returncode == 0
     rig.assert_a_fresh_set_works()
     rig.assert_nothing_left()
 

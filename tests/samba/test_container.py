@@ -77,6 +77,8 @@ def test_whole_sequence(rig: "Rig", private_samba: ContainerSmbd) -> None:
             file.write(b"recovered")
             taken.complete()
             rig.wait_for_phase(Phase.SEALED)
+            told = rig.command("status")  # it looks for Samba's programs in the container
+            assert told.returncode == 0, told.stdout
             with pytest.raises(SmbError):
                 file.write(b"late")
             with suppress(OSError):  # it may go where nobody looks any more

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from samba_rvss.run import environment, run
 from samba_rvss.samba.fsrvp.copyset import take
 from samba_rvss.samba.fsrvp.methods import BACKUP
 from samba_rvss.testing.daemon import RvssDaemon
+from samba_rvss.testing.device_group import NoBlockDevices
 from samba_rvss.testing.smbd import PrivateSmbd
 from samba_rvss.testing.waiting import wait_until
 from tests.samba.filesystems import FileSystem, OnBtrfs, only
@@ -258,11 +260,14 @@ def test_a_frozen_volume_holds_up_nobody_else(instance: Instance, rig_directory:
                 done = instance.hook("delete", str(instance.file_system.path / "vms"), path)
                 assert done.returncode == 0
             assert time.monotonic() - started < 2
-            time.sleep(2)
+            for thread in waiting:
+                thread.join(60)
+            told = instance.command("status")
+            assert told.returncode == 1
+            late = f"a shadow copy of {other.path / 'slow'} that came too late has been under way"
+            assert late in told.stdout
         finally:
             run(["fsfreeze", "--unfreeze", str(other.path)], timeout=30)
-        for thread in waiting:
-            thread.join(60)
         # One was in the kernel past its deadline, the other waited for it: both are undone.
         assert [done.returncode for done in answers] == [Problem.DEADLINE] * 2
         assert instance.nothing_left()
@@ -348,6 +353,46 @@ def test_a_file_system_that_is_mounted_later_is_found(instance: Instance) -> Non
     wait_until("the copy is mounted", lambda: os.path.ismount(path), pause=0.2)
     assert instance.command("delete", path).returncode == 0
     assert instance.nothing_left()
+
+
+@only("btrfs")
+def test_what_the_daemon_may_not_do_is_said(instance: Instance) -> None:
+    """As in a container without the permission for a disk, or without CAP_SYS_PTRACE."""
+    vms = instance.file_system.path / "vms"
+
+    def wrong() -> list[str]:
+        told = instance.command("status", "--json")
+        found: dict[str, Any] = json.loads(told.stdout)
+        assert told.returncode == (1 if found["wrong"] else 0), told.stderr
+        assert found["wrong"] == found["daemon"]["lacking"]
+        shown = instance.command("status")
+        assert shown.returncode == told.returncode
+        assert all(f"  {line}\n" in shown.stdout for line in found["wrong"])
+        return list(found["wrong"])
+
+    def refused() -> str:
+        done = instance.hook("check", str(vms))
+        assert done.returncode in (Problem.SYSTEM, Problem.REFUSED), done.stderr
+        return done.stderr
+
+    with NoBlockDevices() as group:
+        instance.daemon.start(above=group.above)
+        (line,) = wrong()
+        reason = line.removeprefix("[vms]: ")
+        assert re.match(
+            f"samba-rvss may not open /dev/\\S+, which {vms} is on: it can make no", reason
+        )
+        assert reason in refused()
+        instance.daemon.stop()
+    less = [f"--{kind}=-sys_ptrace" for kind in ("bounding-set", "inh-caps")]
+    instance.daemon.start(above=["setpriv", *less])
+    (line,) = wrong()
+    assert line.startswith("every request is refused, because it cannot be seen which process")
+    assert "give samba-rvss the capability CAP_SYS_PTRACE" in line
+    assert "CAP_SYS_PTRACE" in refused()
+    instance.daemon.stop()
+    instance.daemon.start()
+    assert wrong() == []
 
 
 def test_usage_errors(instance: Instance) -> None:

@@ -68,7 +68,14 @@ SAMBA = SambaState(
     sets=(SambaSet(id=SET, state=SetState.RECOVERED, context=COPY.context),), copies=(KNOWN,)
 )
 PRESENCE = Presence(
-    quiet=1.0, reconciled=NOW.isoformat(), done=(), failed=(), unsealed=(), refused=()
+    quiet=1.0,
+    reconciled=NOW.isoformat(),
+    done=(),
+    failed=(),
+    unsealed=(),
+    refused=(),
+    late=(),
+    lacking=(),
 )
 
 
@@ -141,6 +148,11 @@ def test_nothing_at_all_is_healthy() -> None:
 WRONG = {
     "the daemon does not run": looked(presence=None),
     "the last reconciling failed: seal x": looked(presence=replace(PRESENCE, failed=("seal x",))),
+    "a callout has been under way": looked(
+        presence=replace(PRESENCE, late=("a callout has been under way",))
+    ),
+    # The command sees it too, and says it in the same words.
+    "[vms]: it may not": looked(presence=replace(PRESENCE, lacking=("[vms]: it may not",) * 2)),
     "its file system is not there": looked(
         plan=replace(
             EMPTY,

@@ -66,6 +66,9 @@ def test_looks_at_a_dead_share_take_nothing_from_others() -> None:
                 await looks.look("/dead", answer.wait, time.monotonic() + 0.001)
             problems.append(caught.value.problem)
         assert set(problems) == {Problem.BUSY}
+        (line,) = looks.late(1.0)
+        assert line.startswith("the file system of /dead has not answered for ")
+        assert looks.late() == ()
         assert await looks.look("/good", lambda: 1, time.monotonic() + 60.0) == 1
         with pytest.raises(ZeroDivisionError):
             await looks.look("/good", lambda: 1 // 0, time.monotonic() + 60.0)
@@ -77,5 +80,7 @@ def test_looks_at_a_dead_share_take_nothing_from_others() -> None:
                 await asyncio.sleep(0.001)
             else:
                 break
+        while looks.late(0.0):
+            await asyncio.sleep(0.001)
 
     asyncio.run(scenario())

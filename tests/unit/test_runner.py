@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem
 from samba_rvss.findings import Fate
+from samba_rvss.model import Inventory
 from samba_rvss.reconcile.report import Outcome
 from samba_rvss.samba.process import SambaProcess
 from tests.unit.site import Site
@@ -35,11 +37,24 @@ class Leftovers:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        instance, turns = site.instance(), Turns()
-        watcher = Watcher(lambda: instance, turns)
-        self.runner = Runner(lambda: instance, watcher, turns)
+        self.runner = self._runner_of(site.instance())
         self._parent = Path(site.config.run_directory, "exposed", "vms")
         self.make()
+
+    def _runner_of(self, instance: Instance) -> Runner:
+        turns = Turns()
+        return Runner(lambda: instance, Watcher(lambda: instance, turns), turns)
+
+    def hang_at_images(self) -> threading.Event:
+        """Have the images not be listed before an event is set."""
+        goes_on = threading.Event()
+
+        def inventory() -> Inventory:
+            goes_on.wait()
+            return self._site.inventory()
+
+        self.runner = self._runner_of(self._site.instance(inventory))
+        return goes_on
 
     def make(self) -> None:
         """Make those that are not there."""
@@ -142,6 +157,22 @@ def test_what_failed_is_tried_again_less_and_less_often(leftovers: Leftovers) ->
     leftovers.make()
     leftovers.block("b")
     assert pause_is(1.0)  # from the beginning
+
+
+def test_what_does_not_come_to_its_end_is_named(leftovers: Leftovers) -> None:
+    async def story() -> tuple[str, ...]:
+        goes_on = leftovers.hang_at_images()
+        reconciling = asyncio.ensure_future(leftovers.runner.reconcile(starting=True))
+        while not (late := leftovers.runner.late(0.0)) or "images" not in late[0]:
+            await asyncio.sleep(0.01)
+        assert leftovers.runner.late() == ()
+        goes_on.set()
+        await reconciling
+        assert leftovers.runner.late(0.0) == ()
+        return late
+
+    (line,) = asyncio.run(story())
+    assert line.startswith("reconciling does not come to its end: it has tried to see the images ")
 
 
 def test_the_loop_goes_on_while_the_ledger_waits(leftovers: Leftovers) -> None:

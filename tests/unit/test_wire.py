@@ -219,6 +219,8 @@ def test_part_always_fits(character: str, length: int, count: int) -> None:
         failed=(text,) * count,
         unsealed=(text,),
         refused=(text,),
+        late=(text,),
+        lacking=(text,),
     )
     for part in (finding, presence):
         data = encode_part(part)

@@ -26,7 +26,7 @@ def refusal(name: str) -> RvssError:
         BUSY with who has it open, or with what else it may be; SYSTEM if it is for want of a
         capability.
     """
-    if not processes.may_administer():
+    if not processes.is_capable(processes.CAP_SYS_ADMIN):
         return RvssError(
             Problem.SYSTEM,
             f"the subvolume {name} cannot be deleted without CAP_SYS_ADMIN",

@@ -58,6 +58,30 @@ def device(file_system: str) -> str:
     )
 
 
+def require_permission(file_system: str, path: str) -> None:
+    """Refuse a mounted file system whose images can be neither made nor listed from here.
+
+    This asks the kernel as whoever opens the device does, and reads nothing from it: control groups
+    answer access(2) too (fs/namei.c, inode_permission()).
+
+    Args:
+        file_system: its UUID.
+        path: what on it is to be snapshotted.
+
+    Raises:
+        RvssError: SYSTEM, or as `device`.
+    """
+    source = device(file_system)
+    if not os.access(source, os.R_OK):
+        raise RvssError(
+            Problem.SYSTEM,
+            f"samba-rvss may not open {source}, which {path} is on: it can make no image there, and"
+            " list none",
+            "give it the permission for that device: --device for a container, DeviceAllow= for a"
+            " service",
+        )
+
+
 def mount(source: str, tree: int) -> int:
     """Mount a subvolume, detached and read-only; return its root as an O_PATH descriptor.
 

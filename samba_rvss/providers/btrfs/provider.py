@@ -129,6 +129,8 @@ class Btrfs:
         *,
         thorough: bool,
     ) -> None:
+        if thorough:
+            mounted.require_permission(volume.file_system, path)
         space = os.fstatvfs(fd)
         if space.f_flag & os.ST_RDONLY and mounted.is_read_only(fd):
             raise RvssError(
