@@ -6,20 +6,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from samba_rvss.kernel import files
-from samba_rvss.model import Nested, Share
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Nested, Phase, Share
 from samba_rvss.run import environment
 from samba_rvss.samba import serving
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.sections import Section
 from samba_rvss.samba.serving import Places
-from tests.unit.values import CONFIG
+from tests.unit.values import CONFIG, copy_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = Places(modules="/lib/samba", programs="/libexec/samba")
@@ -92,6 +93,7 @@ def test_a_module_that_is_part_of_smbd_is_there(root: Path) -> None:
 
 
 @pytest.mark.require("smbd")
+@pytest.mark.vm(seconds=0.5)  # Samba 4.22
 def test_where_this_samba_looks() -> None:
     where = serving.places()
     assert Path(where.programs, "rpcd_fsrvp").exists()
@@ -205,6 +207,8 @@ _CONF = """\
     path = {0}/printers
 [homes]
     browseable = no
+[data]
+    path = {0}/data
 [vms]
     path = {0}/vms
     rvss:nested = include
@@ -213,11 +217,14 @@ _CONF = """\
 
 @pytest.mark.require("root", "smbd")
 def test_status_without_a_daemon(tmp_path: Path) -> None:
-    """What Samba lacks is said; of what only inherits the hook from [global], nothing is wrong."""
+    """What Samba lacks is said; who only inherits the hook is wrong if there are copies of it."""
     for name in ("lock", "state", "cache", "private", "run", "rvss"):
         (tmp_path / name).mkdir()
     hook = f"/usr/libexec/samba-rvss/hook -S {tmp_path}/run/hook.sock"
     (tmp_path / "smb.conf").write_text(_CONF.format(tmp_path, hook=hook))
+    copy = replace(copy_of("20261122T100000Z-0000aaaa", Phase.SEALED), share="data")
+    with closing(Ledger(f"{tmp_path}/rvss/ledger.db")) as ledger:
+        ledger.add(copy, "create")
     where = serving.places()
     hide = f"mount -t tmpfs none {where.modules}/vfs && mount -t tmpfs none {where.programs}"
     command = [sys.executable, "-m", "samba_rvss", "-s", str(tmp_path / "smb.conf"), "status"]
@@ -234,16 +241,18 @@ def test_status_without_a_daemon(tmp_path: Path) -> None:
         return done.stdout
 
     told = json.loads(status("--json"))
-    daemon, vms, role, host, worker, module = told["wrong"]
+    daemon, left, data, vms, role, host, worker, module = told["wrong"]
     assert daemon == "the daemon does not run: start samba-rvss.service"
+    assert left.startswith(f"{copy.id}: its file system is not there")
+    assert data == f"[data]: the path {tmp_path}/data of [data] does not exist"
     assert vms == f"[vms]: the path {tmp_path}/vms of [vms] does not exist"
     assert "domain controller, and there Samba offers no Remote VSS: have a member server" in role
     assert "samba-dcerpcd is not installed" in host
     assert "rpcd_fsrvp is not installed" in worker
     assert "shell_snap is not installed" in module
-    assert list(told["shares"]["unsupported"]) == ["vms"]
+    assert list(told["shares"]["unsupported"]) == ["data", "vms"]
     assert told["shares"]["inheriting"] == ["print$"]
     shown = status()
-    assert shown.startswith("NOT HEALTHY: 6 wrong\n")
+    assert shown.startswith("NOT HEALTHY: 8 wrong\n")
     assert all(f"  {line}\n" in shown for line in told["wrong"])
-    assert "2 ours, 1 unsupported, 1 without copies as they only inherit the hook" in shown
+    assert "3 ours, 2 unsupported, 1 without copies as they only inherit the hook" in shown
