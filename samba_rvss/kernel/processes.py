@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -95,6 +96,13 @@ def process(pid: int) -> Process:
     return Process(pid=pid, parent=parent, uid=uid, saved_uid=saved, executable=executable)
 
 
+def groups(pid: int) -> tuple[int, ...]:
+    """Return the supplementary groups of a process."""
+    with open(f"/proc/{pid}/status", "rb") as status:
+        line = next(line for line in status if line.startswith(b"Groups:"))
+    return tuple(map(int, line.split()[1:]))
+
+
 def is_capable(capability: int) -> bool:
     """Return whether this process has a capability in effect (proc(5), status)."""
     with open("/proc/thread-self/status", "rb") as status:
@@ -168,6 +176,29 @@ def open_files(pid: int) -> Iterator[HeldFile]:
             inode=int(facts.get("ino", "0")),
             writable=bool(int(facts.get("flags", "0"), 8) & os.O_ACCMODE),
         )
+
+
+def unix_connections(pid: int) -> dict[int, str]:
+    """Return the connections over Unix stream sockets that a process has open.
+
+    Returns:
+        The number of each end that is the process's, which no other socket has while it lives, and
+        the address that it has, or was accepted at; empty if it has none.
+    """
+    held = set()
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/{pid}/fd/{number}")
+            if target.startswith("socket:["):
+                held.add(target[8:-1].encode())
+    found = {}
+    with open(f"/proc/{pid}/net/unix", "rb") as sockets:
+        for line in sockets:
+            # net/unix/af_unix.c, unix_seq_show(): SOCK_STREAM, and SS_CONNECTED
+            words = line.rstrip(b"\n").split(None, 7)
+            if len(words) > 6 and words[6] in held and words[4:6] == [b"0001", b"03"]:
+                found[int(words[6])] = os.fsdecode(words[7] if len(words) > 7 else b"")
+    return found
 
 
 def has_ended(pidfd: int) -> bool:

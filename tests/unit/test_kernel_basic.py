@@ -238,3 +238,31 @@ def test_read_lock_sees_the_lock_of_another_process(tmp_path: Path) -> None:
             assert files.try_read_lock(fd, 32)
     with _opened(path, os.O_RDWR) as fd:
         assert files.try_read_lock(fd, 16)
+
+
+def test_connections_of_a_process_are_told_apart(tmp_path: Path) -> None:
+    address = str(tmp_path / "pipe")
+    with closing(socket.socket(socket.AF_UNIX)) as listener, ExitStack() as clients:
+        listener.bind(address)
+        listener.listen()
+
+        def accepted() -> set[int]:
+            found = processes.unix_connections(os.getpid())
+            return {number for number, path in found.items() if path == address}
+
+        def connect() -> tuple[socket.socket, int]:
+            clients.enter_context(closing(socket.socket(socket.AF_UNIX))).connect(address)
+            connection = listener.accept()[0]
+            return connection, os.fstat(connection.fileno()).st_ino
+
+        first, second = connect(), connect()
+        assert accepted() == {first[1], second[1]}
+        first[0].close()
+        third = connect()
+        assert accepted() == {second[1], third[1]}
+        for connection, _ in (second, third):
+            connection.close()
+
+
+def test_groups_of_a_process() -> None:
+    assert sorted(processes.groups(os.getpid())) == sorted(os.getgroups())
