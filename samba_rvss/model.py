@@ -83,7 +83,7 @@ class Share:
         writers: who may recover a shadow copy.
         write_list: its ``write list``, as smb.conf has it.
         named: the parameters in which Samba puts the share's name, with the name in them.
-        obstacle: why Samba never calls the hook all the same, and what to do; empty if it does.
+        obstacle: why Samba never calls the hook, or cannot expose a copy; empty if it does both.
         forced: the setting that makes the hook's user another than the client's; empty if none.
         shadow: the options of vfs_shadow_copy2 that are in effect, without ``shadow:``, and their
             values.

@@ -1,6 +1,9 @@
 """What concerns the tests of all floors."""
 
+import tempfile
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +28,14 @@ CAPABILITIES["zfs"] = _zfs_here
 # How fast examples are drawn is a matter of what else the machine does.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that everybody can walk to, as pytest's own is not."""
+    with tempfile.TemporaryDirectory(prefix="rvss-test-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
 
 
 def pytest_configure(config: pytest.Config) -> None:

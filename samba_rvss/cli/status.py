@@ -50,6 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         for row in rows
         if row["warning"] and not row["inherits"]
     }
+    unsupported |= {
+        unfit.name: unfit.reason for unfit in config.sections if unfit.unfit and not unfit.inherits
+    }
     seen = look(config)
     judged = standing(seen, {**unsupported, **short})
     if arguments.json:

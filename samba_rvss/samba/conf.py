@@ -6,14 +6,13 @@ the daemon calls `load` through `samba_rvss.samba.process`, a command calls it d
 """
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import paths
 from samba_rvss.model import Share
-from samba_rvss.samba import callout, twins
+from samba_rvss.samba import callout, exposable, twins, written
 from samba_rvss.samba.clocks import Clocks, clocks
 from samba_rvss.samba.options import (
     COMMIT_DEADLINE,
@@ -28,6 +27,7 @@ from samba_rvss.samba.options import (
 )
 from samba_rvss.samba.parser import (
     EXPOSED,
+    defaults_of_shares,
     inherited,
     lower_case,
     open_context,
@@ -44,10 +44,8 @@ from samba_rvss.samba.sections import (
     told_apart,
     warnings,
 )
-from samba_rvss.samba.values import Parameters, is_true, listed, zapped
+from samba_rvss.samba.values import Parameters, is_true, listed, plain
 
-_INCLUDE = re.compile(r"\s*include\s*=\s*(\S.*?)\s*$", re.IGNORECASE)
-_SECTION = re.compile(r"\s*\[([^\]]*)\]")
 _SEQUENCE_NUMBER = 48
 
 
@@ -139,14 +137,18 @@ def load(configfile: str = "") -> Config:
     for fault in faults("global", globals_).values():
         raise RvssError(Problem.CONFIG, f"[global] {fault}")
     registry: dict[str, Parameters] = {}
-    if is_true(globals_.get("registry shares", "no")):
+    registered: Mapping[str, tuple[written.Parameter, ...]] = {}
+    registry_shares = is_true(globals_.get("registry shares", "no"))
+    if registry_shares:
         lower = {name.lower() for name in sections}
-        for name, parameters in registry_sections().items():
+        registered = registry_sections()
+        for name, parameters in registered.items():
+            own = Parameters(dict(parameters))
             if name.lower() not in lower and name.lower() != "global":
                 # `copy =` takes what the section itself does not set (loadparm.c, copy_service)
-                source = parameters.get("copy", "").lower()
+                source = own.get("copy", "").lower()
                 base = (sections[s] for s in sections if s.lower() == source)
-                registry[name] = Parameters(*base, parameters)
+                registry[name] = Parameters(*base, own)
     wrong = {name: faults(name, own) for name, own in (*sections.items(), *registry.items())}
 
     run_directory = _own_directory(RUN_DIRECTORY, globals_)
@@ -158,7 +160,15 @@ def load(configfile: str = "") -> Config:
             "clients reach the one, and none may reach the other: make them two",
         )
     file = configfile or context.configfile or "/etc/samba/smb.conf"
-    direct = _sections_in(file)
+    files = tuple(dict.fromkeys(written.files(file)))
+    sources = exposable.Sources(
+        file=written.sections(written.read(file)),
+        included={path: written.sections(written.read(path)) for path in files[1:]},
+        registry={lower_case(name): parameters for name, parameters in registered.items()},
+        default=defaults_of_shares(),
+        utf8=plain(str(context.get("unix charset"))) in ("utf-8", "utf8"),
+        registry_shares=registry_shares,
+    )
     shared = inherited(context, globals_)
     modules = listed(globals_.get("vfs objects", ""))
     found = [
@@ -169,10 +179,11 @@ def load(configfile: str = "") -> Config:
                 globals_,
                 shared,
                 registry=source is registry,
-                included=source is sections and name.lower() not in direct,
+                included=source is sections and lower_case(name) not in sources.file,
                 run_directory=run_directory,
             ),
             wrong[name].values(),
+            sources,
         )
         for source in (sections, registry)
         for name, own in source.items()
@@ -195,7 +206,7 @@ def load(configfile: str = "") -> Config:
             *notes((entry.share for entry in found if entry.share), modules),
         ),
         global_modules=modules,
-        files=tuple(_included(file)),
+        files=files,
         instance=INSTANCE.read(globals_),
         clocks=clocks(globals_),
         helpers_on_demand=bool(context.get("rpc start on demand helpers")),
@@ -215,35 +226,6 @@ def _own_directory(option: Option[str], globals_: Mapping[str, str]) -> str:
     except OSError as exc:
         reason, hint = f"{exc.filename}: {exc.strerror}", "take another path"
     raise RvssError(Problem.CONFIG, f"'rvss:{option.name} = {given}' is refused: {reason}", hint)
-
-
-def _sections_in(path: str) -> frozenset[str]:
-    """Return the names, in lower case, of the sections that stand in a file itself.
-
-    ExposeShadowCopySet looks for the base share there and in the registry, but not in included
-    files (lib/smbconf/smbconf_txt.c, smbconf_txt_load_file()).
-    """
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-            found = [match[1] for match in map(_SECTION.match, lines) if match]
-    except OSError:
-        return frozenset()
-    return frozenset(zapped(name).lower() for name in found)
-
-
-def _included(path: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield a file and those that it includes, but none whose name has a macro."""
-    if path in above or "%" in path or len(above) > 10:
-        return
-    yield path
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-            names = [match[1] for match in map(_INCLUDE.match, lines) if match]
-    except OSError:
-        return
-    for name in names:
-        if name != "registry":
-            yield from _included(name, (*above, path))
 
 
 def signature(config: Config) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from samba_rvss.errors import Problem, RvssError
@@ -131,8 +132,32 @@ def _value(context: Any, section: str, key: str, text: str) -> str:
     return joined(value) if isinstance(value, list) else text
 
 
-def registry_sections() -> dict[str, Parameters]:
-    """Return the sections of Samba's registry, without the exposed shadow copies.
+def defaults_of_shares() -> Callable[[str], Any]:
+    """Return a function from a parameter's name to what it is by default in a share.
+
+    That is None for what Samba does not know, or not in a share (lib/param/loadparm.c,
+    lpcfg_map_parameter()), and for parameters with a colon.
+    """
+    from samba.param import LoadParm
+
+    file = os.memfd_create("smb.conf")
+    try:
+        os.write(file, b"[share]\npath = /\n")
+        with samba_speaks():
+            parameters = LoadParm(filename_for_non_global_lp=f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
+
+    @cache
+    def default(name: str) -> Any:
+        with samba_speaks():  # it complains of what it does not know
+            return parameters.get(name, "share")
+
+    return default
+
+
+def registry_sections() -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return the sections of Samba's registry as they are, without the exposed shadow copies.
 
     Raises:
         RvssError: SAMBA if the registry cannot be read.
@@ -145,12 +170,12 @@ def registry_sections() -> dict[str, Parameters]:
             # Exposed shadow copies are Samba's and ours, not the administrator's; there can
             # be thousands.
             names = [name for name in registry.share_names() if not EXPOSED.fullmatch(name)]
-            found = {name: dict(registry.get_share(name)[1]) for name in names}
+            found = {name: tuple(registry.get_share(name)[1]) for name in names}
         except smbconf_error() as exc:
             raise RvssError(
                 Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'"
             ) from exc
-    return {name: Parameters(values) for name, values in found.items()}
+    return found
 
 
 def smbconf_error() -> type[Exception]:

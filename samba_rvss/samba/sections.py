@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from samba_rvss.model import Share, Writers
-from samba_rvss.samba import callout, modules, values
+from samba_rvss.samba import callout, exposable, modules, values
 from samba_rvss.samba.clocks import IDLE, SHORT_IDLE, clocks, number
 from samba_rvss.samba.options import (
     MAXIMUM_COPIES,
@@ -37,6 +37,7 @@ class Section:
             because [global] says so for all shares.
         written: the path as Samba has it in srv_fss.tdb and tells the hook: with quotes taken
             off, and nothing else; empty if that is ``path``.
+        unfit: whether it would be ours, and stands where Samba cannot expose a copy of it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Section:
     reason: str
     written: str = ""
     inherits: bool = False
+    unfit: bool = False
 
     @property
     def volume(self) -> str:
@@ -158,6 +160,7 @@ def section(
         reason=reason,
         written=written,
         inherits=not any(map(_is_about_copies, own)),
+        unfit=included and not wrong and modules.OURS in map(modules.name, objects),
     )
 
 
@@ -284,17 +287,19 @@ def faults(name: str, parameters: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def taken_out(section: Section, wrong: Iterable[str]) -> Section:
-    """Return a section that can have no shadow copies if something is wrong with its options.
+def taken_out(section: Section, wrong: Iterable[str], sources: exposable.Sources) -> Section:
+    """Return a section that can have no shadow copies if Samba could not expose them.
 
-    It stays ours: the copies that it has are served and cleared away.
+    Nor can it if something is wrong with its options. It stays ours: the copies that it has are
+    served and cleared away.
     """
     reason = "; ".join(f"it {what}" for what in wrong)
-    if not reason:
-        return section
     if section.share is None:
-        return replace(section, reason=f"{section.reason}; {reason}")
-    return replace(section, share=replace(section.share, obstacle=reason))
+        return replace(section, reason=f"{section.reason}; {reason}") if reason else section
+    obstacles = (reason or section.share.obstacle, exposable.obstacle(section.name, sources))
+    return replace(
+        section, share=replace(section.share, obstacle="; ".join(filter(None, obstacles)))
+    )
 
 
 def warnings(globals_: Mapping[str, str], role: str) -> Iterator[str]:

@@ -47,7 +47,7 @@ def union(share: Share, twins: Sequence[Share]) -> Share:
         share,
         nested=Nested.INCLUDE if include else share.nested,
         previous_versions=any(twin.previous_versions for twin in twins),
-        # Where it is in the way, Samba does not call the hook: the call was for another one.
+        # The call may have been for one of which Samba can expose copies.
         obstacle=share.obstacle if all(twin.obstacle for twin in twins) else "",
     )
 

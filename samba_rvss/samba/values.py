@@ -120,9 +120,3 @@ def with_name(text: str, share: str) -> str:
 def is_certain(share: str) -> bool:
     """Return whether every Samba puts the same text for the macro of a share's name."""
     return _UNSAFE.sub("_", share) == _UNSAFE_EVERYWHERE.sub("_", share)
-
-
-def zapped(text: str) -> str:
-    """Return a line of smb.conf with each run of blanks as one."""
-    # lib/util/tini.c, get_line()
-    return _BLANK.sub(" ", text)
