@@ -21,7 +21,7 @@ from samba_rvss.providers.all import providers
 from samba_rvss.reconcile.decision import Plan
 from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.reconcile.plan import plan
-from samba_rvss.samba import serving
+from samba_rvss.samba import readable, serving
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.process import Here
 
@@ -81,7 +81,7 @@ def look(config: Config) -> Look:
         plan=plan(seen),
         change=change,
         damaged=tuple(aside(config.ledger)),
-        samba=tuple(serving.obstacles(config)),
+        samba=tuple(filter(None, [*serving.obstacles(config), readable.nobody(config.file)])),
     )
 
 

@@ -10,7 +10,7 @@ from samba_rvss.copies.locate import locate
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Identity
 from samba_rvss.providers.all import providers
-from samba_rvss.samba import conf, serving, twins
+from samba_rvss.samba import conf, readable, serving, twins
 
 
 def register(verbs: Verbs) -> None:
@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     wanted = {share.lower() for share in arguments.share}
     rows = [row for row in examine(config) if not wanted or str(row["share"]).lower() in wanted]
-    warnings = (*advice.of(config), *serving.obstacles(config))
+    found = (*advice.of(config), *serving.obstacles(config), readable.some(config.file))
+    warnings = tuple(filter(None, found))
     if arguments.json:
         output.print_json({"shares": rows, "warnings": list(warnings)})
         return 0

@@ -4,6 +4,7 @@ Contract: a copy whose path cannot be delivered to Samba is withdrawn: no client
 """
 
 import logging
+import os
 import socket
 import time
 from contextlib import suppress
@@ -12,9 +13,21 @@ from samba_rvss import wire
 from samba_rvss.daemon.requests import Requests
 from samba_rvss.daemon.sockets import log_request, receive
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import processes
+from samba_rvss.kernel.permissions import User
 from samba_rvss.kernel.processes import Peer
 
 _logger = logging.getLogger(__name__)
+
+
+def _user(peer: Peer) -> User | None:
+    """Return a callout's user; None if he does not see the files that we see, or has ended."""
+    try:
+        if processes.mount_namespace(peer.pid) != processes.mount_namespace(os.getpid()):
+            return None
+        return User(uid=peer.uid, gid=peer.gid, groups=processes.groups(peer.pid))
+    except OSError:
+        return None
 
 
 async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> None:
@@ -37,7 +50,7 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
         status, line = 0, ""
         if verb == "check":
             await requests.refresh()
-            await requests.check(request.words)
+            await requests.check(request.words, _user(peer))
         elif verb == "create":
             made = await requests.create(request.words, peer.uid, started)
             line, subject = made.path, f"[{made.share}] {made.id}"

@@ -26,9 +26,10 @@ from samba_rvss.daemon.underway import UnderWay
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate, Finding
+from samba_rvss.kernel.permissions import User
 from samba_rvss.model import ShadowCopy, Share
 from samba_rvss.reconcile import report
-from samba_rvss.samba import twins
+from samba_rvss.samba import readable, twins
 from samba_rvss.samba.conf import find_share
 
 _logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ _HIDE_SECONDS = 30.0
 _LONGEST = 30.0  # that a request should take, or as long as a Commit may, if that is less
 _STATUS_SECONDS = 2.0
 _AT_ONCE = 8  # shares that are looked at for a status
+# Of how many users it is said that they cannot read smb.conf, and for how long.
+_MOST_UNREAD, _UNREAD_SECONDS = 20, 3600.0
 
 
 class Requests:
@@ -72,11 +75,14 @@ class Requests:
         self._looks = Looks()
         self._under_way = UnderWay()
         self._rescue = rescue
+        self._unread: dict[int, tuple[float, str]] = {}  # when, and why, by uid
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """A sentence on each worker that waits for a client, and refuses all others."""
-        return self._rescue.delayed
+        """A sentence on each reason for which clients are refused."""
+        since = time.monotonic() - _UNREAD_SECONDS
+        unread = (line for seen, line in self._unread.values() if seen > since)
+        return (*self._rescue.delayed, *dict.fromkeys(unread))
 
     @property
     def late(self) -> tuple[str, ...]:
@@ -116,14 +122,20 @@ class Requests:
             self._present.expire()
         await self._present.refresh()
 
-    async def check(self, words: tuple[str, ...]) -> None:
-        """Find out whether the share that a callout's words mean can be snapshotted.
+    async def check(self, words: tuple[str, ...], user: User | None) -> None:
+        """Find out whether the share that a callout's words mean can be snapshotted, and exposed.
+
+        Args:
+            words: the share's path as the callout got it.
+            user: the callout's, if he sees the smb.conf that we see.
 
         Raises:
             RvssError: NOT_OURS; BUSY or DEADLINE if its file system does not answer; as
-                `copies.locate.locate` and `copies.room.require`.
+                `copies.locate.locate`, `copies.room.require` and `samba.readable.require`.
         """
         instance = self._present()
+        if user is not None:
+            await self._require_readable(instance, words, user)
         deadline = time.monotonic() + instance.config.commit_deadline
         target = await self._locate(instance, words, deadline, thorough=True)
         await in_thread(room.require, instance, target.share, target.space)
@@ -153,6 +165,21 @@ class Requests:
         meant = (s.name for s in instance.config.sections if s.share and not s.inherits)
         found = await asyncio.gather(*(look(whole[name]) for name in meant))
         return tuple(line for line in found if line)
+
+    async def _require_readable(
+        self, instance: Instance, words: tuple[str, ...], user: User
+    ) -> None:
+        """Refuse a user who cannot read smb.conf, and have `status` say so for a while."""
+        config = instance.config
+        path = find_share(config, words).path
+        client = None if twins.forced(twins.of(config.shares, path)) else user
+        try:
+            await in_thread(readable.require, config.file, client)
+        except RvssError as exc:
+            if user.uid in self._unread or len(self._unread) < _MOST_UNREAD:
+                self._unread[user.uid] = (time.monotonic(), exc.line())
+            raise
+        self._unread.pop(user.uid, None)
 
     async def create(self, words: tuple[str, ...], uid: int, started: float) -> ShadowCopy:
         """Take a shadow copy, for as long as ``rvss:commit deadline`` allows.

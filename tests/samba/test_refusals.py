@@ -1,5 +1,6 @@
 """What samba-rvss does not do, each with its own sentence, and how it follows smb.conf."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -161,6 +162,35 @@ def test_share_changes_before_commit(
         _refused(rig, sentence, "E_FAIL", begun.commit)
         begun.abort()
     undo.close()
+    rig.assert_nothing_left()
+
+
+def test_what_samba_cannot_expose_is_not_taken(rig: "Rig") -> None:
+    """Else its set would be committed, could not be exposed, and would be in the way of others."""
+    volume, config = rig.volume(), rig.samba.configuration
+    rig.share("vms", volume, {"frobnicate": "yes"})
+    rig.start()
+    with rig.client() as client:
+
+        def refuses(sentence: str, in_status: str) -> None:
+            _refused(rig, sentence, "FSRVP_E_NOT_SUPPORTED", client.is_path_supported, "vms")
+            for verb in ("status", "shares"):
+                assert in_status in rig.command(verb).stdout
+
+        unknown = "[vms]: its section has 'frobnicate', which Samba does not know"
+        refuses(unknown, unknown)
+        rig.share("vms", volume)
+        config.chmod(0o600)
+        who = f"uid {rig.operator.uid} cannot read {config} (mode 0600), and Samba opens it as"
+        refuses(who, f"only root can read {config} (mode 0600)")
+        assert who in rig.command("status").stdout
+        config.chmod(0o644)
+        os.utime(config, (0, 0))
+        refuses(f"{config} was last changed on 1 January 1970", "1 January 1970")
+        os.utime(config)
+        assert client.is_path_supported("vms")
+        assert rig.command("status").returncode == 0
+    rig.assert_a_fresh_set_works("vms")
     rig.assert_nothing_left()
 
 
@@ -412,4 +442,5 @@ def test_new_share_needs_no_word(rig: "Rig") -> None:
     )
     with rig.client() as client:
         _refused(rig, sentence, "FSRVP_E_NOT_SUPPORTED", client.is_path_supported, "included")
+    assert "[included]: it stands in an included file" in rig.command("status").stdout
     rig.assert_nothing_left()

@@ -216,18 +216,18 @@ _CONF = """\
 
 
 @pytest.mark.require("root", "smbd")
-def test_status_without_a_daemon(tmp_path: Path) -> None:
+def test_status_without_a_daemon(reachable: Path) -> None:
     """What Samba lacks is said; who only inherits the hook is wrong if there are copies of it."""
     for name in ("lock", "state", "cache", "private", "run", "rvss"):
-        (tmp_path / name).mkdir()
-    hook = f"/usr/libexec/samba-rvss/hook -S {tmp_path}/run/hook.sock"
-    (tmp_path / "smb.conf").write_text(_CONF.format(tmp_path, hook=hook))
+        (reachable / name).mkdir()
+    hook = f"/usr/libexec/samba-rvss/hook -S {reachable}/run/hook.sock"
+    (reachable / "smb.conf").write_text(_CONF.format(reachable, hook=hook))
     copy = replace(copy_of("20261122T100000Z-0000aaaa", Phase.SEALED), share="data")
-    with closing(Ledger(f"{tmp_path}/rvss/ledger.db")) as ledger:
+    with closing(Ledger(f"{reachable}/rvss/ledger.db")) as ledger:
         ledger.add(copy, "create")
     where = serving.places()
     hide = f"mount -t tmpfs none {where.modules}/vfs && mount -t tmpfs none {where.programs}"
-    command = [sys.executable, "-m", "samba_rvss", "-s", str(tmp_path / "smb.conf"), "status"]
+    command = [sys.executable, "-m", "samba_rvss", "-s", str(reachable / "smb.conf"), "status"]
 
     def status(*words: str) -> str:
         done = subprocess.run(
@@ -244,8 +244,8 @@ def test_status_without_a_daemon(tmp_path: Path) -> None:
     daemon, left, data, vms, role, host, worker, module = told["wrong"]
     assert daemon == "the daemon does not run: start samba-rvss.service"
     assert left.startswith(f"{copy.id}: its file system is not there")
-    assert data == f"[data]: the path {tmp_path}/data of [data] does not exist"
-    assert vms == f"[vms]: the path {tmp_path}/vms of [vms] does not exist"
+    assert data == f"[data]: the path {reachable}/data of [data] does not exist"
+    assert vms == f"[vms]: the path {reachable}/vms of [vms] does not exist"
     assert "domain controller, and there Samba offers no Remote VSS: have a member server" in role
     assert "samba-dcerpcd is not installed" in host
     assert "rpcd_fsrvp is not installed" in worker
