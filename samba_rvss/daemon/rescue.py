@@ -1,8 +1,12 @@
-"""Ending an rpcd_fsrvp that serves nobody, as the last resort.
+"""Giving up the set of a client that has gone, while an rpcd_fsrvp serves nobody because of it.
+
+A set that is only in the worker's memory goes with the worker, which is ended as the last resort;
+one that has been committed is `abandoned`, and removed by reconciling, with its copies.
 
 Place: beside the runner, fed by the callouts. Contract: it looks at a worker only after a client
-has asked for a share, or while others wait for one that holds them up; what it ends is proven by
-the worker's own memory, srv_fss.tdb and the ledger (`stuck` decides). Nothing waits for it.
+has asked for a share or committed a set, or while others wait for one that holds them up; what it
+ends is proven by the worker's own memory and connections, srv_fss.tdb and the ledger (`stuck`
+decides). Nothing waits for it.
 """
 
 import asyncio
@@ -12,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from samba_rvss.clock import moment
 from samba_rvss.copies import repair
@@ -42,11 +46,13 @@ class _Look:
     Attributes:
         began: when the look began.
         glances: what the workers showed, by pid.
+        committed: ids of the sets that have been committed and not exposed.
         unfinished: whether a client may be at work on another set.
     """
 
     began: float
     glances: dict[int, Glance]
+    committed: frozenset[str]
     unfinished: bool
 
 
@@ -55,7 +61,7 @@ class Rescue:
 
     Args:
         present: returns the instance as it is now.
-        ended: called when a worker was ended.
+        ended: called when a worker was ended, or a set is abandoned.
     """
 
     def __init__(self, present: Callable[[], Instance], ended: Callable[[], None]) -> None:
@@ -63,6 +69,10 @@ class Rescue:
         self._ended = ended
         self._running = 0
         self._postponed = False
+        self._made = False
+        self._counting: asyncio.Future[None] | None = None
+        self._then: dict[int, frozenset[int]] = {}  # the workers' connections at the first create
+        self._checks = 0
         self._failed = -math.inf
         self._asked: Counter[Asker] = Counter()
         self._waiting: dict[int, Waiting] = {}  # by worker
@@ -71,6 +81,7 @@ class Rescue:
         self._row = 0
         self._said = ""
         self._told: frozenset[str] = frozenset()
+        self._abandoned: frozenset[str] = frozenset()
         self._due = math.inf
         self._woken = asyncio.Event()
 
@@ -83,6 +94,8 @@ class Rescue:
             asker = Asker(uid=uid, path=path)
             if asker in self._asked or len(self._asked) < _MOST_ASKERS:
                 self._asked[asker] += 1
+            # What follows is of another set, perhaps.
+            self._made, self._then, self._checks = False, {}, self._checks + 1
             self._wake(max(_AFTER_CHECK, self._looked + _PAUSE - time.monotonic()))
 
     def ends(self, verb: str, *, good: bool) -> None:
@@ -95,14 +108,23 @@ class Rescue:
             return
         if good:
             self._row = 0
+            if not self._made and self._counting is None:
+                self._counting = asyncio.ensure_future(self._count())
+            self._made = True
         else:
             self._failed = time.monotonic()
             self._wake(_AFTER_FAILURE)
 
     def written(self) -> None:
         """Note that Samba has written srv_fss.tdb."""
-        if self._waiting:
+        if self._waiting or self._made:
+            self._made = False
             self._wake(_AFTER_FAILURE)
+
+    @property
+    def abandoned(self) -> frozenset[str]:
+        """Ids of the sets that were committed, whose client has gone, and that hold others up."""
+        return self._abandoned
 
     @property
     def delayed(self) -> tuple[str, ...]:
@@ -114,6 +136,18 @@ class Rescue:
             if self._knocks() >= stuck.KNOCKS
             and time.monotonic() - waiting.since > min(waiting.allowed, _USUAL)
         )
+
+    async def _count(self) -> None:
+        """Note the connections while, or soon after, a client waits for its Commit: one is his."""
+        checks, found = self._checks, dict[int, frozenset[int]]()
+        try:
+            found = await in_thread(_connections, self._present())
+        except OSError as exc:
+            _logger.debug("rpcd_fsrvp's connections cannot be told: %s", exc)
+        finally:
+            self._counting = None
+        if checks == self._checks:
+            self._then = found
 
     # looking, and what comes of it
 
@@ -154,8 +188,11 @@ class Rescue:
         self._said = ""
         asked = tuple(self._asked)
         known, self._waiting = self._waiting, {}
+        self._abandoned &= look.committed
         for pid, glance in look.glances.items():
             waiting = stuck.follow(known.get(pid), glance, clocks, failed=failed, asked=asked)
+            if waiting is not None and waiting.committed and waiting.since == glance.time:
+                waiting = replace(waiting, pipes=self._then.pop(pid, waiting.pipes))
             if waiting is not None:
                 self._waiting[pid] = waiting
                 if waiting.since == glance.time:
@@ -168,13 +205,33 @@ class Rescue:
             now, deadline = time.monotonic(), max(waiting.deadline(clocks), self._rest)
             over = stuck.is_over(waiting, now, self._knocks(), self._rest, clocks)
             if over and not look.unfinished and not self._running:
-                await self._end(pid, waiting)
+                if waiting.committed:
+                    self._abandon(pid, waiting)
+                else:
+                    await self._end(pid, waiting)
             # If it is over, something else of a client is in the way.
             self._wake(_LONGEST_PAUSE if over else min(deadline - now, _LONGEST_PAUSE))
         lines, held = self.delayed, frozenset(known.held.id for known in self._waiting.values())
         if lines and held != self._told:
             self._told = held
             _logger.warning("%s", "; ".join(lines))
+
+    def _abandon(self, pid: int, waiting: Waiting) -> None:
+        """Have a set removed that has been committed."""
+        if waiting.held.id in self._abandoned:
+            return
+        self._abandoned |= {waiting.held.id}
+        how = "is not connected any more" if waiting.alone is not None else "does not expose it"
+        _logger.warning(
+            "the set %s is given up: rpcd_fsrvp %d has waited for %.0f s for its client, who %s; it"
+            " refused all others: %s",
+            _set(waiting),
+            pid,
+            time.monotonic() - waiting.since,
+            how,
+            self._knocking(),
+        )
+        self._ended()
 
     async def _end(self, pid: int, waiting: Waiting) -> None:
         clocks = self._present().config.clocks
@@ -229,29 +286,51 @@ def _look(instance: Instance) -> _Look:
     config = instance.config
     # The file comes first: what is begun meanwhile is new, and a new set is given its time.
     state = fss_state.settled(config.fss_state)
-    past = {known.id for known in state.sets if known.state >= SetState.CREATING}
+    past = {known.id: known.state for known in state.sets if known.state >= SetState.CREATING}
+    committed = frozenset(key for key in past if past[key] is SetState.COMMITTED)
+    since = _committed_since(instance)
     glances: dict[int, Glance] = {}
     began = time.monotonic()
     for worker in control.workers(config.file, config.samba_lock_directory):
         told = memory.look(config.file, worker.pid)
         begun = [held for held in told.sets if held.id not in past]
+        begun += [held for held in told.sets if held.id in committed]
+        # The connections come after the memory: what has been done was done over one of them.
         glances[worker.pid] = Glance(
             time=time.monotonic(),
             held=begun[0] if begun else None,
             renewals=told.renewals,
             clients=worker.clients,
+            committed=bool(begun) and begun[0].id in committed,
+            heir=bool(begun) and worker.started > since.get(begun[0].id, math.inf),
+            pipes=control.pipes(worker.pid),
         )
-    return _Look(began=began, glances=glances, unfinished=_is_unfinished(instance, state))
+    unfinished = _is_unfinished(instance, state)
+    return _Look(began=began, glances=glances, committed=committed, unfinished=unfinished)
+
+
+def _connections(instance: Instance) -> dict[int, frozenset[int]]:
+    pids = control.worker_pids(instance.config.samba_lock_directory)
+    return {pid: control.pipes(pid) for pid in pids}
+
+
+def _committed_since(instance: Instance) -> dict[str, float]:
+    """Return when it was known of sets that they are committed, in seconds since this boot."""
+    boot, found = moment().boot, dict[str, float]()
+    for copy in instance.ledger.copies():
+        if copy.set_id and copy.state is SetState.COMMITTED and copy.since.boot == boot:
+            found[copy.set_id] = max(copy.since.seconds, found.get(copy.set_id, 0.0))
+    return found
 
 
 def _is_unfinished(instance: Instance, state: SambaState) -> bool:
-    """Return whether a client may be at work on a set that has been committed.
+    """Return whether a client may be at work on a set besides the one that holds others up.
 
-    One that was begun may be in the file as well, because another one changed. One that is exposed
-    has its time from Expose, or from GetShareMapping soon after, which nobody sees; past that it
-    loses nothing but a connection.
+    That one may be in the file as well, committed or because another one changed. One that is
+    exposed has its time from Expose, or from GetShareMapping soon after, which nobody sees; past
+    that it loses nothing but a connection.
     """
-    if any(SetState.ADDED < known.state < SetState.EXPOSED for known in state.sets):
+    if any(known.state is SetState.CREATING for known in state.sets):
         return True
     present, most = moment(), instance.config.clocks.long
     return any(

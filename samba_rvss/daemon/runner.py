@@ -59,13 +59,21 @@ class Runner:
         present: returns the instance as it is now.
         watcher: follows the copies on which an action was done.
         turns: who waits for whom.
+        abandoned: returns the ids of the sets whose client is known to have gone.
 
     Attributes:
         last: what came of the last reconciling, None before the first.
     """
 
-    def __init__(self, present: Callable[[], Instance], watcher: Watcher, turns: Turns) -> None:
+    def __init__(
+        self,
+        present: Callable[[], Instance],
+        watcher: Watcher,
+        turns: Turns,
+        abandoned: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
         self._present = present
+        self._abandoned = abandoned
         self._watcher = watcher
         self._turns = turns
         self._running = asyncio.Lock()
@@ -182,6 +190,7 @@ class Runner:
                 instance=self._present(),
                 quiet=lambda: self.quiet,
                 busy=lambda: self.busy,
+                abandoned=self._abandoned,
                 starting=starting,
                 patient=patient,
                 looking=lambda what: self._begin(f"see {what}"),

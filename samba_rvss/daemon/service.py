@@ -83,7 +83,7 @@ class Daemon:
             turns = Turns()
             watcher = Watcher(present, turns, lambda: written())
             cleanup.callback(watcher.close)
-            runner = Runner(present, watcher, turns)
+            runner = Runner(present, watcher, turns, lambda: rescue.abandoned)
             rescue = Rescue(present, lambda: runner.wake(_AFTER_RESCUE))
             requests = Requests(present, turns, watcher, runner, self._tasks, rescue)
 

@@ -1,9 +1,15 @@
-"""When to end an rpcd_fsrvp that waits for a client that has gone, and refuses all others.
+"""When to give up a set whose client has gone, because an rpcd_fsrvp refuses all others for it.
 
 Samba begins no set while another has been begun and is not exposed. Its timer would forget a set
 whose client has vanished, but the first call of every other client replaces that timer by one that
 forgets nothing (source3/rpc_server/fss/srv_fss_agent.c, _fss_SetContext()): as long as somebody
-asks, nobody is served. Ending the worker forgets what it has in memory alone.
+asks, nobody is served. Ending the worker forgets what it has in memory alone; a set that has been
+committed is in srv_fss.tdb too, and goes with its copies.
+
+A client has gone, or might as well have, when Samba's own time for it is over, or when none of the
+connections that the worker had when the client was last heard of is there any more, and that for as
+long as Samba lets a worker without a connection live: whoever is away for longer finds nothing of a
+set that he has not committed.
 
 Place: pure functions of values, for `rescue`, which looks and acts. Times are in seconds of one
 clock that never goes back.
@@ -46,15 +52,21 @@ class Glance:
 
     Attributes:
         time: when it was over.
-        held: the set that it has begun and not committed, if there is one.
+        held: the set that it has begun and not exposed, if there is one.
         renewals: see `samba.memory.Memory`.
         clients: how many connections it served; None if that is not known.
+        committed: whether the set has been committed.
+        heir: whether the worker was started after that, and so has the set from srv_fss.tdb.
+        pipes: its connections, see `samba.control.pipes`; empty as well if they are not known.
     """
 
     time: float
     held: HeldSet | None
     renewals: int = 0
     clients: int | None = None
+    committed: bool = False
+    heir: bool = False
+    pipes: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +78,10 @@ class Waiting:
         renewals: as they were seen last.
         since: when its client had first done all that it has done.
         allowed: how long Samba gives it from there.
-        alone: when the worker was first seen without any connection since then; None for never.
+        alone: when it was first seen that its client is not connected any more; None for never.
         before: who had asked before the set was seen: its client is one of them.
+        committed: whether it has been committed.
+        pipes: the worker's connections at ``since``: its client's is one of them, if it had one.
     """
 
     held: HeldSet
@@ -76,6 +90,8 @@ class Waiting:
     allowed: float
     alone: float | None = None
     before: tuple[Asker, ...] = ()
+    committed: bool = False
+    pipes: frozenset[int] = frozenset()
 
     def deadline(self, clocks: Clocks) -> float:
         """Return when its time is over, if its client does nothing more."""
@@ -107,24 +123,32 @@ def follow(
     if held is None:
         return None
     same = before is not None and before.held.id == held.id
-    if before is not None and same and (before.held, before.renewals) == (held, glance.renewals):
-        alone = before.alone
-        if alone is None and glance.clients == 0:
-            alone = glance.time
-        return replace(before, alone=alone)
-    # After a Commit that failed a client has as long as after Start. Looks follow failures at once.
-    short = failed or not held.shares
+    shown = (held, glance.renewals, glance.committed)
+    if before is not None and (before.held, before.renewals, before.committed) == shown:
+        gone = before.alone is None and (glance.clients == 0 or _lost(before, glance))
+        return replace(before, alone=glance.time) if gone else before
+    # After a Commit, also one that failed, a client has as long as after Start. Looks follow at
+    # once.
+    short = failed or glance.committed or not held.shares
     return Waiting(
         held=held,
         renewals=glance.renewals,
         since=glance.time,
         allowed=clocks.short if short else clocks.long,
+        alone=glance.time if glance.heir and not same else None,
         before=before.before if before is not None and same else asked,
+        committed=glance.committed,
+        pipes=glance.pipes,
     )
 
 
+def _lost(waiting: Waiting, glance: Glance) -> bool:
+    """Return whether none of the connections is there any more of which one was the client's."""
+    return bool(waiting.pipes) and waiting.pipes.isdisjoint(glance.pipes)
+
+
 def is_over(waiting: Waiting, time: float, knocks: int, rest: float, clocks: Clocks) -> bool:
-    """Return whether to end the worker, if nothing else of a client could be lost with it.
+    """Return whether to give up a set, if nothing else of a client could be lost with it.
 
     Args:
         waiting: what it waits for.

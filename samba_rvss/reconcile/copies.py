@@ -212,6 +212,8 @@ class _Judging:
         state = f"its set {known.set_id} is {known.state.name.lower()}"
         if self._of_before(copy):
             self._expire(copy, "the machine was started before its recovery was", state)
+        elif not exposed and known.set_id in self._seen.abandoned:
+            self._expire(copy, "its client has gone, and others are refused", state)
         elif left <= 0:
             reason = f"its client has been silent for {timer:g} s before RecoveryComplete"
             self._expire(copy, reason, state)

@@ -73,6 +73,8 @@ class Observation:
         workers: the living rpcd_fsrvp.
         connected: shares that somebody is connected to.
         quiet: for how long no client has been heard of, in seconds.
+        abandoned: ids of the sets that were committed and whose client has gone, as is known,
+            while others are refused because of them.
         findings: what was unaccounted for at the last reconciling, by name, and since when.
         starting: whether no request can be under way, because none is served yet.
         problems: why something could not be seen.
@@ -98,6 +100,7 @@ class Observation:
     workers: tuple[Worker, ...] | None = None
     connected: frozenset[str] | None = None
     quiet: float | None = None
+    abandoned: frozenset[str] = frozenset()
     share_paths: frozenset[str] = frozenset()
     findings: Mapping[str, Moment] = field(default_factory=dict)
     starting: bool = False
@@ -119,6 +122,7 @@ class Sources:
         instance: what to look at.
         quiet: returns for how long no client has been heard of, in seconds; None if not known.
         busy: returns the ids of the copies that are being sealed.
+        abandoned: returns the ids of the sets whose client is known to have gone.
         starting: whether no request can be under way.
         patient: whether there is time to read srv_fss.tdb twice even when starting.
         twice_seconds: time between the two readings, in seconds.
@@ -128,6 +132,7 @@ class Sources:
     instance: Instance
     quiet: Callable[[], float | None] = lambda: None
     busy: Callable[[], frozenset[str]] = frozenset
+    abandoned: Callable[[], frozenset[str]] = frozenset
     starting: bool = False
     patient: bool = False
     twice_seconds: float = TWICE_SECONDS
@@ -255,6 +260,7 @@ def observe(sources: Sources) -> Observation:
         workers=workers,
         connected=connected,
         quiet=sources.quiet(),
+        abandoned=sources.abandoned(),
         findings=ledger.findings(),
         starting=sources.starting,
         problems=tuple(looker.problems),

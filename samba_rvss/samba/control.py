@@ -15,6 +15,7 @@ from samba_rvss.model import Worker
 from samba_rvss.run import ToolError, run
 
 WORKER, HOST, SERVER = "rpcd_fsrvp", "samba-dcerpcd", "smbd"
+_PIPE = "/np/fssagentrpc"
 
 SECONDS = 10.0
 """How long smbcontrol and smbstatus may take, and a worker to end, in seconds."""
@@ -140,6 +141,19 @@ def connections(said: str) -> dict[int, int]:
     lines = section[1] if section else ""
     found = re.findall(r"pid=(\d+),.* num_(?:clients|connections)=(\d+)", lines)
     return {int(pid): int(count) for pid, count in found}
+
+
+def pipes(pid: int) -> frozenset[int]:
+    """Return the connections that an rpcd_fsrvp serves, by numbers that no other has meanwhile.
+
+    A client has one for each time that it has opened the named pipe: it comes from the smbd that
+    serves the client (source3/rpc_server/rpc_host.c, rpc_server_get_endpoints(), "np/…").
+    """
+    try:
+        found = processes.unix_connections(pid)
+    except OSError:  # it has ended
+        return frozenset()
+    return frozenset(number for number, path in found.items() if path.lower().endswith(_PIPE))
 
 
 def end_worker(pid: int, lock_directory: str) -> bool:

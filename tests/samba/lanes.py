@@ -177,6 +177,16 @@ class SetDriver:
         """Expose it."""
         self.set.expose()
 
+    def expose_in_vain(self) -> None:
+        """Let its Expose fail: Samba opens smb.conf as the client's user, who could read it."""
+        file = self.lane.rig.samba.configuration
+        file.chmod(0o600)
+        try:
+            with pytest.raises(FsrvpError):
+                self.set.expose()
+        finally:
+            file.chmod(0o644)
+
     def recover(self) -> None:
         """Say that it is recovered, and wait until its copies are sealed."""
         self.set.complete()

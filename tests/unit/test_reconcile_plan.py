@@ -126,6 +126,7 @@ class Given:
     workers: tuple[Worker, ...] | None = (Worker(pid=7, clients=1),)
     connected: frozenset[str] | None = frozenset()
     quiet: float | None = 10 * YEAR
+    abandoned: frozenset[str] = frozenset()
     tdb: SambaState | None = None
     found: Mapping[str, float] = field(default_factory=dict)
     starting: bool = False
@@ -216,6 +217,7 @@ class Given:
             workers=self.workers,
             connected=self.connected,
             quiet=self.quiet,
+            abandoned=self.abandoned,
             findings={name: ago(seconds) for name, seconds in self.found.items()},
             starting=self.starting,
         )
@@ -438,6 +440,11 @@ ONE_COPY = [
         "committed, and then silence",
         replace(TAKEN, since=ago(300)),
         delete("silent for 300 s before RecoveryComplete", SetState.COMMITTED),
+    ),
+    row(
+        "its client has come back meanwhile, and exposed it",
+        replace(OPEN, since=ago(20), abandoned=frozenset({SET}), workers=HOLDER, quiet=0),
+        Leaves(reason=f"its set {SET} is exposed; its timer has 1780 s left", due=1780),
     ),
     row(
         "another share of its set is still being copied",
@@ -972,6 +979,12 @@ SETS = [
         "its last copy goes now",
         replace(TAKEN, since=ago(300), workers=()),
         delete("silent for 300 s", SetState.COMMITTED),
+        goes("no shadow copy of it is left", SetState.COMMITTED),
+    ),
+    row(
+        "its client has gone while others ask",
+        replace(TAKEN, since=ago(20), abandoned=frozenset({SET}), workers=HOLDER, quiet=0),
+        delete("its client has gone, and others are refused", SetState.COMMITTED),
         goes("no shadow copy of it is left", SetState.COMMITTED),
     ),
     row(

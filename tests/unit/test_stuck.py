@@ -1,6 +1,7 @@
 """When a worker is ended: never before the time of a live client, soon after that of a dead one."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -129,6 +130,68 @@ def test_without_a_connection_it_is_soon(held: HeldSet, every: float) -> None:
     story.knock(every, 100)
     assert story.ended is not None
     assert CLOCKS.idle <= story.ended <= CLOCKS.idle + 3 * every
+
+
+CLIENT, OTHER, NEWER = 1, 2, 3
+COMMITTED = HeldSet(id="set", shares=("vms",))
+
+
+def pipes(
+    time: float, *numbers: int, held: HeldSet = ADDED, renewals: int = 1, committed: bool = False
+) -> Glance:
+    return Glance(
+        time=time,
+        held=held,
+        renewals=renewals,
+        clients=len(numbers),
+        committed=committed,
+        pipes=frozenset(numbers),
+    )
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_client_has_gone_when_no_connection_of_its_time_is_there(*, committed: bool) -> None:
+    """Though others are connected; and it comes back when it does something over another one."""
+    found = follow(None, pipes(0, CLIENT, committed=committed), CLOCKS)
+    found = follow(found, pipes(5, CLIENT, NEWER, committed=committed), CLOCKS)
+    assert found is not None
+    assert found.alone is None
+    found = follow(found, pipes(9, NEWER, committed=committed), CLOCKS)
+    assert found is not None
+    assert not is_over(found, 9 + CLOCKS.idle - 0.1, 100, NEVER, CLOCKS)
+    assert is_over(found, 9 + CLOCKS.idle, 100, NEVER, CLOCKS)
+    assert not is_over(found, 9 + CLOCKS.idle, KNOCKS - 1, NEVER, CLOCKS)
+    found = follow(found, pipes(12, NEWER, renewals=2, committed=committed), CLOCKS)
+    assert found is not None
+    assert not is_over(found, 9 + CLOCKS.short, 100, NEVER, CLOCKS)
+
+
+@pytest.mark.parametrize("first", [(CLIENT, OTHER), ()], ids=["others", "unknown"])
+def test_whose_connection_may_be_there_has_samba_s_time(first: tuple[int, ...]) -> None:
+    """Which of several is whose cannot be told; nor is anything told by a Samba that shows none."""
+    found = follow(None, pipes(0, *first, committed=True), CLOCKS)
+    found = follow(found, pipes(9, OTHER, NEWER, committed=True), CLOCKS)
+    assert found is not None
+    assert not is_over(found, CLOCKS.short, 100, NEVER, CLOCKS)
+    assert is_over(found, CLOCKS.short + MARGIN, 100, NEVER, CLOCKS)
+
+
+def test_a_commit_begins_a_time_of_its_own() -> None:
+    found = follow(None, pipes(0, CLIENT), CLOCKS)
+    found = follow(found, pipes(100, CLIENT, committed=True), CLOCKS)
+    assert found is not None
+    assert (found.since, found.allowed) == (100, CLOCKS.short)
+
+
+def test_who_committed_over_another_worker_is_not_connected() -> None:
+    """This one has read the set from srv_fss.tdb; but its client may come back."""
+    first = replace(pipes(20, NEWER, renewals=0, committed=True), heir=True)
+    found = follow(None, first, CLOCKS)
+    assert found is not None
+    assert found.alone == 20
+    found = follow(found, replace(first, time=25, renewals=1), CLOCKS)
+    assert found is not None
+    assert (found.since, found.alone) == (25, None)
 
 
 def test_who_connected_after_the_connections_were_counted_is_not_gone() -> None:
