@@ -10,6 +10,7 @@ import time
 
 from samba_rvss import output
 from samba_rvss.cli.common import Verbs
+from samba_rvss.cli.repeats import Repeats
 from samba_rvss.errors import RvssError
 
 _logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def _is_held() -> bool:
 
 def log_to_journal_or_stderr(*, debug: bool) -> None:
     """Log to the journal if systemd started us, else to standard error, with the time."""
+    from samba_rvss.daemon.sockets import REQUESTS
+
     handler: logging.Handler
     if os.environ.get("JOURNAL_STREAM"):
         from systemd.journal import JournalHandler
@@ -70,5 +73,6 @@ def log_to_journal_or_stderr(*, debug: bool) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(output.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(Repeats(besides=(REQUESTS,)))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -26,6 +26,9 @@ from systemd import daemon as systemd
 
 _logger = logging.getLogger(__name__)
 
+REQUESTS = f"{__name__}.requests"
+"""The logger of finished requests: each has a line."""
+
 Serve: TypeAlias = Callable[[socket.socket, Peer], Coroutine[Any, Any, None]]
 
 # Whoever is in the queue is before a callout of Samba's, and costs it a share of _PAUSE.
@@ -274,4 +277,6 @@ def log_request(verb: str, subject: str, uid: int, seconds: float, status: int, 
     level = logging.ERROR if status else logging.INFO
     outcome = f"failed ({Problem(status).name}): {line}" if status else "done"
     what = f"{verb} {subject}".rstrip()[:300]
-    _logger.log(level, "%s by uid %d in %.1f ms: %s", what, uid, seconds * 1000, outcome)
+    logging.getLogger(REQUESTS).log(
+        level, "%s by uid %d in %.1f ms: %s", what, uid, seconds * 1000, outcome
+    )

@@ -1,0 +1,77 @@
+"""What is logged again and again: once, and then less and less often.
+
+Place: a filter for the log's handler, so that whatever is tried again may log each failure.
+Contract: the first line of a kind always passes, and what passes later says how often it came.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from threading import Lock
+
+_FIRST_GAP = 60.0
+_LONGEST_GAP = 3600.0
+_FORGOTTEN = 600.0  # seconds without it, after which a line is new
+_MOST = 1000
+_DURATION = re.compile(r"\b\d+(\.\d+)? (?=m?s\b)")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Line:
+    logged: float
+    last: float
+    gap: float = _FIRST_GAP
+    count: int = 0
+
+
+class Repeats(logging.Filter):
+    """Holds back warnings and errors that say again what was logged a short time ago.
+
+    Lines that differ in nothing but a duration ("for 12 s") are the same.
+
+    Args:
+        besides: names of loggers whose lines all pass.
+        clock: the time, in seconds.
+    """
+
+    def __init__(
+        self, besides: Collection[str] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._besides = besides
+        self._clock = clock
+        self._lock = Lock()
+        self._known: dict[tuple[str, int, str], _Line] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is to be logged; one that stands for others says so."""
+        if record.levelno < logging.WARNING or record.name in self._besides:
+            return True
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):
+            return True  # the handler tells what is wrong with it
+        present = self._clock()
+        with self._lock:
+            key = (record.name, record.levelno, _DURATION.sub("", text))
+            line = self._known.get(key)
+            if line is None or present - line.last >= _FORGOTTEN:
+                self._add(key, present)
+                return True
+            line.last = present
+            line.count += 1
+            spent = present - line.logged
+            if spent < line.gap:
+                return False
+            record.msg = f"{text} ({line.count} times in {spent:.0f} s)"
+            record.args = None
+            line.logged, line.count, line.gap = present, 0, min(2 * line.gap, _LONGEST_GAP)
+        return True
+
+    def _add(self, key: tuple[str, int, str], present: float) -> None:
+        self._known.pop(key, None)
+        if len(self._known) >= _MOST:
+            del self._known[next(iter(self._known))]
+        self._known[key] = _Line(logged=present, last=present)
