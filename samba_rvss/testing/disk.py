@@ -6,10 +6,12 @@ not every kernel has device-mapper. Contract: entering starts both; leaving lets
 ends both. Whoever uses the file has let go of it by then.
 """
 
+import os
 import socket
 import subprocess
 from pathlib import Path
 
+from samba_rvss.kernel import files
 from samba_rvss.run import environment, run, tool
 from samba_rvss.testing.undoing import Undoing
 from samba_rvss.testing.waiting import wait_until
@@ -45,7 +47,9 @@ class SickDisk(Undoing):
         filters, options = ["pause", "error"], []
         if self._delay:
             filters.append("delay")
-            options = [f"rdelay={self._delay}", f"wdelay={self._delay}"]
+            # nbdkit-delay-filter(1): seconds have no fractions.
+            each = f"{round(self._delay * 1000)}ms"
+            options = [f"rdelay={each}", f"wdelay={each}"]
         self._start(
             tool("nbdkit"),
             "--foreground",
@@ -93,6 +97,12 @@ class SickDisk(Undoing):
         for path in (self._socket, self._control, self._trigger):
             path.unlink(missing_ok=True)
 
+    def _forget(self) -> None:
+        """Have the kernel read from the disk what it has of the file in memory."""
+        with files.opened(os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)) as fd:
+            os.fdatasync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def _say(self, letter: bytes) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
             control.settimeout(_SECONDS)
@@ -105,10 +115,12 @@ class SickDisk(Undoing):
 
     def stand_still(self) -> None:
         """Answer nothing from now on."""
+        self._forget()
         self._say(b"p")
 
     def fail(self) -> None:
         """Answer with an input/output error from now on."""
+        self._forget()
         self._trigger.touch()
 
     def heal(self) -> None:
