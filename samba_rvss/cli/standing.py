@@ -171,6 +171,8 @@ def _unsealed(seen: Observation) -> Iterator[tuple[str, float]]:
         if copy.state is SetState.RECOVERED
     }
     for copy in seen.copies:
+        if copy.id in seen.changing and copy.phase is not Phase.SEALING:
+            continue  # it is being sealed, since just now
         over = copy.state is SetState.RECOVERED or copy.path in recovered
         if copy.phase is Phase.SEALING or (copy.phase in _UNSEALED and over):
             yield copy.id, _age(copy, seen)

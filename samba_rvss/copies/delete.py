@@ -20,6 +20,9 @@ from samba_rvss.samba.values import directory
 
 _logger = logging.getLogger(__name__)
 
+NOT_DESTROYED = "not destroyed"
+"""The event of a copy that was deleted while the file system of its image was not there."""
+
 
 def find(instance: Instance, words: tuple[str, ...]) -> ShadowCopy:
     """Find the copy that a delete callout means.
@@ -130,7 +133,7 @@ def _destroy(instance: Instance, copy: ShadowCopy) -> None:
             raise
         detail = f"{exc.message}: its image is destroyed if that comes back"
         _logger.warning("[%s] %s: %s", copy.share, copy.id, detail)
-        instance.ledger.note(copy, "not destroyed", detail=detail)
+        instance.ledger.note(copy, NOT_DESTROYED, detail=detail)
     instance.reached("delete.destroyed")
 
 

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+from samba_rvss.clock import moment
 from samba_rvss.copies import exposed, seal
 from samba_rvss.copies.create import attach, reserve_previous
 from samba_rvss.copies.delete import hide
@@ -151,9 +152,15 @@ def seal_again(
         "to be sealed",
         unless=(Phase.DELETING, Phase.GONE),
         detail=reason,
+        since=copy.since if _was_complete(copy) else None,
         phase=Phase.SEALING,
         **(facts_of(known) if known else {}),
     )
+
+
+def _was_complete(copy: ShadowCopy) -> bool:
+    """Return whether the recovery of a copy has been complete since its record says."""
+    return copy.phase is Phase.SEALING and copy.since.boot == moment().boot
 
 
 def destroy_image(instance: Instance, image: Image) -> None:

@@ -76,13 +76,35 @@ def drop(instance: Instance, copy: ShadowCopy) -> None:
 
 
 def note(instance: Instance, copy: ShadowCopy) -> None:
-    """Note in the ledger why a copy is being sealed; nothing waits for that.
+    """Record that a copy is being sealed, since now, and why; nothing waits for that.
+
+    What Samba says of it is recorded, but for the state: that is for `record`. One that was being
+    sealed before has been so since then.
 
     Raises:
         RvssError: STATE.
     """
-    event = "recovered" if copy.state is SetState.RECOVERED else "sealing"
-    instance.ledger.note(copy, "sealing again" if copy.phase is Phase.SEALING else event)
+    if copy.phase is Phase.SEALING:
+        event = "sealing again"
+    else:
+        event = "recovered" if copy.state is SetState.RECOVERED else "sealing"
+    _note(instance, copy, event)
+
+
+def _note(instance: Instance, copy: ShadowCopy, event: str, detail: str = "") -> None:
+    begun = instance.ledger.change(
+        copy,
+        event,
+        unless=(Phase.SEALING, Phase.SEALED, Phase.DELETING, Phase.GONE),
+        detail=detail,
+        phase=Phase.SEALING,
+        set_id=copy.set_id,
+        copy_id=copy.copy_id,
+        context=copy.context,
+        exposed_share=copy.exposed_share,
+    )
+    if begun is None:
+        instance.ledger.note(copy, event, detail=detail)
 
 
 def is_due(instance: Instance, copy: ShadowCopy) -> bool:
@@ -221,7 +243,4 @@ def delay(instance: Instance, copy: ShadowCopy, reason: str) -> None:
     Raises:
         RvssError: STATE.
     """
-    past = (Phase.SEALED, Phase.DELETING, Phase.GONE)
-    instance.ledger.change(
-        copy, "not sealed yet", unless=past, detail=reason, phase=Phase.SEALING, since=copy.since
-    )
+    _note(instance, copy, "not sealed yet", reason)

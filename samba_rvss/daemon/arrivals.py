@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from samba_rvss.copies.delete import NOT_DESTROYED
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
 from samba_rvss.daemon.runner import Runner
@@ -68,16 +69,22 @@ async def _look(
         if await in_thread(_is_waited_for, present()):
             names = ", ".join(sorted(there - known))
             _logger.info("mounted since, and copies wait: %s", names)
-            runner.wake(0.0)
+            runner.retry()
     return there
 
 
 def _is_waited_for(instance: Instance) -> bool:
-    """Return whether there is a copy that is not mounted, though it should be."""
+    """Return whether a copy should be mounted, sealed or deleted, and is not, or an image is left.
+
+    What was deleted while its file system was not there left its image behind.
+    """
+    if instance.ledger.last_event(NOT_DESTROYED) is not None:
+        return True
     mounted = set(instance.mounts.listing())
     return any(
-        copy.phase is not Phase.CREATING and copy.path not in mounted
+        copy.phase in (Phase.SEALING, Phase.DELETING) or copy.path not in mounted
         for copy in instance.ledger.copies()
+        if copy.phase is not Phase.CREATING
     )
 
 

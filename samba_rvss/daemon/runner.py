@@ -136,6 +136,11 @@ class Runner:
             self._due = due
             self._woken.set()
 
+    def retry(self) -> None:
+        """Try at once again what has failed: something has changed."""
+        self._watcher.retry()
+        self.wake(0.0)
+
     async def run(self) -> None:
         """Reconcile whenever it is due, until cancelled."""
         try:

@@ -8,20 +8,22 @@ even if the sealing is ended; a step that was done is not done again.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from itertools import chain, repeat
 
 from samba_rvss.copies import seal
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns, Work
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounttable
 from samba_rvss.model import ShadowCopy
 
 _logger = logging.getLogger(__name__)
 
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 5.0
+_PAUSES = (0.05, 0.5, 5.0, 10.0, 20.0, 40.0, 60.0)  # the last one again and again
 _DROP_SECONDS = 1.0
 _DROPS = 10
 
@@ -46,6 +48,8 @@ class Sealer:
         self._sealed = sealed
         self._lost: set[str] = set()  # ids of copies whose image is not there
         self._delayed: dict[str, str] = {}  # why copies are not sealed yet, by their ids
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._woken = asyncio.Event()
 
     @property
     def busy(self) -> frozenset[str]:
@@ -68,7 +72,14 @@ class Sealer:
         started = time.monotonic()
         self._close(copy)
         work = self._turns.begin_work(copy, self._seal(copy, started))
+        seconds = self._present().config.seal_deadline
+        timer = asyncio.get_running_loop().call_later(seconds, self._on_late, copy, seconds)
+        self._timers[copy.id] = timer
         work.add_done_callback(partial(self._on_end, copy))
+
+    def retry(self) -> None:
+        """Try at once again what has failed: something has changed."""
+        self._woken.set()
 
     async def end(self, copy: ShadowCopy) -> None:
         """Give up sealing a copy, which is to be deleted; no step of it runs on return."""
@@ -76,10 +87,16 @@ class Sealer:
 
     def _on_end(self, copy: ShadowCopy, work: Work) -> None:
         self._lost.discard(copy.id)
-        self._delayed.pop(copy.id, None)
+        self._is_in_time(copy)
         sealed = None if work.cancelled() else work.result()
         if sealed is not None:
             self._sealed(sealed)
+
+    def _is_in_time(self, copy: ShadowCopy) -> None:
+        self._delayed.pop(copy.id, None)
+        timer = self._timers.pop(copy.id, None)
+        if timer is not None:
+            timer.cancel()
 
     def _close(self, copy: ShadowCopy) -> None:
         try:
@@ -89,8 +106,7 @@ class Sealer:
 
     async def _seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
         """Seal a closed copy; try again after each failure. None if it is being deleted."""
-        steps = _Steps(copy, started)
-        pause = _FIRST_PAUSE
+        steps, pauses = _Steps(copy, started), pauses_between()
         dropping: asyncio.Future[None] | None = None
         drops: list[asyncio.Future[None]] = []
         self._begin_step(copy, seal.note)
@@ -121,9 +137,9 @@ class Sealer:
             known, self._delayed[copy.id] = self._delayed.get(copy.id), reason
             if known is None:
                 await self._delay(copy, reason)
-            await asyncio.sleep(pause)
-            pause = min(pause * 10, _LONGEST_PAUSE)
+            await self._rest(next(pauses))
             self._close(copy)
+        self._is_in_time(copy)
         if steps.newly_sealed:
             spent = (time.monotonic() - started) * 1000
             _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
@@ -136,6 +152,21 @@ class Sealer:
                         dropping = self._begin_step(copy, seal.drop)
             await self._clear(copy)
         return steps.sealed
+
+    async def _rest(self, seconds: float) -> None:
+        self._woken.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+
+    def _on_late(self, copy: ShadowCopy, seconds: float) -> None:
+        """Say of a step that has not ended in time what it is likely to wait for."""
+        if copy.id in self._delayed:
+            return
+        reason = f"{mounttable.file_system_of(copy.share_path)} has not answered for {seconds:g} s"
+        self._delayed[copy.id] = reason
+        _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, reason)
+        self._begin_step(copy, partial(seal.delay, reason=reason))
 
     def _begin_step(
         self, copy: ShadowCopy, step: Callable[[Instance, ShadowCopy], None]
@@ -156,6 +187,11 @@ class Sealer:
             await whole(seal.clear, self._present(), copy)
         except RvssError as exc:  # reconciling finds it, and tries again
             _logger.error("[%s] %s: cannot clear away: %s", copy.share, copy.id, exc)
+
+
+def pauses_between() -> Iterator[float]:
+    """Yield the seconds between two attempts, without end."""
+    return chain(_PAUSES, repeat(_PAUSES[-1]))
 
 
 class _Steps:

@@ -87,6 +87,10 @@ class Watcher:
         """A sentence on each copy whose sealing has failed and is tried again."""
         return self._sealer.delayed
 
+    def retry(self) -> None:
+        """Try at once again to seal what could not be sealed: something has changed."""
+        self._sealer.retry()
+
     @property
     def followed(self) -> tuple[ShadowCopy, ...]:
         """The copies that are followed, as they were known last."""

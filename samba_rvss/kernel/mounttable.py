@@ -152,6 +152,29 @@ def mount_targets(raw: bytes | None = None) -> Iterator[str]:
         yield _unescape(line.split(b" ", 5)[4])
 
 
+def above(path: str, raw: bytes | None = None) -> MountInfo | None:
+    """Return the mount that a path lies on, by the names alone: no file system is asked.
+
+    Args:
+        path: an absolute one; if it has symbolic links, where they lead does not count.
+        raw: what `read_mountinfo` returned, if the table has been read.
+    """
+    inside = f"{os.path.normpath(path)}/"
+    # The last of those at one path hides the others.
+    found = [
+        (len(mount.target), number, mount)
+        for number, mount in enumerate(mountinfo(raw))
+        if inside.startswith(f"{mount.target.rstrip('/')}/")
+    ]
+    return max(found)[2] if found else None
+
+
+def file_system_of(path: str) -> str:
+    """Return a path's file system in words that name where it is mounted; see `above`."""
+    mount = above(path)
+    return f"the file system mounted at {mount.target}" if mount else f"the file system of {path}"
+
+
 def mount_of(fd: int) -> MountInfo:
     """Return the mount that a descriptor was opened through.
 

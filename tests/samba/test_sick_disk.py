@@ -72,7 +72,6 @@ def test_a_file_system_that_is_gone(rig: "Rig") -> None:
         file_system.mount(file_system.path)
 
         def is_destroyed() -> bool:
-            rig.command("reconcile")
             return not rig.fs.provider(identity_of(rig.daemon)).inventory().images
 
         wait_until("its image is destroyed", is_destroyed)

@@ -266,3 +266,27 @@ def test_connections_of_a_process_are_told_apart(tmp_path: Path) -> None:
 
 def test_groups_of_a_process() -> None:
     assert sorted(processes.groups(os.getpid())) == sorted(os.getgroups())
+
+
+def test_the_mount_that_a_path_lies_on() -> None:
+    lines = [
+        b"20 1 8:1 / / rw - ext4 /dev/sda1 rw",
+        b"30 20 0:40 / /srv rw - btrfs /dev/sdb rw",
+        b"31 20 0:41 / /srv rw - btrfs /dev/sdc rw",  # it hides the one before
+        b"32 31 0:42 / /srv/a\\040b rw - btrfs /dev/sdd rw",
+    ]
+    raw = b"\n".join(lines)
+
+    def device(path: str) -> str:
+        found = mounttable.above(path, raw)
+        return found.device if found else ""
+
+    paths = ["/", "/srv2", "/srv", "/srv/", "/srv/vms/x", "/srv/a b", "/srv/a b/c", "/srv/a bc"]
+    assert [device(path) for path in paths] == [
+        *["8:1"] * 2,
+        *["0:41"] * 3,
+        *["0:42"] * 2,
+        "0:41",
+    ]
+    assert mounttable.above("/srv", lines[2]) is not None
+    assert mounttable.above("/", lines[2]) is None
