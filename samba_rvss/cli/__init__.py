@@ -8,9 +8,22 @@ import argparse
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 
 from samba_rvss import __version__, output
-from samba_rvss.cli import adopt, daemon, delete, demo, events, listing, reconcile, shares, status
+from samba_rvss.cli import (
+    adopt,
+    apart,
+    daemon,
+    delete,
+    demo,
+    events,
+    listing,
+    reconcile,
+    shares,
+    status,
+)
 from samba_rvss.errors import Problem, RvssError
 
 _VERBS = (daemon, status, listing, events, shares, delete, reconcile, adopt, demo)
@@ -36,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="the smb.conf of the instance (default: Samba's own)",
     )
+    top.set_defaults(looks=False)
     verbs = top.add_subparsers(metavar="VERB", required=True, dest="verb")
     for verb in _VERBS:
         verb.register(verbs)
@@ -48,11 +62,24 @@ def main(argv: list[str] | None = None) -> int:
         # Samba's names are UTF-8, whatever the locale says; no locale has a variable for that.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - ourselves again
     output.prepare()
+    return _told(partial(_begin, argv))
+
+
+def _begin(argv: list[str] | None) -> int:
+    arguments = parser().parse_args(argv)
+    if os.geteuid() != 0:
+        raise RvssError(Problem.REFUSED, "only root may use samba-rvss", "try sudo")
+    command = partial(arguments.function, arguments)
+    if argv is None and arguments.looks:
+        return apart.run(partial(_told, command))
+    status: int = command()
+    return status
+
+
+def _told(command: Callable[[], int]) -> int:
+    """Return the exit status of a command, after telling why it failed if it did."""
     try:
-        arguments = parser().parse_args(argv)
-        if os.geteuid() != 0:
-            raise RvssError(Problem.REFUSED, "only root may use samba-rvss", "try sudo")
-        status: int = arguments.function(arguments)
+        status = command()
         sys.stdout.flush()
     except RvssError as exc:
         output.print_error(exc.line())

@@ -37,7 +37,7 @@ def register(verbs: Verbs) -> None:
         "-n", "--dry-run", action="store_true", help="tell what would be done (needs no daemon)"
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
-    verb.set_defaults(function=run)
+    verb.set_defaults(function=run, looks=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def register(verbs: Verbs) -> None:
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.add_argument("share", nargs="*", metavar="SHARE", help="list those of these shares only")
-    verb.set_defaults(function=run_list)
+    verb.set_defaults(function=run_list, looks=True)
     verb = verbs.add_parser(
         "show",
         help="show a shadow copy and what happened to it",

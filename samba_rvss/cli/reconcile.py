@@ -36,7 +36,7 @@ def register(verbs: Verbs) -> None:
         help="do it without the daemon, before smbd and the daemon start",
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
-    verb.set_defaults(function=run)
+    verb.set_defaults(function=run, looks=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

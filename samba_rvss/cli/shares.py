@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration, open_ledger
@@ -10,6 +11,7 @@ from samba_rvss.copies.locate import locate
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Identity
 from samba_rvss.providers.all import providers
+from samba_rvss.providers.patience import COMMON
 from samba_rvss.samba import conf, readable, serving, twins
 
 
@@ -23,7 +25,7 @@ def register(verbs: Verbs) -> None:
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.add_argument("share", nargs="*", metavar="SHARE", help="these shares only")
-    verb.set_defaults(function=run)
+    verb.set_defaults(function=run, looks=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -85,7 +87,8 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
             row["inherits"] = section.inherits and not count
             try:
                 share = whole[section.share.name]
-                target = locate(share, known, config.run_directory, thorough=True)
+                look = partial(locate, share, known, config.run_directory, thorough=True)
+                target = COMMON.look(share.path, look)
                 room.refuse_many(section.share, count)
                 room.refuse_full(section.share, target.space)
             except RvssError as exc:

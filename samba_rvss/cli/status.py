@@ -30,7 +30,7 @@ def register(verbs: Verbs) -> None:
         epilog="Exit status: 0 all is well, 1 something is wrong.",
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
-    verb.set_defaults(function=run)
+    verb.set_defaults(function=run, looks=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ finds an image of ours, and makes its record.
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from samba_rvss.copies import repair
 from samba_rvss.copies.instance import Instance
@@ -28,6 +29,7 @@ from samba_rvss.model import (
     Volume,
     Whose,
 )
+from samba_rvss.providers.patience import COMMON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +58,8 @@ def candidates(instance: Instance, source: str, on: str = "") -> list[Candidate]
         on: a directory on the file system that they are to be on; empty for any.
 
     Raises:
-        RvssError: BAD_PATH or NOT_SUPPORTED if ``on`` is on no file system that has images;
-            STATE if the ledger fails.
+        RvssError: BAD_PATH or NOT_SUPPORTED if ``on`` is on no file system that has images; BUSY if
+            that does not answer; STATE if the ledger fails.
     """
     inventory = instance.inventory()
     wanted = _file_system(instance, on) if on else ""
@@ -170,7 +172,7 @@ def _located(
     """Yield our shares with the volume of each, or why it has none."""
     for share in instance.config.shares:
         try:
-            volume = find(share, instance.providers)
+            volume = COMMON.look(share.path, partial(find, share, instance.providers))
         except RvssError as exc:
             yield share, exc
         else:
@@ -204,6 +206,10 @@ def _share(mark: Mark, volume: Volume, shares: Iterable[tuple[Share, Volume | Rv
 
 
 def _file_system(instance: Instance, path: str) -> str:
+    return COMMON.look(path, partial(_look_at, instance, path))
+
+
+def _look_at(instance: Instance, path: str) -> str:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as exc:

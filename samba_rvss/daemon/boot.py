@@ -3,13 +3,14 @@
 For a container's entry point, and for service managers that cannot wait for a daemon to be ready.
 """
 
+import asyncio
 import os
 from contextlib import ExitStack
 
 from samba_rvss.copies.seal import close_recovered
 from samba_rvss.daemon import holding
 from samba_rvss.daemon.runner import Report, Runner
-from samba_rvss.daemon.tasks import in_thread
+from samba_rvss.daemon.tasks import Threads, in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.reconcile.decision import Plan
@@ -31,6 +32,7 @@ async def reconcile(configfile: str, report: Report) -> tuple[Plan, list[Outcome
     Raises:
         RvssError: BUSY if a daemon runs; CONFIG, STATE or SYSTEM.
     """
+    asyncio.get_running_loop().set_default_executor(Threads())
     os.umask(0o077)
     with ExitStack() as cleanup:
         samba = SambaProcess()

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from samba_rvss.copies import advice, identity
 from samba_rvss.copies.instance import Instance
@@ -18,6 +19,7 @@ from samba_rvss.kernel import files, mounttable, paths
 from samba_rvss.ledger import Ledger
 from samba_rvss.mounts import Mounts, way
 from samba_rvss.providers.all import providers
+from samba_rvss.providers.patience import COMMON
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.process import SambaProcess
 
@@ -107,7 +109,8 @@ def make_previous(instance: Instance) -> None:
     for share in instance.config.shares:
         if share.previous_versions:
             try:
-                instance.mounts.make_previous(share.name, way.to(share.path))
+                gates = COMMON.look(share.path, partial(way.to, share.path))
+                instance.mounts.make_previous(share.name, gates)
             except RvssError as exc:
                 _logger.error("[%s] has no Previous Versions: %s", share.name, exc)
 

@@ -23,7 +23,7 @@ from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.requests import Requests
 from samba_rvss.daemon.rescue import Rescue
 from samba_rvss.daemon.runner import Runner
-from samba_rvss.daemon.tasks import Tasks, in_thread
+from samba_rvss.daemon.tasks import Tasks, Threads, in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.model import Phase
@@ -36,19 +36,8 @@ _logger = logging.getLogger(__name__)
 _STOP_SECONDS = 30.0
 _HISTORY = timedelta(days=90)
 _DAY_SECONDS = 86400.0
-# Threads are made when there is work for them. Each share may have some that wait for a dead file
-# system; enough are left for others.
-_THREADS = 512
 _ADMITTING = 2  # threads
 _AFTER_RESCUE = 1.0
-
-
-class _Threads(ThreadPoolExecutor):
-    """Threads whose end nobody waits for: one may hang in a system call for ever."""
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as `Executor` has it
-        """See `concurrent.futures.Executor`."""
-        super().shutdown(wait=False, cancel_futures=True)
 
 
 class Daemon:
@@ -74,7 +63,7 @@ class Daemon:
             RvssError: CONFIG, STATE or SYSTEM if it cannot start.
         """
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(_Threads(_THREADS, thread_name_prefix="rvss"))
+        loop.set_default_executor(Threads())
         os.umask(0o077)
         with ExitStack() as cleanup:
             for number in (signal.SIGTERM, signal.SIGINT):

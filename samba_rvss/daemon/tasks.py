@@ -2,11 +2,27 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# Threads are made when there is work for them. Each share may have some that wait for a dead file
+# system; enough are left for others.
+_THREADS = 512
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads for a loop's executor, whose end nobody waits for: one may hang for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(_THREADS, thread_name_prefix="rvss")
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as `Executor` has it
+        """See `concurrent.futures.Executor`."""
+        super().shutdown(wait=False, cancel_futures=True)
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

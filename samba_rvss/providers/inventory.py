@@ -7,7 +7,7 @@ from functools import partial
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Foreign, Image, Inventory
 from samba_rvss.providers import Provider
-from samba_rvss.providers.patience import Patience
+from samba_rvss.providers.patience import COMMON, Place
 
 _logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ def listed(
     file_systems: Iterable[str],
     images: Callable[[str], Iterable[Image | Foreign] | None],
     where: str,
-    patience: Patience | None = None,
+    place: Callable[[str], Place] | None = None,
 ) -> Inventory:
     """List file systems one after the other; what cannot be listed is told, and logged.
 
@@ -24,7 +24,8 @@ def listed(
         file_systems: their identities.
         images: lists the images of one file system; None if there is no place for any.
         where: what stands before the identity in the log: "on btrfs".
-        patience: waits for each; without it, listing waits for none without a limit of its own.
+        place: tells where one is mounted, by its identity, so that it is waited for a bounded time;
+            without it, listing waits for none without a limit of its own.
     """
     complete: set[str] = set()
     found: list[Image | Foreign] = []
@@ -32,11 +33,10 @@ def listed(
     homeless: set[str] = set()
     for file_system in file_systems:
         try:
-            listing = (
-                images(file_system)
-                if patience is None
-                else patience.call(file_system, partial(images, file_system))
-            )
+            if place is None:
+                listing = images(file_system)
+            else:
+                listing = COMMON.call(place(file_system), partial(images, file_system))
             there = list(listing or ())
         except (OSError, RvssError) as exc:
             reason = exc.line() if isinstance(exc, RvssError) else str(exc)

@@ -9,28 +9,31 @@ import pytest
 
 from samba_rvss.daemon.looks import Looks
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.providers.patience import Patience
+from samba_rvss.providers.patience import Patience, Place
+
+DEAD = Place(device="dead", words="the file system mounted at /dead")
+GOOD = Place(device="good", words="the file system mounted at /good")
 
 
 def test_who_does_not_answer_is_not_asked_again() -> None:
     answer = threading.Event()
     patience = Patience(0.01)
     for _ in range(3):
-        with pytest.raises(RvssError, match="it has not answered for") as caught:
-            patience.call("dead", answer.wait)
+        with pytest.raises(RvssError, match="mounted at /dead has not answered for") as caught:
+            patience.call(DEAD, answer.wait)
         assert caught.value.problem is Problem.BUSY
     assert sum(thread.name == "look dead" for thread in threading.enumerate()) == 1
     # A disk that answers makes no difference to another.
     patient = Patience(60.0)
-    assert patient.call("good", lambda: 1) == 1
+    assert patient.call(GOOD, lambda: 1) == 1
     with pytest.raises(ZeroDivisionError):
-        patient.call("good", lambda: 1 // 0)
-    assert patient.call("good", lambda: 2) == 2
+        patient.call(GOOD, lambda: 1 // 0)
+    assert patient.call(GOOD, lambda: 2) == 2
     answer.set()
     for thread in threading.enumerate():
         if thread.name == "look dead":
             thread.join(60.0)
-    assert Patience(60.0).call("dead", answer.wait)
+    assert Patience(60.0).call(DEAD, answer.wait)
 
 
 def test_two_at_once_are_both_answered() -> None:
@@ -43,9 +46,9 @@ def test_two_at_once_are_both_answered() -> None:
         return answer.wait(60.0)
 
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(patience.call, "good", look)
+        first = threads.submit(patience.call, GOOD, look)
         assert began.wait(60.0)
-        second = threads.submit(patience.call, "good", lambda: 2)
+        second = threads.submit(patience.call, GOOD, lambda: 2)
         assert not wait([second], timeout=0.05).done
         answer.set()
         assert (first.result(60.0), second.result(60.0)) == (True, 2)

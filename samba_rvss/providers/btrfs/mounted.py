@@ -7,13 +7,14 @@ mount is made for each operation (measured: 30 µs), so nothing of ours keeps a 
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting, mounttable
 from samba_rvss.providers.btrfs import ioctl
+from samba_rvss.providers.patience import Place
 
 _SYSFS = "/sys/fs/btrfs"
 _LINE = 100  # bytes, of which a device's number needs fewer
@@ -80,6 +81,33 @@ def require_permission(file_system: str, path: str) -> None:
             "give it the permission for that device: --device for a container, DeviceAllow= for a"
             " service",
         )
+
+
+def places() -> Callable[[str], Place]:
+    """Return a function that tells where a mounted file system is, and asks none for that."""
+    by_number: dict[int, mounttable.MountInfo] = {}
+    for mount in mounttable.mountinfo():
+        if mount.kind == "btrfs":
+            with suppress(OSError):
+                by_number.setdefault(os.stat(mount.source).st_rdev, mount)
+
+    def place(file_system: str) -> Place:
+        found = next((by_number[n] for n in _numbers(file_system) if n in by_number), None)
+        if found is None:  # in other mount namespaces only
+            return Place(device=file_system, words=f"the btrfs file system {file_system}")
+        words = f"the btrfs file system {file_system}, mounted at {found.target},"
+        return Place(device=found.device, words=words)
+
+    return place
+
+
+def _numbers(file_system: str) -> Iterator[int]:
+    """Yield the numbers of the devices of a mounted file system."""
+    directory = f"{_SYSFS}/{file_system}/devices"
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            with open(f"{directory}/{name}/dev", encoding="ascii") as number:
+                yield os.makedev(*map(int, number.read().split(":")))
 
 
 def mount(source: str, tree: int) -> int:

@@ -50,7 +50,6 @@ from samba_rvss.providers.btrfs.images import State
 from samba_rvss.providers.btrfs.marks import PROVIDER, Record
 from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.inventory import listed
-from samba_rvss.providers.patience import Patience
 
 
 class Btrfs:
@@ -73,7 +72,6 @@ class Btrfs:
         self._identity = identity
         self._homes = Homes(homes)
         self._reached = reached
-        self._patience = Patience()
 
     def find(self, fd: int, path: str) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
@@ -240,7 +238,7 @@ class Btrfs:
 
     def inventory(self) -> Inventory:
         """See `samba_rvss.providers.Provider`."""
-        return listed(mounted.file_systems(), self._list, "on btrfs", self._patience)
+        return listed(mounted.file_systems(), self._list, "on btrfs", mounted.places())
 
     def _list(self, file_system: str) -> list[Image | Foreign] | None:
         with ExitStack() as undo:
