@@ -42,6 +42,7 @@ class Look:
         change: the last reconciling that did something, or failed to.
         damaged: ledgers that could not be read and were set aside.
         samba: what keeps Samba from serving Remote VSS as it must.
+        holding: a sentence on each file system that only our mounts keep in use.
     """
 
     time: datetime
@@ -53,6 +54,7 @@ class Look:
     change: Event | None
     damaged: tuple[str, ...] = ()
     samba: tuple[str, ...] = ()
+    holding: tuple[str, ...] = ()
 
 
 def look(config: Config) -> Look:
@@ -82,6 +84,7 @@ def look(config: Config) -> Look:
         change=change,
         damaged=tuple(aside(config.ledger)),
         samba=tuple(filter(None, [*serving.obstacles(config), readable.nobody(config.file)])),
+        holding=instance.mounts.holding(),
     )
 
 

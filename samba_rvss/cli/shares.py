@@ -10,6 +10,7 @@ from samba_rvss.copies import advice, room
 from samba_rvss.copies.locate import locate
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Identity
+from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
 from samba_rvss.providers.patience import COMMON
 from samba_rvss.samba import conf, readable, serving, twins
@@ -33,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     wanted = {share.lower() for share in arguments.share}
     rows = [row for row in examine(config) if not wanted or str(row["share"]).lower() in wanted]
-    found = (*advice.of(config), *serving.obstacles(config), readable.some(config.file))
+    holding = Mounts(config.run_directory).holding()
+    found = (*advice.of(config), *serving.obstacles(config), readable.some(config.file), *holding)
     warnings = tuple(filter(None, found))
     if arguments.json:
         output.print_json({"shares": rows, "warnings": list(warnings)})

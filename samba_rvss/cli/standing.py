@@ -96,6 +96,7 @@ def _wrong(
     yield from _unexposed(look.seen)
     yield from (f"{left.target}: {left.reason}" for left in look.plan.left_alone if left.wrong)
     yield from look.plan.problems
+    yield from look.holding
     for action in look.plan.actions:
         # The daemon does by itself what is to be done, when it is due; but nothing tells it of a
         # mount that somebody else has taken away.

@@ -1,6 +1,7 @@
-"""File systems that are mounted while the daemon runs: their copies are served without a word.
+"""File systems that are mounted, or unmounted, while the daemon runs.
 
-At boot a disk may come late, or a dataset's key may be loaded by hand after smbd has started.
+At boot a disk may come late, or a dataset's key may be loaded by hand after smbd has started: its
+copies are served without a word. One that is unmounted, but for our recovery mounts, is named.
 Contract: the table is read only after a change, and not more often than every few seconds, however
 many recovery mounts come and go.
 """
@@ -35,6 +36,7 @@ async def follow(present: Callable[[], Instance], runner: Runner, known: frozens
         runner: reconciles.
         known: what `volumes` returned before everything was reconciled at the start.
     """
+    held: tuple[str, ...] = ()
     changed = asyncio.Event()
     changed.set()  # something may have come since then
     loop = asyncio.get_running_loop()
@@ -54,6 +56,10 @@ async def follow(present: Callable[[], Instance], runner: Runner, known: frozens
             changed.clear()
             try:
                 known = await _look(present, runner, known)
+                said, held = held, await in_thread(present().mounts.holding)
+                for sentence in held:
+                    if sentence not in said:
+                        _logger.warning("%s", sentence)
             except (RvssError, OSError) as exc:  # the hourly reconciling looks as well
                 _logger.error("whether file systems were mounted cannot be told: %s", exc)
             await asyncio.sleep(_PAUSE_SECONDS)

@@ -6,6 +6,7 @@
     previous      the directories of Previous Versions
     sharing       the run directory, a shared mount
     tree          an image's parts, put together
+    alone         file systems that nothing else keeps in use
     layers        what is mounted at one path, one over the other
     mounts        all of one instance: attach, open, close, replace, detach
 

@@ -12,10 +12,11 @@ from datetime import datetime
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting, mounttable
-from samba_rvss.mounts import directories, places, previous, sharing, tree
+from samba_rvss.mounts import alone, directories, places, previous, sharing, tree
 from samba_rvss.mounts.layers import OPEN_MARK, Layer, layers
 from samba_rvss.mounts.way import Gate
 
+_SHOWN = 10
 _NOT_MOUNTED = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR})
 
 
@@ -247,6 +248,15 @@ class Mounts:
         topmost = {mount.target: mount for mount in mounttable.mountinfo(self._read())}
         return [path for path in self.listing() if "ro" not in topmost[path].options]
 
+    def holding(self) -> tuple[str, ...]:
+        """Return a sentence on each file system that nothing but recovery mounts keeps in use."""
+        return tuple(
+            f"{name} is mounted nowhere but at the recovery mounts of {len(ids)} shadow copies,"
+            " which keep it in use, so that it cannot be checked, nor mounted anew:"
+            f" 'samba-rvss delete {_some(ids)}' lets go of it"
+            for name, ids in sorted(alone.found(self._run, self._read()).items())
+        )
+
     def directories(self) -> list[str]:
         """Return every directory made for a recovery mount, whether one is on it or not."""
         return list(directories.found(self._run))
@@ -265,3 +275,9 @@ class Mounts:
             except OSError as exc:
                 if exc.errno not in _NOT_MOUNTED:
                     raise
+
+
+def _some(ids: Sequence[str]) -> str:
+    """Return ids as words of a command, not too many."""
+    more = [] if len(ids) <= _SHOWN else ["..."]
+    return " ".join([*ids[:_SHOWN], *more])

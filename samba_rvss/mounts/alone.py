@@ -1,0 +1,44 @@
+"""File systems that are mounted at recovery mounts and nowhere else.
+
+Their own mount has gone, and ours keep them in use: nobody can check or remove them, and one that
+btrfs has made read-only is so still when it is mounted again. Contract: it looks at nothing but the
+mount table.
+"""
+
+from samba_rvss.kernel import mounttable
+from samba_rvss.mounts.places import image_of, is_place
+
+
+def found(run: str, raw: bytes) -> dict[str, tuple[str, ...]]:
+    """Return them, by a device or a pool, with the ids of the copies that are mounted there.
+
+    Args:
+        run: the run directory.
+        raw: what `samba_rvss.kernel.mounttable.read_mountinfo` returned.
+    """
+    ours = mounttable.escape_mount_path(run) + b"/"
+    inside: dict[bytes, list[bytes]] = {}
+    outside: set[bytes] = set()
+    for line in raw.rstrip(b"\n").split(b"\n"):
+        left, _, right = line.partition(b" - ")
+        _, _, device, _, target, _ = left.split(b" ", 5)
+        kind, source, _ = right.split(b" ", 2)
+        # Each clone on ZFS has a device of its own, and all of them keep the pool in use.
+        key = source.partition(b"/")[0] if kind == b"zfs" else device
+        if target.startswith(ours):
+            inside.setdefault(key, []).append(line)
+        else:
+            outside.add(key)
+    alone: dict[str, tuple[str, ...]] = {}
+    for key in inside.keys() - outside:
+        mounts = [
+            mount
+            for mount in mounttable.mountinfo(b"\n".join(inside[key]))
+            if is_place(run, mount.target) and mount.target.startswith(f"{run}/exposed/")
+        ]
+        if mounts:
+            name = mounts[0].source
+            alone[name.partition("/")[0] if mounts[0].kind == "zfs" else name] = tuple(
+                sorted({image_of(mount.target) for mount in mounts})
+            )
+    return alone
