@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from samba_rvss.copies import exposed
 from samba_rvss.copies.instance import Instance
+from samba_rvss.copies.locate import described
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.samba.conf import find_share
@@ -62,7 +63,8 @@ def withdraw(instance: Instance, copy: ShadowCopy, reason: str) -> None:
     Raises:
         RvssError: as `delete`.
     """
-    instance.ledger.note(copy, "withdrawn", detail=reason)
+    if copy.phase is not Phase.DELETING:  # then it is tried again, and known why
+        instance.ledger.note(copy, "withdrawn", detail=reason)
     delete(instance, copy)
 
 
@@ -88,9 +90,13 @@ def delete(
             and the caller sees to it that the rest is tried again.
     """
     started = time.monotonic()
-    copy = instance.ledger.change(
-        copy, "delete", unless=(Phase.GONE,), uid=uid, phase=Phase.DELETING, detail=detail
-    ) or replace(copy, phase=Phase.GONE)
+    if copy.phase is Phase.DELETING and uid < 0:
+        current = instance.ledger.get(copy.id)
+    else:
+        current = instance.ledger.change(
+            copy, "delete", unless=(Phase.GONE,), uid=uid, phase=Phase.DELETING, detail=detail
+        )
+    copy = current or replace(copy, phase=Phase.GONE)
     if copy.phase is Phase.GONE:
         return
     instance.reached("delete.intent")
@@ -141,3 +147,24 @@ def _unshare(instance: Instance, copy: ShadowCopy) -> None:
     if copy.exposed_share:
         exposed.delete_share(instance, copy.exposed_share)
         instance.reached("delete.unshared")
+
+
+def not_hidden(copy: ShadowCopy, seconds: float) -> RvssError:
+    """Return the error for a copy that clients may still reach after so many seconds."""
+    file_system = described(copy.volume, copy.share_path)
+    return RvssError(
+        Problem.BUSY,
+        f"{copy.id} could not be taken away in {seconds:g} s: {file_system}, or Samba's registry,"
+        " does not answer",
+        "it is deleted when they do",
+    )
+
+
+def left_behind(copy: ShadowCopy, reason: str, problem: Problem = Problem.BUSY) -> RvssError:
+    """Return the error for a copy that nobody can reach, but whose image is left."""
+    return RvssError(
+        problem,
+        f"{copy.id} is taken away from clients and unmounted, but its image is not destroyed"
+        f" ({reason})",
+        "it is destroyed as soon as that is possible",
+    )

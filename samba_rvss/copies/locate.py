@@ -86,6 +86,19 @@ def find(share: Share, providers: Collection[Provider]) -> Volume:
     return volume
 
 
+def described(volume: Volume, path: str) -> str:
+    """Return a volume's file system in words, with where it is mounted; it is not asked.
+
+    Args:
+        volume: the volume.
+        path: of the share that is in it.
+    """
+    mount = mounttable.above(path)
+    if mount is None or mount.kind != volume.provider:  # it is unmounted
+        return f"the {volume.provider} file system {volume.file_system}"
+    return f"the file system mounted at {mount.target}"
+
+
 def volume_of(fd: int, path: str, providers: Iterable[Provider]) -> Volume | None:
     """Return the volume of an open directory; None if its file system has no shadow copies.
 

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from functools import partial
 
 from samba_rvss.copies import adopt, room
+from samba_rvss.copies.adopt import Candidate
 from samba_rvss.copies.create import create, forced
-from samba_rvss.copies.delete import delete, find, withdraw
+from samba_rvss.copies.delete import delete, find, left_behind, not_hidden, withdraw
 from samba_rvss.copies.instance import Instance
-from samba_rvss.copies.locate import Target, locate
+from samba_rvss.copies.locate import Target, described, locate
 from samba_rvss.daemon import living
 from samba_rvss.daemon.looks import Looks, too_late
 from samba_rvss.daemon.present import Present
@@ -27,7 +28,7 @@ from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate, Finding
 from samba_rvss.kernel.permissions import User
-from samba_rvss.model import ShadowCopy, Share
+from samba_rvss.model import Mark, ShadowCopy, Share
 from samba_rvss.reconcile import report
 from samba_rvss.samba import readable, twins
 from samba_rvss.samba.conf import find_share
@@ -37,7 +38,8 @@ _logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 # How long Samba's only worker waits for the image to be destroyed, once nobody can reach the copy.
 _DESTROY_SECONDS = 1.0
-# ... and until nobody can reach it, less than the hook waits for an answer.
+# ... and until nobody can reach it, less than the hook waits for an answer; an administrator waits
+# as long for a file system.
 _HIDE_SECONDS = 30.0
 _LONGEST = 30.0  # that a request should take, or as long as a Commit may, if that is less
 _STATUS_SECONDS = 2.0
@@ -265,28 +267,16 @@ class Requests:
         Raises:
             RvssError: as `copies.delete.delete`.
         """
-        loop, hidden = asyncio.get_running_loop(), asyncio.Event()
-        deletion = self._tasks.start(
-            self._delete(
-                copy,
-                uid,
-                lambda: loop.call_soon_threadsafe(hidden.set),
-                forced(self._present(), copy),
-            )
-        )
+        deletion, hidden = self._begin_to_delete(copy, uid, forced(self._present(), copy))
+        seconds = min(_HIDE_SECONDS, self._present().config.commit_deadline)
         reached = asyncio.ensure_future(hidden.wait())
         await asyncio.wait(
-            {deletion, reached}, timeout=_HIDE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            {deletion, reached}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )
         reached.cancel()
         if not deletion.done() and not hidden.is_set():
             deletion.add_done_callback(partial(_log_late, copy))
-            raise RvssError(
-                Problem.BUSY,
-                f"{copy.id} could not be taken away in {_HIDE_SECONDS:g} s: its file system, or"
-                " Samba's registry, does not answer",
-                "it is deleted when they do",
-            )
+            raise not_hidden(copy, seconds)
         await asyncio.wait({deletion}, timeout=_DESTROY_SECONDS)
         if not deletion.done():
             deletion.add_done_callback(partial(_log_late, copy))
@@ -299,13 +289,35 @@ class Requests:
             _log_late(copy, deletion)
 
     async def delete(self, copy: ShadowCopy, uid: int) -> None:
-        """Delete a copy for an administrator.
+        """Delete a copy for an administrator, who is told what is left if it takes too long.
 
         Raises:
-            RvssError: as `copies.delete.delete`; it is tried again later.
+            RvssError: as `copies.delete.delete`; it is tried again later. BUSY if something does
+                not answer.
         """
-        await self._delete(copy, uid)
+        deletion, hidden = self._begin_to_delete(copy, uid)
+        await asyncio.wait({deletion}, timeout=_HIDE_SECONDS)
+        if not deletion.done():
+            deletion.add_done_callback(partial(_log_late, copy))
+            if not hidden.is_set():
+                raise not_hidden(copy, _HIDE_SECONDS)
+            file_system = described(copy.volume, copy.share_path)
+            raise left_behind(copy, f"{file_system} has not answered for {_HIDE_SECONDS:g} s")
+        try:
+            deletion.result()
+        except RvssError as exc:
+            if not hidden.is_set():
+                raise
+            raise left_behind(copy, exc.line(), exc.problem) from exc
         self._runner.wake(_RETRY_SECONDS)  # Samba still has its set
+
+    def _begin_to_delete(
+        self, copy: ShadowCopy, uid: int, detail: str = ""
+    ) -> "tuple[asyncio.Task[None], asyncio.Event]":
+        """Begin to delete a copy; return the task, and what is set when nobody can reach it."""
+        loop, hidden = asyncio.get_running_loop(), asyncio.Event()
+        hide = partial(loop.call_soon_threadsafe, hidden.set)
+        return self._tasks.start(self._delete(copy, uid, hide, detail)), hidden
 
     async def adopt(self, source: str, on: str, tell: Callable[[Finding], object]) -> None:
         """Take over the sealed images of another instance, one after the other.
@@ -318,19 +330,44 @@ class Requests:
         Raises:
             RvssError: BUSY if that instance is served here; as `copies.adopt.candidates`.
         """
-        instance = self._present()
+        instance, silent = self._present(), set[str]()
         await in_thread(living.require_silence, instance.identity, source)
         for candidate in await in_thread(adopt.candidates, instance, source, on):
             fate, error = Fate.DONE, ""
             if candidate.mark is not None:
                 try:
-                    async with self._turns.take(candidate.mark.volume):
-                        await in_thread(adopt.take, self._present(), candidate)
+                    await self._adopt(candidate, candidate.mark, silent)
                 except RvssError as exc:
                     _logger.error("%s cannot be adopted: %s", candidate.id, exc)
                     self._runner.wake(_RETRY_SECONDS)
                     fate, error = Fate.FAILED, exc.line()
             tell(report.of_candidate(candidate, fate, error))
+
+    async def _adopt(self, candidate: Candidate, mark: Mark, silent: set[str]) -> None:
+        """Take over an image; wait for its file system for a limited time, and once only.
+
+        Args:
+            candidate: the image.
+            mark: what its mark becomes.
+            silent: the file systems that have not answered before.
+        """
+
+        async def take() -> None:
+            async with self._turns.take(mark.volume):
+                await in_thread(adopt.take, self._present(), candidate)
+
+        if mark.volume.file_system not in silent:
+            adoption = self._tasks.start(take())
+            await asyncio.wait({adoption}, timeout=_HIDE_SECONDS)
+            if adoption.done():
+                return adoption.result()
+            silent.add(mark.volume.file_system)
+        file_system = described(mark.volume, mark.share_path)
+        raise RvssError(
+            Problem.BUSY,
+            f"{file_system} has not answered for {_HIDE_SECONDS:g} s",
+            "what was begun goes on; ask again when it answers",
+        )
 
     async def _delete(
         self,

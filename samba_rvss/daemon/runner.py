@@ -17,6 +17,7 @@ from datetime import datetime
 
 from samba_rvss.clock import now
 from samba_rvss.copies.instance import Instance
+from samba_rvss.copies.locate import described
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
@@ -83,6 +84,7 @@ class Runner:
         self._done: Counter[tuple[str, str, str]] = Counter()
         self._heard = time.monotonic()
         self._workers: dict[int, int] = {}
+        self._told: object = None
         self._stuck: dict[str, float] = {}  # since when an action on a file system has not ended
         self._step: tuple[str, float] | None = None  # what reconciling does, and since when
         self.last: Last | None = None
@@ -232,9 +234,9 @@ class Runner:
         where = next((volume.file_system for volume in _volumes(action)), "")
         since = self._stuck.get(where)
         if since is not None:
-            return _stuck(action, time.monotonic() - since)
-        began = time.monotonic()
-        task = asyncio.ensure_future(self._apply(action))
+            return _stuck(action, time.monotonic() - since, begun=True)
+        began, turn = time.monotonic(), asyncio.Event()
+        task = asyncio.ensure_future(self._apply(action, turn))
         try:
             await asyncio.wait({task}, timeout=_ACTION_SECONDS)
         except asyncio.CancelledError:
@@ -245,7 +247,7 @@ class Runner:
             return task.result()
         self._stuck[where] = began
         task.add_done_callback(lambda done: self._on_late(where, done))
-        return _stuck(action, _ACTION_SECONDS)
+        return _stuck(action, _ACTION_SECONDS, begun=turn.is_set())
 
     def _on_late(self, where: str, task: "asyncio.Task[Outcome]") -> None:
         self._stuck.pop(where, None)
@@ -253,10 +255,16 @@ class Runner:
             _logger.error("cannot reconcile", exc_info=task.exception())
         self.wake(_AFTER_CHANGE)
 
-    async def _apply(self, action: Action) -> Outcome:
-        """Carry out an action in its volume's turn, if it is still called for."""
+    async def _apply(self, action: Action, turn: asyncio.Event) -> Outcome:
+        """Carry out an action in its volume's turn, if it is still called for.
+
+        Args:
+            action: what to do.
+            turn: is set when it has its turn.
+        """
         try:
             async with self._turns.take(*_volumes(action)):
+                turn.set()
                 try:
                     if not await in_thread(apply.is_current, self._present(), action):
                         _logger.info("reconcile: no longer called for: %s", action.describe())
@@ -299,7 +307,10 @@ class Runner:
             for outcome in outcomes
             if outcome.fate is not Fate.STALE
         ]
-        if said or decided.problems:
+        # What only fails again, as it did before, makes no more history.
+        told = (tuple((*_name(o.action), o.fate) for o in outcomes), decided.problems)
+        again, self._told = told == self._told, told
+        if (said or decided.problems) and (done or not again):
             ledger.note_set(
                 "", "reconciled", detail="; ".join([*said, *decided.problems])[:_DETAIL]
             )
@@ -340,10 +351,24 @@ class Runner:
         os.close(fd)
 
 
-def _stuck(action: Action, seconds: float) -> Outcome:
-    """Return an action as a failure that a file system, or Samba, causes by not answering."""
-    who = "its file system" if _volumes(action) else "Samba, or a mount,"
-    line = f"{who} has not answered for {seconds:.0f} s; what was begun goes on"
+def _stuck(action: Action, seconds: float, *, begun: bool) -> Outcome:
+    """Return an action as a failure that a file system, or Samba, causes by not answering.
+
+    Args:
+        action: what was to be done.
+        seconds: for how long something has been waited for.
+        begun: whether that is not the turn of the action's volume.
+    """
+    what = "has not answered"
+    if isinstance(action, OnCopy):
+        who = described(action.copy.volume, action.copy.share_path)
+    elif isinstance(action, OnImage):
+        who = described(action.image.mark.volume, action.image.mark.share_path)
+    else:
+        who = "Samba, or a mount,"
+    if not begun:
+        who, what = f"what else is done on {who}", "has not ended"
+    line = f"{who} {what} for {seconds:.0f} s; what was begun goes on"
     error = RvssError(Problem.BUSY, line, "see what its disks do")
     _logger.error("reconcile: cannot %s: %s", action.describe(), error)
     return Outcome(action=action, fate=Fate.FAILED, error=error)

@@ -15,10 +15,10 @@ from itertools import chain, repeat
 
 from samba_rvss.copies import seal
 from samba_rvss.copies.instance import Instance
+from samba_rvss.copies.locate import described
 from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns, Work
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import mounttable
 from samba_rvss.model import ShadowCopy
 
 _logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Sealer:
         """Say of a step that has not ended in time what it is likely to wait for."""
         if copy.id in self._delayed:
             return
-        reason = f"{mounttable.file_system_of(copy.share_path)} has not answered for {seconds:g} s"
+        reason = f"{described(copy.volume, copy.share_path)} has not answered for {seconds:g} s"
         self._delayed[copy.id] = reason
         _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, reason)
         self._begin_step(copy, partial(seal.delay, reason=reason))
