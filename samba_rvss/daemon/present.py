@@ -7,6 +7,7 @@ force.
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 
 from samba_rvss.copies import advice
@@ -29,7 +30,7 @@ class Present:
         instance: as it was taken.
         configfile: smb.conf, or an empty string for Samba's own.
         samba: where python-samba runs.
-        signature: what `samba.conf.signature` returned for the configuration that was read.
+        signature: what `samba.conf.signature_of_read` returned for the configuration.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Present:
                 # When Samba's library reads a file again, shares and options that are not in it
                 # any more stay (source3/param/loadparm.c, add_a_service()): take a fresh process.
                 await in_thread(self._samba.close)
-            self._signature = signature
+            self._signature, began = signature, time.time()
             try:
                 config = await in_thread(self._samba.call, conf.load, self._configfile)
             except RvssError as exc:
@@ -82,5 +83,5 @@ class Present:
                 if warning not in said:
                     _logger.warning("%s", warning)
             self._instance = replace(self._instance, config=config)
-            self._signature = await in_thread(conf.signature, config)
+            self._signature = await in_thread(conf.signature_of_read, config, began)
             await in_thread(holding.make_previous, self._instance)

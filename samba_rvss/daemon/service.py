@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -117,8 +118,9 @@ class Daemon:
     async def _take(self, cleanup: ExitStack) -> Present:
         samba = SambaProcess()
         cleanup.callback(samba.close)
+        began = time.time()
         config = await in_thread(samba.call, conf.load, self._configfile)
-        signature = await in_thread(conf.signature, config)
+        signature = await in_thread(conf.signature_of_read, config, began)
         instance = await in_thread(holding.take, config, samba, cleanup, self._reached)
         return Present(instance, self._configfile, samba, signature)
 

@@ -6,7 +6,9 @@ the daemon calls `load` through `samba_rvss.samba.process`, a command calls it d
 """
 
 import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from samba_rvss.errors import Problem, RvssError
@@ -47,6 +49,7 @@ from samba_rvss.samba.sections import (
 from samba_rvss.samba.values import Parameters, is_true, listed, plain
 
 _SEQUENCE_NUMBER = 48
+_TICK = 0.1  # seconds by which a file's times may be behind the clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +252,24 @@ def signature(config: Config) -> tuple[object, ...]:
     except OSError as exc:
         found.append(exc.errno)
     return tuple(found)
+
+
+def signature_of_read(config: Config, began: float) -> tuple[object, ...]:
+    """Return the signature of what a configuration was read from; no value that may have changed.
+
+    Args:
+        config: what was read.
+        began: the time (`time.time`) before its files were read.
+
+    Returns:
+        Empty if one of them was changed since then: whether that was read cannot be told.
+    """
+    current, present = signature(config), time.time()
+    for path in (*config.files, f"{config.samba_state_directory}/registry.tdb"):
+        with suppress(OSError):
+            if began - _TICK <= os.stat(path).st_ctime <= present + _TICK:
+                return ()
+    return current
 
 
 def base_share(exposed: str) -> str:

@@ -811,6 +811,18 @@ def test_signature_tells_of_changes(site: Site, change: str) -> None:
     assert conf.signature(config) != before
 
 
+def test_what_was_changed_while_it_was_read_has_no_signature(site: Site) -> None:
+    site.write("", share("vms"))
+    config = site.load()
+    changed = max(Path(file).stat().st_ctime for file in config.files)
+    registry = site.directory / "state" / "registry.tdb"
+    if registry.exists():
+        changed = max(changed, registry.stat().st_ctime)
+    assert conf.signature_of_read(config, changed - 1) == ()
+    assert conf.signature_of_read(config, changed) == ()
+    assert conf.signature_of_read(config, changed + 1) == conf.signature(config)
+
+
 # the words of a callout
 
 
