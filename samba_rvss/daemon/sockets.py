@@ -161,11 +161,14 @@ async def receive(connection: socket.socket) -> bytes:
         RvssError: BAD_REQUEST if it does not come in time.
     """
     loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(_REQUEST_SECONDS):
-            return await loop.sock_recv(connection, wire.MAXIMUM + 1)
-    except TimeoutError as exc:
-        raise RvssError(Problem.BAD_REQUEST, "no request came in time") from exc
+    receiving = asyncio.ensure_future(loop.sock_recv(connection, wire.MAXIMUM + 1))
+    # A timeout would drop what has come while this process had no time, on a busy machine.
+    await asyncio.wait({receiving}, timeout=_REQUEST_SECONDS)
+    if not receiving.done():
+        receiving.cancel()
+        await asyncio.wait({receiving})
+        raise RvssError(Problem.BAD_REQUEST, "no request came in time")
+    return receiving.result()
 
 
 class Door:
@@ -216,13 +219,15 @@ class Door:
         self, connection: socket.socket, uid: int, admission: Admission, serve: Serve
     ) -> None:
         loop = asyncio.get_running_loop()
+        looking = loop.run_in_executor(self._threads, admission.slowly, connection)
+        await asyncio.wait({looking}, timeout=_ADMIT_SECONDS)
         try:
-            async with asyncio.timeout(_ADMIT_SECONDS):
-                peer = await loop.run_in_executor(self._threads, admission.slowly, connection)
-        except TimeoutError:
-            reason = f"whether user {uid} may use it cannot be told in {_ADMIT_SECONDS:g} s"
-            self._refuse(connection, uid, RvssError(Problem.REFUSED, reason))
+            if not looking.done():
+                reason = f"whether user {uid} may use it cannot be told in {_ADMIT_SECONDS:g} s"
+                raise RvssError(Problem.REFUSED, reason)
+            peer = looking.result()
         except RvssError as exc:
+            looking.cancel()
             self._refuse(connection, uid, exc)
         else:
             await serve(connection, peer)

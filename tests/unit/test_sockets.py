@@ -1,15 +1,18 @@
 """Listening: a socket that somebody holds stays his, and one that nobody holds is replaced."""
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from samba_rvss.daemon import sockets
 from samba_rvss.daemon.sockets import listen
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.samba.conf import Config
@@ -139,3 +142,21 @@ def test_the_queue_of_a_socket_of_systemds_is_as_short_as_ours(
                 client.connect(config.hook_socket)
                 waiting += 1
         assert waiting < 100
+
+
+def test_a_request_counts_that_came_while_the_daemon_had_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockets, "_REQUEST_SECONDS", 0.01)
+
+    async def story() -> bytes:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            ours.settimeout(0)
+            request = asyncio.ensure_future(sockets.receive(ours))
+            await asyncio.sleep(0)
+            theirs.send(b"check")
+            time.sleep(0.1)
+            return await request
+
+    assert asyncio.run(story()) == b"check"
