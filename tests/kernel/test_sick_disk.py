@@ -1,6 +1,7 @@
 """Commands that look at file systems by themselves, while one of these stands still."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from samba_rvss.kernel import mounting
+from samba_rvss.kernel import files, mounting
 from samba_rvss.run import environment
 from samba_rvss.testing.disk import SickDisk
 from samba_rvss.testing.example import share_section
@@ -30,15 +31,22 @@ COMMANDS = {
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[tuple[Path, SickDisk, Path]]:
-    """Yield smb.conf, a disk, and where that is mounted: nothing but its top was read since."""
+def site(tmp_path: Path) -> Iterator[tuple[Path, SickDisk, Path, Path]]:
+    """Yield smb.conf, a disk, where that is mounted, and where a good one is.
+
+    Nothing but the top of the first is in memory.
+    """
     with ExitStack() as stack:
-        good = stack.enter_context(LoopBtrfs(tmp_path)).subvolume("good")
+        healthy = stack.enter_context(LoopBtrfs(tmp_path))
+        good = healthy.subvolume("good")
         disk = stack.enter_context(SickDisk(tmp_path))
         file_system = stack.enter_context(LoopBtrfs(tmp_path, disk=disk.file))
         sick = file_system.subvolume("sick")
         mounting.umount(str(file_system.path))
         file_system.mount(file_system.path)
+        # Not even the super block, for which all other mounts would have to wait.
+        with files.opened(os.open(file_system.device, os.O_RDONLY)) as fd:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         for name in ("lock", "state", "cache", "private", "run", "rvss"):
             (tmp_path / name).mkdir()
         file = tmp_path / "smb.conf"
@@ -55,11 +63,11 @@ def site(tmp_path: Path) -> Iterator[tuple[Path, SickDisk, Path]]:
             + share_section("good", str(good), f"{HOOK} -S {tmp_path}/run/hook.sock")
             + share_section("sick", str(sick), f"{HOOK} -S {tmp_path}/run/hook.sock")
         )
-        yield file, disk, file_system.path
+        yield file, disk, file_system.path, healthy.path
 
 
-def test_each_command_ends_and_names_what_is_stuck(site: tuple[Path, SickDisk, Path]) -> None:
-    file, disk, sick = site
+def test_each_command_ends_and_names_what_is_stuck(site: tuple[Path, SickDisk, Path, Path]) -> None:
+    file, disk, sick, good = site
     disk.stand_still()
     with ExitStack() as stack:
         stack.callback(disk.heal)
@@ -83,5 +91,6 @@ def test_each_command_ends_and_names_what_is_stuck(site: tuple[Path, SickDisk, P
     for words, (status, sentence) in COMMANDS.items():
         out, returned = told[words]
         assert (returned, sentence in out, str(sick) in out) == (status, True, True), (words, out)
+        assert f"mounted at {good}" not in out, (words, out)
     rows = json.loads(told["shares", "--json"][0])["shares"]
     assert [(row["share"], row["supported"]) for row in rows] == [("good", True), ("sick", False)]

@@ -17,6 +17,7 @@ from samba_rvss.providers.btrfs import ioctl
 from samba_rvss.providers.patience import Place
 
 _SYSFS = "/sys/fs/btrfs"
+_SUPER_OFFSET, _SUPER_SIZE = 65536, 4096  # fs/btrfs/fs.h, BTRFS_SUPER_INFO_OFFSET
 _LINE = 100  # bytes, of which a device's number needs fewer
 
 
@@ -120,6 +121,7 @@ def mount(source: str, tree: int) -> int:
     Raises:
         OSError: if it cannot be mounted.
     """
+    _have_super_block_read(source)
     # "ro" keeps the kernel from turning a read-only file system writable for our mount
     # (fs/btrfs/super.c, btrfs_reconfigure_for_mount()). Our mount can be made writable afterwards.
     options = {"source": source, "subvolid": str(tree)}
@@ -136,6 +138,16 @@ def mount(source: str, tree: int) -> int:
         files.opened(ioctl.opened(opened, tree)) as root,
     ):
         return mounting.open_detached_tree(top, root)
+
+
+def _have_super_block_read(source: str) -> None:
+    """Read a file system's super block, so that mounting finds it in memory.
+
+    The kernel reads it while all other mounts of btrfs on the machine wait (fs/btrfs/super.c,
+    btrfs_get_tree_super(), uuid_mutex): on a disk that does not answer, nobody waits but us.
+    """
+    with files.opened(os.open(source, os.O_RDONLY | os.O_CLOEXEC)) as fd:
+        os.pread(fd, _SUPER_SIZE, _SUPER_OFFSET)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
