@@ -51,7 +51,7 @@ async def serve(
             line = await _tell(connection, requests, runner, access)
         else:
             copy = await requests.get(request.copy)
-            await requests.delete(copy, peer.uid)
+            await requests.deletions.for_administrator(copy, peer.uid)
             line = f"{copy.id} is deleted"
         status = 0
     except RvssError as exc:

@@ -58,7 +58,7 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
             await requests.refresh()
             copy = await requests.find(request.words)
             subject = f"[{copy.share}] {copy.id}"
-            await requests.delete_for_samba(copy, peer.uid)
+            await requests.deletions.for_samba(copy, peer.uid)
     except RvssError as exc:
         status, line = int(exc.problem), exc.line()
     except Exception:
@@ -68,7 +68,9 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
         connection.send(wire.encode_reply(status, line))
     except OSError as exc:
         if made is not None:
-            await requests.withdraw(made, f"Samba did not wait for the answer ({exc.strerror})")
+            await requests.deletions.withdraw(
+                made, f"Samba did not wait for the answer ({exc.strerror})"
+            )
     else:
         if made is not None:
             requests.delivered(made)

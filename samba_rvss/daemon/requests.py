@@ -12,11 +12,12 @@ from functools import partial
 
 from samba_rvss.copies import adopt, room
 from samba_rvss.copies.adopt import Candidate
-from samba_rvss.copies.create import create, forced
-from samba_rvss.copies.delete import delete, find, left_behind, not_hidden, withdraw
+from samba_rvss.copies.create import create
+from samba_rvss.copies.delete import find
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target, described, locate
 from samba_rvss.daemon import living
+from samba_rvss.daemon.deletions import HIDE_SECONDS, RETRY_SECONDS, Deletions
 from samba_rvss.daemon.looks import Looks, too_late
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.rescue import Rescue
@@ -35,12 +36,6 @@ from samba_rvss.samba.conf import find_share
 
 _logger = logging.getLogger(__name__)
 
-_RETRY_SECONDS = 1.0
-# How long Samba's only worker waits for the image to be destroyed, once nobody can reach the copy.
-_DESTROY_SECONDS = 1.0
-# ... and until nobody can reach it, less than the hook waits for an answer; an administrator waits
-# as long for a file system.
-_HIDE_SECONDS = 30.0
 _LONGEST = 30.0  # that a request should take, or as long as a Commit may, if that is less
 _STATUS_SECONDS = 2.0
 _AT_ONCE = 8  # shares that are looked at for a status
@@ -58,6 +53,9 @@ class Requests:
         runner: tries again what failed.
         tasks: holds a deletion that goes on while nobody waits for it any more.
         rescue: hears of the callouts.
+
+    Attributes:
+        deletions: those of this instance.
     """
 
     def __init__(
@@ -76,6 +74,7 @@ class Requests:
         self._tasks = tasks
         self._looks = Looks()
         self._under_way = UnderWay()
+        self.deletions = Deletions(present, turns, watcher, runner, tasks, self._under_way)
         self._rescue = rescue
         self._unread: dict[int, tuple[float, str]] = {}  # when, and why, by uid
 
@@ -222,7 +221,7 @@ class Requests:
             try:
                 return await in_thread(create, self._present(), target, uid, deadline)
             except RvssError:
-                self._runner.wake(_RETRY_SECONDS)
+                self._runner.wake(RETRY_SECONDS)
                 raise
 
     def _undo_late(self, creation: "asyncio.Task[ShadowCopy]") -> None:
@@ -232,7 +231,7 @@ class Requests:
             return
         if exc is None:
             copy = creation.result()
-            self._tasks.start(self.withdraw(copy, "it was ready too late"))
+            self._tasks.start(self.deletions.withdraw(copy, "it was ready too late"))
         elif isinstance(exc, RvssError):
             _logger.warning("a shadow copy that was too late is undone: %s", exc)
         else:
@@ -257,68 +256,6 @@ class Requests:
             raise RvssError(Problem.NOT_FOUND, f"there is no shadow copy {copy}")
         return found
 
-    async def delete_for_samba(self, copy: ShadowCopy, uid: int) -> None:
-        """Delete a copy without letting Samba wait for the file system.
-
-        One rpcd_fsrvp serves all clients, a request at a time: while it waits for us, no other
-        client can commit. As soon as a copy is recorded as being deleted and nobody can reach it,
-        it is gone for Samba; an image that is in use is destroyed when its users let go.
-
-        Raises:
-            RvssError: as `copies.delete.delete`.
-        """
-        deletion, hidden = self._begin_to_delete(copy, uid, forced(self._present(), copy))
-        seconds = min(_HIDE_SECONDS, self._present().config.commit_deadline)
-        reached = asyncio.ensure_future(hidden.wait())
-        await asyncio.wait(
-            {deletion, reached}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        reached.cancel()
-        if not deletion.done() and not hidden.is_set():
-            deletion.add_done_callback(partial(_log_late, copy))
-            raise not_hidden(copy, seconds)
-        await asyncio.wait({deletion}, timeout=_DESTROY_SECONDS)
-        if not deletion.done():
-            deletion.add_done_callback(partial(_log_late, copy))
-            return
-        try:
-            deletion.result()
-        except RvssError as exc:
-            if exc.problem is not Problem.BUSY or not hidden.is_set():
-                raise
-            _log_late(copy, deletion)
-
-    async def delete(self, copy: ShadowCopy, uid: int) -> None:
-        """Delete a copy for an administrator, who is told what is left if it takes too long.
-
-        Raises:
-            RvssError: as `copies.delete.delete`; it is tried again later. BUSY if something does
-                not answer.
-        """
-        deletion, hidden = self._begin_to_delete(copy, uid)
-        await asyncio.wait({deletion}, timeout=_HIDE_SECONDS)
-        if not deletion.done():
-            deletion.add_done_callback(partial(_log_late, copy))
-            if not hidden.is_set():
-                raise not_hidden(copy, _HIDE_SECONDS)
-            file_system = described(copy.volume, copy.share_path)
-            raise left_behind(copy, f"{file_system} has not answered for {_HIDE_SECONDS:g} s")
-        try:
-            deletion.result()
-        except RvssError as exc:
-            if not hidden.is_set():
-                raise
-            raise left_behind(copy, exc.line(), exc.problem) from exc
-        self._runner.wake(_RETRY_SECONDS)  # Samba still has its set
-
-    def _begin_to_delete(
-        self, copy: ShadowCopy, uid: int, detail: str = ""
-    ) -> "tuple[asyncio.Task[None], asyncio.Event]":
-        """Begin to delete a copy; return the task, and what is set when nobody can reach it."""
-        loop, hidden = asyncio.get_running_loop(), asyncio.Event()
-        hide = partial(loop.call_soon_threadsafe, hidden.set)
-        return self._tasks.start(self._delete(copy, uid, hide, detail)), hidden
-
     async def adopt(self, source: str, on: str, tell: Callable[[Finding], object]) -> None:
         """Take over the sealed images of another instance, one after the other.
 
@@ -339,7 +276,7 @@ class Requests:
                     await self._adopt(candidate, candidate.mark, silent)
                 except RvssError as exc:
                     _logger.error("%s cannot be adopted: %s", candidate.id, exc)
-                    self._runner.wake(_RETRY_SECONDS)
+                    self._runner.wake(RETRY_SECONDS)
                     fate, error = Fate.FAILED, exc.line()
             tell(report.of_candidate(candidate, fate, error))
 
@@ -358,54 +295,17 @@ class Requests:
 
         if mark.volume.file_system not in silent:
             adoption = self._tasks.start(take())
-            await asyncio.wait({adoption}, timeout=_HIDE_SECONDS)
+            await asyncio.wait({adoption}, timeout=HIDE_SECONDS)
             if adoption.done():
                 return adoption.result()
             silent.add(mark.volume.file_system)
         file_system = described(mark.volume, mark.share_path)
         raise RvssError(
             Problem.BUSY,
-            f"{file_system} has not answered for {_HIDE_SECONDS:g} s",
+            f"{file_system} has not answered for {HIDE_SECONDS:g} s",
             "what was begun goes on; ask again when it answers",
         )
-
-    async def _delete(
-        self,
-        copy: ShadowCopy,
-        uid: int,
-        hidden: Callable[[], object] = lambda: None,
-        detail: str = "",
-    ) -> None:
-        with self._under_way.doing(f"the deletion of {copy.id} has been under way", _LONGEST):
-            # First without the turn: a step of the sealing may take long, and nobody must wait.
-            await self._watcher.release(copy)
-            async with self._turns.take(copy.volume):
-                await self._watcher.release(copy)  # reconciling may have tracked it again
-                try:
-                    await in_thread(delete, self._present(), copy, uid, hidden, detail)
-                except RvssError:
-                    self._runner.wake(_RETRY_SECONDS)
-                    raise
 
     def delivered(self, copy: ShadowCopy) -> None:
         """Note that Samba has the path of a new copy, and begin to follow the copy."""
         self._watcher.track(copy)
-
-    async def withdraw(self, copy: ShadowCopy, reason: str) -> None:
-        """Delete a new copy whose path could not be handed to Samba."""
-        _logger.warning("[%s] %s is withdrawn: %s", copy.share, copy.id, reason)
-        async with self._turns.take(copy.volume):
-            try:
-                await in_thread(withdraw, self._present(), copy, reason)
-            except RvssError as exc:
-                _logger.error("[%s] %s cannot be withdrawn yet: %s", copy.share, copy.id, exc)
-                self._runner.wake(_RETRY_SECONDS)
-
-
-def _log_late(copy: ShadowCopy, deletion: "asyncio.Task[None]") -> None:
-    """Log why a copy that is gone for Samba still has its image; the deletion is tried again."""
-    exc = None if deletion.cancelled() else deletion.exception()
-    if isinstance(exc, RvssError):
-        _logger.warning("[%s] %s: its image is still there: %s", copy.share, copy.id, exc)
-    elif exc is not None:
-        _logger.error("[%s] %s: its image is still there", copy.share, copy.id, exc_info=exc)

@@ -17,15 +17,15 @@ from datetime import datetime
 
 from samba_rvss.clock import now
 from samba_rvss.copies.instance import Instance
-from samba_rvss.copies.locate import described
+from samba_rvss.daemon import fates
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
-from samba_rvss.errors import Problem, RvssError
+from samba_rvss.errors import RvssError
 from samba_rvss.findings import Fate
-from samba_rvss.model import Moment, Phase, Volume
+from samba_rvss.model import Moment, Phase
 from samba_rvss.reconcile import apply
-from samba_rvss.reconcile.decision import Action, Delete, OnCopy, OnImage, Plan, Seal
+from samba_rvss.reconcile.decision import Action, Delete, Plan, Seal
 from samba_rvss.reconcile.observation import Sources, observe
 from samba_rvss.reconcile.plan import plan
 from samba_rvss.reconcile.report import Outcome
@@ -38,7 +38,6 @@ _AFTER_START = 5.0
 _DETAIL = 4000
 _ACTION_SECONDS = 15.0
 _LONG_SECONDS = 60.0  # longer than any step of a reconciling waits for anything
-_TIMES = 2  # how often the same may be done in reconcilings that follow each other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,8 +214,8 @@ class Runner:
             self._begin(action.describe())
             outcome = await self._attempt(action)
             if outcome.fate is Fate.DONE:
-                done[_name(action)] = self._done[_name(action)] + 1
-                outcome = _doubted(outcome, done[_name(action)])
+                done[fates.name(action)] = self._done[fates.name(action)] + 1
+                outcome = fates.doubted(outcome, done[fates.name(action)])
             outcomes.append(outcome)
             report(outcome)
         self._done = done
@@ -231,10 +230,10 @@ class Runner:
 
     async def _attempt(self, action: Action) -> Outcome:
         """Carry out an action; wait for a limited time, and for one on each file system only."""
-        where = next((volume.file_system for volume in _volumes(action)), "")
+        where = next((volume.file_system for volume in fates.volumes(action)), "")
         since = self._stuck.get(where)
         if since is not None:
-            return _stuck(action, time.monotonic() - since, begun=True)
+            return fates.stuck(action, time.monotonic() - since, begun=True)
         began, turn = time.monotonic(), asyncio.Event()
         task = asyncio.ensure_future(self._apply(action, turn))
         try:
@@ -247,7 +246,7 @@ class Runner:
             return task.result()
         self._stuck[where] = began
         task.add_done_callback(lambda done: self._on_late(where, done))
-        return _stuck(action, _ACTION_SECONDS, begun=turn.is_set())
+        return fates.stuck(action, _ACTION_SECONDS, begun=turn.is_set())
 
     def _on_late(self, where: str, task: "asyncio.Task[Outcome]") -> None:
         self._stuck.pop(where, None)
@@ -263,7 +262,7 @@ class Runner:
             turn: is set when it has its turn.
         """
         try:
-            async with self._turns.take(*_volumes(action)):
+            async with self._turns.take(*fates.volumes(action)):
                 turn.set()
                 try:
                     if not await in_thread(apply.is_current, self._present(), action):
@@ -308,7 +307,7 @@ class Runner:
             if outcome.fate is not Fate.STALE
         ]
         # What only fails again, as it did before, makes no more history.
-        told = (tuple((*_name(o.action), o.fate) for o in outcomes), decided.problems)
+        told = (tuple((*fates.name(o.action), o.fate) for o in outcomes), decided.problems)
         again, self._told = told == self._told, told
         if (said or decided.problems) and (done or not again):
             ledger.note_set(
@@ -349,55 +348,3 @@ class Runner:
         fd = self._workers.pop(pid)
         asyncio.get_running_loop().remove_reader(fd)
         os.close(fd)
-
-
-def _stuck(action: Action, seconds: float, *, begun: bool) -> Outcome:
-    """Return an action as a failure that a file system, or Samba, causes by not answering.
-
-    Args:
-        action: what was to be done.
-        seconds: for how long something has been waited for.
-        begun: whether that is not the turn of the action's volume.
-    """
-    what = "has not answered"
-    if isinstance(action, OnCopy):
-        who = described(action.copy.volume, action.copy.share_path)
-    elif isinstance(action, OnImage):
-        who = described(action.image.mark.volume, action.image.mark.share_path)
-    else:
-        who = "Samba, or a mount,"
-    if not begun:
-        who, what = f"what else is done on {who}", "has not ended"
-    line = f"{who} {what} for {seconds:.0f} s; what was begun goes on"
-    error = RvssError(Problem.BUSY, line, "see what its disks do")
-    _logger.error("reconcile: cannot %s: %s", action.describe(), error)
-    return Outcome(action=action, fate=Fate.FAILED, error=error)
-
-
-def _name(action: Action) -> tuple[str, str, str]:
-    """Return what makes an action the same as one of another plan."""
-    return action.verb, action.target, action.reason
-
-
-def _doubted(outcome: Outcome, times: int) -> Outcome:
-    """Return what was done, as a failure if it is called for again and again, and so had no effect.
-
-    Args:
-        outcome: of something that was done.
-        times: in how many reconcilings, one after the other.
-    """
-    if times <= _TIMES:
-        return outcome
-    line = f"it was done {times} times one after the other, and is still called for"
-    _logger.error("reconcile: %s: %s", outcome.action.describe(), line)
-    error = RvssError(Problem.STATE, line, "see what brings it back")
-    return Outcome(action=outcome.action, fate=Fate.FAILED, error=error)
-
-
-def _volumes(action: Action) -> tuple[Volume, ...]:
-    """Return the volumes whose turn an action needs."""
-    if isinstance(action, OnCopy):
-        return (action.copy.volume,)
-    if isinstance(action, OnImage):
-        return (action.image.mark.volume,)
-    return ()

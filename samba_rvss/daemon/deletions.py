@@ -1,0 +1,163 @@
+"""Deletions: for Samba, which must not wait, for an administrator, and of what came too late.
+
+Place: beside `requests`, which has one. Contract: a deletion that fails, or that nobody waits for
+any more, goes on or is tried again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from samba_rvss.copies.create import forced
+from samba_rvss.copies.delete import delete, left_behind, not_hidden, withdraw
+from samba_rvss.copies.locate import described
+from samba_rvss.daemon.present import Present
+from samba_rvss.daemon.runner import Runner
+from samba_rvss.daemon.tasks import Tasks, in_thread
+from samba_rvss.daemon.turns import Turns
+from samba_rvss.daemon.underway import UnderWay
+from samba_rvss.daemon.watcher import Watcher
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import ShadowCopy
+
+_logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+"""After how long what has failed is tried again."""
+
+HIDE_SECONDS = 30.0
+"""How long Samba's only worker waits until nobody can reach a copy, less than the hook waits for an
+answer; an administrator waits as long for a file system."""
+
+# How long Samba's only worker waits for the image to be destroyed, once nobody can reach the copy.
+_DESTROY_SECONDS = 1.0
+_LONGEST = 30.0
+
+
+class Deletions:
+    """The deletions of one instance.
+
+    Args:
+        present: the instance as it is now.
+        turns: who waits for whom.
+        watcher: follows the copies.
+        runner: tries again what failed.
+        tasks: holds a deletion that goes on while nobody waits for it any more.
+        under_way: hears of each.
+    """
+
+    def __init__(
+        self,
+        present: Present,
+        turns: Turns,
+        watcher: Watcher,
+        runner: Runner,
+        tasks: Tasks,
+        under_way: UnderWay,
+    ) -> None:
+        self._present = present
+        self._turns = turns
+        self._watcher = watcher
+        self._runner = runner
+        self._tasks = tasks
+        self._under_way = under_way
+
+    async def for_samba(self, copy: ShadowCopy, uid: int) -> None:
+        """Delete a copy without letting Samba wait for the file system.
+
+        One rpcd_fsrvp serves all clients, a request at a time: while it waits for us, no other
+        client can commit. As soon as a copy is recorded as being deleted and nobody can reach it,
+        it is gone for Samba; an image that is in use is destroyed when its users let go.
+
+        Raises:
+            RvssError: as `copies.delete.delete`.
+        """
+        deletion, hidden = self._begin(copy, uid, forced(self._present(), copy))
+        seconds = min(HIDE_SECONDS, self._present().config.commit_deadline)
+        reached = asyncio.ensure_future(hidden.wait())
+        await asyncio.wait(
+            {deletion, reached}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        reached.cancel()
+        if not deletion.done() and not hidden.is_set():
+            deletion.add_done_callback(partial(_log_late, copy))
+            raise not_hidden(copy, seconds)
+        await asyncio.wait({deletion}, timeout=_DESTROY_SECONDS)
+        if not deletion.done():
+            deletion.add_done_callback(partial(_log_late, copy))
+            return
+        try:
+            deletion.result()
+        except RvssError as exc:
+            if exc.problem is not Problem.BUSY or not hidden.is_set():
+                raise
+            _log_late(copy, deletion)
+
+    async def for_administrator(self, copy: ShadowCopy, uid: int) -> None:
+        """Delete a copy for an administrator, who is told what is left if it takes too long.
+
+        Raises:
+            RvssError: as `copies.delete.delete`; it is tried again later. BUSY if something does
+                not answer.
+        """
+        deletion, hidden = self._begin(copy, uid)
+        await asyncio.wait({deletion}, timeout=HIDE_SECONDS)
+        if not deletion.done():
+            deletion.add_done_callback(partial(_log_late, copy))
+            if not hidden.is_set():
+                raise not_hidden(copy, HIDE_SECONDS)
+            file_system = described(copy.volume, copy.share_path)
+            raise left_behind(copy, f"{file_system} has not answered for {HIDE_SECONDS:g} s")
+        try:
+            deletion.result()
+        except RvssError as exc:
+            if not hidden.is_set():
+                raise
+            raise left_behind(copy, exc.line(), exc.problem) from exc
+        self._runner.wake(RETRY_SECONDS)  # Samba still has its set
+
+    async def withdraw(self, copy: ShadowCopy, reason: str) -> None:
+        """Delete a new copy whose path could not be handed to Samba."""
+        _logger.warning("[%s] %s is withdrawn: %s", copy.share, copy.id, reason)
+        async with self._turns.take(copy.volume):
+            try:
+                await in_thread(withdraw, self._present(), copy, reason)
+            except RvssError as exc:
+                _logger.error("[%s] %s cannot be withdrawn yet: %s", copy.share, copy.id, exc)
+                self._runner.wake(RETRY_SECONDS)
+
+    def _begin(
+        self, copy: ShadowCopy, uid: int, detail: str = ""
+    ) -> "tuple[asyncio.Task[None], asyncio.Event]":
+        """Begin to delete a copy; return the task, and what is set when nobody can reach it."""
+        loop, hidden = asyncio.get_running_loop(), asyncio.Event()
+        hide = partial(loop.call_soon_threadsafe, hidden.set)
+        return self._tasks.start(self._delete(copy, uid, hide, detail)), hidden
+
+    async def _delete(
+        self,
+        copy: ShadowCopy,
+        uid: int,
+        hidden: Callable[[], object] = lambda: None,
+        detail: str = "",
+    ) -> None:
+        with self._under_way.doing(f"the deletion of {copy.id} has been under way", _LONGEST):
+            # First without the turn: a step of the sealing may take long, and nobody must wait.
+            await self._watcher.release(copy)
+            async with self._turns.take(copy.volume):
+                await self._watcher.release(copy)  # reconciling may have tracked it again
+                try:
+                    await in_thread(delete, self._present(), copy, uid, hidden, detail)
+                except RvssError:
+                    self._runner.wake(RETRY_SECONDS)
+                    raise
+
+
+def _log_late(copy: ShadowCopy, deletion: "asyncio.Task[None]") -> None:
+    """Log why a copy that is gone for Samba still has its image; the deletion is tried again."""
+    exc = None if deletion.cancelled() else deletion.exception()
+    if isinstance(exc, RvssError):
+        _logger.warning("[%s] %s: its image is still there: %s", copy.share, copy.id, exc)
+    elif exc is not None:
+        _logger.error("[%s] %s: its image is still there", copy.share, copy.id, exc_info=exc)
