@@ -142,7 +142,7 @@ class Rescue:
         checks, found = self._checks, dict[int, frozenset[int]]()
         try:
             found = await in_thread(_connections, self._present())
-        except OSError as exc:
+        except (OSError, RvssError) as exc:
             _logger.debug("rpcd_fsrvp's connections cannot be told: %s", exc)
         finally:
             self._counting = None
@@ -204,7 +204,7 @@ class Rescue:
                 continue
             now, deadline = time.monotonic(), max(waiting.deadline(clocks), self._rest)
             over = stuck.is_over(waiting, now, self._knocks(), self._rest, clocks)
-            if over and not look.unfinished and not self._running:
+            if over and not look.unfinished and not self._running and not self._lives(pid, now):
                 if waiting.committed:
                     self._abandon(pid, waiting)
                 else:
@@ -215,6 +215,15 @@ class Rescue:
         if lines and held != self._told:
             self._told = held
             _logger.warning("%s", "; ".join(lines))
+
+    def _lives(self, pid: int, now: float) -> bool:
+        """Return whether another worker has the same set, and its client may be connected there."""
+        own, clocks = self._waiting[pid].held.id, self._present().config.clocks
+        return any(
+            other.held.id == own and now < other.deadline(clocks)
+            for number, other in self._waiting.items()
+            if number != pid
+        )
 
     def _abandon(self, pid: int, waiting: Waiting) -> None:
         """Have a set removed that has been committed."""
@@ -311,7 +320,7 @@ def _look(instance: Instance) -> _Look:
 
 def _connections(instance: Instance) -> dict[int, frozenset[int]]:
     pids = control.worker_pids(instance.config.samba_lock_directory)
-    return {pid: control.pipes(pid) for pid in pids}
+    return {pid: found for pid in pids if (found := control.pipes(pid)) is not None}
 
 
 def _committed_since(instance: Instance) -> dict[str, float]:

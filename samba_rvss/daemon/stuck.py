@@ -9,7 +9,7 @@ committed is in srv_fss.tdb too, and goes with its copies.
 A client has gone, or might as well have, when Samba's own time for it is over, or when none of the
 connections that the worker had when the client was last heard of is there any more, and that for as
 long as Samba lets a worker without a connection live: whoever is away for longer finds nothing of a
-set that he has not committed.
+set that he has not committed. What is committed gets a third of Samba's own time at least.
 
 Place: pure functions of values, for `rescue`, which looks and acts. Times are in seconds of one
 clock that never goes back.
@@ -57,7 +57,7 @@ class Glance:
         clients: how many connections it served; None if that is not known.
         committed: whether the set has been committed.
         heir: whether the worker was started after that, and so has the set from srv_fss.tdb.
-        pipes: its connections, see `samba.control.pipes`; empty as well if they are not known.
+        pipes: its connections, see `samba.control.pipes`; None if they are not known.
     """
 
     time: float
@@ -66,7 +66,7 @@ class Glance:
     clients: int | None = None
     committed: bool = False
     heir: bool = False
-    pipes: frozenset[int] = frozenset()
+    pipes: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,8 @@ class Waiting:
         renewals: as they were seen last.
         since: when its client had first done all that it has done.
         allowed: how long Samba gives it from there.
-        alone: when it was first seen that its client is not connected any more; None for never.
+        alone: since when no look has shown that its client may be connected; None if the last did.
+        heir: whether the worker has the set from srv_fss.tdb, and no connection of its client.
         before: who had asked before the set was seen: its client is one of them.
         committed: whether it has been committed.
         pipes: the worker's connections at ``since``: its client's is one of them, if it had one.
@@ -89,6 +90,7 @@ class Waiting:
     since: float
     allowed: float
     alone: float | None = None
+    heir: bool = False
     before: tuple[Asker, ...] = ()
     committed: bool = False
     pipes: frozenset[int] = frozenset()
@@ -96,7 +98,10 @@ class Waiting:
     def deadline(self, clocks: Clocks) -> float:
         """Return when its time is over, if its client does nothing more."""
         own = self.since + self.allowed + MARGIN
-        return own if self.alone is None else min(own, self.alone + clocks.idle)
+        if self.alone is None:
+            return own
+        # What is committed outlives its worker, and its client may come back for it.
+        return min(own, self.alone + max(clocks.idle, clocks.short / 3 if self.committed else 0.0))
 
 
 def follow(
@@ -125,8 +130,10 @@ def follow(
     same = before is not None and before.held.id == held.id
     shown = (held, glance.renewals, glance.committed)
     if before is not None and (before.held, before.renewals, before.committed) == shown:
-        gone = before.alone is None and (glance.clients == 0 or _lost(before, glance))
-        return replace(before, alone=glance.time) if gone else before
+        if not before.heir and glance.pipes and before.pipes & glance.pipes:
+            return replace(before, alone=None)
+        gone = glance.clients == 0 or _lost(before, glance)
+        return replace(before, alone=glance.time) if gone and before.alone is None else before
     # After a Commit, also one that failed, a client has as long as after Start. Looks follow at
     # once.
     short = failed or glance.committed or not held.shares
@@ -136,15 +143,17 @@ def follow(
         since=glance.time,
         allowed=clocks.short if short else clocks.long,
         alone=glance.time if glance.heir and not same else None,
+        heir=glance.heir and not same,
         before=before.before if before is not None and same else asked,
         committed=glance.committed,
-        pipes=glance.pipes,
+        pipes=glance.pipes or frozenset(),
     )
 
 
 def _lost(waiting: Waiting, glance: Glance) -> bool:
     """Return whether none of the connections is there any more of which one was the client's."""
-    return bool(waiting.pipes) and waiting.pipes.isdisjoint(glance.pipes)
+    known = bool(waiting.pipes) and glance.pipes is not None
+    return known and waiting.pipes.isdisjoint(glance.pipes or ())
 
 
 def is_over(waiting: Waiting, time: float, knocks: int, rest: float, clocks: Clocks) -> bool:

@@ -143,8 +143,10 @@ def connections(said: str) -> dict[int, int]:
     return {int(pid): int(count) for pid, count in found}
 
 
-def pipes(pid: int) -> frozenset[int]:
+def pipes(pid: int) -> frozenset[int] | None:
     """Return the connections that an rpcd_fsrvp serves, by numbers that no other has meanwhile.
+
+    It is None if they cannot be told.
 
     A client has one for each time that it has opened the named pipe: it comes from the smbd that
     serves the client (source3/rpc_server/rpc_host.c, rpc_server_get_endpoints(), "np/…").
@@ -152,7 +154,7 @@ def pipes(pid: int) -> frozenset[int]:
     try:
         found = processes.unix_connections(pid)
     except OSError:  # it has ended
-        return frozenset()
+        return None
     return frozenset(number for number, path in found.items() if path.lower().endswith(_PIPE))
 
 
