@@ -97,7 +97,8 @@ def _refused(own: tuple[Parameter, ...], sources: Sources) -> Iterator[str]:
     for name, value in dict.fromkeys(own):
         if plain(name) == "include":
             continue
-        default = None if ":" in name else sources.default(name)
+        known = ":" not in name and _is_utf8(name)  # Samba's library takes no other bytes
+        default = sources.default(name) if known else None
         if default is None and ":" not in name:
             yield (
                 f"its section has '{name}', which Samba does not know, or in [global] only, and"

@@ -116,8 +116,8 @@ def _file(entry: str, where: Places) -> str:
 def _root(pid: int) -> tuple[int, bool]:
     """Open the root directory of a process; tell whether it is another one than ours."""
     try:
-        fd = _open(f"/proc/{pid}/root")
         inside = processes.mount_namespace(pid) == processes.mount_namespace(os.getpid())
+        fd = _open(f"/proc/{pid}/root")
     except OSError:  # it has ended
         return _open("/"), False
     return fd, not (inside and os.path.samestat(os.fstat(fd), os.stat("/")))

@@ -81,6 +81,7 @@ _LINES = {
     "nothing": "    max connections =",
     "twice": "    max connections = many\n    max connections = 3",
     "latin": "    comment = Caf\udce9",
+    "latin name": "    caf\udce9 = yes",
     "fine": "    max connections = 3",
     "blank": "    max connections =  +3 of them",
     "hexadecimal": "    max connections = 0x10",
@@ -104,7 +105,7 @@ def test_an_option_is_refused_if_samba_s_registry_refuses_it(file: Path) -> None
     found = _obstacles(file)
     assert {share: bool(found[share]) for share in _LINES} == expected
     assert {share for share in expected if expected[share]} == {
-        *list(_LINES)[:9],
+        *list(_LINES)[:10],
         "continued",
     }
     for share, name in (
