@@ -55,7 +55,9 @@ class Repeats(logging.Filter):
             return True  # the handler tells what is wrong with it
         present = self._clock()
         with self._lock:
-            key = (record.name, record.levelno, _DURATION.sub("", text))
+            error = record.exc_info[1] if record.exc_info else None
+            what = f"{text}: {error!r}" if error else text
+            key = (record.name, record.levelno, _DURATION.sub("", what))
             line = self._known.get(key)
             if line is None or present - line.last >= _FORGOTTEN:
                 self._add(key, present)

@@ -59,6 +59,16 @@ def test_what_says_something_else_is_logged() -> None:
     ]
 
 
+_RECORD = ("ours", logging.ERROR, __file__, 1, "cannot reconcile", ())
+
+
+def test_another_exception_is_another_failure() -> None:
+    found = Repeats()
+    for error, passed in ((KeyError("a"), True), (KeyError("a"), False), (KeyError("b"), True)):
+        told = logging.LogRecord(*_RECORD, (type(error), error, None))
+        assert found.filter(told) is passed
+
+
 @pytest.mark.parametrize("given", [("%d", "x"), ("%s %s", "x")])
 def test_what_cannot_be_formatted_is_for_the_handler(given: tuple[str, ...]) -> None:
     record = logging.LogRecord("ours", logging.ERROR, __file__, 1, given[0], given[1:], None)
