@@ -93,7 +93,7 @@ def described(volume: Volume, path: str) -> str:
         volume: the volume.
         path: of the share that is in it.
     """
-    mount = mounttable.above(path)
+    mount = mounttable.above(path, mounttable.remembered())
     if mount is None or mount.kind != volume.provider:  # it is unmounted
         return f"the {volume.provider} file system {volume.file_system}"
     return f"the file system mounted at {mount.target}"

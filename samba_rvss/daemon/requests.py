@@ -155,6 +155,8 @@ class Requests:
         async def look(share: Share) -> str:
             find = partial(locate, share, instance.providers, directory, thorough=True)
             async with gate:
+                if time.monotonic() >= deadline:
+                    return ""
                 try:
                     await self._looks.look(share.path, find, deadline)
                 except RvssError as exc:
@@ -177,6 +179,8 @@ class Requests:
         try:
             await in_thread(readable.require, config.file, client)
         except RvssError as exc:
+            past = time.monotonic() - _UNREAD_SECONDS
+            self._unread = {uid: told for uid, told in self._unread.items() if told[0] > past}
             if user.uid in self._unread or len(self._unread) < _MOST_UNREAD:
                 self._unread[user.uid] = (time.monotonic(), exc.line())
             raise

@@ -74,10 +74,25 @@ def escape_mount_path(path: str) -> bytes:
     return raw
 
 
+_LAST = [b""]  # what was read last of our own mountinfo
+
+
 def read_mountinfo(pid: int = 0) -> bytes:
-    """Return mountinfo, ours or a process's, as raw bytes: searching is cheaper than parsing."""
+    """Return mountinfo, ours or a process's, as raw bytes: searching is cheaper than parsing.
+
+    That may wait for a disk: btrfs looks up the names of subvolumes for it (fs/btrfs/super.c,
+    btrfs_show_options()).
+    """
     with open(f"/proc/{pid or 'self'}/mountinfo", "rb", buffering=0) as info:
-        return info.read()
+        raw = info.read()
+    if not pid:
+        _LAST[0] = raw
+    return raw
+
+
+def remembered() -> bytes:
+    """Return our mountinfo as it was read last, for who must not wait; it may have changed."""
+    return _LAST[0] or read_mountinfo()
 
 
 class OpenTable:
@@ -97,7 +112,8 @@ class OpenTable:
             while piece := os.pread(self._fd, 1 << 16, size):
                 pieces.append(piece)
                 size += len(piece)
-        return b"".join(pieces)
+        _LAST[0] = b"".join(pieces)
+        return _LAST[0]
 
     def close(self) -> None:
         """Close it."""
