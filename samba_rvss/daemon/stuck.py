@@ -9,7 +9,7 @@ committed is in srv_fss.tdb too, and goes with its copies.
 A client has gone, or might as well have, when Samba's own time for it is over, or when none of the
 connections that the worker had when the client was last heard of is there any more, and that for as
 long as Samba lets a worker without a connection live: whoever is away for longer finds nothing of a
-set that he has not committed. What is committed gets a third of Samba's own time at least.
+set that he has not committed. What is committed gets a sixth of Samba's own time at least.
 
 Place: pure functions of values, for `rescue`, which looks and acts. Times are in seconds of one
 clock that never goes back.
@@ -101,7 +101,7 @@ class Waiting:
         if self.alone is None:
             return own
         # What is committed outlives its worker, and its client may come back for it.
-        return min(own, self.alone + max(clocks.idle, clocks.short / 3 if self.committed else 0.0))
+        return min(own, self.alone + max(clocks.idle, clocks.short / 6 if self.committed else 0.0))
 
 
 def follow(

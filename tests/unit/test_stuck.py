@@ -158,7 +158,7 @@ def test_a_client_has_gone_when_no_connection_of_its_time_is_there(*, committed:
     assert found.alone is None
     found = follow(found, pipes(9, NEWER, committed=committed), CLOCKS)
     assert found is not None
-    wait = CLOCKS.short / 3 if committed else CLOCKS.idle
+    wait = CLOCKS.short / 6 if committed else CLOCKS.idle
     assert not is_over(found, 9 + wait - 0.1, 100, NEVER, CLOCKS)
     assert is_over(found, 9 + wait, 100, NEVER, CLOCKS)
     assert not is_over(found, 9 + wait, KNOCKS - 1, NEVER, CLOCKS)
