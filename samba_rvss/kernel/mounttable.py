@@ -185,9 +185,9 @@ def above(path: str, raw: bytes | None = None) -> MountInfo | None:
     return max(found)[2] if found else None
 
 
-def file_system_of(path: str) -> str:
+def file_system_of(path: str, raw: bytes | None = None) -> str:
     """Return a path's file system in words that name where it is mounted; see `above`."""
-    mount = above(path)
+    mount = above(path, raw)
     return f"the file system mounted at {mount.target}" if mount else f"the file system of {path}"
 
 

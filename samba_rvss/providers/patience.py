@@ -45,9 +45,10 @@ class Patience:
         Raises:
             RvssError: BUSY, and `Exception`, as `call`.
         """
-        mount = mounttable.above(path)
-        device = mount.device if mount else path
-        return self.call(Place(device=device, words=mounttable.file_system_of(path)), function)
+        raw = mounttable.read_mountinfo()
+        mount = mounttable.above(path, raw)
+        device, words = mount.device if mount else path, mounttable.file_system_of(path, raw)
+        return self.call(Place(device=device, words=words), function)
 
     def call(self, place: Place, function: Callable[[], T]) -> T:
         """Return what a function returns.
