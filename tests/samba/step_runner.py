@@ -6,6 +6,7 @@ refusal names itself.
 """
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -129,6 +130,8 @@ class StepRunner:
         """Whether samba-rvss will end itself somewhere."""
         self._begun = UUID(int=0)
         self._undo = ExitStack()
+        # Another test may run beside this one.
+        self._another = Identity(id=f"another {secrets.token_hex(8)}")
         self._foreign: Image | None = None
 
     # the frame
@@ -251,7 +254,7 @@ class StepRunner:
 
     def _others(self) -> "tuple[Provider, ...]":
         """Return the providers as another instance has them."""
-        return providers(Identity(id="another"))
+        return providers(self._another)
 
     def inventory(self) -> dict[str, Image]:
         """Return this instance's images, by their ids."""
