@@ -241,7 +241,7 @@ def test_any_value_is_read_or_refused(name: str, text: str) -> None:
     if refused:
         assert "wanted" in refused
     else:
-        assert not isinstance(value, float) or 0 < value < float("inf")
+        assert not isinstance(value, float) or 0 <= value < float("inf")
 
 
 def test_unknown_options_are_found_in_shares_that_are_not_ours(site: Site) -> None:
