@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from samba_rvss.copies import repair
+from samba_rvss.copies import concern, repair
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import find, volume_of
 from samba_rvss.errors import Problem, RvssError
@@ -61,9 +61,9 @@ def candidates(instance: Instance, source: str, on: str = "") -> list[Candidate]
         RvssError: BAD_PATH or NOT_SUPPORTED if ``on`` is on no file system that has images; BUSY if
             that does not answer; STATE if the ledger fails.
     """
-    inventory = instance.inventory()
     wanted = _file_system(instance, on) if on else ""
-    shares = list(_located(instance, inventory))
+    inventory = instance.inventory({wanted} if wanted else None)
+    shares = list(_located(instance, inventory, wanted))
     found = [foreign for foreign in inventory.foreign if foreign.instance == source]
     found += [
         _as_foreign(image, source)
@@ -167,10 +167,18 @@ def _as_foreign(image: Image, source: str) -> Foreign:
 
 
 def _located(
-    instance: Instance, inventory: Inventory
+    instance: Instance, inventory: Inventory, wanted: str
 ) -> Iterable[tuple[Share, Volume | RvssError]]:
-    """Yield our shares with the volume of each, or why it has none."""
+    """Yield our shares with the volume of each, or why it has none.
+
+    Args:
+        instance: whose shares.
+        inventory: tells what a file system is called.
+        wanted: the file system of those that are to be looked at; empty for all.
+    """
     for share in instance.config.shares:
+        if wanted and wanted not in concern.of_path(instance, share.path):
+            continue
         try:
             volume = COMMON.look(share.path, partial(find, share, instance.providers))
         except RvssError as exc:

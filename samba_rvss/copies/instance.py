@@ -4,7 +4,7 @@ Place: a value that is handed to every verb. It opens and frees nothing: whoever
 python-samba's process closes them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
@@ -73,6 +73,10 @@ class Instance:
                 return provider
         raise RvssError(Problem.STATE, f"there is no provider {volume.provider}")
 
-    def inventory(self) -> Inventory:
-        """List this instance's images on every mounted file system, of every kind."""
-        return of_all(self.providers)
+    def inventory(self, only: Container[str] | None = None) -> Inventory:
+        """List the images on mounted file systems of every kind.
+
+        Args:
+            only: the file systems to look at; None for all that are mounted.
+        """
+        return of_all(self.providers, only)

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -168,21 +168,41 @@ def mount_targets(raw: bytes | None = None) -> Iterator[str]:
         yield _unescape(line.split(b" ", 5)[4])
 
 
-def above(path: str, raw: bytes | None = None) -> MountInfo | None:
-    """Return the mount that a path lies on, by the names alone: no file system is asked.
+def finder(mounts: Collection[MountInfo]) -> Callable[[str], MountInfo | None]:
+    """Return a function that tells the mount that a path lies on, by the names alone.
+
+    No file system is asked. The path is an absolute one; if it has symbolic links, where they lead
+    does not count.
 
     Args:
-        path: an absolute one; if it has symbolic links, where they lead does not count.
+        mounts: the mount table.
+    """
+    ids = {mount.id for mount in mounts}
+    roots: list[MountInfo] = []
+    upon: dict[int, list[MountInfo]] = {}
+    for mount in mounts:
+        known = mount.parent in ids and mount.parent != mount.id
+        (upon.setdefault(mount.parent, []) if known else roots).append(mount)
+
+    def find(path: str) -> MountInfo | None:
+        inside, found, near = f"{os.path.normpath(path)}/", None, roots
+        # As a walk comes to them; the last of those at one place hides the others.
+        while near := [m for m in near if inside.startswith(f"{m.target.rstrip('/')}/")]:
+            found = min(reversed(near), key=lambda mount: len(mount.target))
+            near = upon.get(found.id, [])
+        return found
+
+    return find
+
+
+def above(path: str, raw: bytes | None = None) -> MountInfo | None:
+    """Return the mount that a path lies on; see `finder`.
+
+    Args:
+        path: the path.
         raw: what `read_mountinfo` returned, if the table has been read.
     """
-    inside = f"{os.path.normpath(path)}/"
-    # The last of those at one path hides the others.
-    found = [
-        (len(mount.target), number, mount)
-        for number, mount in enumerate(mountinfo(raw))
-        if inside.startswith(f"{mount.target.rstrip('/')}/")
-    ]
-    return max(found)[2] if found else None
+    return finder(tuple(mountinfo(raw)))(path)
 
 
 def file_system_of(path: str, raw: bytes | None = None) -> str:

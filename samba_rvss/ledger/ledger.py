@@ -177,6 +177,12 @@ class Ledger:
             found[share.lower()] += count
         return dict(found)
 
+    def file_systems(self) -> frozenset[str]:
+        """Return the file systems of all copies, the gone ones included."""
+        with self._file.reading() as database:
+            rows = database.execute("SELECT DISTINCT file_system FROM copies").fetchall()
+        return frozenset(name for (name,) in rows)
+
     def gone(self) -> dict[str, tuple[str, Volume | None]]:
         """Return the ids of the copies that are gone, with exposed share and volume of each.
 

@@ -6,6 +6,7 @@ not under the name, that its mark says. Methods may block for as long as the fil
 hold the interpreter's lock meanwhile, and may run side by side for different volumes.
 """
 
+from collections.abc import Container, Iterable
 from typing import Protocol
 
 from samba_rvss.kernel.mounttable import MountInfo
@@ -128,8 +129,24 @@ class Provider(Protocol):
                 READ_ONLY or SYSTEM.
         """
 
-    def inventory(self) -> Inventory:
-        """List the images on every mounted file system, this instance's and those that are not.
+    def file_systems(self, mounts: Iterable[MountInfo]) -> frozenset[str]:
+        """Return which file systems mounts are of; none is asked, as one may not answer.
+
+        Each is what the `Volume.file_system` of a volume on it is. Mounts of other kinds count for
+        nothing.
+        """
+
+    def remembered(self) -> frozenset[str]:
+        """Return the file systems that images of ours are, or were, on, whether mounted or not.
+
+        Those count that were made or found since there is such a memory, and no others'.
+        """
+
+    def inventory(self, only: Container[str] | None = None) -> Inventory:
+        """List the images on mounted file systems, this instance's and those that are not.
+
+        Args:
+            only: the file systems to look at; no other is asked for anything. None for all.
 
         A file system that cannot be listed is ``unlisted``, with the reason. One that was listed
         is there by all that a `Volume.file_system` may call it: a pool by its guid, and by its

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from samba_rvss.model import Identity
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs.provider import Btrfs
+from samba_rvss.providers.homes import Homes
 from samba_rvss.providers.zfs.provider import Zfs
 
 
@@ -20,4 +21,5 @@ def providers(
         homes: the file in which the places of our images are remembered; empty if nothing is.
         reached: for tests of crashes: called with the name of each step of a sealing.
     """
-    return (Btrfs(identity, homes, reached), Zfs(identity, reached=reached))
+    remembered = Homes(homes)
+    return (Btrfs(identity, remembered, reached), Zfs(identity, homes=remembered, reached=reached))

@@ -1,7 +1,7 @@
 """The images on many file systems, as one inventory."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 
 from samba_rvss.errors import RvssError
@@ -56,9 +56,14 @@ def listed(
     )
 
 
-def of_all(providers: Iterable[Provider]) -> Inventory:
-    """List the images on every mounted file system, of every kind."""
-    found = [provider.inventory() for provider in providers]
+def of_all(providers: Iterable[Provider], only: Container[str] | None = None) -> Inventory:
+    """List the images on mounted file systems of every kind.
+
+    Args:
+        providers: one for each kind.
+        only: the file systems to look at; None for all that are mounted.
+    """
+    found = [provider.inventory(only) for provider in providers]
     return Inventory(
         file_systems=frozenset[str]().union(*(part.file_systems for part in found)),
         images=tuple(image for part in found for image in part.images),

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from samba_rvss.clock import moment, now
+from samba_rvss.copies import concern
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import RvssError
 from samba_rvss.model import (
@@ -178,7 +179,9 @@ def observe(sources: Sources) -> Observation:
     sources.looking("the ledger")
     before = {copy.id: copy for copy in ledger.copies()}
     busy = sources.busy()
-    inventory = looker.look("the images", instance.inventory)
+    inventory = looker.look(
+        "the images", lambda: instance.inventory(concern.file_systems(instance))
+    )
     mounts = looker.look("the mounts", lambda: frozenset(instance.mounts.listing()))
     opened = looker.look("which mounts are open", lambda: frozenset(instance.mounts.opened()))
     directories = looker.look(

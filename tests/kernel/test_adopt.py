@@ -1,4 +1,7 @@
-"""Which images can be adopted on purpose, and whose copies they become: on real file systems."""
+"""Which images can be adopted on purpose, and whose copies they become: on real file systems.
+
+And on which file systems images are looked for when nobody asks for more.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -8,19 +11,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from samba_rvss.copies import adopt
+from samba_rvss.clock import now
+from samba_rvss.copies import adopt, concern
 from samba_rvss.copies.adopt import Candidate
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Mark, Nested, SetState
+from samba_rvss.model import NOTHING, Mark, Nested, Phase, SetState, ShadowCopy
 from samba_rvss.mounts import Mounts
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.testing.example import share_section
 from tests.kernel.conftest import SEALED
 from tests.kernel.test_btrfs import take_former
-from tests.kernel.test_provider import mark_of, probe
+from tests.kernel.test_provider import mark_of, probe, take
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import BtrfsStorage, Storage
@@ -160,3 +164,35 @@ def test_the_former_layout(storage: "BtrfsStorage", adopting: Adopting, *, read_
         assert found.mark.sealed.state is SetState.RECOVERED
     else:
         assert found.refusal == "it is not sealed, or a part of it is missing"
+
+
+def test_only_what_concerns_us_is_looked_at(storage: "Storage", adopting: Adopting) -> None:
+    """By a share, a copy in the ledger, or an image of ours that was made or found there."""
+    volume = storage.volume("vms")
+    mark = theirs(storage, volume)
+    here = mark.volume.file_system
+    assert concern.file_systems(adopting.instance(vms=volume / "docs")) == {here}
+    unshared = adopting.instance()
+    assert storage.provider.inventory().foreign
+    assert concern.file_systems(unshared) == set()
+    seen = unshared.inventory(concern.file_systems(unshared))
+    assert seen == NOTHING
+    take(storage.provider, volume)
+    assert concern.file_systems(unshared) == {here}
+    assert here in unshared.inventory({here}).file_systems
+
+
+def test_a_copy_that_is_gone_counts(storage: "Storage", adopting: Adopting) -> None:
+    volume = probe(storage.provider, storage.volume("vms"))
+    instance = adopting.instance()
+    copy = ShadowCopy(
+        id="x",
+        share="vms",
+        share_path="/vms",
+        volume=volume,
+        created=now(),
+        phase=Phase.GONE,
+        path="/x",
+    )
+    instance.ledger.add(copy, "create")
+    assert concern.file_systems(instance) == {volume.file_system}

@@ -22,6 +22,7 @@ from samba_rvss.providers.btrfs.home import NAME as HOME
 from samba_rvss.providers.btrfs.marks import MARK
 from samba_rvss.providers.btrfs.parts import PLACE, image_of
 from samba_rvss.providers.btrfs.provider import Btrfs
+from samba_rvss.providers.homes import Homes
 from samba_rvss.run import run
 from samba_rvss.testing.waiting import wait_until
 from tests.kernel.conftest import SEALED, BtrfsStorage
@@ -588,12 +589,12 @@ def test_a_home_that_was_moved_is_still_ours(
 ) -> None:
     memory = str(rig_directory / "homes.json")
     share = a_share(storage)
-    mark = take(Btrfs(storage.identity, memory), share, Nested.INCLUDE)
+    mark = take(Btrfs(storage.identity, Homes(memory)), share, Nested.INCLUDE)
     with seen(storage.provider, mark, writable=True) as image:
         write(image / "file", "recovered")
         write(image / "inner" / "file", "inner recovered")
     move_home(storage, where)
-    provider = Btrfs(storage.identity, memory)
+    provider = Btrfs(storage.identity, Homes(memory))
     assert only(provider).complete
     provider.seal(mark.volume, mark.id, SEALED, opened=True)
     assert_recovered(provider, mark)
@@ -639,11 +640,11 @@ def test_a_renamed_home_does_not_show_in_an_image_of_the_top(storage: BtrfsStora
 
 def test_a_home_that_was_deleted_is_said(storage: BtrfsStorage, rig_directory: Path) -> None:
     memory = str(rig_directory / "homes.json")
-    mark = take(Btrfs(storage.identity, memory), storage.volume("vms"))
+    mark = take(Btrfs(storage.identity, Homes(memory)), storage.volume("vms"))
     tree = tree_of(storage.top / HOME)
     run(["find", str(storage.top / HOME), "-mindepth", "1", "-delete"], timeout=60)
     run(["btrfs", "-q", "subvolume", "delete", str(storage.top / HOME)], timeout=60)
-    provider = Btrfs(storage.identity, memory)
+    provider = Btrfs(storage.identity, Homes(memory))
     inventory = provider.inventory()
     assert mark.volume.file_system not in inventory.file_systems
     assert f"the subvolume {tree}, has been deleted" in inventory.unlisted[mark.volume.file_system]
@@ -651,7 +652,7 @@ def test_a_home_that_was_deleted_is_said(storage: BtrfsStorage, rig_directory: P
     provider.destroy(mark.volume, mark.id)
     provider.clear(mark.volume, mark.id)
     provider.create(mark)
-    assert only(Btrfs(storage.identity, memory)).id == mark.id
+    assert only(Btrfs(storage.identity, Homes(memory))).id == mark.id
 
 
 def test_an_id_that_is_somebody_elses_now_is_no_home(
@@ -660,14 +661,14 @@ def test_an_id_that_is_somebody_elses_now_is_no_home(
     """A file system that was made anew, or restored, can have one's uuid and give ids anew."""
     memory = rig_directory / "homes.json"
     share = storage.volume("vms")
-    mark = take(Btrfs(storage.identity, str(memory)), share)
+    mark = take(Btrfs(storage.identity, Homes(str(memory))), share)
     theirs = storage.fs.subvolume("theirs", 0o755)
     os.chown(theirs, 12345, 12345)
     data = json.loads(memory.read_text())
     assert data[mark.volume.file_system][0] == tree_of(storage.top / HOME)
     data[mark.volume.file_system][0] = tree_of(theirs)
     memory.write_text(json.dumps(data))
-    provider = Btrfs(storage.identity, str(memory))
+    provider = Btrfs(storage.identity, Homes(str(memory)))
     assert mark.volume.file_system in provider.inventory().unlisted
     probe(provider, theirs)
     again = take(provider, share)
@@ -700,12 +701,12 @@ def test_a_home_that_was_given_to_others_is_given_back(storage: BtrfsStorage) ->
 def test_memory_that_cannot_be_written_stops_nothing(
     storage: BtrfsStorage, rig_directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    provider = Btrfs(storage.identity, str(rig_directory / "missing" / "homes.json"))
+    provider = Btrfs(storage.identity, Homes(str(rig_directory / "missing" / "homes.json")))
     mark = take(provider, storage.volume("vms"))
     assert only(provider).id == mark.id
     assert caplog.text.count("homes.json") == 1
     (rig_directory / "damaged").write_text("[]")
-    assert only(Btrfs(storage.identity, str(rig_directory / "damaged"))).id == mark.id
+    assert only(Btrfs(storage.identity, Homes(str(rig_directory / "damaged")))).id == mark.id
 
 
 # whose an image is

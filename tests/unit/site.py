@@ -1,6 +1,6 @@
 """An instance's files, real ones, on which nothing runs: for tests of reconciling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -32,8 +32,18 @@ class Shelf:
     def __init__(self, inventory: Callable[[], Inventory]) -> None:
         self._inventory = inventory
 
-    def inventory(self) -> Inventory:
+    def file_systems(self, mounts: Iterable[MountInfo]) -> frozenset[str]:
         """See `samba_rvss.providers.Provider`."""
+        return frozenset()
+
+    def remembered(self) -> frozenset[str]:
+        """See `samba_rvss.providers.Provider`."""
+        return frozenset({"remembered"})
+
+    def inventory(self, only: Container[str] | None = None) -> Inventory:
+        """See `samba_rvss.providers.Provider`."""
+        assert only is not None
+        assert "remembered" in only
         return self._inventory()
 
     def find(self, fd: int, path: str) -> Volume | None:

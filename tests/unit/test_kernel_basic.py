@@ -288,5 +288,10 @@ def test_the_mount_that_a_path_lies_on() -> None:
         *["0:42"] * 2,
         "0:41",
     ]
+    # What was mounted where something else was mounted afterwards, above, is not there any more.
+    later = b"\n".join([*lines, b"33 31 0:43 / /srv/a\\040b/c rw - btrfs /dev/sde rw"])
+    found = mounttable.above("/srv/a b/c", later)
+    assert found is not None
+    assert found.device == "0:42"
     assert mounttable.above("/srv", lines[2]) is not None
     assert mounttable.above("/", lines[2]) is None

@@ -16,9 +16,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.providers.btrfs import ioctl, mounted, parts, subvolumes
-from samba_rvss.providers.btrfs.homes import Homes, Known
 from samba_rvss.providers.btrfs.ioctl import Subvolume
 from samba_rvss.providers.btrfs.mounted import Top
+from samba_rvss.providers.homes import Homes, Known
 
 NAME = ".samba-rvss"
 
@@ -31,19 +31,24 @@ class Home:
     Attributes:
         fd: its descriptor.
         top: that of the top level.
-        tree: its id.
+        known: what is remembered of it, or is to be.
         file_system: which one it is on.
         source: a device of that.
         node: the size of a node of its trees, in bytes.
     """
 
-    def __init__(self, fd: int, top: Top, tree: int) -> None:
+    def __init__(self, fd: int, top: Top, known: Known) -> None:
         self.fd = fd
         self.top = top.fd
-        self.tree = tree
+        self.known = known
         self.file_system = top.file_system
         self.source = top.source
         self.node = top.node
+
+    @property
+    def tree(self) -> int:
+        """Its id."""
+        return self.known.tree
 
     def names(self) -> list[str]:
         """Return the names of everything directly in it."""
@@ -106,13 +111,14 @@ class Home:
 
 
 @contextmanager
-def opened(top: Top, homes: Homes, *, make: bool = False) -> Iterator[Home]:
+def opened(top: Top, homes: Homes, *, make: bool = False, remember: bool = True) -> Iterator[Home]:
     """Open the home on a file system, and give it back to root if it was taken.
 
     Args:
         top: the top level.
         homes: what is remembered.
         make: make a home where there is none.
+        remember: whether there is, or will be, an image of ours in it.
 
     Raises:
         RvssError: BAD_PATH if others than root could have made what stands in its place.
@@ -138,10 +144,11 @@ def opened(top: Top, homes: Homes, *, make: bool = False) -> Iterator[Home]:
         if not ours or known is None:
             found = ioctl.info(fd)
             known = Known(tree=found.tree, uuid=found.uuid)
-        homes.remember(top.file_system, known)
+        if remember:
+            homes.remember(top.file_system, known)
         if taken:
             _give_back(top.file_system, known.tree)
-        yield Home(fd, top, known.tree)
+        yield Home(fd, top, known)
 
 
 def remembered(fd: int, file_system: str, homes: Homes) -> int | None:

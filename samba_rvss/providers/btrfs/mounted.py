@@ -7,7 +7,7 @@ mount is made for each operation (measured: 30 µs), so nothing of ours keeps a 
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -102,6 +102,26 @@ def places() -> Callable[[str], Place]:
     return place
 
 
+def on(sources: Iterable[str]) -> frozenset[str]:
+    """Return the UUIDs of the mounted file systems that devices are of; none is asked.
+
+    Args:
+        sources: the devices' paths, as in the mount table; in a container they may not be there.
+    """
+    by_number: dict[int, str] = {}
+    by_name: dict[str, str] = {}
+    for file_system in file_systems():
+        by_number |= dict.fromkeys(_numbers(file_system), file_system)
+        by_name |= dict.fromkeys(_names(file_system), file_system)
+    found = set[str]()
+    for source in sources:
+        try:
+            found.add(by_number.get(os.stat(source).st_rdev, ""))
+        except OSError:
+            found.add(by_name.get(os.path.basename(source), ""))
+    return frozenset(found - {""})
+
+
 def _numbers(file_system: str) -> Iterator[int]:
     """Yield the numbers of the devices of a mounted file system."""
     directory = f"{_SYSFS}/{file_system}/devices"
@@ -109,6 +129,16 @@ def _numbers(file_system: str) -> Iterator[int]:
         for name in os.listdir(directory):
             with open(f"{directory}/{name}/dev", encoding="ascii") as number:
                 yield os.makedev(*map(int, number.read().split(":")))
+
+
+def _names(file_system: str) -> Iterator[str]:
+    """Yield the names of the devices of a mounted file system, those in /dev/mapper included."""
+    directory = f"{_SYSFS}/{file_system}/devices"
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            yield name
+            with suppress(FileNotFoundError), open(f"{directory}/{name}/dm/name") as mapped:
+                yield mapped.read().strip()
 
 
 def mount(source: str, tree: int) -> int:

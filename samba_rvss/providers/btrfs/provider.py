@@ -13,7 +13,7 @@ goes after them.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -45,10 +45,10 @@ from samba_rvss.providers.btrfs import (
 )
 from samba_rvss.providers.btrfs.failure import problem
 from samba_rvss.providers.btrfs.home import Home
-from samba_rvss.providers.btrfs.homes import Homes
 from samba_rvss.providers.btrfs.images import State
 from samba_rvss.providers.btrfs.marks import PROVIDER, Record
 from samba_rvss.providers.detached import narrow
+from samba_rvss.providers.homes import Homes
 from samba_rvss.providers.inventory import listed
 
 
@@ -57,7 +57,7 @@ class Btrfs:
 
     Args:
         identity: whose images are ours.
-        homes: the file in which our homes are remembered; empty to remember them in memory.
+        homes: where our homes are remembered; None to remember them in memory.
         reached: called with the name of each step of a sealing; see `sealing`.
     """
 
@@ -66,11 +66,11 @@ class Btrfs:
     def __init__(
         self,
         identity: Identity,
-        homes: str = "",
+        homes: Homes | None = None,
         reached: Callable[[str], None] = lambda point: None,
     ) -> None:
         self._identity = identity
-        self._homes = Homes(homes)
+        self._homes = homes or Homes()
         self._reached = reached
 
     def find(self, fd: int, path: str) -> Volume | None:
@@ -236,14 +236,23 @@ class Btrfs:
         except OSError as exc:
             raise problem(exc, f"cannot remove the image {image}") from exc
 
-    def inventory(self) -> Inventory:
+    def file_systems(self, mounts: Iterable[MountInfo]) -> frozenset[str]:
         """See `samba_rvss.providers.Provider`."""
-        return listed(mounted.file_systems(), self._list, "on btrfs", mounted.places())
+        return mounted.on({mount.source for mount in mounts if mount.kind == "btrfs"})
+
+    def remembered(self) -> frozenset[str]:
+        """See `samba_rvss.providers.Provider`."""
+        return self._homes.file_systems()
+
+    def inventory(self, only: Container[str] | None = None) -> Inventory:
+        """See `samba_rvss.providers.Provider`."""
+        there = [name for name in mounted.file_systems() if only is None or name in only]
+        return listed(there, self._list, "on btrfs", mounted.places())
 
     def _list(self, file_system: str) -> list[Image | Foreign] | None:
         with ExitStack() as undo:
             try:
-                ours = undo.enter_context(self._home(file_system, writable=False))
+                ours = undo.enter_context(self._home(file_system, writable=False, remember=False))
             except FileNotFoundError:
                 known = self._homes.known(file_system)
                 if known is None:
@@ -264,13 +273,17 @@ class Btrfs:
             for stray in images.each(ours, rest, images.stray, self._identity):
                 if isinstance(stray, Foreign) and stray.where not in told:
                     found.append(stray)
+            if any(isinstance(image, Image) for image in found):
+                self._homes.remember(file_system, ours.known)
             return found
 
     @contextmanager
-    def _home(self, file_system: str, *, writable: bool, make: bool = False) -> Iterator[Home]:
+    def _home(
+        self, file_system: str, *, writable: bool, make: bool = False, remember: bool = True
+    ) -> Iterator[Home]:
         with (
             mounted.top(file_system, writable=writable) as top,
-            home.opened(top, self._homes, make=make) as ours,
+            home.opened(top, self._homes, make=make, remember=remember) as ours,
         ):
             yield ours
 

@@ -6,11 +6,15 @@ with a letter and a guid is a decimal number: so older records and marks, which 
 place of a guid, are told apart.
 """
 
+import logging
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.providers.zfs.command import Command, rows
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,28 @@ def imported(zfs: Command) -> list[Pool]:
         Pool(guid=guid, name=name)
         for name, guid in rows(zfs.zpool("list", "-H", "-o", "name,guid"), 2)
     ]
+
+
+def wanted(zfs: Command, only: Container[str] | None) -> dict[str, Pool]:
+    """Return pools that are imported, by their guids; none if that cannot be told, which is logged.
+
+    Args:
+        zfs: zfs(8).
+        only: guids or names; None for all pools.
+    """
+    try:
+        found = imported(zfs)
+    except RvssError as exc:
+        _logger.warning("cannot list the pools: %s", exc)
+        return {}
+    return {
+        pool.guid: pool for pool in found if only is None or pool.guid in only or pool.name in only
+    }
+
+
+def of(dataset: str) -> str:
+    """Return the name of the pool of a dataset or snapshot."""
+    return dataset.partition("/")[0].partition("@")[0]
 
 
 def find(zfs: Command, file_system: str) -> Pool:

@@ -12,9 +12,8 @@ the snapshot and the clone; the clone's also tells that it is sealed.
 """
 
 import json
-import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,6 +23,7 @@ from samba_rvss.kernel import files, mounttable
 from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.model import Foreign, Identity, Image, Inventory, Mark, Nested, Sealed, Volume
 from samba_rvss.providers.detached import narrow
+from samba_rvss.providers.homes import IN_A_POOL, Homes
 from samba_rvss.providers.inventory import listed
 from samba_rvss.providers.zfs import busy, place, pools, tree
 from samba_rvss.providers.zfs.cloning import clone
@@ -35,8 +35,6 @@ from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
 from samba_rvss.providers.zfs.tree import HOLD, HOME, Dataset, Snapshot
 
-_logger = logging.getLogger(__name__)
-
 _AN_ID = "20261231T235959Z-01234567"
 
 
@@ -46,6 +44,7 @@ class Zfs:
     Args:
         identity: whose images are ours.
         command: zfs(8).
+        homes: where it is remembered which pools have images of ours; None to do so in memory.
         reached: is called with each point of sealing that has been reached.
     """
 
@@ -56,9 +55,11 @@ class Zfs:
         identity: Identity,
         command: Command | None = None,
         *,
+        homes: Homes | None = None,
         reached: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._zfs = command or Command()
+        self._homes = homes or Homes()
         self._marks = Marks(self.name, identity)
         self._reached = reached
 
@@ -131,6 +132,7 @@ class Zfs:
                 )
             encoded = self._marks.encode(mark, pool)
             place.require_short_mark(encoded)
+            self._homes.remember(pool.guid, IN_A_POOL)
             try:
                 # One transaction group: nested datasets are of the same instant.
                 self._zfs("snapshot", "-o", f"{MARK}={encoded}", *snapshots)
@@ -240,6 +242,7 @@ class Zfs:
             snapshot = self._outermost(pool, mark.volume, mark.id)
             if snapshot is None:
                 raise RvssError(Problem.NOT_FOUND, "its snapshot does not exist")
+            self._homes.remember(pool.guid, IN_A_POOL)
             clones = tree.datasets(self._zfs, tree.clone_name(pool, mark.id))
             if clones and clones[0].origin == snapshot.name and clones[0].mark:
                 text = self._marks.encode(mark, pool)
@@ -303,7 +306,17 @@ class Zfs:
                 message = f"{exc.message} ({who})" if who else exc.message
                 raise RvssError(exc.problem, message, exc.hint) from exc
 
-    def inventory(self) -> Inventory:
+    def file_systems(self, mounts: Iterable[MountInfo]) -> frozenset[str]:
+        """See `samba_rvss.providers.Provider`. A pool whose guid is not told is known by name."""
+        names = {pools.of(mount.source) for mount in mounts if mount.kind == "zfs"}
+        there = pools.wanted(self._zfs, names) if names else {}
+        return frozenset(there.keys() | (names - {pool.name for pool in there.values()}))
+
+    def remembered(self) -> frozenset[str]:
+        """See `samba_rvss.providers.Provider`."""
+        return self._homes.file_systems()
+
+    def inventory(self, only: Container[str] | None = None) -> Inventory:
         """See `samba_rvss.providers.Provider`.
 
         A pool is listed by its guid and by its name, which older records have in its place.
@@ -312,17 +325,16 @@ class Zfs:
             self._zfs.require()
         except RvssError:
             return Inventory(file_systems=frozenset(), images=())
-        try:
-            known = {pool.guid: pool for pool in pools.imported(self._zfs)}
-        except RvssError as exc:
-            _logger.warning("cannot list the pools: %s", exc)
-            known = {}
+        known = pools.wanted(self._zfs, only)
 
         def look(guid: str) -> list[Image | Foreign]:
             pool = known[guid]
             with doing(f"the pool {pool.name}"):
                 require_healthy(pool.name)
-                return images(self._zfs, self._marks, self.name, pool)
+                found = images(self._zfs, self._marks, self.name, pool)
+            if any(isinstance(image, Image) for image in found):
+                self._homes.remember(guid, IN_A_POOL)
+            return found
 
         found = listed(known, look, "in the pool")
         names = {known[guid].name: guid for guid in found.file_systems}

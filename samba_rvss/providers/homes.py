@@ -1,10 +1,12 @@
-"""Which subvolume is our home on a file system: remembered in the state directory.
+"""Where images of ours may be: a home on each such file system, remembered in the state directory.
 
-A name is no identity: whoever may write to the top level can rename the home, and put something
-else in its place. Nor is an id alone: a file system that was made anew, or restored, may have its
-uuid again and give the id to another subvolume; so that one's uuid is remembered, too. Contract:
-the file is replaced in one step, and durable. It may be missing: then the home is known by its
-name, once. That it cannot be written is told, and stops nothing.
+There the ledger's losses are looked for, also when no share lies there any more. On btrfs it is
+remembered which subvolume the home is: a name is no identity, for whoever may write to the top
+level can rename the home, and put something else in its place. Nor is an id alone: a file system
+that was made anew, or restored, may have its uuid again and give the id to another subvolume; so
+that one's uuid is remembered, too. Contract: what is remembered stays; the file is replaced in one
+step, and durable. It may be missing: then the home is known by its name, once. That it cannot be
+written is told, and stops nothing.
 """
 
 import json
@@ -24,12 +26,16 @@ class Known:
     """A home that is remembered.
 
     Attributes:
-        tree: the subvolume's id.
-        uuid: 32 hexadecimal digits.
+        tree: the subvolume's id; 0 on ZFS, which knows it by its name.
+        uuid: 32 hexadecimal digits; empty on ZFS.
     """
 
     tree: int
     uuid: str
+
+
+IN_A_POOL = Known(tree=0, uuid="")
+"""What is to be remembered of a home on ZFS."""
 
 
 class Homes:
@@ -45,6 +51,11 @@ class Homes:
         self._known: dict[str, Known] = {}
         self._written = True
 
+    def file_systems(self) -> frozenset[str]:
+        """Return the file systems on which there is, or was, a home."""
+        with self._lock:
+            return frozenset({**self._read(), **self._known})
+
     def known(self, file_system: str) -> Known | None:
         """Return which subvolume is our home; None if there never was one."""
         with self._lock:
@@ -57,9 +68,9 @@ class Homes:
         with self._lock:
             if self._known.get(file_system) == home and self._written:
                 return
-            known = {**self._read(), **self._known, file_system: home}
-            if known != self._known or not self._written:
-                self._known = known
+            written = self._read()
+            self._known = {**written, **self._known, file_system: home}
+            if self._known != written or not self._written:
                 self._write()
 
     def _read(self) -> dict[str, Known]:
