@@ -86,10 +86,10 @@ async def _adopt(connection: socket.socket, requests: Requests, request: wire.Ad
     """Adopt, and send what comes of each image; return the line of the result.
 
     Raises:
-        RvssError: as `Requests.adopt`.
+        RvssError: as `Adoptions.of_instance`.
     """
     async with _telling(connection) as tell:
-        await requests.adopt(request.source, request.on, tell)
+        await requests.adoptions.of_instance(request.source, request.on, tell)
     return f"asked for the images of {request.source}"
 
 

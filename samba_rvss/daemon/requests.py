@@ -7,17 +7,15 @@ what it did, or has woken the runner to try again.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 
-from samba_rvss.copies import adopt, room
-from samba_rvss.copies.adopt import Candidate
+from samba_rvss.copies import room
 from samba_rvss.copies.create import create
 from samba_rvss.copies.delete import find
 from samba_rvss.copies.instance import Instance
-from samba_rvss.copies.locate import Target, described, locate
-from samba_rvss.daemon import living
-from samba_rvss.daemon.deletions import HIDE_SECONDS, RETRY_SECONDS, Deletions
+from samba_rvss.copies.locate import Target, locate
+from samba_rvss.daemon.adoptions import Adoptions
+from samba_rvss.daemon.deletions import RETRY_SECONDS, Deletions
 from samba_rvss.daemon.looks import Looks, too_late
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.rescue import Rescue
@@ -27,10 +25,8 @@ from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.underway import UnderWay
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.findings import Fate, Finding
 from samba_rvss.kernel.permissions import User
-from samba_rvss.model import Mark, ShadowCopy, Share
-from samba_rvss.reconcile import report
+from samba_rvss.model import ShadowCopy, Share
 from samba_rvss.samba import readable, twins
 from samba_rvss.samba.conf import find_share
 
@@ -51,11 +47,12 @@ class Requests:
         turns: who waits for whom.
         watcher: follows the new copies.
         runner: tries again what failed.
-        tasks: holds a deletion that goes on while nobody waits for it any more.
+        tasks: holds what goes on while nobody waits for it any more.
         rescue: hears of the callouts.
 
     Attributes:
         deletions: those of this instance.
+        adoptions: the same.
     """
 
     def __init__(
@@ -75,6 +72,7 @@ class Requests:
         self._looks = Looks()
         self._under_way = UnderWay()
         self.deletions = Deletions(present, turns, watcher, runner, tasks, self._under_way)
+        self.adoptions = Adoptions(present, turns, runner, tasks)
         self._rescue = rescue
         self._unread: dict[int, tuple[float, str]] = {}  # when, and why, by uid
 
@@ -259,56 +257,6 @@ class Requests:
         if found is None:
             raise RvssError(Problem.NOT_FOUND, f"there is no shadow copy {copy}")
         return found
-
-    async def adopt(self, source: str, on: str, tell: Callable[[Finding], object]) -> None:
-        """Take over the sealed images of another instance, one after the other.
-
-        Args:
-            source: what their marks bear.
-            on: a directory on their file system; empty for any.
-            tell: called with what comes of each.
-
-        Raises:
-            RvssError: BUSY if that instance is served here; as `copies.adopt.candidates`.
-        """
-        instance, silent = self._present(), set[str]()
-        await in_thread(living.require_silence, instance.identity, source)
-        for candidate in await in_thread(adopt.candidates, instance, source, on):
-            fate, error = Fate.DONE, ""
-            if candidate.mark is not None:
-                try:
-                    await self._adopt(candidate, candidate.mark, silent)
-                except RvssError as exc:
-                    _logger.error("%s cannot be adopted: %s", candidate.id, exc)
-                    self._runner.wake(RETRY_SECONDS)
-                    fate, error = Fate.FAILED, exc.line()
-            tell(report.of_candidate(candidate, fate, error))
-
-    async def _adopt(self, candidate: Candidate, mark: Mark, silent: set[str]) -> None:
-        """Take over an image; wait for its file system for a limited time, and once only.
-
-        Args:
-            candidate: the image.
-            mark: what its mark becomes.
-            silent: the file systems that have not answered before.
-        """
-
-        async def take() -> None:
-            async with self._turns.take(mark.volume):
-                await in_thread(adopt.take, self._present(), candidate)
-
-        if mark.volume.file_system not in silent:
-            adoption = self._tasks.start(take())
-            await asyncio.wait({adoption}, timeout=HIDE_SECONDS)
-            if adoption.done():
-                return adoption.result()
-            silent.add(mark.volume.file_system)
-        file_system = described(mark.volume, mark.share_path)
-        raise RvssError(
-            Problem.BUSY,
-            f"{file_system} has not answered for {HIDE_SECONDS:g} s",
-            "what was begun goes on; ask again when it answers",
-        )
 
     def delivered(self, copy: ShadowCopy) -> None:
         """Note that Samba has the path of a new copy, and begin to follow the copy."""
