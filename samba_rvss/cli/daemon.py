@@ -34,12 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the daemon."""
     from samba_rvss.daemon.service import Daemon
 
-    log_to_journal_or_stderr(debug=arguments.debug)
+    repeats = log_to_journal_or_stderr(debug=arguments.debug)
     failure: Exception | None = None
     try:
         asyncio.run(Daemon(arguments.configfile).run())
     except Exception as exc:  # noqa: BLE001 - it is raised again, or logged where that would hang
         failure = exc
+    repeats.tell()
     if _is_held():
         # The interpreter would wait for it, for ever, and systemd would start no other daemon.
         if failure is not None:
@@ -60,8 +61,12 @@ def _is_held() -> bool:
     return any(thread.is_alive() for thread in others)
 
 
-def log_to_journal_or_stderr(*, debug: bool) -> None:
-    """Log to the journal if systemd started us, else to standard error, with the time."""
+def log_to_journal_or_stderr(*, debug: bool) -> Repeats:
+    """Log to the journal if systemd started us, else to standard error, with the time.
+
+    Returns:
+        What holds lines back: it is to tell of them at the end.
+    """
     from samba_rvss.daemon.sockets import REQUESTS
 
     handler: logging.Handler
@@ -73,6 +78,8 @@ def log_to_journal_or_stderr(*, debug: bool) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(output.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.addFilter(Repeats(besides=(REQUESTS,)))
+    repeats = Repeats(besides=(REQUESTS,))
+    handler.addFilter(repeats)
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    return repeats

@@ -1,7 +1,8 @@
 """What is logged again and again: once, and then less and less often.
 
 Place: a filter for the log's handler, so that whatever is tried again may log each failure.
-Contract: the first line of a kind always passes, and what passes later says how often it came.
+Contract: the first line of a kind always passes, and what passes later says how often it came. What
+comes no more is told once more, when it is forgotten and something else is logged, or at the end.
 """
 
 import logging
@@ -20,10 +21,15 @@ _DURATION = re.compile(r"\b\d+(\.\d+)? (?=m?s\b)")
 
 @dataclass(slots=True, kw_only=True)
 class _Line:
+    text: str
     logged: float
     last: float
     gap: float = _FIRST_GAP
     count: int = 0
+
+
+class _Rest(logging.LogRecord):
+    """One that stands for what was held back, and passes."""
 
 
 class Repeats(logging.Filter):
@@ -47,6 +53,9 @@ class Repeats(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is to be logged; one that stands for others says so."""
+        if isinstance(record, _Rest):
+            return True
+        self.tell(_FORGOTTEN)
         if record.levelno < logging.WARNING or record.name in self._besides:
             return True
         try:
@@ -59,10 +68,10 @@ class Repeats(logging.Filter):
             what = f"{text}: {error!r}" if error else text
             key = (record.name, record.levelno, _DURATION.sub("", what))
             line = self._known.get(key)
-            if line is None or present - line.last >= _FORGOTTEN:
-                self._add(key, present)
+            if line is None:
+                self._add(key, text, present)
                 return True
-            line.last = present
+            line.text, line.last = text, present
             line.count += 1
             spent = present - line.logged
             if spent < line.gap:
@@ -72,8 +81,25 @@ class Repeats(logging.Filter):
             line.logged, line.count, line.gap = present, 0, min(2 * line.gap, _LONGEST_GAP)
         return True
 
-    def _add(self, key: tuple[str, int, str], present: float) -> None:
-        self._known.pop(key, None)
+    def tell(self, seconds: float = 0.0) -> None:
+        """Forget the lines that have not come for so many seconds; log what was held back of them.
+
+        Whoever has the log calls it at the end.
+        """
+        present = self._clock()
+        with self._lock:
+            over = {
+                key: line for key, line in self._known.items() if present - line.last >= seconds
+            }
+            for key in over:
+                del self._known[key]
+        for (name, level, _), line in over.items():
+            if line.count:
+                since = f"{line.count} more, the last {present - line.last:.0f} s ago"
+                rest = _Rest(name, level, __file__, 0, "%s (%s)", (line.text, since), None)
+                logging.getLogger(name).handle(rest)
+
+    def _add(self, key: tuple[str, int, str], text: str, present: float) -> None:
         if len(self._known) >= _MOST:
             del self._known[next(iter(self._known))]
-        self._known[key] = _Line(logged=present, last=present)
+        self._known[key] = _Line(text=text, logged=present, last=present)

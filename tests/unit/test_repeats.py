@@ -1,5 +1,6 @@
 """A failure that goes on is logged once, and then less and less often, and nothing else is so."""
 
+import io
 import logging
 
 import pytest
@@ -35,11 +36,39 @@ def test_what_fails_every_few_seconds_for_a_day() -> None:
     ]
 
 
-def test_what_comes_back_is_new() -> None:
+def test_what_comes_back_is_new(caplog: pytest.LogCaptureFixture) -> None:
     log = Log()
     for log.time in (0.0, 5.0, 610.0, 615.0):
         log.say("it fails")
     assert log.lines == ["it fails"] * 2
+    assert caplog.messages == ["it fails (1 more, the last 605 s ago)"]
+
+
+def test_what_comes_no_more_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """When it is forgotten and something is logged, or at the end; and once only."""
+    handler = logging.StreamHandler(stream := io.StringIO())
+    time = 0.0
+    repeats = Repeats(clock=lambda: time)
+    handler.addFilter(repeats)
+    logger = logging.getLogger("ours")
+    logger.addHandler(handler)
+    try:
+        for time in (0.0, 1.0, 2.0):
+            logger.error("%d%% is full, for %d s", 100, time)
+        time = 602.0
+        logger.info("hello")
+        for _ in range(2):
+            logger.warning("it fails")
+        repeats.tell()
+        repeats.tell()
+    finally:
+        logger.removeHandler(handler)
+    assert stream.getvalue().splitlines() == [
+        "100% is full, for 0 s",
+        "100% is full, for 2 s (2 more, the last 600 s ago)",
+        "it fails",
+        "it fails (1 more, the last 0 s ago)",
+    ]
 
 
 def test_what_says_something_else_is_logged() -> None:
