@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from samba_rvss import wire
 from samba_rvss.daemon.requests import Requests
@@ -16,6 +17,9 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import processes
 from samba_rvss.kernel.permissions import User
 from samba_rvss.kernel.processes import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +38,8 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
     """Answer one callout, and close its connection."""
     started = time.monotonic()
     verb, subject = "request", ""
-    made, begun = None, 0
+    made = None
+    ended: Callable[..., None] | None = None
     try:
         data = await receive(connection)
         if not data:
@@ -46,7 +51,7 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
             return
         request = wire.decode_hook(data)
         verb, subject = request.verb, " ".join(request.words)
-        begun = requests.begins(verb, peer.uid, request.words, started)
+        ended = requests.begins(verb, peer.uid, request.words, started)
         status, line = 0, ""
         if verb == "check":
             await requests.refresh()
@@ -76,6 +81,6 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
             requests.delivered(made)
     finally:
         connection.close()
-        if begun:
-            requests.ends(verb, begun, good=not status)
+        if ended is not None:
+            ended(good=not status)
     log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)

@@ -7,6 +7,7 @@ what it did, or has woken the runner to try again.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 
 from samba_rvss.copies import room
@@ -20,6 +21,7 @@ from samba_rvss.daemon.looks import Looks, too_late
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.rescue import Rescue
 from samba_rvss.daemon.runner import Runner
+from samba_rvss.daemon.stuck import Asker
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.underway import UnderWay
@@ -88,7 +90,9 @@ class Requests:
         """A sentence on all that was asked for and takes longer than it should."""
         return (*self._under_way.late(), *self._looks.late())
 
-    def begins(self, verb: str, uid: int, words: tuple[str, ...], started: float) -> int:
+    def begins(
+        self, verb: str, uid: int, words: tuple[str, ...], started: float
+    ) -> Callable[..., None]:
         """Note that a client did something that a callout was made for.
 
         Args:
@@ -98,18 +102,18 @@ class Requests:
             started: when the request came (`time.monotonic`).
 
         Returns:
-            What `ends` is to be called with.
+            What is to be called when the callout has its answer; ``good`` is whether that is good.
         """
         self._runner.heard()
         path = " ".join(words)
-        self._rescue.begins(verb, uid, path)
+        self._rescue.begins()
         what = f"the {verb} callout of uid {uid} for {path} has been under way"
-        return self._under_way.begin(what, started, self._usual)
+        number = self._under_way.begin(what, started, self._usual)
+        return partial(self._end, verb, Asker(uid=uid, path=path), number)
 
-    def ends(self, verb: str, number: int, *, good: bool) -> None:
-        """Note that a callout that has begun has its answer."""
+    def _end(self, verb: str, asker: Asker, number: int, *, good: bool) -> None:
         self._under_way.end(number)
-        self._rescue.ends(verb, good=good)
+        self._rescue.ends(verb, asker, good=good)
 
     @property
     def _usual(self) -> float:

@@ -4,9 +4,9 @@ A set that is only in the worker's memory goes with the worker, which is ended a
 one that has been committed is `abandoned`, and removed by reconciling, with its copies.
 
 Place: beside the runner, fed by the callouts. Contract: it looks at a worker only after a client
-has asked for a share or committed a set, or while others wait for one that holds them up; what it
-ends is proven by the worker's own memory and connections, srv_fss.tdb and the ledger (`stuck`
-decides). Nothing waits for it.
+has asked for a share or committed a set, or while others wait for one that holds them up; whose
+share is refused waits for none. What it ends is proven by the worker's own memory and connections,
+srv_fss.tdb and the ledger (`stuck` decides). Nothing waits for it.
 """
 
 import asyncio
@@ -87,23 +87,22 @@ class Rescue:
 
     # what is heard
 
-    def begins(self, verb: str, uid: int, path: str) -> None:
+    def begins(self) -> None:
         """Note that a callout begins."""
         self._running += 1
-        if verb == "check":
-            asker = Asker(uid=uid, path=path)
-            if asker in self._asked or len(self._asked) < _MOST_ASKERS:
-                self._asked[asker] += 1
-            # What follows is of another set, perhaps.
-            self._made, self._then, self._checks = False, {}, self._checks + 1
-            self._wake(max(_AFTER_CHECK, self._looked + _PAUSE - time.monotonic()))
 
-    def ends(self, verb: str, *, good: bool) -> None:
+    def ends(self, verb: str, asker: Asker, *, good: bool) -> None:
         """Note that a callout has been answered."""
         self._running -= 1
         if self._postponed and not self._running:
             self._postponed = False
             self._wake(_AFTER_FAILURE)
+        if verb == "check" and good:  # else the client's request ends here, and it begins no set
+            if asker in self._asked or len(self._asked) < _MOST_ASKERS:
+                self._asked[asker] += 1
+            # What follows is of another set, perhaps.
+            self._made, self._then, self._checks = False, {}, self._checks + 1
+            self._wake(max(_AFTER_CHECK, self._looked + _PAUSE - time.monotonic()))
         if verb != "create":
             return
         if good:
@@ -122,6 +121,11 @@ class Rescue:
             self._wake(_AFTER_FAILURE)
 
     @property
+    def knocks(self) -> int:
+        """How often anybody has asked since the client of a set was heard of, or none was begun."""
+        return self._asked.total()
+
+    @property
     def abandoned(self) -> frozenset[str]:
         """Ids of the sets that were committed, whose client has gone, and that hold others up."""
         return self._abandoned
@@ -133,7 +137,7 @@ class Rescue:
             f"rpcd_fsrvp {pid} has waited for {time.monotonic() - waiting.since:.0f} s for the"
             f" client of the set {_set(waiting)}, and refuses all others ({self._knocking()})"
             for pid, waiting in self._waiting.items()
-            if self._knocks() >= stuck.KNOCKS
+            if self.knocks >= stuck.KNOCKS
             and time.monotonic() - waiting.since > min(waiting.allowed, _USUAL)
         )
 
@@ -200,10 +204,10 @@ class Rescue:
         if not self._waiting:
             self._asked.clear()
         for pid, waiting in list(self._waiting.items()):
-            if self._knocks() < stuck.KNOCKS:
+            if self.knocks < stuck.KNOCKS:
                 continue
             now, deadline = time.monotonic(), max(waiting.deadline(clocks), self._rest)
-            over = stuck.is_over(waiting, now, self._knocks(), self._rest, clocks)
+            over = stuck.is_over(waiting, now, self.knocks, self._rest, clocks)
             if over and not look.unfinished and not self._running and not self._lives(pid, now):
                 if waiting.committed:
                     self._abandon(pid, waiting)
@@ -264,9 +268,6 @@ class Rescue:
         self._waiting.pop(pid, None)
         self._asked.clear()
         self._ended()
-
-    def _knocks(self) -> int:
-        return self._asked.total()
 
     def _knocking(self) -> str:
         some = [f"{asker.describe()}, {n} times" for asker, n in self._asked.most_common(_SHOWN)]
