@@ -246,7 +246,7 @@ def signature(config: Config) -> tuple[object, ...]:
         else:
             found.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
     try:
-        with open(f"{config.samba_state_directory}/registry.tdb", "rb", buffering=0) as registry:
+        with open(_registry(config), "rb", buffering=0) as registry:
             registry.seek(_SEQUENCE_NUMBER)
             found.append(registry.read(4))
     except OSError as exc:
@@ -262,14 +262,23 @@ def signature_of_read(config: Config, began: float) -> tuple[object, ...]:
         began: the time (`time.time`) before its files were read.
 
     Returns:
-        Empty if one of them was changed since then: whether that was read cannot be told.
+        Empty if a file was changed since then, and None at the end if the registry was: whether
+        that was read cannot be told.
     """
     current, present = signature(config), time.time()
-    for path in (*config.files, f"{config.samba_state_directory}/registry.tdb"):
+
+    def is_new(path: str) -> bool:
         with suppress(OSError):
-            if began - _TICK <= os.stat(path).st_ctime <= present + _TICK:
-                return ()
-    return current
+            return began - _TICK <= os.stat(path).st_ctime <= present + _TICK
+        return False
+
+    if any(map(is_new, config.files)):
+        return ()
+    return (*current[:-1], None) if is_new(_registry(config)) else current
+
+
+def _registry(config: Config) -> str:
+    return f"{config.samba_state_directory}/registry.tdb"
 
 
 def base_share(exposed: str) -> str:
