@@ -1,8 +1,8 @@
 """The instance as smb.conf has it now; the file is read again when it has changed, or on demand.
 
 Contract: the value changes in one step, in the event loop; a verb that still has the value before
-works on with that. A configuration that cannot be used is logged, and the one before stays in
-force.
+works on with that. A configuration that cannot be used, or read, for whatever reason, is logged,
+and the one before stays in force.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from samba_rvss.copies import advice
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
 from samba_rvss.daemon.tasks import in_thread
-from samba_rvss.errors import RvssError
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
 
@@ -57,31 +57,32 @@ class Present:
     async def refresh(self) -> None:
         """Read smb.conf again if it, a file it includes, or the registry has changed."""
         async with self._reading:
-            current = self._instance.config
-            signature = await in_thread(conf.signature, current)
-            if signature == self._signature:
-                return
-            if signature[:-1] != self._signature[:-1]:
-                # When Samba's library reads a file again, shares and options that are not in it
-                # any more stay (source3/param/loadparm.c, add_a_service()): take a fresh process.
-                await in_thread(self._samba.close)
-            self._signature, began = signature, time.time()
             try:
-                config = await in_thread(self._samba.call, conf.load, self._configfile)
+                await self._refresh()
             except RvssError as exc:
                 _logger.error("the changed configuration is not used: %s", exc)
-                return
-            moved = [name for name in _FIXED if getattr(config, name) != getattr(current, name)]
-            if moved:
-                _logger.error(
-                    "the changed configuration is not used: %s can change at a restart only",
-                    " and ".join(name.replace("_", " ") for name in moved),
-                )
-                return
-            said = advice.of(current)
-            for warning in advice.of(config):
-                if warning not in said:
-                    _logger.warning("%s", warning)
-            self._instance = replace(self._instance, config=config)
-            self._signature = await in_thread(conf.signature_of_read, config, began)
-            await in_thread(holding.make_previous, self._instance)
+            except Exception:
+                _logger.exception("the changed configuration is not used, or not all of it")
+
+    async def _refresh(self) -> None:
+        current = self._instance.config
+        signature = await in_thread(conf.signature, current)
+        if signature == self._signature:
+            return
+        if signature[:-1] != self._signature[:-1]:
+            # When Samba's library reads a file again, shares and options that are not in it any
+            # more stay (source3/param/loadparm.c, add_a_service()): take a fresh process.
+            await in_thread(self._samba.close)
+        self._signature, began = signature, time.time()
+        config = await in_thread(self._samba.call, conf.load, self._configfile)
+        moved = [name for name in _FIXED if getattr(config, name) != getattr(current, name)]
+        if moved:
+            names = " and ".join(name.replace("_", " ") for name in moved)
+            raise RvssError(Problem.CONFIG, f"{names} can change at a restart only")
+        said = advice.of(current)
+        for warning in advice.of(config):
+            if warning not in said:
+                _logger.warning("%s", warning)
+        self._instance = replace(self._instance, config=config)
+        self._signature = await in_thread(conf.signature_of_read, config, began)
+        await in_thread(holding.make_previous, self._instance)

@@ -42,6 +42,14 @@ class Overtaken(SambaProcess):
         return result
 
 
+class Broken(SambaProcess):
+    """python-samba, in which something is wrong that nobody has thought of."""
+
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """See `SambaProcess`."""
+        raise ZeroDivisionError(function)
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     with closing(SambaProcess()) as samba:
@@ -68,3 +76,14 @@ def test_a_share_that_is_added_while_the_file_is_read(site: Site) -> None:
             return [share.name for share in present().config.shares]
 
     assert asyncio.run(story()) == ["first", "second"]
+
+
+def test_whatever_is_wrong_the_configuration_before_stays(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Broken()) as samba:
+        instance = replace(site.instance(), samba=samba)
+        present = Present(instance, site.config.file, samba, ())
+        asyncio.run(present.refresh())
+    assert present() is instance
+    assert "ZeroDivisionError" in caplog.text
