@@ -25,7 +25,7 @@ from tests.samba.filesystems import OnBtrfs, OnZfs
 from tests.samba.lanes import SHARES, Lane, SetDriver, Stage, lane
 
 COUNT = 50
-ANOTHER = Identity(id="another")
+ANOTHER = Identity(id=f"another-{os.getpid()}")  # others may test on this host
 CASES = [
     FaultCase(fault=Fault.SILENT, stage=Stage.EXPOSED),
     FaultCase(fault=Fault.CLOSED, stage=Stage.COMMITTED),
