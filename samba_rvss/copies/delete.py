@@ -12,10 +12,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from samba_rvss.copies import exposed
+from samba_rvss.copies.follow import facts_of
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import described
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Phase, ShadowCopy
+from samba_rvss.samba import fss_state
 from samba_rvss.samba.conf import find_share
 from samba_rvss.samba.values import directory
 
@@ -122,12 +124,33 @@ def hide(instance: Instance, copy: ShadowCopy) -> None:
     Raises:
         RvssError: BUSY, SAMBA or SYSTEM. What could be taken away is gone then.
     """
+    copy = _with_share(instance, copy)
     # Later callbacks run first.
     with ExitStack() as hiding:
         for path in copy.paths:
             hiding.callback(instance.mounts.detach, path)
         # smbd drops its connections before the mounts that they are on go.
         hiding.callback(_unshare, instance, copy)
+
+
+def _with_share(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
+    """Return a copy with its exposed share, recorded, where nobody followed Samba when it got it.
+
+    Samba removes the share from its registry itself when its client deletes the copy, and leaves
+    the security descriptor, of which nothing else tells whose it is.
+    """
+    if copy.exposed_share:
+        return copy
+    try:
+        copies = fss_state.settled(instance.config.fss_state).copies
+    except RvssError as exc:
+        _logger.warning("[%s] whether %s is exposed cannot be told: %s", copy.share, copy.id, exc)
+        return copy
+    known = next((known for known in copies if known.path == copy.path), None)
+    if known is None or not known.exposed_share:
+        return copy
+    learned = instance.ledger.change(copy, "exposed, unrecorded", **facts_of(known))
+    return learned or copy
 
 
 def _destroy(instance: Instance, copy: ShadowCopy) -> None:

@@ -322,6 +322,26 @@ def test_crash_during_deletion(rig: "Rig", client: "Client", point: str) -> None
     assert_a_fresh_set_works(rig)
 
 
+@only_previous
+@pytest.mark.usefixtures("share")
+def test_what_was_exposed_while_nobody_followed_goes_whole(rig: "Rig", client: "Client") -> None:
+    """The ledger never heard of the exposed share, and Samba has removed that from its registry."""
+    rig.daemon.start(crash_at="open.intent")
+    sequence = begin(client)
+    sequence.commit()
+    wait_for_crash(rig, "open.intent")
+    sequence.expose()
+    sequence.complete()
+    with pytest.raises(FsrvpError):
+        sequence.delete()
+    assert rig.descriptors() != []
+    (copy,) = rig.ledger()
+    assert not copy.exposed_share
+    rig.fs.provider(identity_of(rig.daemon)).destroy(copy.volume, copy.id)
+    rig.daemon.start()
+    rig.assert_nothing_left(sets=False)
+
+
 # a crash while a crash is being cleaned up
 
 
