@@ -103,6 +103,7 @@ def parse(records: dict[bytes, bytes]) -> SambaState | None:
                     state=state,
                     context=context,
                     created=datetime.fromtimestamp(stamp, UTC),
+                    set_size=count,
                 )
             )
     return SambaState(

@@ -72,6 +72,7 @@ def a_copy(**other: object) -> SambaCopy:
         "state": SetState.COMMITTED,
         "context": int(Context.AUTO_RECOVERY),
         "created": datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC),
+        "set_size": 1,
         **other,
     }
     return SambaCopy(**values)  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""The values that everything else speaks of. Nothing here acts."""
+
+from samba_rvss.model.copies import (
+    ENDED,
+    UNKNOWN,
+    Event,
+    Moment,
+    Phase,
+    ShadowCopy,
+)
+from samba_rvss.model.images import (
+    NOBODY,
+    NOTHING,
+    Foreign,
+    Identity,
+    Image,
+    Inventory,
+    Mark,
+    Sealed,
+    Whose,
+)
+from samba_rvss.model.keeping import (
+    Hold,
+    Keep,
+    Kept,
+    strongest,
+)
+from samba_rvss.model.samba import (
+    Context,
+    SambaCopy,
+    SambaSet,
+    SambaState,
+    SetState,
+    Worker,
+)
+from samba_rvss.model.shares import (
+    Nested,
+    Share,
+    Volume,
+    Writers,
+)
+
+__all__ = [
+    "ENDED",
+    "NOBODY",
+    "NOTHING",
+    "UNKNOWN",
+    "Context",
+    "Event",
+    "Foreign",
+    "Hold",
+    "Identity",
+    "Image",
+    "Inventory",
+    "Keep",
+    "Kept",
+    "Mark",
+    "Moment",
+    "Nested",
+    "Phase",
+    "SambaCopy",
+    "SambaSet",
+    "SambaState",
+    "Sealed",
+    "SetState",
+    "ShadowCopy",
+    "Share",
+    "Volume",
+    "Whose",
+    "Worker",
+    "Writers",
+    "strongest",
+]
