@@ -34,6 +34,7 @@ class Problem(IntEnum):
     MISSING = 27
     STATE = 28
     LIMIT = 29
+    HELD = 30
 
 
 class RvssError(Exception):

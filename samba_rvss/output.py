@@ -12,7 +12,7 @@ import locale
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from samba_rvss.text import printable
 
@@ -115,3 +115,13 @@ def local_time(time: datetime) -> str:
 
 def _clean(cell: str) -> str:
     return printable(cell, sys.stdout.encoding or "utf-8")
+
+
+def span(time: timedelta) -> str:
+    """Return for how long something has been, in its two largest units."""
+    minutes = max(0, int(time.total_seconds() // 60))
+    days, rest = divmod(minutes, 1440)
+    hours, minutes = divmod(rest, 60)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

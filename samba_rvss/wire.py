@@ -19,7 +19,11 @@ MAXIMUM = 16384
 """Longest datagram, in bytes."""
 
 VERBS = frozenset({"check", "create", "delete"})
-ADMIN_VERBS = frozenset({"delete", "reload", "reconcile", "status", "adopt"})
+OF_A_COPY = frozenset({"delete", "lost", "keep", "hold", "release", "tag"})
+"""What an administrator wants done with one copy."""
+
+ADMIN_VERBS = OF_A_COPY | {"reload", "reconcile", "status", "adopt", "pruned", "unpruned"}
+_TAGGING = frozenset({"hold", "release", "tag"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +39,19 @@ class AdminRequest:
     """What an administrator wants: one of `ADMIN_VERBS`.
 
     Attributes:
-        copy: its id, for ``delete``.
+        copy: its id, for those of `OF_A_COPY`.
         source: the instance whose images are to be adopted, for ``adopt``.
         on: a directory on their file system, for ``adopt``; may be empty.
+        tag: for ``hold``, ``release`` and ``tag``.
+        until: when a hold is over (ISO 8601, with a zone); may be empty.
     """
 
     verb: str
     copy: str = ""
     source: str = ""
     on: str = ""
+    tag: str = ""
+    until: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,21 +147,26 @@ def decode_admin(data: bytes) -> AdminRequest:
         raise RvssError(Problem.BAD_REQUEST, "the request is not JSON") from exc
     if not isinstance(given, dict):
         raise RvssError(Problem.BAD_REQUEST, "the request is not a JSON object")
-    unknown = given.keys() - {"verb", "copy", "source", "on"}
+    unknown = given.keys() - {"verb", "copy", "source", "on", "tag", "until"}
     if unknown:
         raise RvssError(Problem.BAD_REQUEST, f"the request has an unknown {min(unknown)!r}")
     verb, copy = given.get("verb"), given.get("copy", "")
     if not isinstance(verb, str) or verb not in ADMIN_VERBS:
         known = ", ".join(sorted(ADMIN_VERBS))
         raise RvssError(Problem.BAD_REQUEST, f"the request's 'verb' is none of {known}")
-    if not isinstance(copy, str) or (verb == "delete") != bool(copy):
+    if not isinstance(copy, str) or (verb in OF_A_COPY) != bool(copy):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'copy'")
     source, on = given.get("source", ""), given.get("on", "")
     if not isinstance(source, str) or (verb == "adopt") != bool(source):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'source'")
     if not isinstance(on, str) or (on and verb != "adopt"):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'on'")
-    return AdminRequest(verb=verb, copy=copy, source=source, on=on)
+    tag, until = given.get("tag", ""), given.get("until", "")
+    if not isinstance(tag, str) or (verb in _TAGGING) != bool(tag):
+        raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'tag'")
+    if not isinstance(until, str) or (until and verb != "hold"):
+        raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'until'")
+    return AdminRequest(verb=verb, copy=copy, source=source, on=on, tag=tag, until=until)
 
 
 def encode_admin(request: AdminRequest) -> bytes:

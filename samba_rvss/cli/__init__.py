@@ -15,18 +15,20 @@ from samba_rvss import __version__, output
 from samba_rvss.cli import (
     adopt,
     apart,
+    backup,
     daemon,
     delete,
     demo,
     events,
     listing,
+    prune,
     reconcile,
     shares,
     status,
 )
 from samba_rvss.errors import Problem, RvssError
 
-_VERBS = (daemon, status, listing, events, shares, delete, reconcile, adopt, demo)
+_VERBS = (daemon, status, listing, events, shares, backup, prune, delete, reconcile, adopt, demo)
 
 
 class _Parser(argparse.ArgumentParser):

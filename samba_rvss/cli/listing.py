@@ -45,6 +45,8 @@ def run_list(arguments: argparse.Namespace) -> int:
     try:
         with open_ledger(config) as ledger:
             copies = ledger.copies(gone=arguments.all)
+            if not arguments.all:  # what its client has deleted, and is still to be sealed
+                copies += [copy for copy in ledger.backups() if copy.phase is not Phase.KEPT]
     except RvssError as exc:
         if exc.problem is not Problem.NOT_FOUND:
             raise

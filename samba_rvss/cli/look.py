@@ -11,11 +11,12 @@ from samba_rvss import wire
 from samba_rvss.cli.common import ask, ledger_or_empty
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
+from samba_rvss.copies.backup import Backup, in_ledger
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
 from samba_rvss.errors import RvssError
 from samba_rvss.ledger import Ledger, aside
-from samba_rvss.model import Event
+from samba_rvss.model import NOTHING, Event
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
 from samba_rvss.reconcile.decision import Plan
@@ -39,6 +40,7 @@ class Look:
         silence: why it did not answer.
         seen: everything that a plan depends on.
         plan: what reconciling would do.
+        backups: those in the ledger.
         change: the last reconciling that did something, or failed to.
         damaged: ledgers that could not be read and were set aside.
         samba: what keeps Samba from serving Remote VSS as it must.
@@ -51,6 +53,7 @@ class Look:
     silence: str
     seen: Observation
     plan: Plan
+    backups: tuple[Backup, ...]
     change: Event | None
     damaged: tuple[str, ...] = ()
     samba: tuple[str, ...] = ()
@@ -73,6 +76,7 @@ def look(config: Config) -> Look:
                 busy=lambda: busy,
             )
         )
+        backups = in_ledger(ledger, (seen.inventory or NOTHING).images)
         change = ledger.last_event("reconciled")
     return Look(
         time=now(),
@@ -81,6 +85,7 @@ def look(config: Config) -> Look:
         silence=silence,
         seen=seen,
         plan=plan(seen),
+        backups=tuple(backups),
         change=change,
         damaged=tuple(aside(config.ledger)),
         samba=tuple(filter(None, [*serving.obstacles(config), readable.nobody(config.file)])),

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from os.path import normpath
 
 from samba_rvss.cli.look import Look
+from samba_rvss.copies.backup import OfShare, of_shares
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.model import NOTHING, Phase, SambaCopy, SambaState, SetState, ShadowCopy
+from samba_rvss.output import span
 from samba_rvss.reconcile.decision import MountAgain
 from samba_rvss.reconcile.images import explain
 from samba_rvss.reconcile.observation import Observation
@@ -33,6 +35,7 @@ class Standing:
         foreign: the images that are not ours, a line each. That alone is not wrong either.
         differences: where srv_fss.tdb and the registry differ from the ledger. That alone is not
             wrong: after a boot, for example, srv_fss.tdb has no sets.
+        backups: of each share that has some, or is to have some.
     """
 
     wrong: tuple[str, ...]
@@ -43,6 +46,7 @@ class Standing:
     samba_copies: Mapping[SetState, int] | None
     differences: tuple[str, ...]
     foreign: tuple[str, ...] = ()
+    backups: tuple[OfShare, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -61,7 +65,9 @@ def standing(look: Look, unsupported: Mapping[str, str]) -> Standing:
     unsealed = dict(_unsealed(seen))
     return Standing(
         wrong=tuple(dict.fromkeys(_wrong(look, unsealed, unsupported))),
-        phases=Counter(copy.phase for copy in seen.copies),
+        phases=Counter(
+            copy.phase for copy in (*seen.copies, *seen.backups) if copy.phase is not Phase.KEPT
+        ),
         oldest=min(seen.copies, key=lambda copy: copy.created, default=None),
         unsealed=unsealed,
         sets=Counter(known.state for known in seen.samba.sets) if seen.samba else None,
@@ -70,6 +76,7 @@ def standing(look: Look, unsupported: Mapping[str, str]) -> Standing:
         foreign=tuple(
             f"{found.id}: {explain(found)}" for found in (seen.inventory or NOTHING).foreign
         ),
+        backups=tuple(of_shares(look.backups, look.config.shares, look.time)),
     )
 
 
@@ -102,6 +109,7 @@ def _wrong(
         # mount that somebody else has taken away.
         if isinstance(action, MountAgain):
             yield f"{action.target}: {action.reason}: run samba-rvss reconcile"
+    yield from _stale(look)
     yield from _without_share(look)
     yield from (f"[{share}]: {reason}" for share, reason in unsupported.items())
     yield from look.config.warnings
@@ -133,6 +141,15 @@ def _age(copy: ShadowCopy, seen: Observation) -> float:
     """Return for how many seconds of this boot a copy has had its phase and state."""
     since = copy.since.seconds if copy.since.boot == seen.present.boot else 0.0
     return seen.present.seconds - since
+
+
+def _stale(look: Look) -> Iterator[str]:
+    """Yield the shares whose newest backup is older than ``rvss:backup warn age`` allows."""
+    for of in of_shares(look.backups, look.config.shares, look.time):
+        if of.is_stale(look.time):
+            age = f"is {span(look.time - of.newest)} old" if of.newest else "does not exist"
+            most = span(of.warn_age) if of.warn_age else ""
+            yield f"[{of.share}]: its newest backup {age}, and 'rvss:backup warn age' is {most}"
 
 
 def _without_share(look: Look) -> Iterator[str]:
@@ -171,7 +188,7 @@ def _unsealed(seen: Observation) -> Iterator[tuple[str, float]]:
         for copy in (seen.samba.copies if seen.samba else ())
         if copy.state is SetState.RECOVERED
     }
-    for copy in seen.copies:
+    for copy in (*seen.copies, *(kept for kept in seen.backups if kept.ended)):
         if copy.id in seen.changing and copy.phase is not Phase.SEALING:
             continue  # it is being sealed, since just now
         over = copy.state is SetState.RECOVERED or copy.path in recovered

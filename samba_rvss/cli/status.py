@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from samba_rvss.cli.look import Look
     from samba_rvss.cli.standing import Standing
+    from samba_rvss.copies.backup import OfShare
 
 UNHEALTHY = 1
 _SHOWN = 8
@@ -98,6 +99,20 @@ def as_data(
                 for copy, seconds in judged.unsealed.items()
             ],
         },
+        "backups": {
+            "total": len(seen.backups),
+            "shares": [
+                {
+                    "share": of.share,
+                    "count": of.count,
+                    "newest": of.newest and of.newest.isoformat(),
+                    "warn_age": of.warn_age and of.warn_age.total_seconds(),
+                    "stale": of.is_stale(seen.time),
+                    "here_only": of.here_only,
+                }
+                for of in judged.backups
+            ],
+        },
         "not_ours": list(judged.foreign),
         "samba": {
             "sets": _states(judged.sets),
@@ -142,6 +157,7 @@ def show(
         ),
         "copies": _counted(judged.phases),
         "oldest": taken,
+        "backups": str(len(seen.backups)),
         "unsealed past recovery": str(len(judged.unsealed)),
         "images not ours": str(len(judged.foreign)),
         "samba's sets": _counted(judged.sets),
@@ -151,6 +167,9 @@ def show(
         "to do now": str(len(seen.plan.actions)),
     }
     output.print_facts(facts)
+    if judged.backups:
+        output.print_line()
+        _some([_kept(of, seen.time) for of in judged.backups])
     if judged.differences:
         output.print_line()
         output.print_line(f"differing between Samba's view and ours: {len(judged.differences)}")
@@ -168,6 +187,12 @@ def show(
         output.print_line()
         output.print_line(f"{len(seen.plan.actions)} to do, see 'samba-rvss reconcile --dry-run':")
         _some([action.describe() for action in seen.plan.actions])
+
+
+def _kept(of: "OfShare", present: datetime) -> str:
+    newest = f"the newest {output.span(present - of.newest)} old" if of.newest else "none yet"
+    here = f", {of.here_only} on this file system only" if of.here_only else ""
+    return f"[{of.share}] backups: {of.count}, {newest}{here}"
 
 
 def _some(lines: Sequence[str]) -> None:

@@ -70,6 +70,7 @@ def reserve(instance: Instance, target: Target, uid: int) -> ShadowCopy:
         phase=Phase.CREATING,
         path=instance.mounts.exposed_path(share.name, name, gates),
         uid=uid,
+        keep=share.keep,
     )
     if share.previous_versions:
         copy = replace(copy, previous_path=reserve_previous(instance, copy, gates))

@@ -149,7 +149,7 @@ def _with_share(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
     known = next((known for known in copies if known.path == copy.path), None)
     if known is None or not known.exposed_share:
         return copy
-    learned = instance.ledger.change(copy, "exposed, unrecorded", **facts_of(known))
+    learned = instance.ledger.change(copy, "exposed, unrecorded", **facts_of(copy, known))
     return learned or copy
 
 

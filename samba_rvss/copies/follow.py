@@ -11,7 +11,7 @@ from typing import Any
 
 from samba_rvss.copies import exposed
 from samba_rvss.copies.instance import Instance
-from samba_rvss.model import Phase, SambaCopy, SetState, ShadowCopy
+from samba_rvss.model import ENDED, Phase, SambaCopy, SetState, ShadowCopy
 
 
 class Step(Enum):
@@ -33,7 +33,7 @@ def steps(copy: ShadowCopy, known: SambaCopy) -> tuple[Step, ...]:
         known: as srv_fss.tdb has it.
     """
     found: list[Step] = []
-    if copy.phase in (Phase.CREATING, Phase.DELETING, Phase.GONE):
+    if copy.phase in (Phase.CREATING, *ENDED) or copy.ended:
         return ()
     automatic = replace(copy, context=known.context).auto_recovery
     if copy.phase in (Phase.TAKEN, Phase.OPEN, Phase.SEALING):
@@ -55,16 +55,21 @@ def steps(copy: ShadowCopy, known: SambaCopy) -> tuple[Step, ...]:
 
 def with_news(copy: ShadowCopy, known: SambaCopy) -> ShadowCopy:
     """Return a copy with what Samba says of it: ids, context, exposed share, state."""
-    return replace(copy, state=known.state, **facts_of(known))
+    return replace(copy, state=known.state, **facts_of(copy, known))
 
 
-def facts_of(known: SambaCopy) -> dict[str, Any]:
-    """Return what Samba says of a copy and of its set, but the set's state, as columns."""
+def facts_of(copy: ShadowCopy, known: SambaCopy) -> dict[str, Any]:
+    """Return what Samba says of a copy and of its set, but the set's state, as columns.
+
+    A set becomes smaller when its client deletes one copy after the other: it is as large as it
+    ever was.
+    """
     return {
         "set_id": known.set_id,
         "copy_id": known.copy_id,
         "context": known.context,
         "exposed_share": known.exposed_share,
+        "set_size": max(copy.set_size, known.set_size),
     }
 
 
@@ -77,7 +82,7 @@ def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy 
     Raises:
         RvssError: STATE.
     """
-    past, news = [Phase.DELETING, Phase.GONE], with_news(copy, known)
+    past, news = [*ENDED], with_news(copy, known)
     if news.auto_recovery and known.state is not SetState.RECOVERED:
         past.append(Phase.SEALED)
     return instance.ledger.change(
@@ -86,7 +91,7 @@ def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy 
         unless=past,
         state=known.state,
         share=exposed.share_name(instance.config, news),
-        **facts_of(known),
+        **facts_of(copy, known),
     )
 
 
@@ -107,5 +112,5 @@ def record_open(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
     Raises:
         RvssError: STATE.
     """
-    past = (Phase.SEALING, Phase.SEALED, Phase.DELETING, Phase.GONE)
+    past = (Phase.SEALING, Phase.SEALED, *ENDED)
     return instance.ledger.change(copy, "opened", unless=past, phase=Phase.OPEN)

@@ -35,6 +35,11 @@ POINTS = (
     "delete.destroyed",
     "delete.unshared",
     "delete.gone",
+    "keep.ended",
+    "keep.recorded",
+    "keep.hidden",
+    "keep.sealed",
+    "keep.marked",
     "adopt.claimed",
 )
 """Where a test may end the daemon: ``Instance.reached`` is called with each of them."""

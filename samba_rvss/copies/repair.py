@@ -3,18 +3,20 @@
 import logging
 from dataclasses import replace
 
-from samba_rvss.clock import moment
+from samba_rvss.clock import moment, now
 from samba_rvss.copies import exposed, seal
 from samba_rvss.copies.create import attach, reserve_previous
 from samba_rvss.copies.delete import hide
 from samba_rvss.copies.follow import facts_of
 from samba_rvss.copies.instance import Instance
-from samba_rvss.errors import RvssError
-from samba_rvss.model import Image, Phase, SambaCopy, SetState, ShadowCopy
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import ENDED, Image, Mark, Phase, SambaCopy, SetState, ShadowCopy
 from samba_rvss.mounts import way
 from samba_rvss.samba import fss_state, twins
 
 _logger = logging.getLogger(__name__)
+
+_LIVING = [phase for phase in Phase if phase is not Phase.GONE]
 
 
 def adopt(instance: Instance, image: Image, path: str = "") -> ShadowCopy:
@@ -33,13 +35,18 @@ def adopt(instance: Instance, image: Image, path: str = "") -> ShadowCopy:
     """
     mark, mounts, sealed = image.mark, instance.mounts, image.mark.sealed
     gates = _gates(mark.share_path)
+    gone = instance.ledger.get(image.id)
+    if gone is not None and mark.kept is not None and mark.kept.holding(now()):
+        instance.ledger.change(gone, "came back held", unless=_LIVING, lost=True)
     copy = ShadowCopy(
         id=image.id,
         share=mark.share,
         share_path=mark.share_path,
         volume=mark.volume,
         created=mark.created,
-        phase=Phase.SEALED if sealed else Phase.TAKEN,
+        phase=_phase(mark),
+        uid=sealed.uid if sealed else -1,
+        keep=mark.wish(now()),
         # Samba knows it by the path that it has got, whatever the way to the share is like now.
         path=mounts.standing(image.id)
         or (path if mounts.is_place(path) else mounts.exposed_path(mark.share, image.id, gates)),
@@ -48,10 +55,15 @@ def adopt(instance: Instance, image: Image, path: str = "") -> ShadowCopy:
         context=sealed.context if sealed else 0,
         exposed_share=sealed.exposed_share if sealed else "",
         state=sealed.state if sealed else None,
-        adopted=True,
+        set_size=sealed.shares if sealed else 0,
+        adopted=not mark.is_backup,
     )
     copy = replace(copy, share=exposed.share_name(instance.config, copy))
     share = next((share for share in instance.config.shares if share.name == copy.share), None)
+    if copy.phase is Phase.KEPT:
+        hide(instance, copy)
+        instance.ledger.add(copy, "adopted", "its record is made anew from its mark")
+        return copy
     if share and twins.shown_by(twins.of(instance.config.shares, share.path)):
         copy = replace(copy, previous_path=reserve_previous(instance, copy, gates))
     if sealed:
@@ -59,6 +71,12 @@ def adopt(instance: Instance, image: Image, path: str = "") -> ShadowCopy:
         seal.mount(instance, copy, anew=True)
     instance.ledger.add(copy, "adopted", "its record is made anew from its mark")
     return copy
+
+
+def _phase(mark: Mark) -> Phase:
+    if mark.sealed is None:
+        return Phase.TAKEN
+    return Phase.KEPT if mark.is_backup else Phase.SEALED
 
 
 def _gates(share_path: str) -> tuple[way.Gate, ...]:
@@ -78,7 +96,17 @@ def amend(instance: Instance, copy: ShadowCopy, amended: ShadowCopy, reason: str
     """
     if amended.phase is Phase.SEALED and copy.phase is not Phase.SEALED:
         seal.mount(instance, amended, anew=True)
-    names = ("phase", "set_id", "copy_id", "context", "exposed_share", "state", "adopted")
+    names = (
+        "phase",
+        "set_id",
+        "copy_id",
+        "context",
+        "exposed_share",
+        "state",
+        "adopted",
+        "keep",
+        "set_size",
+    )
     values = {
         name: getattr(amended, name)
         for name in names
@@ -118,14 +146,14 @@ def mount_again(instance: Instance, copy: ShadowCopy) -> None:
         RvssError: NOT_FOUND, BAD_PATH or SYSTEM.
     """
     current = instance.ledger.get(copy.id)
-    if current is None or current.phase in (Phase.DELETING, Phase.GONE):
+    if current is None or current.phase in ENDED:
         return
     # A mount that is there stays: clients may have files open through it.
     missing = [path for path in copy.paths if not instance.mounts.is_mounted(path)]
     if current.phase is Phase.OPEN and copy.path not in instance.mounts.opened():
         # Recorded first: a crash must not leave a closed mount with a record that says open. What
         # srv_fss.tdb says is due opens it again.
-        past = (Phase.SEALING, Phase.SEALED, Phase.DELETING, Phase.GONE)
+        past = (Phase.SEALING, Phase.SEALED, *ENDED)
         instance.ledger.change(copy, "no longer open", unless=past, phase=Phase.TAKEN)
     if missing:
         attach(instance, copy, missing)
@@ -150,17 +178,35 @@ def seal_again(
     return instance.ledger.change(
         copy,
         "to be sealed",
-        unless=(Phase.DELETING, Phase.GONE),
+        unless=ENDED,
         detail=reason,
-        since=copy.since if _was_complete(copy) else None,
+        since=copy.since if copy.ended or _was_complete(copy) else None,
         phase=Phase.SEALING,
-        **(facts_of(known) if known else {}),
+        **(facts_of(copy, known) if known else {}),
     )
 
 
 def _was_complete(copy: ShadowCopy) -> bool:
     """Return whether the recovery of a copy has been complete since its record says."""
     return copy.phase is Phase.SEALING and copy.since.boot == moment().boot
+
+
+def claim(instance: Instance, image: Image) -> None:
+    """Write our identity, and what Samba has said since, into the mark of an image of ours.
+
+    What else the mark says by now stays.
+
+    Raises:
+        RvssError: NOT_FOUND, READ_ONLY or SYSTEM.
+    """
+    provider, seen = instance.provider(image.mark.volume), image.mark
+    mark = provider.mark(seen.volume, image.id)
+    if mark is None:
+        raise RvssError(Problem.NOT_FOUND, f"the image of {image.id} does not exist")
+    sealed = mark.sealed
+    if sealed is not None and seen.sealed is not None:
+        sealed = replace(sealed, state=seen.sealed.state)
+    provider.claim(replace(mark, volume=seen.volume, sealed=sealed))
 
 
 def destroy_image(instance: Instance, image: Image) -> None:

@@ -16,12 +16,13 @@ import os
 import time
 from dataclasses import replace
 
+from samba_rvss.clock import moment
 from samba_rvss.copies import exposed
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounttable
-from samba_rvss.model import Phase, Sealed, SetState, ShadowCopy
+from samba_rvss.model import ENDED, Keep, Phase, Sealed, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def close_recovered(instance: Instance) -> None:
     Raises:
         RvssError: STATE if the ledger cannot be read.
     """
-    copies = {copy.path: copy for copy in instance.ledger.copies()}
+    ledger = instance.ledger
+    copies = {copy.path: copy for copy in (*ledger.copies(), *ledger.backups())}
     due = [copy for copy in copies.values() if copy.phase is Phase.SEALING]
     try:
         known_copies = fss_state.settled(instance.config.fss_state).copies
@@ -95,13 +97,14 @@ def _note(instance: Instance, copy: ShadowCopy, event: str, detail: str = "") ->
     begun = instance.ledger.change(
         copy,
         event,
-        unless=(Phase.SEALING, Phase.SEALED, Phase.DELETING, Phase.GONE),
+        unless=(Phase.SEALING, Phase.SEALED, *ENDED),
         detail=detail,
         phase=Phase.SEALING,
         set_id=copy.set_id,
         copy_id=copy.copy_id,
         context=copy.context,
         exposed_share=copy.exposed_share,
+        set_size=copy.set_size,
     )
     if begun is None:
         instance.ledger.note(copy, event, detail=detail)
@@ -114,7 +117,7 @@ def is_due(instance: Instance, copy: ShadowCopy) -> bool:
     except RvssError as exc:
         _logger.error("[%s] %s is sealed, its record unseen: %s", copy.share, copy.id, exc)
         return True
-    return found is not None and found.phase not in (Phase.SEALED, Phase.DELETING, Phase.GONE)
+    return found is not None and found.phase not in (Phase.SEALED, *ENDED)
 
 
 def sealed_record(instance: Instance, copy: ShadowCopy) -> ShadowCopy | None:
@@ -154,9 +157,13 @@ def make_image(instance: Instance, copy: ShadowCopy) -> tuple[ShadowCopy, bool]:
     Raises:
         RvssError: as `samba_rvss.providers.Provider.seal`.
     """
-    # What a client may write to is sealed at RecoveryComplete and never before.
-    sealed = replace(copy, state=SetState.RECOVERED if copy.auto_recovery else copy.state)
-    is_another = instance.provider(copy.volume).seal(
+    # What a client may write to is sealed at RecoveryComplete, or at its end, and never before.
+    complete = copy.auto_recovery and not copy.ended
+    sealed = replace(copy, state=SetState.RECOVERED if complete else copy.state)
+    if copy.ended and copy.auto_recovery and copy.since.boot not in ("", moment().boot):
+        sealed = replace(sealed, state=SetState.EXPOSED)  # what recovery wrote may be lost
+    provider, wish = instance.provider(copy.volume), _wish(instance, sealed)
+    is_another = provider.seal(
         copy.volume,
         copy.id,
         Sealed(
@@ -165,10 +172,25 @@ def make_image(instance: Instance, copy: ShadowCopy) -> tuple[ShadowCopy, bool]:
             context=sealed.context,
             exposed_share=sealed.exposed_share,
             state=sealed.state,
+            uid=sealed.uid,
+            shares=sealed.set_size,
+            keep=wish,
         ),
         opened=is_open_to_writers(instance, copy),
     )
+    if wish is not Keep.NO:
+        provider.keep(copy.volume, copy.id)
     return sealed, is_another
+
+
+def _wish(instance: Instance, copy: ShadowCopy) -> Keep:
+    """Return whether a copy is to be kept, as recorded by now. Sealing waits for no ledger."""
+    try:
+        found = instance.ledger.get(copy.id)
+    except RvssError as exc:
+        _logger.error("[%s] %s: its record is unseen: %s", copy.share, copy.id, exc)
+        found = None
+    return found.keep if found else copy.keep
 
 
 def mount(instance: Instance, copy: ShadowCopy, *, anew: bool) -> None:
@@ -213,12 +235,13 @@ def record(instance: Instance, copy: ShadowCopy, started: float) -> ShadowCopy |
     sealed = instance.ledger.change(
         copy,
         "sealed",
-        unless=(Phase.SEALED, Phase.DELETING, Phase.GONE),
+        unless=(Phase.SEALED, *ENDED),
         phase=Phase.SEALED,
         set_id=copy.set_id,
         copy_id=copy.copy_id,
         context=copy.context,
         exposed_share=copy.exposed_share,
+        set_size=copy.set_size,
         share=exposed.share_name(instance.config, copy),
         state=copy.state,
         duration=time.monotonic() - started,
@@ -233,8 +256,20 @@ def clear(instance: Instance, copy: ShadowCopy) -> None:
     Raises:
         RvssError: BUSY, READ_ONLY or SYSTEM.
     """
-    instance.provider(copy.volume).clear(copy.volume, copy.id)
+    clear_away(instance, copy)
     instance.reached("seal.cleared")
+
+
+def clear_away(instance: Instance, copy: ShadowCopy) -> None:
+    """Do the same, at any time.
+
+    Raises:
+        RvssError: BUSY, READ_ONLY or SYSTEM.
+    """
+    share = instance.config.share(copy.share)
+    wanted = share is None or share.recovery_link
+    link = wanted and _wish(instance, copy) is not Keep.NO
+    instance.provider(copy.volume).clear(copy.volume, copy.id, link=link)
 
 
 def delay(instance: Instance, copy: ShadowCopy, reason: str) -> None:

@@ -9,9 +9,11 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 from samba_rvss import wire
 from samba_rvss.access import Access
+from samba_rvss.copies import holds
 from samba_rvss.daemon.requests import Requests
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.sockets import log_request, receive
@@ -49,10 +51,18 @@ async def serve(
             line = await _adopt(connection, requests, request)
         elif verb == "status":
             line = await _tell(connection, requests, runner, access)
-        else:
+        elif verb in ("pruned", "unpruned"):
+            line = await requests.note_pruned(done=verb == "pruned")
+        elif verb == "lost":
+            copy = await requests.get(request.copy)
+            await requests.deletions.give_up(copy)
+            line = f"{copy.id} is given up"
+        elif verb == "delete":
             copy = await requests.get(request.copy)
             await requests.deletions.for_administrator(copy, peer.uid)
             line = f"{copy.id} is deleted"
+        else:
+            line = await _annotate(requests, request, peer.uid)
         status = 0
     except RvssError as exc:
         status, line = int(exc.problem), exc.line()
@@ -63,6 +73,38 @@ async def serve(
     connection.close()
     if verb != "status" or status:
         log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
+
+
+async def _annotate(requests: Requests, request: wire.AdminRequest, uid: int) -> str:
+    """Do what is said of a copy as a backup; return the line of the result.
+
+    Raises:
+        RvssError: as the functions of `copies.holds`.
+    """
+    copy = await requests.get(request.copy)
+    tag, until = request.tag, _time(request.until)
+    match request.verb:
+        case "keep":
+            await requests.annotate(copy, lambda it, of: holds.want(it, of, uid))
+            return f"{copy.id} is kept"
+        case "hold":
+            await requests.annotate(copy, lambda it, of: holds.hold(it, of, tag, until, uid))
+            return f"{copy.id} is held as '{tag}'"
+        case "release":
+            await requests.annotate(copy, lambda it, of: holds.release(it, of, tag, uid))
+            return f"{copy.id} is no longer held as '{tag}'"
+        case _:
+            await requests.annotate(copy, lambda it, of: holds.tag_with(it, of, tag, uid))
+            return f"{copy.id} has the tag '{tag}'"
+
+
+def _time(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise RvssError(Problem.BAD_REQUEST, f"{text!r} is no time") from None
 
 
 async def _reconcile(connection: socket.socket, runner: Runner) -> str:

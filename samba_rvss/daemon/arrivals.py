@@ -86,6 +86,8 @@ def _is_waited_for(instance: Instance) -> bool:
     """
     if instance.ledger.last_event(NOT_DESTROYED) is not None:
         return True
+    if any(copy.phase is not Phase.KEPT for copy in instance.ledger.backups()):
+        return True
     mounted = set(instance.mounts.listing())
     return any(
         copy.phase in (Phase.SEALING, Phase.DELETING) or copy.path not in mounted

@@ -9,9 +9,12 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from samba_rvss.copies import holds, keep
 from samba_rvss.copies.create import forced
 from samba_rvss.copies.delete import delete, left_behind, not_hidden, withdraw
+from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import described
+from samba_rvss.copies.repair import note_lost
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.tasks import Tasks, in_thread
@@ -19,7 +22,7 @@ from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.underway import UnderWay
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import ShadowCopy
+from samba_rvss.model import Phase, ShadowCopy
 
 _logger = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ answer; an administrator waits as long for a file system."""
 
 # How long Samba's only worker waits for the image to be destroyed, once nobody can reach the copy.
 _DESTROY_SECONDS = 1.0
+# How long an administrator's deletion waits to see whether something is held.
+_CHECK_SECONDS = 5.0
 _LONGEST = 30.0
 
 
@@ -90,18 +95,25 @@ class Deletions:
         try:
             deletion.result()
         except RvssError as exc:
-            if exc.problem is not Problem.BUSY or not hidden.is_set():
+            if not hidden.is_set() or not (
+                exc.problem is Problem.BUSY or await self._is_kept(copy)
+            ):
                 raise
             _log_late(copy, deletion)
+
+    async def _is_kept(self, copy: ShadowCopy) -> bool:
+        """Return whether a copy has ended as a backup, so that it is no more for its client."""
+        found = await in_thread(self._present().ledger.get, copy.id)
+        return found is not None and (found.phase is Phase.KEPT or found.ended)
 
     async def for_administrator(self, copy: ShadowCopy, uid: int) -> None:
         """Delete a copy for an administrator, who is told what is left if it takes too long.
 
         Raises:
-            RvssError: as `copies.delete.delete`; it is tried again later. BUSY if something does
-                not answer.
+            RvssError: HELD; as `copies.delete.delete`: then it is tried again later. BUSY if
+                something does not answer.
         """
-        deletion, hidden = self._begin(copy, uid)
+        deletion, hidden = self._begin(copy, uid, by=_delete_unheld)
         await asyncio.wait({deletion}, timeout=HIDE_SECONDS)
         if not deletion.done():
             deletion.add_done_callback(partial(_log_late, copy))
@@ -117,6 +129,18 @@ class Deletions:
             raise left_behind(copy, exc.line(), exc.problem) from exc
         self._runner.wake(RETRY_SECONDS)  # Samba still has its set
 
+    async def give_up(self, copy: ShadowCopy) -> None:
+        """Record that a copy is lost, whose file system is not there, and destroy nothing.
+
+        Should its image come back, it is ours as before.
+
+        Raises:
+            RvssError: REFUSED if its file system is there; BUSY, SAMBA, STATE or SYSTEM.
+        """
+        await self._watcher.release(copy)
+        async with self._turns.take(copy.volume):
+            await in_thread(_lose, self._present(), copy)
+
     async def withdraw(self, copy: ShadowCopy, reason: str) -> None:
         """Delete a new copy whose path could not be handed to Samba."""
         _logger.warning("[%s] %s is withdrawn: %s", copy.share, copy.id, reason)
@@ -128,12 +152,16 @@ class Deletions:
                 self._runner.wake(RETRY_SECONDS)
 
     def _begin(
-        self, copy: ShadowCopy, uid: int, detail: str = ""
+        self,
+        copy: ShadowCopy,
+        uid: int,
+        detail: str = "",
+        by: Callable[..., None] = keep.end,
     ) -> "tuple[asyncio.Task[None], asyncio.Event]":
         """Begin to delete a copy; return the task, and what is set when nobody can reach it."""
         loop, hidden = asyncio.get_running_loop(), asyncio.Event()
         hide = partial(loop.call_soon_threadsafe, hidden.set)
-        return self._tasks.start(self._delete(copy, uid, hide, detail)), hidden
+        return self._tasks.start(self._delete(copy, uid, hide, detail, by)), hidden
 
     async def _delete(
         self,
@@ -141,23 +169,77 @@ class Deletions:
         uid: int,
         hidden: Callable[[], object] = lambda: None,
         detail: str = "",
+        by: Callable[..., None] = keep.end,
     ) -> None:
         with self._under_way.doing(f"the deletion of {copy.id} has been under way", _LONGEST):
+            if by is _delete_unheld:  # before it is let go of: what is held is followed on
+                await self._require_unheld(copy)
             # First without the turn: a step of the sealing may take long, and nobody must wait.
             await self._watcher.release(copy)
             async with self._turns.take(copy.volume):
                 await self._watcher.release(copy)  # reconciling may have tracked it again
                 try:
-                    await in_thread(delete, self._present(), copy, uid, hidden, detail)
+                    await in_thread(by, self._present(), copy, uid, hidden, detail)
                 except RvssError:
                     self._runner.wake(RETRY_SECONDS)
                     raise
+            await self._seal_if_ended(copy)
+
+    async def _seal_if_ended(self, copy: ShadowCopy) -> None:
+        """Begin to seal a copy that is to be kept and was not sealed yet when it ended."""
+        found = await in_thread(self._present().ledger.get, copy.id)
+        if found is not None and found.ended:
+            self._watcher.track(found)
+
+    async def _require_unheld(self, copy: ShadowCopy) -> None:
+        """Refuse what is held, unless that cannot be told in time: the provider refuses it, too.
+
+        What clients can reach is taken away from them even where a disk stands still.
+
+        Raises:
+            RvssError: HELD; of a backup, whatever keeps that from being seen.
+        """
+        check = self._tasks.start(in_thread(holds.require_unheld, self._present(), copy))
+        await asyncio.wait({check}, timeout=_CHECK_SECONDS)
+        try:
+            if check.done():
+                check.result()
+                return
+            reason = f"{described(copy.volume, copy.share_path)} does not answer"
+        except RvssError as exc:
+            if exc.problem is Problem.HELD or copy.phase is Phase.KEPT:
+                raise
+            reason = exc.line()
+        if copy.phase is Phase.KEPT:
+            raise RvssError(Problem.BUSY, f"whether {copy.id} is held cannot be told: {reason}")
+        _logger.warning("[%s] whether %s is held cannot be told: %s", copy.share, copy.id, reason)
+
+
+def _lose(instance: Instance, copy: ShadowCopy) -> None:
+    try:
+        instance.provider(copy.volume).mark(copy.volume, copy.id)
+    except RvssError as exc:
+        if exc.problem is not Problem.NOT_FOUND:
+            raise
+    else:
+        file_system = described(copy.volume, copy.share_path)
+        raise RvssError(Problem.REFUSED, f"{file_system} is there", "delete it without --lost")
+    note_lost(instance, copy, "an administrator says that its file system is gone for good")
+
+
+def _delete_unheld(
+    instance: Instance, copy: ShadowCopy, uid: int, hidden: Callable[[], object], detail: str
+) -> None:
+    current = instance.ledger.get(copy.id)
+    if current is not None and current.phase is Phase.KEPT:
+        holds.require_unheld(instance, current)  # once more, now that nothing changes it
+    delete(instance, copy, uid, hidden, detail)
 
 
 def _log_late(copy: ShadowCopy, deletion: "asyncio.Task[None]") -> None:
     """Log why a copy that is gone for Samba still has its image; the deletion is tried again."""
     exc = None if deletion.cancelled() else deletion.exception()
     if isinstance(exc, RvssError):
-        _logger.warning("[%s] %s: its image is still there: %s", copy.share, copy.id, exc)
+        _logger.warning("[%s] %s is not done with: %s", copy.share, copy.id, exc)
     elif exc is not None:
-        _logger.error("[%s] %s: its image is still there", copy.share, copy.id, exc_info=exc)
+        _logger.error("[%s] %s is not done with", copy.share, copy.id, exc_info=exc)

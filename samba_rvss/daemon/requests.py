@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from samba_rvss.backups.plausibility import PRUNED, UNPRUNED
 from samba_rvss.copies import room
 from samba_rvss.copies.create import create
 from samba_rvss.copies.delete import find
@@ -261,6 +262,36 @@ class Requests:
         if found is None:
             raise RvssError(Problem.NOT_FOUND, f"there is no shadow copy {copy}")
         return found
+
+    async def note_pruned(self, *, done: bool) -> str:
+        """Note that backups were pruned by the clock, or that the clock was not believed.
+
+        Returns:
+            A line that says so.
+
+        Raises:
+            RvssError: STATE.
+        """
+        await in_thread(self._present().ledger.note_set, "", PRUNED if done else UNPRUNED)
+        return "noted"
+
+    async def annotate(
+        self, copy: ShadowCopy, change: Callable[[Instance, ShadowCopy], object]
+    ) -> None:
+        """Change what is said of a copy as a backup, in its volume's turn.
+
+        Args:
+            copy: which one.
+            change: gets the copy as it is by then.
+
+        Raises:
+            RvssError: BUSY if it is being sealed; as ``change`` does.
+        """
+        async with self._turns.take(copy.volume):
+            if copy.id in self._watcher.sealing:
+                raise RvssError(Problem.BUSY, f"{copy.id} is being sealed", "try again in a moment")
+            current = await self.get(copy.id)
+            await in_thread(change, self._present(), current)
 
     def delivered(self, copy: ShadowCopy) -> None:
         """Note that Samba has the path of a new copy, and begin to follow the copy."""

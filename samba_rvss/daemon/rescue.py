@@ -25,7 +25,7 @@ from samba_rvss.daemon import stuck
 from samba_rvss.daemon.stuck import Asker, Glance, Waiting
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Phase, SambaState, SetState
+from samba_rvss.model import ENDED, SambaState, SetState
 from samba_rvss.samba import control, fss_state, memory
 
 _logger = logging.getLogger(__name__)
@@ -345,7 +345,7 @@ def _is_unfinished(instance: Instance, state: SambaState) -> bool:
     present, most = moment(), instance.config.clocks.long
     return any(
         copy.state is SetState.EXPOSED
-        and copy.phase not in (Phase.DELETING, Phase.GONE)
+        and copy.phase not in ENDED
         and copy.since.boot == present.boot
         and present.seconds - copy.since.seconds < most
         for copy in instance.ledger.copies()

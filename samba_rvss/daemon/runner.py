@@ -23,7 +23,7 @@ from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import RvssError
 from samba_rvss.findings import Fate
-from samba_rvss.model import Moment, Phase
+from samba_rvss.model import ENDED, Moment
 from samba_rvss.reconcile import apply
 from samba_rvss.reconcile.decision import Action, Delete, Plan, Seal
 from samba_rvss.reconcile.observation import Sources, observe
@@ -283,7 +283,7 @@ class Runner:
 
     async def _follow(self, target: str) -> None:
         copy = await in_thread(self._present().ledger.get, target)
-        if copy is not None and copy.phase not in (Phase.DELETING, Phase.GONE):
+        if copy is not None and copy.phase not in ENDED:
             self._watcher.track(copy)
             await self._watcher.catch_up()
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
 
-from samba_rvss.copies import seal
+from samba_rvss.copies import keep, seal
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import described
 from samba_rvss.daemon.tasks import in_thread, whole
@@ -199,7 +199,7 @@ class _Steps:
 
     Attributes:
         done: whether there is no step left but to clear away.
-        sealed: then the sealed copy, or None if it is being deleted.
+        sealed: then the sealed copy, or the backup; None if it is being deleted.
         newly_sealed: whether it was sealed here, and not before.
         mounted_just_now: whether the last step put another image to its paths.
     """
@@ -231,6 +231,9 @@ class _Steps:
         elif not self._has_image:
             self._copy, self._is_another = seal.make_image(instance, self._copy)
             self._has_image = True
+        elif self._copy.ended:
+            self.sealed = keep.conclude(instance, self._copy)
+            self.done = self.newly_sealed = True
         elif not self._is_mounted:
             seal.mount(instance, self._copy, anew=self._is_another)
             self._is_mounted = True

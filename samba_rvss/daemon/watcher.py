@@ -102,6 +102,10 @@ class Watcher:
 
     def track(self, copy: ShadowCopy) -> None:
         """Begin to follow a copy, until Samba will not change it any more and it is sealed."""
+        if copy.ended:
+            if copy.phase is Phase.SEALING:
+                self._sealer.begin(copy)
+            return
         self._pending[copy.path] = copy
         self._opened.discard(copy.id)
         if copy.phase is Phase.SEALING:

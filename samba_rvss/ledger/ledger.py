@@ -21,7 +21,10 @@ from samba_rvss.ledger.rows import (
     values_of,
     volume_of,
 )
-from samba_rvss.model import Event, Moment, Phase, ShadowCopy, Volume
+from samba_rvss.model import ENDED, Event, Moment, Phase, ShadowCopy, Volume
+
+_IS_BACKUP = "phase = ? OR (phase = ? AND ended != 0)"
+_BACKUP = (Phase.KEPT.value, Phase.SEALING.value)
 
 
 class Ledger:
@@ -157,19 +160,31 @@ class Ledger:
         return self._some(f"{condition} ORDER BY created, id", word)
 
     def copies(self, *, gone: bool = False) -> list[ShadowCopy]:
-        """Return the copies that exist, oldest first; with ``gone`` the gone ones as well."""
-        return self._some("phase != ? OR ? ORDER BY created, id", Phase.GONE.value, int(gone))
+        """Return the shadow copies that exist, oldest first; with ``gone`` all that ever did."""
+        words = (Phase.GONE.value, *_BACKUP, int(gone))
+        return self._some(f"NOT (phase = ? OR {_IS_BACKUP}) OR ? ORDER BY created, id", *words)
+
+    def backups(self) -> list[ShadowCopy]:
+        """Return the shadow copies that have ended and are kept, oldest first.
+
+        Those are among them that are still to be sealed.
+        """
+        return self._some(f"{_IS_BACKUP} ORDER BY created, id", *_BACKUP)
+
+    def of_set(self, set_id: str) -> list[ShadowCopy]:
+        """Return what was made in a shadow copy set, gone ones included, in the order of shares."""
+        return self._some("set_id = ? AND set_id != '' ORDER BY share, id", set_id)
 
     def counts(self) -> dict[str, int]:
         """Return how many copies each share has, by its name in lower case.
 
-        Those that are being deleted do not count.
+        Those that are being deleted, and backups, do not count.
         """
-        phases = [phase.value for phase in Phase if phase not in (Phase.DELETING, Phase.GONE)]
+        phases = [phase.value for phase in Phase if phase not in ENDED]
         with self._file.reading() as database:
             rows = database.execute(
                 "SELECT share, count(*) FROM copies"
-                f" WHERE phase IN ({', '.join('?' * len(phases))}) GROUP BY share",
+                f" WHERE phase IN ({', '.join('?' * len(phases))}) AND ended = 0 GROUP BY share",
                 phases,
             ).fetchall()
         found: Counter[str] = Counter()
@@ -217,23 +232,32 @@ class Ledger:
             ).fetchall()
         return [event_of(row) for row in reversed(rows)]
 
-    def last_event(self, what: str) -> Event | None:
-        """Return the newest event of one kind."""
-        found = self._events("what = ?1", what, 1)
+    def last_event(self, what: str = "") -> Event | None:
+        """Return the newest event of one kind, or of all; None if there is none."""
+        found = self._events("what = ?1 OR ?1 = ''", what, 1)
         return found[0] if found else None
 
-    def delete_history(self, before: datetime) -> None:
-        """Delete the records of gone copies that were created before a time.
+    def times(self, what: str, limit: int = 1000) -> list[datetime]:
+        """Return when the newest events of one kind were."""
+        return [event.time for event in self._events("what = ?1", what, limit)]
 
-        With them go the events before that time of copies without a record.
+    def delete_history(self, before: datetime) -> None:
+        """Delete the records of gone copies to which nothing has happened since a time.
+
+        With them go the events before that time of copies without a record, but not the newest
+        that says when pruning last went by the clock.
         """
         with self._file.writing() as database:
             stamp = before.isoformat()
             database.execute(
-                "DELETE FROM copies WHERE phase = ? AND created < ?", (Phase.GONE.value, stamp)
+                "DELETE FROM copies WHERE phase = ?"
+                " AND id NOT IN (SELECT copy FROM events WHERE time >= ?)",
+                (Phase.GONE.value, stamp),
             )
             database.execute(
-                "DELETE FROM events WHERE time < ? AND copy NOT IN (SELECT id FROM copies)",
+                "DELETE FROM events WHERE time < ? AND copy NOT IN (SELECT id FROM copies)"
+                " AND number NOT IN"
+                " (SELECT coalesce(max(number), 0) FROM events WHERE what = 'pruned')",
                 (stamp,),
             )
 

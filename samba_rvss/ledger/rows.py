@@ -7,7 +7,7 @@ from enum import Enum
 from functools import lru_cache
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Event, Moment, Phase, SetState, ShadowCopy, Volume
+from samba_rvss.model import Event, Keep, Moment, Phase, SetState, ShadowCopy, Volume
 
 VOLUME_COLUMNS = "provider, file_system, volume_id, volume_name, directory, inode"
 """The columns of a copy's volume, in the order of `volume_of`."""
@@ -15,7 +15,7 @@ VOLUME_COLUMNS = "provider, file_system, volume_id, volume_name, directory, inod
 COLUMNS = (
     "id, share, share_path, provider, file_system, volume_id, volume_name, directory, inode,"
     " created, phase, path, previous_path, uid, set_id, copy_id, context, exposed_share,"
-    " state, boot, since, adopted, lost"
+    " state, boot, since, adopted, lost, keep, ended, set_size"
 )
 """The columns of a copy, in the order of `copy_of` and `values_of`."""
 
@@ -33,6 +33,9 @@ CHANGEABLE = frozenset(
         "file_system",
         "adopted",
         "lost",
+        "keep",
+        "ended",
+        "set_size",
     }
 )
 """The columns of a copy that may be changed; ``boot`` and ``since`` follow from it."""
@@ -87,6 +90,9 @@ def values_of(copy: ShadowCopy) -> tuple[object, ...]:
         copy.since.seconds,
         int(copy.adopted),
         int(copy.lost),
+        copy.keep.value,
+        int(copy.ended),
+        copy.set_size,
     )
 
 
@@ -120,6 +126,9 @@ def _copy_of(row: tuple[object, ...]) -> ShadowCopy:
         since=Moment(boot=text[19], seconds=float(text[20])),
         adopted=text[21] != "0",
         lost=text[22] != "0",
+        keep=Keep(text[23]),
+        ended=text[24] != "0",
+        set_size=int(text[25]),
     )
 
 

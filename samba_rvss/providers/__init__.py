@@ -6,7 +6,7 @@ not under the name, that its mark says. Methods may block for as long as the fil
 hold the interpreter's lock meanwhile, and may run side by side for different volumes.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Protocol
 
 from samba_rvss.kernel.mounttable import MountInfo
@@ -100,11 +100,49 @@ class Provider(Protocol):
                 NOT_FOUND, NO_SPACE or SYSTEM.
         """
 
-    def clear(self, volume: Volume, image: str) -> None:
+    def clear(self, volume: Volume, image: str, *, link: bool = False) -> None:
         """Remove what recovery wrote to and is no part of the sealed image. Gone is success.
+
+        Args:
+            volume: which it is an image of.
+            image: its id.
+            link: whether it is to be left, hidden and read-only, where without it nothing leads
+                from the sealed image to its volume: on btrfs, for btrbk.
 
         Raises:
             RvssError: BUSY, READ_ONLY or SYSTEM.
+        """
+
+    def mark(self, volume: Volume, image: str) -> Mark | None:
+        """Return the mark of an image of ours; None if there is no such image.
+
+        Raises:
+            RvssError: NOT_FOUND if its file system is not there, BAD_PATH if it is not ours, or
+                SYSTEM.
+        """
+
+    def keep(self, volume: Volume, image: str) -> None:
+        """See that the state of a sealed image can be carried away as it is. Again is success.
+
+        On ZFS that takes a snapshot of the clone, held as the image's own is. On btrfs the sealed
+        image is what is carried away.
+
+        Raises:
+            RvssError: NOT_FOUND, NOT_SEALED, NO_SPACE or SYSTEM.
+        """
+
+    def hold(self, volume: Volume, image: str, tags: Sequence[str]) -> None:
+        """Have the file system refuse to destroy an image, where it can: those tags, and no others.
+
+        On ZFS they become holds of the image's snapshots. On btrfs the mark alone has them.
+
+        Args:
+            volume: which it is an image of.
+            image: its id.
+            tags: all that are to hold it; other holds of ours are released.
+
+        Raises:
+            RvssError: NOT_FOUND or SYSTEM.
         """
 
     def claim(self, mark: Mark) -> None:
@@ -125,8 +163,8 @@ class Provider(Protocol):
         """Remove an image and everything in it. Gone already is success.
 
         Raises:
-            RvssError: NOT_FOUND if its file system is not there; BUSY if something holds it,
-                READ_ONLY or SYSTEM.
+            RvssError: NOT_FOUND if its file system is not there; HELD if its mark says so; BUSY if
+                something else holds it, READ_ONLY or SYSTEM.
         """
 
     def file_systems(self, mounts: Iterable[MountInfo]) -> frozenset[str]:

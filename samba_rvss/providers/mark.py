@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from samba_rvss.model import Identity, Mark, Nested, Sealed, SetState, Volume
+from samba_rvss.clock import now
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Hold, Identity, Keep, Kept, Mark, Nested, Sealed, SetState, Volume
 
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def encode(mark: Mark, identity: Identity, more: Mapping[str, Any] | None = None
         identity: whose it is.
         more: fields that are the provider's own.
     """
-    volume, sealed = mark.volume, mark.sealed
+    volume, sealed, kept = mark.volume, mark.sealed, mark.kept
     instance, machine = identity.signature
     return json.dumps(
         {
@@ -68,10 +70,27 @@ def encode(mark: Mark, identity: Identity, more: Mapping[str, Any] | None = None
                 "context": sealed.context,
                 "exposed_share": sealed.exposed_share,
                 "state": None if sealed.state is None else int(sealed.state),
+                "uid": sealed.uid,
+                "shares": sealed.shares,
+                "keep": sealed.keep.value,
             },
+            **({"kept": _of_kept(kept)} if kept else {}),
             **({"more": more} if more else {}),
         }
     )
+
+
+def unheld(mark: Mark) -> set[str]:
+    """Refuse to destroy an image that is held; return the tags of its holds that are over.
+
+    Raises:
+        RvssError: HELD.
+    """
+    holds = mark.kept.holding(now()) if mark.kept else ()
+    if holds:
+        names = ", ".join(repr(hold.tag) for hold in holds)
+        raise RvssError(Problem.HELD, f"the image {mark.id} is held as {names}")
+    return {hold.tag for hold in mark.kept.holds} if mark.kept else set()
 
 
 def decode(raw: str | bytes, provider: str) -> Marked | None:
@@ -98,6 +117,7 @@ def decode(raw: str | bytes, provider: str) -> Marked | None:
             created=_time(data["created"]),
             nested=Nested(data["nested"]),
             sealed=_sealed(data.get("sealed")),
+            kept=_kept(data.get("kept")),
         )
         return Marked(
             mark=mark,
@@ -152,6 +172,31 @@ def _sealed(data: Any) -> Sealed | None:
         context=_context(data["context"]),
         exposed_share=_text(data["exposed_share"]),
         state=None if state is None else SetState(state),
+        uid=_number(data.get("uid", -1)),
+        shares=_number(data.get("shares", 0)),
+        keep=Keep(data.get("keep", "no")),
+    )
+
+
+def _of_kept(kept: Kept) -> dict[str, Any]:
+    return {
+        "since": kept.since and kept.since.isoformat(),
+        "tags": list(kept.tags),
+        "holds": [[hold.tag, hold.until and hold.until.isoformat()] for hold in kept.holds],
+    }
+
+
+def _kept(data: Any) -> Kept | None:
+    if data is None:
+        return None
+    since = data["since"]
+    return Kept(
+        since=None if since is None else _time(since),
+        tags=tuple(_text(tag) for tag in data["tags"]),
+        holds=tuple(
+            Hold(tag=_text(tag), until=None if until is None else _time(until))
+            for tag, until in data["holds"]
+        ),
     )
 
 

@@ -4,11 +4,12 @@ Contract: every action is idempotent. Before each, `is_current` looks once more 
 because things may have changed since the observation.
 """
 
-from samba_rvss.copies import exposed, repair
+from samba_rvss.clock import now
+from samba_rvss.copies import exposed, keep, repair, seal
 from samba_rvss.copies.delete import withdraw
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Image, Phase, SambaCopy
+from samba_rvss.model import ENDED, Image, Phase, SambaCopy
 from samba_rvss.reconcile.decision import (
     Action,
     Adopt,
@@ -20,6 +21,8 @@ from samba_rvss.reconcile.decision import (
     DeleteSet,
     DeleteShare,
     Destroy,
+    Finish,
+    Keep,
     MountAgain,
     OnCopy,
     Seal,
@@ -43,7 +46,8 @@ def is_current(instance: Instance, action: Action) -> bool:
             return (known[0] if known else None) in believes
         case Adopt(image=image):
             found = instance.ledger.get(image.id)
-            return found is None or found.lost
+            held = bool(image.mark.kept and image.mark.kept.holding(now()))
+            return found is None or found.lost or (held and found.phase is Phase.GONE)
         case TakeOver(image=image) | Attest(image=image):
             found = instance.ledger.get(image.id)
             return found is not None and found.phase is not Phase.GONE
@@ -67,7 +71,7 @@ def _is_no_copys(instance: Instance, image: Image) -> bool:
 def _is_left(instance: Instance, path: str) -> bool:
     """Return whether there is a copy with a path that is not being deleted."""
     copy = instance.ledger.by_path(path)
-    return copy is not None and copy.phase not in (Phase.DELETING, Phase.GONE)
+    return copy is not None and copy.phase not in ENDED and not copy.ended
 
 
 def perform(instance: Instance, action: Action) -> None:
@@ -78,11 +82,16 @@ def perform(instance: Instance, action: Action) -> None:
     """
     match action:
         case TakeOver(image=image) | Attest(image=image):
-            instance.provider(image.mark.volume).claim(image.mark)
+            repair.claim(instance, image)
         case Amend(copy=copy, amended=amended, reason=reason):
             repair.amend(instance, copy, amended, reason)
         case Delete(copy=copy, reason=reason, lost=True):
             repair.note_lost(instance, copy, reason)
+        case Keep(copy=copy, reason=reason):
+            instance.ledger.note(copy, "withdrawn", detail=reason)
+            keep.keep(instance, copy)
+        case Finish(copy=copy):
+            keep.finish(instance, copy)
         case Delete(copy=copy, reason=reason):
             withdraw(instance, copy, reason)
         case MountAgain(copy=copy):
@@ -90,14 +99,14 @@ def perform(instance: Instance, action: Action) -> None:
         case Seal(copy=copy, reason=reason, known=known):
             repair.seal_again(instance, copy, reason, known)
         case Clear(copy=copy):
-            instance.provider(copy.volume).clear(copy.volume, copy.id)
+            seal.clear_away(instance, copy)
         case Destroy(image=image):
             repair.destroy_image(instance, image)
         case Adopt(image=image, path=path):
             copy = repair.adopt(instance, image, path)
             repair.mount_again(instance, copy)
-            if copy.phase is Phase.SEALED and image.remnants:
-                instance.provider(copy.volume).clear(copy.volume, copy.id)
+            if copy.phase in (Phase.SEALED, Phase.KEPT) and image.remnants:
+                seal.clear_away(instance, copy)
         case Unmount(path=path):
             instance.mounts.detach(path)
         case DeleteShare(share=share):

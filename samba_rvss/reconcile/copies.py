@@ -9,9 +9,19 @@ deleted here.
 
 import math
 
+from samba_rvss.copies import keep
 from samba_rvss.model import Context, Foreign, Image, Phase, SambaCopy, SetState, ShadowCopy
-from samba_rvss.reconcile import evidence
-from samba_rvss.reconcile.decision import Amend, Attest, Clear, Delete, MountAgain, Seal, TakeOver
+from samba_rvss.reconcile import backups, evidence
+from samba_rvss.reconcile.decision import (
+    Amend,
+    Attest,
+    Clear,
+    Delete,
+    Keep,
+    MountAgain,
+    Seal,
+    TakeOver,
+)
 from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
 from samba_rvss.samba.parser import exposed_copy
@@ -59,6 +69,10 @@ class _Judging:
             self._draft.leave(copy.id, doubt, wrong=True)
             return
         copy = self._amended(copy, image)
+        if copy.phase is Phase.KEPT and image is not None:
+            self._draft.ended.add(copy.path)
+            backups.judge_present(seen, self._draft, copy, image)
+            return
         attested = evidence.attested(copy, image)
         if image is not None and image.former:
             reason = "the ledger has it, and its mark says nothing but our run directory"
@@ -124,7 +138,9 @@ class _Judging:
 
     def _judge_whole(self, copy: ShadowCopy, image: Image) -> None:
         known = self._known.get(copy.path)
-        if self._seen.samba is None:
+        if keep.is_due(copy) and not image.read_only:
+            pass  # it is sealed again, below, and judged then
+        elif self._seen.samba is None:
             self._draft.leave(copy.id, "srv_fss.tdb cannot be read", wrong=True)
         elif known is None and copy.id in self._seen.unproven:
             reason = "srv_fss.tdb is to be read once more"
@@ -246,7 +262,7 @@ class _Judging:
             self._expire(copy, "the machine was started before its recovery was complete")
         elif copy.phase is Phase.SEALED:
             self._expire_in_time(copy, "neither srv_fss.tdb nor a share has it")
-        elif copy.phase is Phase.SEALING and self._is_released(copy):
+        elif copy.phase is Phase.SEALING and self._is_released(copy) and not keep.is_wanted(copy):
             self._release(copy)
         elif copy.phase is Phase.SEALING:
             self._seal(copy, "its sealing was cut off")
@@ -335,7 +351,8 @@ class _Judging:
     def _expiry(self, copy: ShadowCopy, reason: str, *evidence: str) -> Delete:
         known = self._known.get(copy.path)
         believed = known.state if known else None
-        return Delete(copy=copy, reason=reason, evidence=evidence, believes=(believed,))
+        kind = Keep if keep.is_due(copy) else Delete
+        return kind(copy=copy, reason=reason, evidence=evidence, believes=(believed,))
 
     def _lose_share(self, copy: ShadowCopy, due: float = math.inf) -> None:
         self._expire_in_time(copy, "its exposed share was removed", due)

@@ -135,6 +135,20 @@ class Delete(OnCopy):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keep(Delete):
+    """End a shadow copy as a backup: its share and its mounts go, its image stays."""
+
+    verb = "keep as backup"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish(OnCopy):
+    """Have the mark of a backup say that it is one; take away what it had as a shadow copy."""
+
+    verb = "finish keeping"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Destroy(OnImage):
     """Destroy an image."""
 
@@ -219,6 +233,8 @@ ORDER: tuple[type[Action], ...] = (
     Attest,
     Amend,
     Unmount,
+    Keep,
+    Finish,
     Delete,
     Destroy,
     Adopt,

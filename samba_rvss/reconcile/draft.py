@@ -21,6 +21,7 @@ class Draft:
 
     Attributes:
         leaving: paths of the shadow copies that will be deleted.
+        ended: paths of those that turn out to be backups.
         staying: ids of the images without a record that will be adopted, or are left alone: what
             is named after them stays.
     """
@@ -33,6 +34,7 @@ class Draft:
         self._left_alone: list[LeftAlone] = []
         self._findings: dict[str, Moment] = {}
         self.leaving: set[str] = set()
+        self.ended: set[str] = set()
         self.staying: set[str] = set()
 
     def act(self, action: Action) -> None:
@@ -41,7 +43,10 @@ class Draft:
         if isinstance(action, Delete):
             self.leaving.add(action.copy.path)
         elif isinstance(action, Adopt):
-            self.staying.add(action.image.id)
+            if action.image.mark.is_backup:
+                self.ended.add(action.path)
+            else:
+                self.staying.add(action.image.id)
 
     def leave(
         self, target: str, reason: str, due: float | None = None, *, wrong: bool = False

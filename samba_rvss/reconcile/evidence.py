@@ -6,7 +6,7 @@ it; where the record says something else, the record is amended or nothing is do
 
 from dataclasses import replace
 
-from samba_rvss.model import Image, Phase, Sealed, SetState, ShadowCopy
+from samba_rvss.model import Image, Keep, Phase, Sealed, SetState, ShadowCopy, strongest
 from samba_rvss.reconcile.observation import Observation
 
 _UNSEALED = (Phase.CREATING, Phase.TAKEN, Phase.OPEN, Phase.SEALING)
@@ -41,6 +41,23 @@ def amended(seen: Observation, copy: ShadowCopy, image: Image | None) -> tuple[S
             # Its record is from before it was exposed, perhaps of a backup.
             changed = replace(changed, adopted=True)
         reason = "its image is sealed, by its mark"
+    if image is None or sealed is None:
+        return changed, reason
+    kept, wish = image.mark.kept, image.mark.wish(seen.wall)
+    if copy.phase is Phase.DELETING and kept is not None and kept.holding(seen.wall):
+        # That could not be told when it was to be deleted: whoever deletes looks first.
+        changed = replace(_sealed(changed, sealed), phase=Phase.KEPT, adopted=False)
+        reason = "its image is held, by its mark"
+    same = (copy.set_id, copy.copy_id) == (sealed.set_id, sealed.copy_id)
+    if same or wish is Keep.YES:
+        changed = replace(changed, keep=strongest(changed.keep, wish))
+    if same:
+        changed = replace(changed, set_size=max(changed.set_size, sealed.shares))
+    if image.mark.is_backup and copy.phase is not Phase.DELETING:
+        changed = replace(_sealed(changed, sealed), phase=Phase.KEPT, adopted=False)
+        reason = "its image is a backup, by its mark"
+    if changed == replace(copy, keep=changed.keep, set_size=changed.set_size):
+        reason = "its mark says that it is to be kept"
     return changed, reason
 
 
@@ -84,5 +101,7 @@ def _sealed(copy: ShadowCopy, sealed: Sealed) -> ShadowCopy:
         context=sealed.context if named else copy.context,
         exposed_share=sealed.exposed_share if named else copy.exposed_share,
         state=max(states, default=None),
+        keep=strongest(copy.keep, sealed.keep),
+        set_size=max(copy.set_size, sealed.shares),
         adopted=copy.adopted or not known,
     )

@@ -19,7 +19,7 @@ def judge(seen: Observation, draft: Draft) -> None:
     """Judge every image that no copy in the ledger accounts for."""
     if seen.inventory is None:
         return
-    accounted = {copy.id for copy in seen.copies} | seen.changing
+    accounted = {copy.id for copy in (*seen.copies, *seen.backups)} | seen.changing
     for image in {i.id: i for i in seen.inventory.images if i.id not in accounted}.values():
         if image.former:
             _leave_former(seen, draft, image)
@@ -30,7 +30,7 @@ def judge(seen: Observation, draft: Draft) -> None:
         draft.staying |= names - _deleted(seen, draft)
         # One of this instance's is odd here; another's is no fault of this server.
         draft.leave(foreign.id, explain(foreign), wrong=foreign.instance in seen.instances)
-    ours = {copy.volume.file_system for copy in seen.copies}
+    ours = {copy.volume.file_system for copy in (*seen.copies, *seen.backups)}
     for file_system, reason in seen.inventory.unlisted.items():
         why = f"its images cannot be listed: {reason}"
         draft.leave(file_system, why, wrong=file_system in ours)
@@ -84,6 +84,13 @@ def _judge_ours(
 ) -> None:
     cut_off = Destroy(image=image, reason="its creation was cut off")
     deleted = seen.gone.get(image.id)
+    if image.mark.kept and image.mark.kept.holding(seen.wall) and deleted is not None:
+        if image.complete:
+            reason = "it was deleted while it could not be seen, and its mark says that it is held"
+            draft.act(Adopt(image=image, path=_path_of(seen, image.id), reason=reason))
+        else:
+            _leave(seen, draft, image, "it was deleted and came back, held, and a part is missing")
+        return
     if deleted is not None:
         if present(deleted).key == present(image.mark.volume).key:
             reason = "it was deleted and came back with a crash of the machine"

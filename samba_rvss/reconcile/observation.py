@@ -16,6 +16,7 @@ from samba_rvss.copies import concern
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import RvssError
 from samba_rvss.model import (
+    ENDED,
     Context,
     Inventory,
     Moment,
@@ -59,6 +60,7 @@ class Observation:
         exposed_directory: the paths of our exposed shares begin with it.
         share_paths: the directories of the shares that are ours, as Samba has them.
         copies: the copies in the ledger, but not the gone ones.
+        backups: those that have ended and are kept.
         instances: what marks that are ours bear as the instance.
         gone: ids of the gone ones, and the volume of each; None if it was lost, and not deleted.
         history: exposed shares that the ledger has a record of.
@@ -87,6 +89,7 @@ class Observation:
     exposed_directory: str
     copies: tuple[ShadowCopy, ...]
     inventory: Inventory | None
+    backups: tuple[ShadowCopy, ...] = ()
     instances: frozenset[str] = frozenset()
     gone: Mapping[str, Volume | None] = field(default_factory=dict)
     history: frozenset[str] = frozenset()
@@ -111,7 +114,7 @@ class Observation:
         """Return whether a path may be that of an image that cannot be listed now."""
         if self.inventory is not None and not self.inventory.unlisted:
             return False
-        known = any(path == copy.path for copy in self.copies)
+        known = any(path == copy.path for copy in (*self.copies, *self.backups))
         return not known and image_of(path) not in self.gone
 
 
@@ -177,7 +180,7 @@ def observe(sources: Sources) -> Observation:
     instance, looker = sources.instance, _Looker(sources.looking)
     config, ledger, samba_library = instance.config, instance.ledger, instance.samba
     sources.looking("the ledger")
-    before = {copy.id: copy for copy in ledger.copies()}
+    before = {copy.id: copy for copy in (*ledger.copies(), *ledger.backups())}
     busy = sources.busy()
     inventory = looker.look(
         "the images", lambda: instance.inventory(concern.file_systems(instance))
@@ -214,7 +217,11 @@ def observe(sources: Sources) -> Observation:
         lambda: _samba_state(config.fss_state, paths, sources.twice_seconds if patient else None),
     )
     workers = None
-    if samba is None or samba.sets or any(copy.state is not None for copy in before.values()):
+    if (
+        samba is None
+        or samba.sets
+        or any(copy.state is not None and copy.phase is not Phase.KEPT for copy in before.values())
+    ):
         workers = looker.look(
             "the rpcd_fsrvp workers",
             lambda: control.workers(config.file, config.samba_lock_directory),
@@ -227,9 +234,10 @@ def observe(sources: Sources) -> Observation:
         connected = looker.look("who is connected", lambda: control.connected_shares(config.file))
     # The ledger is read last, as well as first: what has changed in between is being worked on.
     sources.looking("the ledger")
-    copies, gone = tuple(ledger.copies()), ledger.gone()
-    changing = {copy.id for copy in copies if before.get(copy.id) != copy}
-    changing |= before.keys() - {copy.id for copy in copies}
+    copies, backups, gone = tuple(ledger.copies()), tuple(ledger.backups()), ledger.gone()
+    living = {copy.id: copy for copy in (*copies, *backups)}
+    changing = {name for name, copy in living.items() if before.get(name) != copy}
+    changing |= before.keys() - living.keys()
     unproven: frozenset[str] = frozenset()
     if samba is not None and not patient:
         known = {copy.path for copy in samba.copies}
@@ -241,12 +249,13 @@ def observe(sources: Sources) -> Observation:
         exposed_directory=ours,
         share_paths=frozenset(entry.volume for entry in config.sections if entry.share),
         copies=copies,
+        backups=backups,
         instances=frozenset({instance.identity.id, instance.identity.signature[0]} - {""}),
         gone={copy: volume for copy, (_, volume) in gone.items()},
         history=frozenset(
             share
             for share in (
-                *(copy.exposed_share for copy in copies),
+                *(copy.exposed_share for copy in living.values()),
                 *(share for share, _ in gone.values()),
             )
             if share
@@ -271,17 +280,17 @@ def observe(sources: Sources) -> Observation:
 
 
 def _needs_samba(copy: ShadowCopy) -> bool:
-    return copy.phase not in (Phase.CREATING, Phase.DELETING, Phase.GONE)
+    return copy.phase not in (Phase.CREATING, *ENDED)
 
 
 def _may_expire(copy: ShadowCopy, maximum_age: float, wall: datetime) -> bool:
     """Return whether a copy may be too old, so that it matters whether somebody is connected."""
     old = (wall - copy.created).total_seconds() >= maximum_age
-    return old and not copy.context & Context.NO_AUTO_RELEASE
+    return copy.phase not in ENDED and old and not copy.context & Context.NO_AUTO_RELEASE
 
 
 def _is_of_before(copy: ShadowCopy) -> bool:
-    return copy.since.boot != moment().boot
+    return copy.phase not in ENDED and copy.since.boot != moment().boot
 
 
 def _with_sets(config: Config, worker: Worker) -> Worker:

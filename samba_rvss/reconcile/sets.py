@@ -25,7 +25,7 @@ def judge(seen: Observation, draft: Draft) -> None:
     """Judge all sets in srv_fss.tdb; the draft already has which copies leave and which stay."""
     if seen.samba is None:
         return
-    alive = {copy.path for copy in seen.copies} - draft.leaving
+    alive = {copy.path for copy in seen.copies} - draft.leaving - draft.ended
     members: dict[str, list[SambaCopy]] = {}
     for copy in seen.samba.copies:
         members.setdefault(copy.set_id, []).append(copy)
@@ -69,8 +69,9 @@ def _judge_set(
         draft.leave(samba_set.id, "whether a worker has it in memory cannot be told", wrong=True)
         return
     paths = [copy.path for copy in members if copy.path]
+    ended = seen.gone.keys() | {backup.id for backup in seen.backups}
     expired = bool(paths) and all(
-        path in draft.leaving or image_of(path) in seen.gone for path in paths
+        path in draft.leaving | draft.ended or image_of(path) in ended for path in paths
     )
     # Until a set is exposed, Samba begins no other.
     blocking = samba_set.state not in (SetState.EXPOSED, SetState.RECOVERED)

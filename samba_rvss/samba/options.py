@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from samba_rvss.model import Nested
+from samba_rvss.backups import policy
+from samba_rvss.model import Keep, Nested
 from samba_rvss.samba.values import boolean, plain, string
 
 T = TypeVar("T")
@@ -19,6 +20,10 @@ def _seconds(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise ValueError("a time such as 50, 50 s, 30 m or 72 h is wanted")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def _age(text: str) -> float | None:
+    return None if text.strip() == "0" else _seconds(text)
 
 
 def _count(text: str) -> int:
@@ -74,6 +79,16 @@ def _nested(text: str) -> Nested:
         raise ValueError("refuse or include is wanted") from None
 
 
+def _keep(text: str) -> Keep:
+    word = text.strip().lower()
+    if word == Keep.RECOVERED.value:
+        return Keep.RECOVERED
+    try:
+        return Keep.YES if boolean(word) else Keep.NO
+    except ValueError:
+        raise ValueError("no, recovered or yes is wanted") from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option(Generic[T]):
     """One ``rvss:`` option: how it is read, its default, and whether a share may have it.
@@ -111,6 +126,16 @@ MINIMUM_FREE_PERCENT = Option(
     name="minimum free percent", parse=_percent, default="0", per_share=True
 )
 PREVIOUS_VERSIONS = Option(name="previous versions", parse=boolean, default="no", per_share=True)
+KEEP = Option(name="keep", parse=_keep, default="no", per_share=True)
+RECOVERY_LINK = Option(name="recovery link", parse=boolean, default="yes", per_share=True)
+RETENTION = Option(name="retention", parse=policy.parse, default="*", per_share=True)
+RETENTION_MINIMUM = Option(
+    name="retention minimum", parse=policy.parse_minimum, default="0", per_share=True
+)
+BACKUP_WARN_AGE = Option(name="backup warn age", parse=_age, default="0", per_share=True)
+PRUNE_REQUIRES = Option(
+    name="prune requires", parse=policy.parse_requires, default="", per_share=True
+)
 
 OPTIONS: Mapping[str, Option[Any]] = {
     option.name: option
@@ -128,6 +153,12 @@ OPTIONS: Mapping[str, Option[Any]] = {
         MINIMUM_FREE,
         MINIMUM_FREE_PERCENT,
         PREVIOUS_VERSIONS,
+        KEEP,
+        RECOVERY_LINK,
+        RETENTION,
+        RETENTION_MINIMUM,
+        PRUNE_REQUIRES,
+        BACKUP_WARN_AGE,
     )
 }
 

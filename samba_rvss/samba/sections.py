@@ -10,12 +10,18 @@ from samba_rvss.model import Share, Writers
 from samba_rvss.samba import callout, exposable, modules, values
 from samba_rvss.samba.clocks import IDLE, SHORT_IDLE, clocks, number
 from samba_rvss.samba.options import (
+    BACKUP_WARN_AGE,
+    KEEP,
     MAXIMUM_COPIES,
     MINIMUM_FREE,
     MINIMUM_FREE_PERCENT,
     NESTED,
     OPTIONS,
     PREVIOUS_VERSIONS,
+    PRUNE_REQUIRES,
+    RECOVERY_LINK,
+    RETENTION,
+    RETENTION_MINIMUM,
     option_of,
 )
 from samba_rvss.samba.values import is_true, listed, string
@@ -143,6 +149,14 @@ def section(
             maximum_copies=MAXIMUM_COPIES.read(own, default),
             minimum_free=MINIMUM_FREE.read(own, default),
             minimum_free_percent=MINIMUM_FREE_PERCENT.read(own, default),
+            keep=KEEP.read(own, default),
+            recovery_link=RECOVERY_LINK.read(own, default),
+            retention=replace(
+                RETENTION.read(own, default),
+                minimum=RETENTION_MINIMUM.read(own, default),
+                requires=PRUNE_REQUIRES.read(own, default),
+            ),
+            backup_warn_age=BACKUP_WARN_AGE.read(own, default),
             vfs_objects=objects,
             writers=_writers(effective),
             write_list=values.with_name(effective("write list"), name),

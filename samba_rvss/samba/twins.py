@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from samba_rvss.model import Nested, Share
+from samba_rvss.model import Keep, Nested, Share, strongest
 
 # There may be thousands of shares, and a client that waits for its Commit.
 _plain = lru_cache(maxsize=1 << 16)(os.path.normpath)
@@ -47,6 +47,8 @@ def union(share: Share, twins: Sequence[Share]) -> Share:
         share,
         nested=Nested.INCLUDE if include else share.nested,
         previous_versions=any(twin.previous_versions for twin in twins),
+        keep=strongest(*(twin.keep for twin in twins)) if twins else share.keep,
+        recovery_link=any(twin.recovery_link for twin in twins),
         # The call may have been for one of which Samba can expose copies.
         obstacle=share.obstacle if all(twin.obstacle for twin in twins) else "",
     )
@@ -93,6 +95,12 @@ def _differ(twins: Sequence[Share]) -> Iterator[str]:
     showing = [twin for twin in twins if twin.previous_versions]
     if 0 < len(showing) < len(twins):
         yield f"and 'rvss:previous versions = yes' of {_named(showing)} is taken for all"
+    kept = strongest(*(twin.keep for twin in twins))
+    if len({twin.keep for twin in twins}) > 1:
+        named = _named(twin for twin in twins if twin.keep is kept)
+        yield f"and 'rvss:keep = {kept.value}' of {named} is taken for all"
+    if len({twin.retention for twin in twins}) > 1 and kept is not Keep.NO:
+        yield "and differ in what is to be pruned: nothing of them is"
     if len({twin.forced for twin in twins}) > 1:
         yield (
             "and differ in 'force user' or 'guest only': events cannot always tell whether a user"

@@ -104,6 +104,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
     "qemu": cache(lambda: _tools("qemu-img", "qemu-io")),
     "podman": cache(lambda: _root() or _tools("podman", "runc")),
     "nbdkit": cache(lambda: _root() or _tools("nbdkit", "nbdfuse")),
+    "btrbk": cache(lambda: _root() or _tools("btrbk")),
 }
 
 

@@ -4,6 +4,7 @@ What Samba's own record holds after a set that failed or vanished is Samba's: a 
 is taken out of the way here by ending the worker and removing srv_fss.tdb.
 """
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -322,6 +323,45 @@ def test_crash_during_deletion(rig: "Rig", client: "Client", point: str) -> None
     assert_a_fresh_set_works(rig)
 
 
+@pytest.mark.vm(seconds=45, file_system="zfs", share=PREVIOUS, point="keep.sealed")
+@pytest.mark.parametrize("share", [PREVIOUS], indirect=True)
+@pytest.mark.usefixtures("share")
+@pytest.mark.parametrize("point", points("keep"))
+def test_crash_while_a_copy_becomes_a_backup(rig: "Rig", client: "Client", point: str) -> None:
+    """It becomes one wholly, though Samba was told that its deletion failed; no byte is lost."""
+    unsealed = point in ("keep.ended", "keep.sealed")  # then it is sealed after its client's end
+    rig.daemon.start(crash_at=point)
+    sequence = begin(client)
+    recovered(rig, sequence)
+    if not unsealed:
+        sequence.complete()
+    (copy,) = rig.wait_for_phase(Phase.OPEN if unsealed else Phase.SEALED)
+    kept = rig.command("keep", copy.id)
+    assert kept.returncode == 0, kept.stderr
+    with suppress(FsrvpError):
+        sequence.delete()
+    wait_for_crash(rig, point)
+
+    rig.daemon.start()
+    rig.wait_for_unmounted(copy.path)
+    with suppress(RvssError):  # it may have been told that it is deleted
+        sequence.delete()
+    assert rig.ledger() == []
+
+    def backups() -> list[dict[str, object]]:
+        return list(json.loads(rig.command("backup", "list", "--json").stdout))
+
+    wait_until(lambda: f"it is a backup: {backups()}", lambda: len(backups()) == 1)
+    listed = backups()
+    assert [(found["id"], found["consistent"]) for found in listed] == [(copy.id, not unsealed)]
+    assert {*rig.left(sets=False)} <= {"images"}
+    with rig.image(copy) as image:
+        assert (image / "share" / "data").read_bytes() == RECOVERED
+    done = rig.command("delete", copy.id)
+    assert done.returncode == 0, done.stderr
+    assert_a_fresh_set_works(rig)
+
+
 @only_previous
 @pytest.mark.usefixtures("share")
 def test_what_was_exposed_while_nobody_followed_goes_whole(rig: "Rig", client: "Client") -> None:
@@ -480,4 +520,4 @@ def test_crash_while_another_instances_image_is_adopted(
 
 
 def test_every_point_is_crashed_at() -> None:
-    assert sorted(points("create", "open", "seal", "delete", "adopt")) == sorted(POINTS)
+    assert sorted(points("create", "open", "seal", "delete", "keep", "adopt")) == sorted(POINTS)

@@ -1,6 +1,6 @@
 """An instance's files, real ones, on which nothing runs: for tests of reconciling."""
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -70,11 +70,23 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(image)
 
+    def mark(self, volume: Volume, image: str) -> Mark | None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(image)
+
+    def keep(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(image)
+
+    def hold(self, volume: Volume, image: str, tags: Sequence[str]) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(image)
+
     def claim(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(mark)
 
-    def clear(self, volume: Volume, image: str) -> None:
+    def clear(self, volume: Volume, image: str, *, link: bool = False) -> None:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(image)
 

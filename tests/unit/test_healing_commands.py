@@ -12,6 +12,7 @@ import pytest
 from samba_rvss import cli
 from samba_rvss.cli import events, look, standing, status
 from samba_rvss.cli.reconcile import as_data, as_line, exit_status, summary
+from samba_rvss.copies.backup import Backup
 from samba_rvss.daemon import holding
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate, Finding
@@ -108,6 +109,7 @@ def looked(
     plan: Plan = EMPTY,
     presence: Presence | None = PRESENCE,
     config: Config = SERVED,
+    backups: tuple[Backup, ...] = (),
 ) -> look.Look:
     return look.Look(
         time=NOW,
@@ -117,6 +119,7 @@ def looked(
         seen=observation or seen(),
         plan=plan,
         change=None,
+        backups=backups,
     )
 
 
@@ -128,6 +131,40 @@ def with_state(copy: SambaCopy, state: SetState) -> SambaState:
 
 
 # status: what is wrong
+
+
+def backup_of(share: str, hours: float, *tags: str) -> Backup:
+    part = replace(COPY, share=share, phase=Phase.KEPT, created=NOW - timedelta(hours=hours))
+    return Backup(id=part.id, parts=(part,), missing="", tags=frozenset(tags), holds=(), seen=True)
+
+
+@pytest.mark.parametrize(
+    ("warn_age", "backups", "wrong"),
+    [
+        (None, (), ""),
+        (None, (backup_of("vms", 99.0),), ""),
+        (3600.0 * 36, (backup_of("VMs", 99.0), backup_of("vms", 35.0, "offsite")), ""),
+        (3600.0 * 36, (backup_of("VMs", 99.0),), "[VMs]: its newest backup is 4 d 3 h old"),
+        (3600.0 * 36, (backup_of("others", 1.0),), "[VMs]: its newest backup does not exist"),
+    ],
+    ids=["not wanted", "any age", "young", "stale", "none"],
+)
+def test_the_age_of_the_newest_backup(
+    warn_age: float | None, backups: tuple[Backup, ...], wrong: str
+) -> None:
+    assert VMS.share is not None
+    section = replace(VMS, share=replace(VMS.share, backup_warn_age=warn_age))
+    seen_now = looked(config=replace(CONFIG, sections=(section,)), backups=backups)
+    judged = standing.standing(seen_now, {})
+    said = f"{wrong}, and 'rvss:backup warn age' is 1 d 12 h"
+    assert judged.wrong == ((said,) if wrong else ())
+    data = status.as_data(seen_now, judged, 1, {})["backups"]
+    assert data["total"] == len(backups)
+    assert [of["here_only"] for of in data["shares"]] == (
+        [sum(not backup.tags for backup in backups if "others" not in backup.shares)]
+        if warn_age or backups
+        else []
+    )
 
 
 def test_healthy() -> None:

@@ -342,10 +342,20 @@ def test_history_is_forgotten_living_copies_are_not(ledger: Ledger) -> None:
     ledger.add(copy_of("living", Phase.SEALED, created=old), "create")
     ledger.add(copy_of("new", Phase.GONE, created=now()), "create")
     ledger.delete_history(now() + timedelta(seconds=1) - timedelta(days=90))
-    assert [copy.id for copy in ledger.copies(gone=True)] == ["living", "new"]
+    # However long ago it was taken: what deletes an image that comes back is that record.
+    assert [copy.id for copy in ledger.copies(gone=True)] == ["living", "old", "new"]
     ledger.delete_history(now() + timedelta(seconds=1))
     assert [copy.id for copy in ledger.copies(gone=True)] == ["living"]
     assert [one.copy for one in ledger.events()] == ["living"]
+
+
+def test_when_pruning_last_went_by_the_clock_is_not_forgotten(ledger: Ledger) -> None:
+    assert ledger.last_event("pruned") is None
+    ledger.note_set("", "pruned", detail="first")
+    ledger.note_set("", "pruned", detail="second")
+    ledger.note_set("", "reconciled")
+    ledger.delete_history(now() + timedelta(seconds=1))
+    assert [(one.what, one.detail) for one in ledger.events()] == [("pruned", "second")]
 
 
 # the file
@@ -421,13 +431,13 @@ def test_a_reader_cannot_write(path: str) -> None:
 def test_a_newer_version_is_refused_and_left_alone(path: str, read_only: bool) -> None:  # noqa: FBT001
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE copies (what_comes_after TEXT)")
-        database.execute("PRAGMA user_version = 5")
-    with pytest.raises(RvssError, match="version 5") as caught:
+        database.execute("PRAGMA user_version = 6")
+    with pytest.raises(RvssError, match="version 6") as caught:
         Ledger(path, read_only=read_only)
     assert caught.value.problem is Problem.STATE
     assert "a newer samba-rvss wrote it" in caught.value.hint
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (5,)
+        assert database.execute("PRAGMA user_version").fetchone() == (6,)
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_schema")]
     assert names == ["copies"]
 
@@ -607,7 +617,7 @@ def test_bringing_up_to_date_is_one_step(path: str) -> None:
 
 def test_a_reader_leaves_version_1_to_the_daemon(path: str) -> None:
     _as_first_version(path, *_OLD)
-    with pytest.raises(RvssError, match="has version 1, not 4") as caught:
+    with pytest.raises(RvssError, match="has version 1, not 5") as caught:
         Ledger(path, read_only=True)
     assert caught.value.problem is Problem.STATE
     assert caught.value.hint == "the daemon brings it up to date when it starts"

@@ -48,15 +48,19 @@ def _verbs() -> Mapping[str, argparse.ArgumentParser]:
     """Return the parsers of the verbs."""
     top = cli.parser()
     (action,) = [one for one in top._actions if isinstance(one, argparse._SubParsersAction)]
-    choices: Mapping[str, argparse.ArgumentParser] = action.choices
-    return choices
+    found: dict[str, argparse.ArgumentParser] = {}
+    for verb, parser in action.choices.items():
+        inner = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+        deeper = {f"{verb} {name}": each for one in inner for name, each in one.choices.items()}
+        found |= deeper or {verb: parser}
+    return found
 
 
 def _commands(manual: str) -> dict[str, set[str]]:
     """Return the options of each command in the manual's list of them."""
     section = manual[manual.index("The commands are as follows:") :]
     section = section[: section.index("\n.El\n")]
-    lines = re.findall(r"^\.It Cm (\S+)(.*)$", section, re.MULTILINE)
+    lines = re.findall(r"^\.It Cm ([a-z]+(?: [a-z]+)?)\b(.*)$", section, re.MULTILINE)
     return {verb: set(re.findall(r"Fl (\S+)", rest)) for verb, rest in lines}
 
 

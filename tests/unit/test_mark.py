@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samba_rvss.model import Identity, Mark, Nested, Sealed, SetState, Volume, Whose
+from samba_rvss.model import (
+    Hold,
+    Identity,
+    Keep,
+    Kept,
+    Mark,
+    Nested,
+    Sealed,
+    SetState,
+    Volume,
+    Whose,
+)
 from samba_rvss.providers.mark import Marked, decode, encode
 
 BTRFS = Volume(
@@ -57,7 +68,16 @@ def test_mark_is_read_as_it_was_written(volume: Volume, state: SetState | None) 
     sealed = Sealed(
         set_id="{set}", copy_id="{copy}", context=0x400009, exposed_share="vms@{copy}", state=state
     )
-    for mark in (mark_of(volume), replace(mark_of(volume), sealed=sealed)):
+    when = datetime(2026, 12, 31, tzinfo=UTC)
+    kept = Kept(since=when, tags=("a", "b"), holds=(Hold(tag="c"), Hold(tag="d", until=when)))
+    known = replace(sealed, uid=1000, shares=3, keep=Keep.RECOVERED)
+    bare = mark_of(volume)
+    for mark in (
+        bare,
+        replace(bare, sealed=sealed),
+        replace(bare, sealed=known, kept=Kept()),
+        replace(bare, sealed=known, kept=kept),
+    ):
         text = encode(mark, OURS, {"parts": [["a", 1]]})
         assert text.isascii()
         assert text.isprintable()

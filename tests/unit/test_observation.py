@@ -15,7 +15,7 @@ import pytest
 
 from samba_rvss.clock import now
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Inventory, Phase, SetState
+from samba_rvss.model import ENDED, Inventory, Phase, SetState
 from samba_rvss.reconcile import apply
 from samba_rvss.reconcile.decision import (
     Adopt,
@@ -232,7 +232,7 @@ def test_a_set_goes_only_after_its_copies(site: Site, phase: Phase) -> None:
     """Their removal may have failed, or was not called for any more."""
     instance = site.instance()
     site.ledger.change(site.copy, "changed", phase=phase)
-    left = phase not in (Phase.DELETING, Phase.GONE)
+    left = phase not in ENDED
     action = DeleteSet(set_id=SET, state=SetState.RECOVERED, reason="no shadow copy of it is left")
     assert apply.is_current(instance, action) == (not left)
     assert apply.is_current(instance, replace(action, set_id="another"))

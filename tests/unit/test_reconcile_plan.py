@@ -1131,6 +1131,8 @@ def test_actions_are_done_in_this_order() -> None:
         "attest",
         "amend record",
         "unmount",
+        "keep as backup",
+        "finish keeping",
         "delete",
         "destroy image",
         "adopt",

@@ -11,11 +11,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from samba_rvss.copies.follow import Step, steps
+from samba_rvss.copies.keep import is_due
 from samba_rvss.model import (
     Context,
     Foreign,
+    Hold,
     Image,
     Inventory,
+    Kept,
     Moment,
     Phase,
     SambaCopy,
@@ -27,6 +30,7 @@ from samba_rvss.model import (
     Whose,
     Worker,
 )
+from samba_rvss.model import Keep as Keeping
 from samba_rvss.reconcile.decision import (
     Action,
     Adopt,
@@ -38,6 +42,8 @@ from samba_rvss.reconcile.decision import (
     DeleteSet,
     DeleteShare,
     Destroy,
+    Finish,
+    Keep,
     MountAgain,
     OnCopy,
     OnImage,
@@ -67,7 +73,37 @@ from tests.unit.values import (
 T = TypeVar("T")
 
 OURS = frozenset({SHARE_PATH})
+HELD = Kept(holds=(Hold(tag="offsite"),))
 LONGEST = 73 * 3600.0
+
+
+def is_backup(copy: ShadowCopy) -> bool:
+    """Return whether the ledger counts a copy among the backups."""
+    return copy.phase is Phase.KEPT or (copy.phase is Phase.SEALING and copy.ended)
+
+
+def sealed_as(copy: ShadowCopy, image: Image) -> Image:
+    """Return the image of a copy once that is sealed."""
+    complete = copy.auto_recovery and not copy.ended
+    sealed = Sealed(
+        set_id=copy.set_id,
+        copy_id=copy.copy_id,
+        context=copy.context,
+        exposed_share=copy.exposed_share,
+        state=SetState.RECOVERED if complete else copy.state,
+    )
+    mark = replace(image.mark, sealed=image.mark.sealed or sealed)
+    return replace(image, read_only=True, mark=mark, remnants=False)
+
+
+def _may_be_kept(copy: ShadowCopy, image: Image | None) -> bool:
+    """Return whether the mark of a copy's image can say that it is a backup."""
+    return (
+        image is not None
+        and image.mark.sealed is not None
+        and copy.phase is Phase.KEPT
+        and image.mark.volume.key == copy.volume.key
+    )
 
 
 @dataclass(frozen=True)
@@ -112,7 +148,8 @@ class SimulatedWorld:
             options=OPTIONS,
             exposed_directory=EXPOSED,
             share_paths=OURS,
-            copies=tuple(self.copies.values()),
+            copies=tuple(c for c in self.copies.values() if not is_backup(c)),
+            backups=tuple(c for c in self.copies.values() if is_backup(c)),
             gone={**dict.fromkeys(self.gone, VOLUME), **dict.fromkeys(self.lost)},
             history=frozenset(c.exposed_share.lower() for c in self.copies.values())
             | {share_of(name).lower() for name in self.gone},
@@ -183,6 +220,8 @@ class SimulatedWorld:
                 return self.with_image(image)
             case Amend(copy=copy, amended=amended):
                 world = replace(self, copies={**self.copies, copy.id: amended})
+                if amended.phase is Phase.KEPT:
+                    return world
                 return replace(world, mounts=self.mounts | {copy.path})
             case Clear(copy=copy):
                 return self.with_image(replace(self.images[copy.id], remnants=False))
@@ -191,6 +230,18 @@ class SimulatedWorld:
                 left = {k: v for k, v in self.copies.items() if k != copy.id}
                 world = replace(world, copies=left, lost=self.lost | {copy.id})
                 return replace(world, mounts=self.mounts - {copy.path})
+            case Keep(copy=copy) | Finish(copy=copy):
+                world = self.without_share(copy.exposed_share)
+                shares = {k: v for k, v in world.shares.items() if v != copy.path}
+                world = replace(world, mounts=self.mounts - {copy.path}, shares=shares)
+                if isinstance(action, Finish) and not _may_be_kept(copy, self.images.get(copy.id)):
+                    return world
+                image = self.images[copy.id]
+                kept = replace(image.mark.kept or Kept(), since=NOW)
+                world = world.with_image(replace(image, mark=replace(image.mark, kept=kept)))
+                if copy.phase is Phase.KEPT:
+                    return world
+                return world.changed(copy, phase=Phase.KEPT)
             case Delete(copy=copy):
                 world = self.without_image(copy.id).without_share(copy.exposed_share)
                 return replace(
@@ -211,8 +262,9 @@ class SimulatedWorld:
             case Adopt(image=image):
                 created, sealed = image.mark.created, image.mark.sealed
                 phase = Phase.SEALED if sealed else Phase.TAKEN
+                phase = Phase.KEPT if image.mark.is_backup else phase
                 copy = copy_of(image.id, phase, created=created, since=self.present())
-                copy = replace(copy, adopted=True)
+                copy = replace(copy, adopted=phase is not Phase.KEPT)
                 if sealed:
                     copy = replace(
                         copy,
@@ -221,9 +273,17 @@ class SimulatedWorld:
                         context=sealed.context,
                         exposed_share=sealed.exposed_share,
                         state=sealed.state,
+                        keep=image.mark.wish(self.wall),
                     )
+                if phase is Phase.KEPT:
+                    shares = {k: v for k, v in self.shares.items() if v != copy.path}
+                    world = replace(self, shares=shares, mounts=self.mounts - {copy.path})
+                    world = world.without_share(copy.exposed_share)
+                    world = replace(world, lost=self.lost - {copy.id}, gone=self.gone - {copy.id})
+                    world = world.with_image(replace(image, remnants=False))
+                    return replace(world, copies={**self.copies, copy.id: copy})
                 world = replace(self, mounts=self.mounts | {copy.path})
-                world = replace(world, lost=self.lost - {copy.id})
+                world = replace(world, lost=self.lost - {copy.id}, gone=self.gone - {copy.id})
                 if sealed:
                     world = world.with_image(replace(image, remnants=False))
                 return replace(world, copies={**self.copies, copy.id: copy})
@@ -237,7 +297,8 @@ class SimulatedWorld:
                 if idle and any(worker.clients != 0 for worker in self.workers):
                     return self
                 paths = {copy.path for copy in self.members.get(set_id, ())}
-                if any(copy.path in paths for copy in self.copies.values()):
+                living = [c for c in self.copies.values() if not is_backup(c)]
+                if any(copy.path in paths for copy in living):
                     return self
                 sets = {k: v for k, v in self.sets.items() if k != set_id}
                 return replace(self, sets=sets, workers=())
@@ -267,18 +328,16 @@ class SimulatedWorld:
                 world = world.changed(copy, phase=Phase.SEALING, state=seen.state)
         for copy in world.copies.values():
             if copy.phase is Phase.SEALING and copy.id in world.images:
-                image = world.images[copy.id]
-                sealed = Sealed(
-                    set_id=copy.set_id,
-                    copy_id=copy.copy_id,
-                    context=copy.context,
-                    exposed_share=copy.exposed_share,
-                    state=SetState.RECOVERED if copy.auto_recovery else copy.state,
-                )
-                mark = replace(image.mark, sealed=image.mark.sealed or sealed)
-                image = replace(image, read_only=True, mark=mark, remnants=False)
+                image = sealed_as(copy, world.images[copy.id])
+                if copy.ended:
+                    if image.mark.volume.key == copy.volume.key and image.complete:
+                        kept = replace(image.mark.kept or Kept(), since=NOW)
+                        mark = replace(image.mark, kept=kept)
+                        world = world.with_image(replace(image, mark=mark))
+                        world = world.changed(copy, phase=Phase.KEPT)
+                    continue
                 world = world.with_image(image)
-                state = mark.sealed.state if mark.sealed else None
+                state = image.mark.sealed.state if image.mark.sealed else None
                 world = world.changed(copy, phase=Phase.SEALED, state=state)
         return world
 
@@ -373,6 +432,11 @@ def worlds(draw: st.DrawFn) -> SimulatedWorld:
                 )
             if phase is not Phase.CREATING:
                 copy = replace(copy, adopted=draw(st.sampled_from([True, False, False])))
+                copy = replace(copy, keep=draw(st.sampled_from(Keeping)))
+            if phase is Phase.SEALING and draw(st.booleans()):
+                states = st.sampled_from([SetState.EXPOSED, SetState.RECOVERED])
+                wishes = st.sampled_from([Keeping.RECOVERED, Keeping.YES])
+                copy = replace(copy, ended=True, state=draw(states), keep=draw(wishes))
             copies[name] = copy
         elif row == "gone":
             gone.add(name)
@@ -388,7 +452,8 @@ def worlds(draw: st.DrawFn) -> SimulatedWorld:
                     copy_id=name,
                     exposed_share=share_of(name),
                 )
-                image = replace(image, mark=replace(image.mark, sealed=sealed))
+                kept = draw(st.sampled_from([None, None, Kept(), Kept(since=NOW), HELD]))
+                image = replace(image, mark=replace(image.mark, sealed=sealed, kept=kept))
             if draw(st.sampled_from([True, *[False] * 5])):
                 volume = replace(VOLUME, id="257")
                 image = replace(image, mark=replace(image.mark, volume=volume))
@@ -513,6 +578,8 @@ def test_what_is_not_provably_ours_is_left(world: SimulatedWorld, starting: bool
             if isinstance(action, Destroy) and name in world.gone:
                 assert image.mark.volume.key == VOLUME.key
         elif isinstance(action, OnCopy) and image is not None:
+            if isinstance(action, Finish):
+                continue  # what clients can reach goes, whosever the image is
             assert image.mark.volume.key == world.copies[name].volume.key
         elif name in strange - world.gone - world.copies.keys():
             assert isinstance(action, DeleteSet | DeleteDescriptor)
@@ -524,7 +591,7 @@ def test_no_time_deletes_what_was_adopted(world: SimulatedWorld, starting: bool)
     adopted = {
         copy.id: world.images.get(copy.id)
         for copy in world.copies.values()
-        if copy.adopted and copy.phase is not Phase.DELETING
+        if copy.adopted and copy.phase is not Phase.DELETING and not copy.ended
     }
     for seconds in (0.0, 400.0, 2000.0, 10 * LONGEST):
         before = world.later(seconds)
@@ -538,7 +605,46 @@ def test_no_time_deletes_what_was_adopted(world: SimulatedWorld, starting: bool)
                 unrecovered = known is not None and known.state is not SetState.RECOVERED
                 sealed = action.copy.phase is Phase.SEALED or image is None or image.read_only
                 assert action.lost or (unrecovered and not sealed)
-        adopted |= {copy.id: None for copy in world.copies.values() if copy.adopted}
+        adopted |= {
+            copy.id: None for copy in world.copies.values() if copy.adopted and not copy.ended
+        }
+
+
+@_property
+@given(worlds(), st.booleans())
+def test_no_backup_is_removed(world: SimulatedWorld, starting: bool) -> None:  # noqa: FBT001
+    """Nor does a sealed copy that is to be kept go in another way than as a backup."""
+    for seconds in (0.0, 400.0, 2000.0, 10 * LONGEST):
+        before = world.later(seconds)
+        world, decided = before.reconcile(starting=starting)
+        for action in decided.actions:
+            if not isinstance(action, Delete | Destroy | MountAgain | Seal | Adopt):
+                continue
+            copy, image = before.copies.get(action.target), before.images.get(action.target)
+            if copy is not None and copy.phase is Phase.KEPT:
+                assert isinstance(action, Delete)
+                assert action.lost
+                assert image is None or image.mark.volume.key != copy.volume.key
+            elif copy is not None and is_backup(copy) and isinstance(action, Delete):
+                assert action.lost
+            elif copy is not None and is_due(copy) and isinstance(action, Delete):
+                assert isinstance(action, Keep) or image is None or not image.complete
+
+
+@_property
+@given(worlds(), st.booleans())
+def test_what_is_held_stays(world: SimulatedWorld, starting: bool) -> None:  # noqa: FBT001
+    """Whatever the record says, even that it is being deleted."""
+    for seconds in (0.0, 400.0, 2000.0, 10 * LONGEST):
+        before = world.later(seconds)
+        world, decided = before.reconcile(starting=starting)
+        for action in decided.actions:
+            image = before.images.get(action.target)
+            if image is None or not image.complete or image.mark.kept != HELD:
+                continue
+            assert not isinstance(action, Destroy)
+            if isinstance(action, Delete) and not isinstance(action, Keep):
+                assert image.mark.volume.key != action.copy.volume.key
 
 
 @_property
@@ -653,6 +759,11 @@ def test_what_was_cut_off_converges(
     for copy in world.copies.values():
         if copy.id in wrong:
             continue
+        if copy.phase is Phase.KEPT:
+            assert copy.path not in world.mounts
+            assert copy.path not in world.shares.values()
+            assert world.images[copy.id].mark.is_backup
+            continue
         assert copy.phase is Phase.SEALED
         assert copy.path in world.mounts
         image = world.images[copy.id]
@@ -677,8 +788,8 @@ def test_what_was_cut_off_converges(
 
 _SOURCES = ("inventory", "mounts", "directories", "samba", "shares", "descriptors", "workers")
 # What would be removed, were all seen or time another, may be mounted, sealed and rid of what is no
-# part of it instead.
-_HARMLESS: set[type[Action]] = {MountAgain, Seal, Clear}
+# part of it instead; what a copy that has ended still shows is taken away in any case.
+_HARMLESS: set[type[Action]] = {MountAgain, Seal, Clear, Finish}
 _KNOWN = (TakeOver, Attest, Amend)  # what is known of images comes first
 _RESTS_ON: dict[str, set[type[Action]]] = {
     "inventory": {Destroy, Adopt, MountAgain, Seal},
@@ -688,6 +799,19 @@ _RESTS_ON: dict[str, set[type[Action]]] = {
     "descriptors": {DeleteDescriptor},
     "workers": {DeleteSet},
 }
+
+
+def _is_of_backup(world: SimulatedWorld, action: Action) -> bool:
+    """Return whether something is removed that only a shadow copy has, and a backup never."""
+    ended = {copy.path for copy in world.copies.values() if is_backup(copy)}
+    match action:
+        case Unmount(path=path):
+            return path in ended
+        case DeleteShare(share=share):
+            return world.shares[share] in ended
+        case DeleteSet(set_id=set_id):
+            return any(copy.path in ended for copy in world.members[set_id])
+    return False
 
 
 @_property
@@ -702,7 +826,11 @@ def test_what_cannot_be_seen_makes_it_cautious(
     missing = dict.fromkeys(blind)
     assert blind <= {one.name for one in fields(Observation)}
     decided = plan(replace(seen, **missing))  # type: ignore[arg-type]
-    removals = [action for action in decided.actions if type(action) not in _HARMLESS]
+    removals = [
+        action
+        for action in decided.actions
+        if type(action) not in _HARMLESS and not _is_of_backup(world, action)
+    ]
     assert told(removals) <= told(plan(seen).actions)
     for name in blind:
         assert not any(type(action) in _RESTS_ON.get(name, ()) for action in decided.actions)
@@ -723,8 +851,8 @@ def test_a_clock_that_jumps_removes_nothing_of_this_boot(
     before = told(plan(world.observe()).actions)
     known = world.known()
     for kind, target in told(plan(jumped.observe()).actions) - before:
-        assert kind in {Delete, DeleteSet} | _HARMLESS
-        if kind is Delete:
+        assert kind in {Delete, Keep, DeleteSet} | _HARMLESS
+        if kind in (Delete, Keep):
             copy = world.copies[target]
             # or its record says less than its image, and becomes that of a sealed copy first
             assert copy.phase is Phase.SEALED or world.images[target].mark.sealed

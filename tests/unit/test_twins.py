@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from samba_rvss.copies import exposed
-from samba_rvss.model import Nested, Share
+from samba_rvss.model import Keep, Nested, Share
 from samba_rvss.samba import twins
 from samba_rvss.samba.conf import Config, find_share
 from samba_rvss.samba.sections import Section
@@ -34,6 +34,7 @@ CAREFUL = replace(
     nested=Nested.INCLUDE,
     previous_versions=True,
     forced="'force user = x'",
+    keep=Keep.RECOVERED,
 )
 HINDERED = replace(PLAIN, name="hindered", obstacle="snapper stands before shell_snap")
 SOME_FORCED = (
@@ -47,6 +48,7 @@ OTHER = replace(CAREFUL, name="other", path="/srv/vms/inner")
 def test_a_copy_has_what_any_of_its_shares_asks_for(shares: tuple[Share, ...]) -> None:
     found = find_share(config(*shares, OTHER), ("/srv/vms",))
     assert (found.path, found.nested, found.previous_versions) == ("/srv/vms", Nested.INCLUDE, True)
+    assert found.keep is Keep.RECOVERED
     assert found.obstacle == ""  # Samba would not have called for the one that has it
     alike = twins.of((*shares, OTHER), "/srv/vms")
     assert alike == shares
@@ -66,6 +68,7 @@ def test_differences_are_told() -> None:
     assert [said for _, _, said in told] == [
         "and 'rvss:nested = include' of [careful] is taken for all",
         "and 'rvss:previous versions = yes' of [careful] is taken for all",
+        "and 'rvss:keep = recovered' of [careful] is taken for all",
         SOME_FORCED,
         "but by [hindered] it can have no shadow copies",
     ]

@@ -100,6 +100,10 @@ class Home:
         ):
             subvolumes.delete(self.top, parent, leaf)
 
+    def delete_inside(self, name: str) -> None:
+        """Delete the subvolumes inside a subvolume in it; what is made meanwhile may stay."""
+        subvolumes.delete_inside(self.top, self.fd, name)
+
     def where(self, name: str = "") -> str:
         """Return the path of something in it from the top level, for messages."""
         path = subvolumes.path_of(self.top, self.tree)

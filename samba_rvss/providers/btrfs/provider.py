@@ -3,6 +3,7 @@
     /.samba-rvss                                        see `home`
       <base>-<id>.<YYYYMMDDTHHMMSSZ>_<digits>           a sealed part, read-only; see `parts`
       <the same of the volume's part>.rw, .rw1 …        the writable parts, until they are removed
+      .<the same>.rw, .rw1 …                            or left beside a backup; see `links`
       .<…>                                              what is being made
       .marks/<image>/                                   a directory with our mark; see `marks`.
                                                         A part is made in it, and then moved
@@ -13,7 +14,7 @@ goes after them.
 """
 
 import os
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -36,6 +37,7 @@ from samba_rvss.providers.btrfs import (
     home,
     images,
     ioctl,
+    links,
     marks,
     mounted,
     parts,
@@ -50,6 +52,7 @@ from samba_rvss.providers.btrfs.marks import PROVIDER, Record
 from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.homes import Homes
 from samba_rvss.providers.inventory import listed
+from samba_rvss.providers.mark import unheld
 
 
 class Btrfs:
@@ -192,7 +195,7 @@ class Btrfs:
             seal = sealing.Sealing(ours, self._identity, self._reached)
             return seal.run(record, sealed, opened=opened)
 
-    def clear(self, volume: Volume, image: str) -> None:
+    def clear(self, volume: Volume, image: str, *, link: bool = False) -> None:
         """See `samba_rvss.providers.Provider`."""
         try:
             with self._home(volume.file_system, writable=True) as ours:
@@ -201,13 +204,36 @@ class Btrfs:
                     return
                 images.ours(ours, record, self._identity)
                 for name in list(images.remnants(ours, record)):
-                    ours.delete(name)
+                    if link and not record.in_place:
+                        links.make(ours, name)
+                    else:
+                        ours.delete(name)
                 if record.in_place:
                     former.remove(ours, image, self._identity)
         except FileNotFoundError:
             return
         except OSError as exc:
             raise problem(exc, f"cannot clear the image {image}") from exc
+
+    def mark(self, volume: Volume, image: str) -> Mark | None:
+        """See `samba_rvss.providers.Provider`."""
+        try:
+            with self._home(volume.file_system, writable=False) as ours:
+                record = marks.read(ours, image) or former.read(ours, image)
+                if record is None:
+                    return None
+                images.ours(ours, record, self._identity)
+                return record.mark
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise problem(exc, f"cannot read the mark of the image {image}") from exc
+
+    def keep(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`: here the sealed image is all that there is."""
+
+    def hold(self, volume: Volume, image: str, tags: Sequence[str]) -> None:
+        """See `samba_rvss.providers.Provider`: btrfs has no holds."""
 
     def claim(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`."""
@@ -228,6 +254,7 @@ class Btrfs:
             with self._home(volume.file_system, writable=True) as ours:
                 record = marks.read(ours, image)
                 if record is not None:
+                    unheld(record.mark)
                     _delete_parts(ours, record, images.ours(ours, record, self._identity))
                 former.remove(ours, image, self._identity)
                 marks.remove(ours, image)
@@ -317,7 +344,7 @@ class Btrfs:
 def _delete_parts(ours: Home, record: Record, state: State) -> None:
     """Delete what is in the home of an image."""
     others = images.remnants if record.is_sealed else images.unfinished
-    names = list(others(ours, record))
+    names = [*others(ours, record), *links.names(ours, record)]
     if record.is_sealed or not record.in_place:
         names += [subvolume.name for subvolume in state.subvolumes]
     for name in names:

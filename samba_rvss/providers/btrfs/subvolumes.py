@@ -204,11 +204,18 @@ def delete(mount: int, parent: int, name: str) -> None:
                 "it is tried again; end that program",
             )
         with _unless_moved():
-            _delete_inside(mount, parent, name)
+            delete_inside(mount, parent, name)
 
 
-def _delete_inside(mount: int, parent: int, name: str) -> None:
-    """Delete what is inside a subvolume; what is moved or made meanwhile may stay."""
+def delete_inside(mount: int, parent: int, name: str) -> None:
+    """Delete what is inside a subvolume; what is moved or made meanwhile may stay.
+
+    The arguments are those of `delete`.
+
+    Raises:
+        RvssError: as `held.refusal` if the kernel does not permit it.
+        OSError: if btrfs refuses.
+    """
     with files.opened(os.open(name, files.DIRECTORY, dir_fd=parent)) as fd:
         tree, _ = ioctl.lookup(fd)
     inner = below(mount, tree)

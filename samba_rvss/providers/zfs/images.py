@@ -142,7 +142,11 @@ class _Listing:
         return Image(
             id=image,
             provider=self._provider,
-            mark=replace(marked.mark, sealed=top.mark.sealed if top else None),
+            mark=replace(
+                marked.mark,
+                sealed=top.mark.sealed if top else None,
+                kept=top.mark.kept if top else None,
+            ),
             complete=top is not None,
             read_only=top is not None and all(part.read_only for part in parts),
             former=whose is Whose.FORMER,
@@ -160,7 +164,7 @@ class _Listing:
             parts += tree.parts(image, [clone, *self._below(clone)])
             of_clone = self._marks.read(clone)
             if mark and of_clone:
-                mark = replace(mark, sealed=of_clone.mark.sealed)
+                mark = replace(mark, sealed=of_clone.mark.sealed, kept=of_clone.mark.kept)
         return Foreign(
             id=image,
             provider=self._provider,

@@ -25,6 +25,7 @@ from samba_rvss.model import Foreign, Identity, Image, Inventory, Mark, Nested, 
 from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.homes import IN_A_POOL, Homes
 from samba_rvss.providers.inventory import listed
+from samba_rvss.providers.mark import unheld
 from samba_rvss.providers.zfs import busy, place, pools, tree
 from samba_rvss.providers.zfs.cloning import clone
 from samba_rvss.providers.zfs.command import Command, doing, require_healthy
@@ -33,7 +34,7 @@ from samba_rvss.providers.zfs.marks import Marks
 from samba_rvss.providers.zfs.mounting import mount, write_out
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
-from samba_rvss.providers.zfs.tree import HOLD, HOME, Dataset, Snapshot
+from samba_rvss.providers.zfs.tree import HOLD, HOME, Dataset
 
 _AN_ID = "20261231T235959Z-01234567"
 
@@ -229,8 +230,45 @@ class Zfs:
                 raise failure or exc from exc
         return False
 
-    def clear(self, volume: Volume, image: str) -> None:
+    def clear(self, volume: Volume, image: str, *, link: bool = False) -> None:
         """See `samba_rvss.providers.Provider`. Here a sealed image is what recovery wrote to."""
+
+    def mark(self, volume: Volume, image: str) -> Mark | None:
+        """See `samba_rvss.providers.Provider`. The clone's says what became of the image."""
+        with doing(f"cannot read the mark of the image {image}"):
+            pool = self._pool(volume)
+            snapshot = tree.outermost(self._zfs, pool, volume, image)
+            if snapshot is None:
+                return None
+            mark = self._marks.require(snapshot, image, pool)
+            clones = tree.datasets(self._zfs, tree.clone_name(pool, image))
+            if not clones or clones[0].origin != snapshot.name or not clones[0].mark:
+                return mark
+            return self._marks.require(clones[0], image, pool)
+
+    def keep(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        with doing(f"cannot keep the image {image}"):
+            pool = self._pool(volume)
+            self._verify(pool, image)
+            place.require_short(f"{tree.clone_name(pool, image)}/9999@rvss-{image}")
+            tree.keep(self._zfs, tree.clone_name(pool, image), image)
+
+    def hold(self, volume: Volume, image: str, tags: Sequence[str]) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        with doing(f"cannot hold the image {image}"):
+            pool = self._pool(volume)
+            snapshot = tree.outermost(self._zfs, pool, volume, image)
+            if snapshot is None:
+                raise RvssError(Problem.NOT_FOUND, "its snapshot does not exist")
+            mark = self._marks.require(snapshot, image, pool)
+            clones = tree.datasets(self._zfs, tree.clone_name(pool, image))
+            parts = tree.parts(image, clones)
+            found = [each.name for each in tree.of_image(self._zfs, snapshot, mark.nested, parts)]
+            if clones:
+                found += tree.kept_snapshots(self._zfs, clones[0].name, image)
+            wanted = [f"{tree.TAGGED}{tag}" for tag in tags]
+            tree.set_holds(self._zfs, found, wanted, releasing=True)
 
     def claim(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`.
@@ -239,7 +277,7 @@ class Zfs:
         """
         with doing(f"cannot claim the image {mark.id}"):
             pool = self._pool(mark.volume)
-            snapshot = self._outermost(pool, mark.volume, mark.id)
+            snapshot = tree.outermost(self._zfs, pool, mark.volume, mark.id)
             if snapshot is None:
                 raise RvssError(Problem.NOT_FOUND, "its snapshot does not exist")
             self._homes.remember(pool.guid, IN_A_POOL)
@@ -249,14 +287,10 @@ class Zfs:
                 self._zfs("set", f"{MARK}={text}", clones[0].name)
             else:
                 clones = []
-            inner = []
-            if mark.nested is Nested.INCLUDE:
-                origins = [part.origin for part in tree.parts(mark.id, clones)]
-                alike = tree.alike(self._zfs, snapshot, origins)
-                inner = [other.name for other in alike if other.name != snapshot.name]
-            text = self._marks.encode(replace(mark, sealed=None), pool)
-            for name in (*inner, snapshot.name):
-                self._zfs("set", f"{MARK}={text}", name)
+            found = tree.of_image(self._zfs, snapshot, mark.nested, tree.parts(mark.id, clones))
+            text = self._marks.encode(replace(mark, sealed=None, kept=None), pool)
+            for each in reversed(found):
+                self._zfs("set", f"{MARK}={text}", each.name)
 
     def destroy(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`.
@@ -269,7 +303,7 @@ class Zfs:
             clones = tree.datasets(self._zfs, tree.clone_name(pool, image))
             # Datasets may have been renamed: their snapshots went with them.
             known = clones[0].origin if clones and tree.is_of(clones[0].origin, image) else ""
-            snapshot = self._outermost(pool, volume, image, known)
+            snapshot = tree.outermost(self._zfs, pool, volume, image, known)
             if snapshot is None:
                 if clones:
                     message = f"{clones[0].name} is no clone of a snapshot of ours"
@@ -278,30 +312,27 @@ class Zfs:
             mark = self._marks.require(snapshot, image, pool)
             if clones and clones[0].origin != snapshot.name:
                 clones = []
+            over = set[str]()
             if clones and clones[0].mark:
-                self._marks.require(clones[0], image, pool)
+                over = unheld(self._marks.require(clones[0], image, pool))
             parts = tree.parts(image, clones)
             for part in clones:
                 if part not in parts:
                     raise RvssError(
                         Problem.BUSY, f"somebody has put {part.name} into it", "take it away"
                     )
-            found = [snapshot]
-            if mark.nested is Nested.INCLUDE:
-                for other in tree.alike(self._zfs, snapshot, [part.origin for part in parts]):
-                    if other.name != snapshot.name:
-                        self._marks.require(other, image, pool)
-                        found.append(other)
+            found = tree.of_image(self._zfs, snapshot, mark.nested, parts)
+            for other in found[1:]:
+                self._marks.require(other, image, pool)
             snapshots = [part.name for part in found]
             try:
                 tree.refuse_cloned(found, parts)
-                tree.destroy(self._zfs, parts[0].name if parts else "", snapshots)
+                tree.destroy(self._zfs, parts[0].name if parts else "", snapshots, image, over)
             except RvssError as exc:
                 if exc.problem is not Problem.BUSY:
                     raise
                 mounted = {part.name: "" for part in parts}
-                if parts:
-                    mounted[parts[0].name] = volume.directory
+                mounted |= {part.name: volume.directory for part in parts[:1]}
                 who = "; ".join(busy.holders(self._zfs, mounted, snapshots))
                 message = f"{exc.message} ({who})" if who else exc.message
                 raise RvssError(exc.problem, message, exc.hint) from exc
@@ -338,8 +369,7 @@ class Zfs:
 
         found = listed(known, look, "in the pool")
         names = {known[guid].name: guid for guid in found.file_systems}
-        listed_too = found.file_systems | names.keys()
-        return replace(found, file_systems=listed_too, former_names=names)
+        return replace(found, file_systems=found.file_systems | names.keys(), former_names=names)
 
     def _pool(self, volume: Volume) -> Pool:
         pool = pools.find(self._zfs, volume.file_system)
@@ -362,29 +392,9 @@ class Zfs:
             raise RvssError(Problem.BAD_PATH, message, "see who made it")
         return tree.parts(image, found), mark
 
-    def _outermost(
-        self, pool: Pool, volume: Volume, image: str, known: str = ""
-    ) -> Snapshot | None:
-        """Return the outermost snapshot of an image, whatever its dataset is called now.
-
-        Args:
-            pool: the volume's.
-            volume: what it is an image of; a dataset of the same name is another one.
-            image: its id.
-            known: a snapshot that it may be.
-        """
-        tried = ["", known.partition("@")[0], pool.here(volume.name)]
-        for dataset in tried[1:]:
-            snapshot = dataset and tree.snapshot(self._zfs, f"{dataset}@rvss-{image}")
-            if snapshot and snapshot.guid == (volume.id or snapshot.guid):
-                return snapshot
-        dataset = tree.with_guid(self._zfs, pool, volume.id)
-        return None if dataset in tried else tree.snapshot(self._zfs, f"{dataset}@rvss-{image}")
-
     def _verify(self, pool: Pool, image: str) -> None:
         parts, mark = self._parts(pool, image)
-        for part in parts:
-            if not part.read_only:
-                raise RvssError(Problem.NOT_SEALED, f"the clone {part.name} is still writable")
+        for part in (part for part in parts if not part.read_only):
+            raise RvssError(Problem.NOT_SEALED, f"the clone {part.name} is still writable")
         if not mark.sealed:
             raise RvssError(Problem.NOT_SEALED, f"{parts[0].name} does not say that it is sealed")

@@ -1,16 +1,19 @@
 """The clones and snapshots that an image consists of: listing and destroying them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Nested, Volume
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK, PART
 
 HOME = "samba-rvss"
 HOLD = "samba-rvss"
+TAGGED = "samba-rvss:"
+"""What the tags begin with of holds that an administrator has asked for."""
 _BUSY_SECONDS = 1.5
 _COLUMNS = ("-o", "name,property,source,value")  # a value comes last: it may have any text
 
@@ -134,10 +137,41 @@ def alike(zfs: Command, outermost: Snapshot, more: Sequence[str]) -> Iterator[Sn
             yield other
 
 
+def of_image(
+    zfs: Command, top: Snapshot, nested: Nested, parts: Sequence[Dataset]
+) -> list[Snapshot]:
+    """Return the snapshots of an image, given its clones; the outermost comes first."""
+    if nested is not Nested.INCLUDE:
+        return [top]
+    found = alike(zfs, top, [part.origin for part in parts])
+    return [top, *(other for other in found if other.name != top.name)]
+
+
 def with_guid(zfs: Command, pool: Pool, guid: str) -> str:
     """Return the name of the dataset that has a guid; empty if there is none."""
     words = ("list", "-H", "-p", "-r", "-t", "filesystem", "-o", "name,guid", pool.name)
     return next((name for name, found in zfs.table(*words, columns=2) if found == guid), "")
+
+
+def outermost(
+    zfs: Command, pool: Pool, volume: Volume, image: str, known: str = ""
+) -> Snapshot | None:
+    """Return the outermost snapshot of an image, whatever its dataset is called now.
+
+    Args:
+        zfs: zfs(8).
+        pool: the volume's.
+        volume: what it is an image of; a dataset of the same name is another one.
+        image: its id.
+        known: a snapshot that it may be.
+    """
+    tried = ["", known.partition("@")[0], pool.here(volume.name)]
+    for dataset in tried[1:]:
+        found = dataset and snapshot(zfs, f"{dataset}@rvss-{image}")
+        if found and found.guid == (volume.id or found.guid):
+            return found
+    dataset = with_guid(zfs, pool, volume.id)
+    return None if dataset in tried else snapshot(zfs, f"{dataset}@rvss-{image}")
 
 
 def exists(zfs: Command, name: str) -> bool:
@@ -163,28 +197,115 @@ def refuse_cloned(snapshots: Sequence[Snapshot], ours: Sequence[Dataset]) -> Non
             raise RvssError(Problem.BUSY, f"others have made clones of {snapshot.name}")
 
 
-def destroy(zfs: Command, top: str, snapshots: Sequence[str]) -> None:
+def kept_snapshots(zfs: Command, top: str, image: str) -> list[str]:
+    """Return the names of the snapshots of an image's clones that `hold` has made.
+
+    Args:
+        zfs: zfs(8).
+        top: the outermost clone.
+        image: the image's id.
+    """
+    words = ("list", "-H", "-r", "-t", "snapshot", "-o", "name", top)
+    return [name for (name,) in zfs.table(*words, columns=1) if is_of(name, image)]
+
+
+def keep(zfs: Command, top: str, image: str) -> None:
+    """Take a snapshot of an image's clones, in one transaction group, and hold it; once."""
+    name = f"{top}@rvss-{image}"
+    if not exists(zfs, name):
+        zfs("snapshot", "-r", name)
+    set_holds(zfs, kept_snapshots(zfs, top, image), {HOLD}, releasing=False)
+
+
+def set_holds(
+    zfs: Command, snapshots: Sequence[str], tags: Collection[str], *, releasing: bool
+) -> None:
+    """See that snapshots have holds of ours; those of others stay.
+
+    Args:
+        zfs: zfs(8).
+        snapshots: their names.
+        tags: the tags that there are to be, as zfs(8) shows them.
+        releasing: whether holds of ours with other tags are released.
+    """
+    if not snapshots:
+        return
+    present: dict[str, set[str]] = {}
+    for name, tag, _ in zfs.table("holds", "-H", *snapshots, columns=3):
+        present.setdefault(tag, set()).add(name)
+    for tag in tags:
+        missing = [name for name in snapshots if name not in present.get(tag, ())]
+        if missing:
+            zfs("hold", tag, *missing)
+    going = {tag: names for tag, names in present.items() if tag.startswith(TAGGED)}
+    going = {tag: names for tag, names in going.items() if releasing and tag not in tags}
+    # With our own hold on it, a snapshot stays whatever others have told ZFS.
+    bare = [name for name in snapshots if name not in present.get(HOLD, ())]
+    if going and bare:
+        _refuse_deferred(zfs, bare)
+    for tag, names in going.items():
+        zfs("release", tag, *names)
+
+
+def _refuse_deferred(zfs: Command, snapshots: Sequence[str]) -> None:
+    """Refuse to release a hold where ZFS would destroy the snapshot with the last one.
+
+    Raises:
+        RvssError: BUSY.
+    """
+    words = ("get", "-H", "-p", "-o", "name,value", "defer_destroy", *snapshots)
+    for name, deferred in zfs.table(*words, columns=2):
+        if deferred == "on":
+            raise RvssError(
+                Problem.BUSY,
+                f"somebody has told ZFS to destroy {name} as soon as nothing holds it",
+                "copy it away, or delete it",
+            )
+
+
+def destroy(
+    zfs: Command,
+    top: str,
+    snapshots: Sequence[str],
+    image: str = "",
+    over: Collection[str] = (),
+) -> None:
     """Destroy an image, its outermost snapshot last; what others hold stays as it is.
 
     Args:
         zfs: zfs(8).
         top: the outermost clone; empty if there is none.
         snapshots: the outermost first.
+        image: the image's id, if its clones may have snapshots of ours.
+        over: the tags of holds that its mark says are over.
 
     Raises:
         RvssError: BUSY if somebody holds or uses a part of it; what was destroyed before is gone.
     """
-    held = []
-    for name, tag, _ in zfs.table("holds", "-H", *snapshots, columns=3):
-        if tag != HOLD:
+    kept = kept_snapshots(zfs, top, image) if top and image else []
+    if kept:
+        words = ("get", "-H", "-p", "-o", "name,value", "clones", *kept)
+        for name, clones in zfs.table(*words, columns=2):
+            if clones not in ("", "-"):
+                raise RvssError(Problem.BUSY, f"others have made clones of {name}")
+    allowed = {HOLD, *(f"{TAGGED}{tag}" for tag in over)}
+    held: dict[str, list[str]] = {}
+    for name, tag, _ in zfs.table("holds", "-H", *snapshots, *kept, columns=3):
+        if tag not in allowed:
             raise RvssError(
                 Problem.BUSY, f"somebody holds {name} as '{tag}'", f"zfs release '{tag}' it"
             )
-        held.append(name)
+        held.setdefault(tag, []).append(name)
+    for tag, names in held.items():
+        inner = [name for name in names if name in kept]
+        if inner:
+            zfs("release", tag, *inner)
     if top:
         _destroy_busy(zfs, top)
-    if held:
-        zfs("release", HOLD, *held)
+    for tag, names in held.items():
+        outer = [name for name in names if name not in kept]
+        if outer:
+            zfs("release", tag, *outer)
     for name in reversed(snapshots):
         zfs("destroy", name)
 

@@ -1,0 +1,292 @@
+"""``samba-rvss backup list|show``, ``keep``, ``hold``, ``release`` and ``tag``.
+
+The first two only read; the daemon does the others. Whatever names a part of a backup, or of a
+shadow copy set, means all of it.
+"""
+
+import argparse
+from collections.abc import Container, Iterable, Sequence
+from datetime import date, datetime, timedelta
+from datetime import time as clock_time
+from typing import Any
+
+from samba_rvss import output, wire
+from samba_rvss.backups.policy import parse_tag
+from samba_rvss.cli.common import Verbs, ask, configuration, ledger_or_empty, open_ledger
+from samba_rvss.clock import now
+from samba_rvss.copies import identity
+from samba_rvss.copies.backup import Backup, in_ledger
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Context, Image, Phase, ShadowCopy
+from samba_rvss.samba.conf import Config
+
+_ID = "our id or its end, Samba's id of the copy or the set, or the path"
+_TAG = "manual"
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = verbs.add_parser(
+        "backup", help="list and show backups", description="List and show what is kept."
+    )
+    inner = verb.add_subparsers(metavar="VERB", required=True, dest="backup_verb")
+    listing = inner.add_parser(
+        "list", help="list the backups", description="List the backups, oldest first."
+    )
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.add_argument("share", nargs="*", metavar="SHARE", help="those of these shares only")
+    listing.set_defaults(function=run_list, looks=True)
+    showing = inner.add_parser("show", help="show a backup", description="Show a backup.")
+    showing.add_argument("--json", action="store_true", help="print JSON")
+    showing.add_argument("copy", metavar="ID", help=_ID)
+    showing.set_defaults(function=run_show, looks=True)
+    _add(verbs, "keep", "have a shadow copy become a backup when it ends")
+    verb = _add(verbs, "hold", "see that a backup is not deleted")
+    verb.add_argument("--tag", default=_TAG, help=f"who holds it, or what for (default: {_TAG})")
+    verb.add_argument("--until", metavar="DATE", default="", help="until when, that day included")
+    verb = _add(verbs, "release", "release a hold; nothing is deleted")
+    verb.add_argument("--tag", default=_TAG, help=f"which one (default: {_TAG})")
+    verb = verbs.add_parser("tag", help="give a backup a tag", description="Give a backup a tag.")
+    verb.add_argument("copy", metavar="ID", help=_ID)
+    verb.add_argument("tag", metavar="TAG")
+    verb.set_defaults(function=run_change)
+
+
+def _add(verbs: Verbs, name: str, what: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    verb.add_argument("copy", nargs="+", metavar="ID", help=_ID)
+    verb.set_defaults(function=run_change)
+    return verb
+
+
+def run_change(arguments: argparse.Namespace) -> int:
+    """Keep, hold, release or tag; each failure is reported and none stops the rest."""
+    config = configuration(arguments)
+    tag = getattr(arguments, "tag", "")
+    try:
+        tag = tag and parse_tag(tag)
+    except ValueError as exc:
+        raise RvssError(Problem.USAGE, f"{tag!r} is no tag", str(exc)) from None
+    until = day_end(getattr(arguments, "until", ""))
+    words = [arguments.copy] if isinstance(arguments.copy, str) else arguments.copy
+    status = 0
+    for word in words:
+        try:
+            with open_ledger(config) as ledger:
+                copies = whole_set(ledger, word)
+        except RvssError as exc:
+            output.print_error(exc.line())
+            status = status or int(exc.problem)
+            continue
+        requests = [
+            wire.AdminRequest(verb=arguments.verb, copy=copy.id, tag=tag, until=until)
+            for copy in copies
+        ]
+        failures = ask_each(config, requests)
+        if arguments.verb == "release" and len(failures) < len(requests):
+            # Part of it may have been released before.
+            failures = [each for each in failures if each.problem is not Problem.NOT_FOUND]
+        for failure in failures:
+            output.print_error(failure.line())
+            status = status or int(failure.problem)
+    return status
+
+
+def ask_each(config: Config, requests: Iterable[wire.AdminRequest]) -> list[RvssError]:
+    """Ask the daemon for each of several things; print what it answers, and return the errors."""
+    failures = []
+    for request in requests:
+        try:
+            output.print_line(ask(config, request))
+        except RvssError as exc:
+            failures.append(exc)
+    return failures
+
+
+def day_end(text: str) -> str:
+    """Return the end of a day, or a time, as the daemon reads it; empty if there is none.
+
+    Raises:
+        RvssError: USAGE if it is neither, or over.
+    """
+    if not text:
+        return ""
+    try:
+        try:
+            day = date.fromisoformat(text)
+        except ValueError:
+            time = datetime.fromisoformat(text).astimezone()
+        else:
+            time = datetime.combine(day + timedelta(days=1), clock_time()).astimezone()
+    except (ValueError, OverflowError):
+        raise RvssError(
+            Problem.USAGE, f"{text!r} is no date", "such as 2027-01-31 or 2027-01-31T18:00"
+        ) from None
+    if time <= now():
+        raise RvssError(Problem.USAGE, f"{text} is over")
+    return time.isoformat()
+
+
+def whole_set(ledger: Ledger, word: str) -> list[ShadowCopy]:
+    """Return the copies of the set, or the backup, that a word on the command line means.
+
+    Raises:
+        RvssError: NOT_FOUND if it means none, USAGE if it means several.
+    """
+    gone = (Phase.DELETING, Phase.GONE)
+    found = [copy for copy in ledger.find(word) if copy.phase not in gone]
+    if not found:
+        raise RvssError(
+            Problem.NOT_FOUND,
+            f"there is no shadow copy or backup {word}",
+            "see 'samba-rvss list' and 'samba-rvss backup list'",
+        )
+    sets = {copy.set_id or copy.id for copy in found}
+    if len(sets) > 1:
+        names = " ".join(copy.id for copy in found)
+        raise RvssError(Problem.USAGE, f"{word} is {len(sets)} backups", f"name one of {names}")
+    members = [copy for copy in ledger.of_set(found[0].set_id) if copy.phase not in gone]
+    return members or found
+
+
+def look(config: Config, ledger: Ledger) -> list[Backup]:
+    """Return the backups of an instance; what cannot be seen of them is said.
+
+    Raises:
+        RvssError: STATE.
+    """
+    file_systems = {copy.volume.file_system for copy in ledger.backups()}
+    return in_ledger(ledger, _images(config, file_systems)) if file_systems else []
+
+
+def _images(config: Config, file_systems: Container[str]) -> Sequence[Image]:
+    from samba_rvss.providers.all import providers
+    from samba_rvss.providers.inventory import of_all
+
+    known = providers(identity.read(config), f"{config.state_directory}/homes.json")
+    inventory = of_all(known, file_systems)
+    for file_system, reason in inventory.unlisted.items():
+        output.print_error(f"{file_system} cannot be listed: {reason}")
+    return inventory.images
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """List the backups."""
+    config = configuration(arguments)
+    wanted = {share.lower() for share in arguments.share}
+    with ledger_or_empty(config) as ledger:
+        found = look(config, ledger)
+    found = [
+        backup
+        for backup in found
+        if not wanted or wanted & {share.lower() for share in backup.shares}
+    ]
+    if arguments.json:
+        output.print_json([as_data(backup) for backup in found])
+        return 0
+    rows = [
+        [
+            backup.id,
+            output.local_time(backup.taken),
+            ", ".join(backup.shares),
+            "application" if backup.is_consistent else "crash",
+            ", ".join(hold.tag for hold in backup.holds if not hold.is_over(now())) or "-",
+            (", ".join(sorted(backup.tags)) or "-") if backup.seen else "not seen",
+            output.span(now() - backup.taken),
+        ]
+        for backup in found
+    ]
+    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE"]
+    output.print_table(columns, rows, "There are no backups.")
+    return 0
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Show one backup."""
+    config = configuration(arguments)
+    with open_ledger(config) as ledger:
+        names = {copy.id for copy in whole_set(ledger, arguments.copy)}
+        found = [b for b in look(config, ledger) if names & {part.id for part in b.parts}]
+        events = [
+            event for part in (found[0].parts if found else ()) for event in ledger.events(part.id)
+        ]
+    if not found:
+        raise RvssError(
+            Problem.NOT_FOUND,
+            f"{arguments.copy} is a shadow copy, and no backup yet",
+            "see 'samba-rvss show'",
+        )
+    (backup,) = found
+    if arguments.json:
+        output.print_json(as_data(backup))
+        return 0
+    first = backup.parts[0]
+    output.print_facts(
+        {
+            "id": backup.id,
+            "taken": output.local_time(backup.taken),
+            "age": output.span(now() - backup.taken),
+            "consistent": "for applications"
+            if backup.is_consistent
+            else f"as after a crash: {backup.missing}",
+            "shadow copy set": first.set_id or "not known",
+            "context": str(Context(first.context)) if first.set_id else "not known",
+            "tags": ", ".join(sorted(backup.tags)) or "none",
+            "held": "; ".join(map(_hold, backup.holds)) or "no",
+        }
+    )
+    output.print_line()
+    rows = [
+        [part.id, part.share, part.volume.name, part.volume.directory or "/", part.copy_id]
+        for part in backup.parts
+    ]
+    output.print_table(["PART", "SHARE", "VOLUME", "DIRECTORY", "SHADOW COPY"], rows, "")
+    output.print_line()
+    told = [[output.local_time(e.time), e.copy, e.what, e.detail] for e in events]
+    output.print_table(["TIME", "PART", "EVENT", "DETAIL"], told, "")
+    return 0
+
+
+def _hold(hold: Any) -> str:
+    if hold.until is None:
+        return str(hold.tag)
+    over = ", over" if hold.is_over(now()) else ""
+    return f"{hold.tag} until {output.local_time(hold.until)}{over}"
+
+
+def as_data(backup: Backup) -> dict[str, Any]:
+    """Return a backup as JSON has it."""
+    first = backup.parts[0]
+    return {
+        "id": backup.id,
+        "set_id": first.set_id,
+        "taken": backup.taken.isoformat(),
+        "shares": list(backup.shares),
+        "consistent": backup.is_consistent,
+        "missing": backup.missing,
+        "context": first.context,
+        "tags": sorted(backup.tags),
+        "holds": [
+            {
+                "tag": hold.tag,
+                "until": hold.until.isoformat() if hold.until else None,
+                "over": hold.is_over(now()),
+            }
+            for hold in backup.holds
+        ],
+        "seen": backup.seen,
+        "parts": [
+            {
+                "id": part.id,
+                "share": part.share,
+                "share_path": part.share_path,
+                "copy_id": part.copy_id,
+                "volume": part.volume.key,
+                "name": part.volume.name,
+                "directory": part.volume.directory,
+                "uid": part.uid,
+            }
+            for part in backup.parts
+        ],
+    }

@@ -1,0 +1,205 @@
+"""``samba-rvss prune``: delete the backups that no rule keeps, after showing what becomes of all.
+
+What is shown is what is done: the same plan. The daemon deletes, one backup after the other, and
+refuses what has been held meanwhile.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from datetime import UTC
+from functools import partial
+from os.path import normpath
+from typing import Any
+
+from samba_rvss import output, wire
+from samba_rvss.backups import plausibility, pruning
+from samba_rvss.backups.policy import Policy
+from samba_rvss.backups.pruning import Verdict
+from samba_rvss.cli import backup
+from samba_rvss.cli.common import Verbs, ask, configuration, ledger_or_empty
+from samba_rvss.clock import now
+from samba_rvss.copies import identity
+from samba_rvss.copies.backup import Backup
+from samba_rvss.copies.locate import find
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Volume
+from samba_rvss.providers.patience import COMMON
+from samba_rvss.samba.conf import Config
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser(
+        "prune",
+        help="delete the backups that no rule keeps",
+        description="Show what becomes of each backup by 'rvss:retention', and delete those that"
+        " no rule keeps.",
+    )
+    verb.add_argument(
+        "-n", "--dry-run", action="store_true", help="show it only; the daemon need not run"
+    )
+    verb.add_argument("--yes", action="store_true", help="do not ask")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.add_argument(
+        "--trust-clock", action="store_true", help="prune even if the clock may be wrong"
+    )
+    verb.set_defaults(function=run, looks=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the plan, ask, and carry it out; a failure is reported and stops nothing else."""
+    config = configuration(arguments)
+    with ledger_or_empty(config) as ledger:
+        found = backup.look(config, ledger)
+        last = ledger.last_event(plausibility.PRUNED) or ledger.last_event()
+        doubted = ledger.times(plausibility.UNPRUNED)
+    policies = _policies(config)
+    present = now()
+    known = [_as_pruned(each) for each in found]
+    verdicts = pruning.plan(known, policies, now=present)
+    doubt = plausibility.doubt(
+        known,
+        policies.values(),
+        now=present,
+        last=last.time if last else None,
+        doubted=doubted,
+    )
+    backups = {each.id: each for each in found}
+    going = [verdict for verdict in verdicts if verdict.removed]
+    if not arguments.json:
+        _show(verdicts, backups)
+    if doubt and not arguments.trust_clock:
+        refusal = RvssError(
+            Problem.REFUSED, f"nothing is pruned: {doubt}", "if it is right, --trust-clock"
+        )
+        if not arguments.dry_run:
+            ask(config, wire.AdminRequest(verb="unpruned"))
+            raise refusal
+        output.print_error(refusal.line())
+    failures: dict[str, str] = {}
+    status = 0
+    if not arguments.dry_run and (not going or _agreed(arguments, len(going))):
+        status = _remove(config, going, backups, failures, quiet=arguments.json)
+    if arguments.json:
+        output.print_json([_as_data(v, backups[v.backup.id], failures) for v in verdicts])
+    return status
+
+
+def _agreed(arguments: argparse.Namespace, count: int) -> bool:
+    """Return whether so many backups are to go.
+
+    Raises:
+        RvssError: USAGE if there is nobody to ask.
+    """
+    if arguments.yes:
+        return True
+    if arguments.json or not sys.stdin.isatty():
+        raise RvssError(Problem.USAGE, "there is nobody to ask", "use --yes, or --dry-run")
+    output.print_line()
+    answer = input(f"Delete {count} backup{'s' * (count > 1)}? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _remove(
+    config: Config,
+    going: list[Verdict],
+    backups: Mapping[str, Backup],
+    failures: dict[str, str],
+    *,
+    quiet: bool,
+) -> int:
+    """Delete backups, the oldest first; return the exit status."""
+    status = 0
+    for number, verdict in enumerate(reversed(going), 1):
+        name = verdict.backup.id
+        try:
+            for part in backups[name].parts:
+                ask(config, wire.AdminRequest(verb="delete", copy=part.id))
+            if not quiet:
+                output.print_line(f"{number} of {len(going)}: {name} is deleted")
+        except RvssError as exc:
+            failures[name] = exc.line()
+            output.print_error(f"{name} is not deleted: {exc.line()}")
+            status = status or int(exc.problem)
+    ask(config, wire.AdminRequest(verb="pruned"))
+    return status
+
+
+def _as_pruned(found: Backup) -> pruning.Backup:
+    return pruning.Backup(
+        id=found.id,
+        groups=frozenset(group_of(part.volume) for part in found.parts),
+        taken=found.taken.astimezone(UTC),
+        consistent=found.is_consistent,
+        holds=tuple((hold.tag, hold.until) for hold in found.holds),
+        tags=found.tags,
+        # What cannot be seen may be held.
+        unseen=not found.seen,
+        damaged=found.damaged,
+        unfinished=found.unfinished,
+    )
+
+
+def group_of(volume: Volume) -> str:
+    """Return what the backups of a share's directory have in common, whatever it is called."""
+    return f"{volume.key}/{volume.inode}"
+
+
+def _policies(config: Config) -> dict[str, Policy | None]:
+    """Return the rules of each group; of one that two shares give different rules, none."""
+    from samba_rvss.providers.all import providers
+
+    known = providers(identity.read(config), f"{config.state_directory}/homes.json")
+    found: dict[str, Policy | None] = {}
+    names: dict[str, str] = {}
+    unseen: set[str] = set()
+    for share in config.shares:
+        path = normpath(share.path)
+        try:
+            if path in unseen:
+                continue
+            group = group_of(COMMON.look(share.path, partial(find, share, known)))
+        except RvssError as exc:
+            output.print_error(f"[{share.name}] nothing of it is pruned: {exc.line()}")
+            unseen.add(path)
+            continue
+        if share.obstacle:  # its rules may be among what is wrong with it
+            output.print_error(f"[{share.name}] nothing of it is pruned: {share.obstacle}")
+            found[group], names[group] = None, share.name
+            continue
+        if found.setdefault(group, share.retention) != share.retention:
+            found[group] = None
+            output.print_error(
+                f"[{names[group]}] and [{share.name}] are one directory and have different rules:"
+                " nothing of it is pruned"
+            )
+        names[group] = share.name
+    return found
+
+
+def _show(verdicts: tuple[Verdict, ...], backups: Mapping[str, Backup]) -> None:
+    rows = [
+        [
+            verdict.backup.id,
+            output.local_time(verdict.backup.taken),
+            ", ".join(backups[verdict.backup.id].shares),
+            "goes" if verdict.removed else "stays",
+            "; ".join(verdict.sentences),
+        ]
+        for verdict in verdicts
+    ]
+    columns = ["ID", "TAKEN", "SHARES", "", "BECAUSE"]
+    output.print_table(columns, rows, "There are no backups.")
+
+
+def _as_data(verdict: Verdict, found: Backup, failures: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "id": verdict.backup.id,
+        "taken": verdict.backup.taken.isoformat(),
+        "shares": list(found.shares),
+        "removed": verdict.removed,
+        "reasons": [{"text": r.text, "group": r.group} for r in verdict.reasons],
+        "notes": list(verdict.notes),
+        "failure": failures.get(verdict.backup.id, ""),
+    }
