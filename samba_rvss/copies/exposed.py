@@ -10,7 +10,7 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.model import ShadowCopy, Writers
 from samba_rvss.samba import control, registry
 from samba_rvss.samba.conf import Config, base_share
-from samba_rvss.samba.parser import lower_case
+from samba_rvss.samba.parser import EXPOSED, lower_case
 
 _logger = logging.getLogger(__name__)
 
@@ -83,11 +83,16 @@ def drop_connections(instance: Instance, share: str) -> None:
 
 
 def delete_share(instance: Instance, share: str) -> None:
-    """Remove an exposed share and its security descriptor.
+    """Remove an exposed share and its security descriptor; a share of another kind is left alone.
+
+    The name may come from the mark of an image that was moved here from anywhere.
 
     Raises:
         RvssError: SAMBA.
     """
+    if not EXPOSED.fullmatch(share):
+        _logger.warning("[%s] is no exposed share, and is left alone", share)
+        return
     config = instance.config
     if instance.samba.call(registry.remove_shares, config.file, (share,)):
         control.reload_config(config.file)
