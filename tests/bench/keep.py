@@ -23,7 +23,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Context, ShadowCopy
+from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.samba.fsrvp.client import Client
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.testing.daemon import RvssDaemon
@@ -56,8 +56,11 @@ class Bench:
         self.samba.start()
         self.client = undo.enter_context(Client(self.samba.address, self.operator.logon))
 
-    def sequence(self, share: str) -> dict[str, float]:
-        """Take a set, recover, complete and delete it; return the seconds of its steps."""
+    def sequence(self, share: str, pause: float = 0.5) -> dict[str, float]:
+        """Take a set, recover, complete and delete it; return the seconds of its steps.
+
+        A backup program reads for longer than a sealing takes: so does the pause before the end.
+        """
         taken = CopySet(self.client, Context.AUTO_RECOVERY)
         taken.prepare(share)
         taken.commit()
@@ -66,7 +69,7 @@ class Bench:
         with Session(self.samba.address, exposed, self.operator.logon) as session:
             session.write("recovered", b"recovered")
         taken.complete()
-        time.sleep(0.5)  # a backup program reads for longer than a sealing takes
+        time.sleep(pause)
         taken.delete()
         spent["delete"] = taken.calls[-1].seconds
         return spent
@@ -106,8 +109,8 @@ def main() -> int:
             told[f"{step} with keep = yes / with no"] = ratio
         while len(bench.backups()) < arguments.backups:
             print(f"{len(bench.backups())} backups", end="\r", file=sys.stderr, flush=True)
-            bench.sequence("yes")
-        wait_until("all are kept", lambda: len(bench.backups()) >= arguments.backups)
+            bench.sequence("yes", pause=0.0)
+        wait_until("all are kept", lambda: {b.phase for b in bench.backups()} == {Phase.KEPT})
         for held in bench.backups()[:HELD]:
             bench.command("hold", held.id)
         count = len(bench.backups())
