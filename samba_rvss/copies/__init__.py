@@ -6,6 +6,8 @@
     follow      what srv_fss.tdb calls for: learn, open
     seal        read-only for good, and verified to be
     delete      mounts, image, share; what Samba leaves behind
+    leases      who reads a backup, so that it is not deleted
+    reading     the parts of a backup, under leases
     exposed     the shares in Samba's registry that show copies to clients
     repair      what reconciling does: adopt, mount again, seal again, destroy image, delete set
 

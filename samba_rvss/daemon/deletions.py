@@ -7,9 +7,10 @@ any more, goes on or is tried again.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
-from samba_rvss.copies import holds, keep
+from samba_rvss.copies import holds, keep, reading
 from samba_rvss.copies.create import forced
 from samba_rvss.copies.delete import delete, left_behind, not_hidden, withdraw
 from samba_rvss.copies.instance import Instance
@@ -111,7 +112,7 @@ class Deletions:
 
         Raises:
             RvssError: HELD; as `copies.delete.delete`: then it is tried again later. BUSY if
-                something does not answer.
+                something does not answer, or somebody reads the backup.
         """
         deletion, hidden = self._begin(copy, uid, by=_delete_unheld)
         await asyncio.wait({deletion}, timeout=HIDE_SECONDS)
@@ -231,9 +232,11 @@ def _delete_unheld(
     instance: Instance, copy: ShadowCopy, uid: int, hidden: Callable[[], object], detail: str
 ) -> None:
     current = instance.ledger.get(copy.id)
-    if current is not None and current.phase is Phase.KEPT:
-        holds.require_unheld(instance, current)  # once more, now that nothing changes it
-    delete(instance, copy, uid, hidden, detail)
+    with ExitStack() as bars:
+        if current is not None and current.phase is Phase.KEPT:
+            holds.require_unheld(instance, current)  # once more, now that nothing changes it
+            bars.enter_context(reading.barred(instance, current))
+        delete(instance, copy, uid, hidden, detail)
 
 
 def _log_late(copy: ShadowCopy, deletion: "asyncio.Task[None]") -> None:
