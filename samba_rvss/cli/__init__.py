@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from samba_rvss import __version__, output
 from samba_rvss.cli import (
@@ -34,6 +35,15 @@ _VERBS = (daemon, status, listing, events, shares, backup, prune, delete, reconc
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         raise RvssError(Problem.USAGE, message, f"see '{self.prog} --help'")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if args is None or "--" not in args or self.get_default("command") is None:
+            return super().parse_known_args(args, namespace)
+        # What follows is another program's: argparse would take a second "--" out of it.
+        end = args.index("--")
+        found, unknown = super().parse_known_args(args[:end], namespace)
+        found.command = args[end + 1 :]
+        return found, unknown
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from typing import Any
 
 from samba_rvss import output, wire
 from samba_rvss.backups.policy import parse_tag
+from samba_rvss.cli import reading
 from samba_rvss.cli.common import Verbs, ask, configuration, ledger_or_empty, open_ledger
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
@@ -41,6 +42,7 @@ def register(verbs: Verbs) -> None:
     showing.add_argument("--json", action="store_true", help="print JSON")
     showing.add_argument("copy", metavar="ID", help=_ID)
     showing.set_defaults(function=run_show, looks=True)
+    reading.register(inner)
     _add(verbs, "keep", "have a shadow copy become a backup when it ends")
     verb = _add(verbs, "hold", "see that a backup is not deleted")
     verb.add_argument("--tag", default=_TAG, help=f"who holds it, or what for (default: {_TAG})")

@@ -7,7 +7,8 @@
     seal        read-only for good, and verified to be
     delete      mounts, image, share; what Samba leaves behind
     leases      who reads a backup, so that it is not deleted
-    reading     the parts of a backup, under leases
+    reading     the parts of a backup, open to be mounted
+    carry       a program that reads a backup where the share is
     exposed     the shares in Samba's registry that show copies to clients
     repair      what reconciling does: adopt, mount again, seal again, destroy image, delete set
 

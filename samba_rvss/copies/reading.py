@@ -1,9 +1,10 @@
-"""Reading backups: their parts, under leases.
+"""Reading backups: their parts, opened under leases.
 
-Place: above `leases`; below what reads a backup. Contract: what is being read is not deleted;
-nothing of a backup is, while a part of it is.
+Place: above `leases`; below what runs a program over a backup. Contract: what is being read is not
+deleted; nothing of a backup is, while a part of it is.
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,11 @@ from contextlib import ExitStack, contextmanager
 from samba_rvss.copies import leases
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
 from samba_rvss.model import Phase, ShadowCopy
+from samba_rvss.mounts import tree
+
+_HOW = files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS
 
 
 @contextmanager
@@ -46,3 +51,58 @@ def barred(instance: Instance, copy: ShadowCopy) -> Iterator[None]:
             if part.id != copy.id:
                 leases.require_none(run, part.id)
         yield
+
+
+def opened(instance: Instance, part: ShadowCopy, undo: ExitStack) -> int:
+    """Return a detached mount of a part, closed, with all that is nested in it.
+
+    Args:
+        instance: the backup's.
+        part: which part.
+        undo: closes it.
+
+    Raises:
+        RvssError: NOT_FOUND if its image or its file system is not there, BUSY if a key is not
+            loaded, BAD_PATH or SYSTEM.
+    """
+    with ExitStack() as closing:
+        found = instance.provider(part.volume).open(part.volume, part.id)
+        for _, fd in found:
+            closing.callback(os.close, fd)
+        try:
+            whole = tree.build(found, part.share)
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot mount {part.id}: {exc.strerror}") from exc
+    undo.callback(os.close, whole)
+    return whole
+
+
+def directory(path: str, hint: str) -> int:
+    """Open a directory for mounting on it; return its O_PATH descriptor.
+
+    Args:
+        path: it must not lead through a symbolic link, which others could have put there.
+        hint: what to do if it does, or is not there.
+
+    Raises:
+        RvssError: BAD_PATH.
+    """
+    try:
+        return files.openat2(files.AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY, _HOW)
+    except OSError as exc:
+        raise RvssError(
+            Problem.BAD_PATH,
+            f"cannot mount at {path}: {why(exc)}",
+            hint,
+        ) from exc
+
+
+def why(exc: OSError) -> str:
+    """Return why a directory could not be opened."""
+    if isinstance(exc, FileNotFoundError):
+        return "it does not exist"
+    if isinstance(exc, NotADirectoryError):
+        return "it is not a directory"
+    if exc.errno == errno.ELOOP:
+        return "there is a symbolic link in it"
+    return exc.strerror or str(exc)

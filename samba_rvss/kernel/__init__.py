@@ -5,6 +5,7 @@
     inotify       what happens to files and directories
     mounting      detached mounts, their attributes, and where they are put
     mounttable    /proc/self/mountinfo
+    private       a program in a mount namespace of its own
     processes     who they are, what they have open, who is at the other end of a socket
 
 Nothing here imports anything else of ours. Errors are OSError, with the file's name; constants keep

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import signal
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,7 @@ UMOUNT_NOFOLLOW = 8
 CLONE_NEWNS = 0x00020000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 
 
@@ -84,6 +86,8 @@ def _stage() -> ThreadPoolExecutor:
 
 
 def _set_stage() -> None:
+    # A signal would end the process, or be lost, where only the main thread waits for signals.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     # CLONE_NEWNS implies CLONE_FS (unshare(2)): the other threads keep their directories.
     checked(libc.unshare(CLONE_NEWNS))
     checked(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))

@@ -105,6 +105,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
     "podman": cache(lambda: _root() or _tools("podman", "runc")),
     "nbdkit": cache(lambda: _root() or _tools("nbdkit", "nbdfuse")),
     "btrbk": cache(lambda: _root() or _tools("btrbk")),
+    "restic": cache(lambda: _tools("restic")),
 }
 
 

@@ -1,0 +1,72 @@
+"""``samba-rvss backup exec``: a program that reads a backup.
+
+The command runs it itself, in a mount namespace of its own; of the daemon it needs the run
+directory, and ``--tag``.
+"""
+
+import argparse
+
+from samba_rvss import wire
+from samba_rvss.backups.policy import parse_tag
+from samba_rvss.cli.common import Verbs, ask, configuration, open_ledger
+from samba_rvss.cli.look import instance_of
+from samba_rvss.copies import carry
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Phase, ShadowCopy
+
+_ID = "our id or its end, Samba's id of the copy or the set, or the path"
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verbs to those of ``backup``."""
+    verb = verbs.add_parser(
+        "exec",
+        help="run a program that reads a backup",
+        description="Run a program for which the backup is, read-only, where its shares are; its"
+        " exit status is ours. Nobody else sees that, and the backup is not deleted meanwhile.",
+        usage="%(prog)s [-h] ID [--tag TAG] -- COMMAND ...",
+    )
+    verb.add_argument("copy", metavar="ID", help=_ID)
+    verb.add_argument("--tag", default="", help="the tag that the backup gets if COMMAND succeeds")
+    verb.set_defaults(function=run_exec, command=[])
+
+
+def run_exec(arguments: argparse.Namespace) -> int:
+    """Run a program over a backup; return its exit status."""
+    if not arguments.command:
+        raise RvssError(Problem.USAGE, "there is no COMMAND", "it stands after --")
+    config = configuration(arguments)
+    try:
+        tag = arguments.tag and parse_tag(arguments.tag)
+    except ValueError as exc:
+        raise RvssError(Problem.USAGE, f"{arguments.tag!r} is no tag", str(exc)) from None
+    with open_ledger(config) as ledger:
+        parts = parts_of(ledger, arguments.copy)
+        status = carry.run(instance_of(config, ledger), parts, arguments.command)
+    if tag and not status:
+        for part in parts:
+            ask(config, wire.AdminRequest(verb="tag", copy=part.id, tag=tag))
+    return status
+
+
+def parts_of(ledger: Ledger, word: str) -> list[ShadowCopy]:
+    """Return all parts of the backup that a word on the command line means.
+
+    Raises:
+        RvssError: NOT_FOUND if it means none, USAGE if it means several.
+    """
+    found = [copy for copy in ledger.find(word) if copy.phase is not Phase.GONE]
+    kept = [copy for copy in found if copy.phase is Phase.KEPT]
+    # Of a set that is ending, what is a backup already is one.
+    for copy in found:
+        kept += [other for other in ledger.of_set(copy.set_id) if other.phase is Phase.KEPT]
+    parts = {copy.id: copy for copy in kept}
+    if not parts:
+        what = "is a shadow copy, and no backup yet" if found else "is no backup"
+        raise RvssError(Problem.NOT_FOUND, f"{word} {what}", "see 'samba-rvss backup list'")
+    if len({copy.set_id or copy.id for copy in parts.values()}) > 1:
+        raise RvssError(
+            Problem.USAGE, f"{word} is several backups", f"name one of {' '.join(parts)}"
+        )
+    return sorted(parts.values(), key=lambda copy: (copy.share, copy.id))

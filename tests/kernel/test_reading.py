@@ -1,0 +1,122 @@
+"""Reading backups on real file systems: where their parts appear, and what keeps them there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss.copies import carry, reading
+from samba_rvss.copies.instance import Instance
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import mounting
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Nested, Phase, ShadowCopy
+from samba_rvss.mounts import Mounts
+from samba_rvss.samba.process import Here
+from tests.kernel.conftest import SEALED
+from tests.kernel.test_provider import take
+from tests.unit.values import CONFIG
+
+if TYPE_CHECKING:
+    from tests.kernel.conftest import Storage
+
+pytestmark = pytest.mark.vm(seconds=5, storage="zfs")
+
+
+@pytest.fixture
+def instance(rig_directory: Path, storage: "Storage") -> Iterator[Instance]:
+    """An instance without a daemon."""
+    (rig_directory / "run").mkdir()
+    config = replace(CONFIG, run_directory=f"{rig_directory}/run")
+    with closing(Ledger(f"{rig_directory}/ledger.db")) as ledger:
+        yield Instance(
+            config=config,
+            ledger=ledger,
+            mounts=Mounts(config.run_directory),
+            providers=(storage.provider,),
+            samba=Here(),
+        )
+
+
+def _backup(instance: Instance, storage: "Storage", *shares: Path) -> list[ShadowCopy]:
+    """Make a backup of directories, with what is nested in them."""
+    parts = []
+    for share in shares:
+        mark = take(storage.provider, share, Nested.INCLUDE)
+        storage.provider.seal(mark.volume, mark.id, SEALED, opened=False)
+        part = ShadowCopy(
+            id=mark.id,
+            share=share.name,
+            share_path=str(share),
+            volume=mark.volume,
+            created=mark.created,
+            phase=Phase.KEPT,
+            path=f"/{mark.id}",
+            set_id="set",
+        )
+        instance.ledger.add(part, "create")
+        parts.append(part)
+    return parts
+
+
+def test_a_program_finds_all_parts_where_they_were(
+    instance: Instance, storage: "Storage", rig_directory: Path
+) -> None:
+    share = storage.volume("vms")
+    nested = storage.volume("vms/deep")
+    inner = share / "inner"
+    inner.mkdir()
+    for place in (share, nested, inner):
+        (place / "file").write_text(f"sealed {place.name}\n")
+    parts = _backup(instance, storage, inner, share)
+    for place in (share, nested, inner):
+        (place / "file").write_text("live\n")
+    out = rig_directory / "out"
+    script = f"cat {share}/file {nested}/file {inner}/file > {out}; touch {inner}/new"
+    assert carry.run(instance, parts, ["sh", "-c", script]) == 1
+    assert out.read_text() == "sealed vms\nsealed deep\nsealed inner\n"
+    assert (share / "file").read_text() == "live\n"
+    with reading.barred(instance, parts[0]), pytest.raises(RvssError, match="is being deleted"):
+        carry.run(instance, parts, ["true"])
+    for part in parts:
+        storage.provider.destroy(part.volume, part.id)
+
+
+def test_what_is_unmounted_outside_is_not_kept_in_use(
+    instance: Instance, storage: "Storage", rig_directory: Path
+) -> None:
+    """A program that runs for hours must not hold what shadow copies are mounted at."""
+    storage.volume("vms").joinpath("file").write_text("sealed")
+    storage.volume("others")
+    run = Path(instance.config.run_directory)
+    with ExitStack() as undo:
+        instance.mounts.prepare(undo)
+        undo.callback(mounting.umount, str(run))
+        share, other = storage.mount("vms", run / "share"), storage.mount("others", run / "other")
+        parts = _backup(instance, storage, share)
+        outside = f"nsenter --mount=/proc/{os.getpid()}/ns/mnt umount"
+        script = f"{outside} {other} && ! grep -q {other} /proc/self/mountinfo && {outside} {share}"
+        script += f" && cat {share}/file > {rig_directory}/out"
+        assert carry.run(instance, parts, ["sh", "-c", script]) == 0
+    assert (rig_directory / "out").read_text() == "sealed"
+    storage.provider.destroy(parts[0].volume, parts[0].id)
+
+
+def test_a_path_that_somebody_has_changed_is_not_followed(
+    instance: Instance, storage: "Storage"
+) -> None:
+    share = storage.volume("vms") / "docs"
+    share.mkdir()
+    parts = _backup(instance, storage, share)
+    share.rename(share.with_name("others"))
+    for said in ("does not exist", "a symbolic link"):
+        with pytest.raises(RvssError, match=said) as refused:
+            carry.run(instance, parts, ["true"])
+        assert refused.value.problem is Problem.BAD_PATH
+        if not share.is_symlink():
+            share.symlink_to(share.with_name("others"))
+    storage.provider.destroy(parts[0].volume, parts[0].id)
