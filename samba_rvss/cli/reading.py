@@ -1,16 +1,17 @@
-"""``samba-rvss backup exec``: a program that reads a backup.
+"""``samba-rvss backup exec``, ``mount`` and ``umount``: what is in a backup, to read.
 
-The command runs it itself, in a mount namespace of its own; of the daemon it needs the run
-directory, and ``--tag``.
+The command does it itself, in its caller's mount namespace or in one of its own; of the daemon it
+needs the run directory, and ``--tag``.
 """
 
 import argparse
+import os
 
-from samba_rvss import wire
+from samba_rvss import output, wire
 from samba_rvss.backups.policy import parse_tag
 from samba_rvss.cli.common import Verbs, ask, configuration, open_ledger
 from samba_rvss.cli.look import instance_of
-from samba_rvss.copies import carry
+from samba_rvss.copies import attached, carry
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase, ShadowCopy
@@ -30,6 +31,21 @@ def register(verbs: Verbs) -> None:
     verb.add_argument("copy", metavar="ID", help=_ID)
     verb.add_argument("--tag", default="", help="the tag that the backup gets if COMMAND succeeds")
     verb.set_defaults(function=run_exec, command=[])
+    verb = verbs.add_parser(
+        "mount",
+        help="mount a backup, to look into it",
+        description="Mount a backup read-only, and print where. It is not deleted while it is"
+        " mounted.",
+    )
+    verb.add_argument("copy", metavar="ID", help=_ID)
+    where = "an empty directory; several shares are mounted in it (default: one of our own)"
+    verb.add_argument("directory", metavar="DIR", nargs="?", default="", help=where)
+    verb.set_defaults(function=run_mount)
+    verb = verbs.add_parser(
+        "umount", help="unmount a backup", description="Unmount a backup, wherever it is mounted."
+    )
+    verb.add_argument("copy", metavar="ID|DIR", help=f"{_ID}; or where it is mounted")
+    verb.set_defaults(function=run_umount)
 
 
 def run_exec(arguments: argparse.Namespace) -> int:
@@ -48,6 +64,31 @@ def run_exec(arguments: argparse.Namespace) -> int:
         for part in parts:
             ask(config, wire.AdminRequest(verb="tag", copy=part.id, tag=tag))
     return status
+
+
+def run_mount(arguments: argparse.Namespace) -> int:
+    """Mount a backup, and print the paths of its parts."""
+    config = configuration(arguments)
+    with open_ledger(config) as ledger:
+        parts = parts_of(ledger, arguments.copy)
+        for path in attached.mount(instance_of(config, ledger), parts, arguments.directory):
+            output.print_line(path)
+    return 0
+
+
+def run_umount(arguments: argparse.Namespace) -> int:
+    """Unmount a backup."""
+    config = configuration(arguments)
+    word, where = arguments.copy, os.path.abspath(arguments.copy)
+    with open_ledger(config) as ledger:
+        instance = instance_of(config, ledger)
+        kept = [copy for copy in ledger.backups() if copy.phase is Phase.KEPT]
+        sets = {copy.set_id or copy.id: copy.id for copy in kept}
+        backups = [parts_of(ledger, copy) for copy in sets.values()]
+        done = attached.umount_at(instance, backups, where)
+        if not done and not attached.umount(instance, parts_of(ledger, word)):
+            raise RvssError(Problem.NOT_FOUND, f"{word} is not mounted", "see 'findmnt'")
+    return 0
 
 
 def parts_of(ledger: Ledger, word: str) -> list[ShadowCopy]:

@@ -7,8 +7,9 @@
     seal        read-only for good, and verified to be
     delete      mounts, image, share; what Samba leaves behind
     leases      who reads a backup, so that it is not deleted
-    reading     the parts of a backup, open to be mounted
+    reading     the parts of a backup, open to be mounted; where they are
     carry       a program that reads a backup where the share is
+    attached    a backup mounted to be looked into
     exposed     the shares in Samba's registry that show copies to clients
     repair      what reconciling does: adopt, mount again, seal again, destroy image, delete set
 

@@ -65,8 +65,8 @@ def _working_directory() -> str:
 
 def _mount(tree: int, path: str) -> None:
     if path == "/":
-        raise RvssError(Problem.BAD_PATH, "nothing can be mounted over /")
-    hint = "it has to be there, without symbolic links"
+        raise RvssError(Problem.BAD_PATH, "nothing can be mounted over /", "use 'backup mount'")
+    hint = "it has to be there, without symbolic links; 'samba-rvss backup mount' needs none"
     with files.opened(reading.directory(path, hint)) as fd:
         try:
             mounting.move_mount(tree, fd)

@@ -1,18 +1,19 @@
-"""Reading backups: their parts, opened under leases.
+"""Reading backups: their parts opened under leases, and where they are mounted.
 
-Place: above `leases`; below what runs a program over a backup. Contract: what is being read is not
-deleted; nothing of a backup is, while a part of it is.
+Place: above `leases`; below what mounts a backup or runs a program over it. Contract: what is being
+read, or mounted where we can see it, is not deleted; nothing of a backup is, while a part of it is.
 """
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from samba_rvss.copies import leases
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import files
+from samba_rvss.kernel import files, mounttable
+from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.mounts import tree
 
@@ -42,7 +43,7 @@ def barred(instance: Instance, copy: ShadowCopy) -> Iterator[None]:
     """Have nobody begin to read a part of a backup for the time of a block, which deletes it.
 
     Raises:
-        RvssError: BUSY if somebody reads the backup; NO_DAEMON or SYSTEM.
+        RvssError: BUSY if somebody reads the backup, or it is mounted; NO_DAEMON or SYSTEM.
     """
     run = instance.config.run_directory
     others = [part for part in instance.ledger.of_set(copy.set_id) if part.phase is Phase.KEPT]
@@ -50,7 +51,33 @@ def barred(instance: Instance, copy: ShadowCopy) -> Iterator[None]:
         for part in others:
             if part.id != copy.id:
                 leases.require_none(run, part.id)
+        places = mounts(instance, (copy, *others))
+        if places:
+            raise RvssError(
+                Problem.BUSY,
+                f"{copy.id} is mounted at {places[0].target}",
+                f"'samba-rvss backup umount {copy.id}' takes it away",
+            )
         yield
+
+
+def mounts(
+    instance: Instance, parts: Sequence[ShadowCopy], table: Sequence[MountInfo] | None = None
+) -> list[MountInfo]:
+    """Return the mounts of backups in our mount namespace, but for what shadow copies left.
+
+    Args:
+        instance: theirs.
+        parts: which parts.
+        table: the mount table, if it has been read.
+    """
+    known = list(mounttable.mountinfo()) if table is None else table
+    return [
+        mount
+        for mount in known
+        if not instance.mounts.is_place(mount.target)
+        and any(instance.provider(p.volume).shows(mount, p.volume, p.id) for p in parts)
+    ]
 
 
 def opened(instance: Instance, part: ShadowCopy, undo: ExitStack) -> int:

@@ -112,7 +112,7 @@ class Deletions:
 
         Raises:
             RvssError: HELD; as `copies.delete.delete`: then it is tried again later. BUSY if
-                something does not answer, or somebody reads the backup.
+                something does not answer, or somebody reads the backup or has it mounted.
         """
         deletion, hidden = self._begin(copy, uid, by=_delete_unheld)
         await asyncio.wait({deletion}, timeout=HIDE_SECONDS)

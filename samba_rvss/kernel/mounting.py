@@ -179,9 +179,15 @@ def mount_setattr(where: int | str, *, set_: int = 0, clear: int = 0, propagatio
     checked(result, where)
 
 
-def umount(target: str) -> None:
-    """Take a mount away from its path; the kernel frees it when its last user lets go."""
-    checked(libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW), target)
+def umount(target: str, *, lazily: bool = True) -> None:
+    """Take a mount away from its path; the kernel frees it when its last user lets go.
+
+    Args:
+        target: where it is.
+        lazily: whether it may have users; if not, that fails with EBUSY.
+    """
+    flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazily else 0)
+    checked(libc.umount2(os.fsencode(target), flags), target)
 
 
 def detached_mount(kind: str, options: dict[str, str], flags: tuple[str, ...] = ()) -> int:

@@ -161,6 +161,11 @@ def mount_namespace(pid: int) -> str:
     return os.readlink(f"/proc/{pid}/ns/mnt")
 
 
+def working_directory(pid: int) -> str:
+    """Return the working directory of a process, by its path in that process's mount namespace."""
+    return os.readlink(f"/proc/{pid}/cwd")
+
+
 def open_files(pid: int) -> Iterator[HeldFile]:
     """Yield the files that a process has open; a file that it closes meanwhile may be missing."""
     for number in os.listdir(f"/proc/{pid}/fdinfo"):

@@ -78,6 +78,15 @@ class Provider(Protocol):
                 the one that was probed.
         """
 
+    def shows(self, mount: MountInfo, volume: Volume, image: str) -> bool:
+        """Return whether a mount is one of an image, or of a part of it; it is not looked into.
+
+        Args:
+            mount: any mount.
+            volume: which it would be an image of.
+            image: its id.
+        """
+
     def seal(self, volume: Volume, image: str, sealed: Sealed, *, opened: bool) -> bool:
         """Make an image unchangeable, with everything nested in it; durable and verified on return.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from samba_rvss.copies import carry, reading
+from samba_rvss.copies import attached, carry, reading
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounting
@@ -61,6 +61,13 @@ def _backup(instance: Instance, storage: "Storage", *shares: Path) -> list[Shado
         instance.ledger.add(part, "create")
         parts.append(part)
     return parts
+
+
+def _refused(instance: Instance, part: ShadowCopy) -> str:
+    with pytest.raises(RvssError) as refused, reading.barred(instance, part):
+        pass
+    assert refused.value.problem is Problem.BUSY
+    return str(refused.value)
 
 
 def test_a_program_finds_all_parts_where_they_were(
@@ -120,3 +127,37 @@ def test_a_path_that_somebody_has_changed_is_not_followed(
         if not share.is_symlink():
             share.symlink_to(share.with_name("others"))
     storage.provider.destroy(parts[0].volume, parts[0].id)
+
+
+def test_what_is_mounted_is_found_and_taken_away(
+    instance: Instance, storage: "Storage", rig_directory: Path
+) -> None:
+    share = storage.volume("vms")
+    nested = storage.volume("vms/deep")
+    (nested / "file").write_text("sealed")
+    (part,) = parts = _backup(instance, storage, share)
+    (nested / "file").write_text("live")
+    place, own = rig_directory / "place", f"{instance.config.run_directory}/backups/{part.id}/vms"
+    place.mkdir()
+    assert attached.mount(instance, parts) == [own]
+    assert attached.mount(instance, parts) == [own]
+    assert attached.mount(instance, parts, str(place)) == [str(place)]
+    for path in (own, place):
+        assert Path(path, "deep", "file").read_text() == "sealed"
+    assert own in _refused(instance, part)
+    # Of others' it is none.
+    other = replace(part, id="20240229T235959Z-01234567")
+    assert reading.mounts(instance, [other]) == []
+    assert attached.umount_at(instance, [parts], str(place)) == [str(place)]
+    assert own in _refused(instance, part)
+    with open(f"{own}/deep/file", "rb"), pytest.raises(RvssError, match=f"pid {os.getpid()}"):
+        attached.umount(instance, parts)
+    assert attached.umount(instance, parts) == [own]
+    assert attached.umount(instance, parts) == []
+    assert os.listdir(f"{instance.config.run_directory}/backups") == []
+    assert place.is_dir()
+    (place / "file").touch()
+    with pytest.raises(RvssError, match="is not empty"):
+        attached.mount(instance, parts, str(place))
+    with reading.barred(instance, part):
+        storage.provider.destroy(part.volume, part.id)

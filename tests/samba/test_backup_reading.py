@@ -1,4 +1,4 @@
-"""What is in a backup, to read for any program, in a mount namespace of its own."""
+"""What is in a backup, to read: in a namespace of its own for any program, or mounted to look."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from samba_rvss.kernel import processes
+from samba_rvss.kernel import mounttable, processes
 from samba_rvss.run import environment, run
 from samba_rvss.testing.waiting import wait_until
 from tests.samba.filesystems import only
@@ -162,3 +162,27 @@ def test_what_a_program_reads_is_not_deleted(reading: "Rig") -> None:
     (found,) = json.loads(rig.command("backup", "list", "--json").stdout)
     assert found["tags"] == []
     assert rig.command("delete", backup["id"]).returncode == 0
+
+
+def test_what_is_mounted_is_not_deleted(reading: "Rig", tmp_path: Path) -> None:
+    rig = reading
+    backup = _backed_up(rig, "vms", "logs", recovered=b"sealed")
+    own = rig.daemon.run_directory / "backups" / backup["id"]
+    mounted = rig.command("backup", "mount", backup["set_id"])
+    assert mounted.stdout.split() == [f"{own}/logs", f"{own}/vms"], mounted.stderr
+    assert (own / "vms" / "data").read_bytes().startswith(b"sealed")
+    options = {m.target: m.options for m in mounttable.mountinfo()}[f"{own}/vms"]
+    assert options >= {"ro", "nosuid", "nodev", "noexec"}
+    for part in backup["parts"]:
+        refused = rig.command("delete", part["id"])
+        assert refused.returncode == _BUSY
+        assert f"is mounted at {own}/" in refused.stderr
+    assert rig.command("reconcile").returncode == 0
+    assert len(rig.mounts()) == 2
+    assert rig.command("backup", "umount", backup["id"]).returncode == 0
+    assert not own.exists()
+    assert rig.command("backup", "umount", backup["id"]).returncode == 20
+    done = rig.command("backup", "mount", backup["id"], str(tmp_path))
+    assert done.stdout.split() == [f"{tmp_path}/logs", f"{tmp_path}/vms"], done.stderr
+    assert rig.command("backup", "umount", str(tmp_path)).returncode == 0
+    assert list(tmp_path.iterdir()) == []

@@ -58,6 +58,10 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(mount)
 
+    def shows(self, mount: MountInfo, volume: Volume, image: str) -> bool:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(mount)
+
     def create(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(mark)

@@ -186,6 +186,12 @@ class Btrfs:
             undo.pop_all()
             return mounts
 
+    def shows(self, mount: MountInfo, volume: Volume, image: str) -> bool:
+        """See `samba_rvss.providers.Provider`. btrbk gives copies on other disks the same names."""
+        names = mount.root.split("/")
+        named = any(image in (name, parts.image_of(name)) for name in names)
+        return named and mount.kind == "btrfs" and volume.file_system in mounted.on([mount.source])
+
     def seal(self, volume: Volume, image: str, sealed: Sealed, *, opened: bool) -> bool:
         """See `samba_rvss.providers.Provider`."""
         with self._image(volume, image, writable=True) as (ours, found):

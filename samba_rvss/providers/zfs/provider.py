@@ -179,17 +179,16 @@ class Zfs:
                 if number > 0:
                     below = os.path.relpath(json.loads(part.directory), volume.directory or ".")
                     directory, inode = "", 0
-                if part.locked:
-                    raise RvssError(
-                        Problem.BUSY,
-                        f"the key of {part.name} is not loaded",
-                        "zfs load-key its origin",
-                    )
+                tree.require_key(part)
                 opened = narrow(mount(part.name), directory, inode, image)
                 undo.callback(os.close, opened)
                 parts.append((below, opened))
             undo.pop_all()
         return sorted(parts)  # parents first; zfs(8) lists 10 before 2
+
+    def shows(self, mount: MountInfo, volume: Volume, image: str) -> bool:
+        """See `samba_rvss.providers.Provider`."""
+        return mount.kind == "zfs" and tree.is_clone(mount.source, image)
 
     def seal(self, volume: Volume, image: str, sealed: Sealed, *, opened: bool) -> bool:
         """See `samba_rvss.providers.Provider`.

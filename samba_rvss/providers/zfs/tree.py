@@ -69,6 +69,27 @@ def clone_name(pool: Pool, image: str) -> str:
     return f"{pool.name}/{HOME}/{image}"
 
 
+def is_clone(name: str, image: str) -> bool:
+    """Return whether a name is that of an image's clone, or below it, whatever its pool is called.
+
+    The pool may have been imported under another name, and ids are of one image alone.
+    """
+    _, _, below = name.partition("/")
+    return f"{below}/".startswith(f"{HOME}/{image}/")
+
+
+def require_key(part: Dataset) -> None:
+    """Refuse to mount a dataset whose key is not loaded.
+
+    Raises:
+        RvssError: BUSY.
+    """
+    if part.locked:
+        raise RvssError(
+            Problem.BUSY, f"the key of {part.name} is not loaded", "zfs load-key its origin"
+        )
+
+
 def is_of(origin: str, image: str) -> bool:
     """Return whether an origin has the name of an image's snapshots."""
     return origin.endswith(f"@rvss-{image}")
