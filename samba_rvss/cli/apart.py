@@ -2,13 +2,15 @@
 
 A thread that hangs in the kernel keeps its process until the disk answers, whatever that process
 does, and with it whoever waits for its end. So a command that looks at file systems does it in a
-child: that hands its exit status on, lets go of standard input and output, and is left.
+child: that hands its exit status on, lets go of standard input and output, and is left. Where the
+command is ended before that, so is the child.
 """
 
 import os
 import select
 import sys
 from collections.abc import Callable
+from threading import Thread
 
 _END_SECONDS = 1.0
 _INTERRUPTED = 130
@@ -21,10 +23,14 @@ def run(command: Callable[[], int]) -> int:
         command: returns the exit status; no other thread may run yet.
     """
     ours, theirs = os.pipe2(os.O_CLOEXEC)
+    alive, life = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if not child:
         os.close(ours)
+        os.close(life)
+        Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
         _be_child(command, theirs)
+    os.close(alive)
     os.close(theirs)
     try:
         told = os.read(ours, 1)
@@ -33,9 +39,16 @@ def run(command: Callable[[], int]) -> int:
             return told[0]
         _, status = os.waitpid(child, 0)
     except KeyboardInterrupt:  # the child has been interrupted as well, and says so
+        _reap(child)
         return _INTERRUPTED
     ended = os.waitstatus_to_exitcode(status)
     return ended if ended >= 0 else 128 - ended
+
+
+def _end_with_parent(alive: int) -> None:
+    """End this process when its parent has, whatever ended that: nobody wants it to go on."""
+    os.read(alive, 1)
+    os._exit(_INTERRUPTED)
 
 
 def _be_child(command: Callable[[], int], told: int) -> None:

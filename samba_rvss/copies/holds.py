@@ -128,7 +128,10 @@ def require_unheld(instance: Instance, copy: ShadowCopy) -> None:
                 f"whether {part.id} is held cannot be told: {exc.message}",
                 "'delete --lost' gives up what is on a file system that is gone for good",
             ) from exc
-        kept = (mark.kept if mark else None) or Kept()
+        if mark is None:
+            continue
+        instance.provider(part.volume).require_free(part.volume, part.id)
+        kept = mark.kept or Kept()
         holds = kept.holding(now())
         if holds:
             raise RvssError(

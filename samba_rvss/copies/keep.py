@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from samba_rvss.clock import moment, now
+from samba_rvss.clock import now
 from samba_rvss.copies import seal
 from samba_rvss.copies.delete import delete, hide
 from samba_rvss.copies.follow import with_news
@@ -81,17 +81,9 @@ def _as_samba_has_it(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
     if copy.phase is Phase.SEALING and copy.auto_recovery:
         states.append(SetState.RECOVERED)  # nothing else has it sealed
     state = max(states, default=None)
-    if copy.phase is not Phase.SEALED and is_torn(current) and state is SetState.RECOVERED:
+    if copy.phase is not Phase.SEALED and seal.is_torn(current) and state is SetState.RECOVERED:
         state = SetState.EXPOSED
     return replace(current, state=state)
-
-
-def is_torn(copy: ShadowCopy) -> bool:
-    """Return whether what recovery wrote to a copy that is not sealed may be lost.
-
-    Only sealing brings it to the disk for certain.
-    """
-    return copy.auto_recovery and copy.since.boot not in ("", moment().boot)
 
 
 def _is_wanted_unsealed(copy: ShadowCopy) -> bool:
@@ -205,8 +197,10 @@ def conclude(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
         phase=Phase.KEPT,
         state=max((state for state in states if state is not None), default=None),
     )
-    if kept is None:
-        raise RvssError(Problem.STATE, f"{copy.id} has changed just now", "try again")
+    if kept is None:  # it may have been recorded, and not marked
+        kept = instance.ledger.get(copy.id)
+        if kept is None or kept.phase is not Phase.KEPT:
+            raise RvssError(Problem.STATE, f"{copy.id} has changed just now", "try again")
     instance.reached("keep.recorded")
     attest(instance, kept)
     instance.reached("keep.marked")
@@ -217,7 +211,7 @@ def attest(instance: Instance, copy: ShadowCopy) -> None:
     """See that the mark of a backup says that it is one.
 
     Raises:
-        RvssError: NOT_FOUND, READ_ONLY or SYSTEM.
+        RvssError: NOT_FOUND, NOT_SEALED, NO_SPACE, READ_ONLY or SYSTEM.
     """
     provider = instance.provider(copy.volume)
     mark = provider.mark(copy.volume, copy.id)
@@ -235,6 +229,7 @@ def attest(instance: Instance, copy: ShadowCopy) -> None:
         shares=max(mark.sealed.shares, copy.set_size),
     )
     kept = replace(mark.kept or Kept(), since=now().replace(microsecond=0))
+    provider.keep(copy.volume, copy.id)  # once more: the wish may have come while it was sealed
     provider.claim(replace(mark, sealed=sealed, kept=kept))
 
 

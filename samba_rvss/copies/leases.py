@@ -18,7 +18,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, processes
 
 _NAME = "leases"
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 # So many deletions of one image can end between opening its file and locking it.
 _ATTEMPTS = 100

@@ -24,14 +24,18 @@ _HOW = files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS
 def leased(instance: Instance, parts: Iterable[ShadowCopy]) -> Iterator[list[int]]:
     """Have a lease of each part of a backup for the time of a block, and whatever inherits them.
 
+    Who inherits one can end it as well: so we have another one of our own.
+
     Raises:
         RvssError: BUSY or NOT_FOUND if one is being deleted, or has been; NO_DAEMON or SYSTEM.
     """
     with ExitStack() as undo:
-        held = []
+        own: list[int] = []
+        held: list[int] = []
         for part in parts:
-            held.append(leases.take(instance.config.run_directory, part.id))
-            undo.callback(os.close, held[-1])
+            for leases_of in (own, held):
+                leases_of.append(leases.take(instance.config.run_directory, part.id))
+                undo.callback(os.close, leases_of[-1])
             current = instance.ledger.get(part.id)
             if current is None or current.phase is not Phase.KEPT:
                 raise RvssError(Problem.NOT_FOUND, f"the backup {part.id} has just been deleted")

@@ -67,6 +67,14 @@ def close_recovered(instance: Instance) -> None:
             _logger.error("[%s] %s is not closed: %s", copy.share, copy.id, exc)
 
 
+def is_torn(copy: ShadowCopy) -> bool:
+    """Return whether what recovery wrote to a copy that is not sealed may be lost.
+
+    Only sealing brings it to the disk for certain, and there was a boot since.
+    """
+    return copy.auto_recovery and copy.since.boot not in ("", moment().boot)
+
+
 def drop(instance: Instance, copy: ShadowCopy) -> None:
     """Have smbd drop every connection to a copy's exposed share.
 
@@ -160,8 +168,8 @@ def make_image(instance: Instance, copy: ShadowCopy) -> tuple[ShadowCopy, bool]:
     # What a client may write to is sealed at RecoveryComplete, or at its end, and never before.
     complete = copy.auto_recovery and not copy.ended
     sealed = replace(copy, state=SetState.RECOVERED if complete else copy.state)
-    if copy.ended and copy.auto_recovery and copy.since.boot not in ("", moment().boot):
-        sealed = replace(sealed, state=SetState.EXPOSED)  # what recovery wrote may be lost
+    if copy.ended and is_torn(copy):
+        sealed = replace(sealed, state=SetState.EXPOSED)
     provider, wish = instance.provider(copy.volume), _wish(instance, sealed)
     is_another = provider.seal(
         copy.volume,

@@ -23,7 +23,7 @@ from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.underway import UnderWay
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Phase, ShadowCopy
+from samba_rvss.model import ENDED, Phase, ShadowCopy
 
 _logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ _DESTROY_SECONDS = 1.0
 # How long an administrator's deletion waits to see whether something is held.
 _CHECK_SECONDS = 5.0
 _LONGEST = 30.0
+_GIVEN_UP = "an administrator says that its file system is gone for good"
 
 
 class Deletions:
@@ -138,9 +139,13 @@ class Deletions:
         Raises:
             RvssError: REFUSED if its file system is there; BUSY, SAMBA, STATE or SYSTEM.
         """
-        await self._watcher.release(copy)
         async with self._turns.take(copy.volume):
-            await in_thread(_lose, self._present(), copy)
+            await in_thread(_require_gone, self._present(), copy)
+            await self._watcher.release(copy)
+            try:
+                await in_thread(note_lost, self._present(), copy, _GIVEN_UP)
+            finally:
+                await self._follow_again(copy)
 
     async def withdraw(self, copy: ShadowCopy, reason: str) -> None:
         """Delete a new copy whose path could not be handed to Samba."""
@@ -183,8 +188,16 @@ class Deletions:
                     await in_thread(by, self._present(), copy, uid, hidden, detail)
                 except RvssError:
                     self._runner.wake(RETRY_SECONDS)
+                    await self._follow_again(copy)
                     raise
             await self._seal_if_ended(copy)
+
+    async def _follow_again(self, copy: ShadowCopy) -> None:
+        """Follow a copy that was let go of, and is not being deleted after all."""
+        found = await in_thread(self._present().ledger.get, copy.id)
+        if found is not None and found.phase not in ENDED:
+            self._watcher.track(found)
+            await self._watcher.catch_up()
 
     async def _seal_if_ended(self, copy: ShadowCopy) -> None:
         """Begin to seal a copy that is to be kept and was not sealed yet when it ended."""
@@ -216,7 +229,8 @@ class Deletions:
         _logger.warning("[%s] whether %s is held cannot be told: %s", copy.share, copy.id, reason)
 
 
-def _lose(instance: Instance, copy: ShadowCopy) -> None:
+def _require_gone(instance: Instance, copy: ShadowCopy) -> None:
+    """Refuse to give up a copy whose file system is there."""
     try:
         instance.provider(copy.volume).mark(copy.volume, copy.id)
     except RvssError as exc:
@@ -225,7 +239,6 @@ def _lose(instance: Instance, copy: ShadowCopy) -> None:
     else:
         file_system = described(copy.volume, copy.share_path)
         raise RvssError(Problem.REFUSED, f"{file_system} is there", "delete it without --lost")
-    note_lost(instance, copy, "an administrator says that its file system is gone for good")
 
 
 def _delete_unheld(

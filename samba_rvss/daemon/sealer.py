@@ -121,6 +121,7 @@ class Sealer:
                         await asyncio.wait(drops, timeout=_DROP_SECONDS)
                         drops = []
                     await whole(steps.take, self._present())
+                    self._lost.discard(copy.id)
                     if steps.mounted_just_now:
                         dropping = self._begin_step(copy, seal.drop)
                         drops.append(dropping)

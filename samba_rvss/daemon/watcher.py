@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from samba_rvss.copies import exposed, follow
+from samba_rvss.copies import exposed, follow, seal
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon.sealer import Sealer
@@ -101,10 +101,16 @@ class Watcher:
         self._file.close()
 
     def track(self, copy: ShadowCopy) -> None:
-        """Begin to follow a copy, until Samba will not change it any more and it is sealed."""
+        """Begin to follow a copy, until Samba will not change it any more and it is sealed.
+
+        What a boot may have torn is left to reconciling: nothing says any more that its recovery is
+        complete.
+        """
         if copy.ended:
             if copy.phase is Phase.SEALING:
                 self._sealer.begin(copy)
+            return
+        if seal.is_torn(copy) and not _is_recovered(copy):
             return
         self._pending[copy.path] = copy
         self._opened.discard(copy.id)
@@ -350,6 +356,13 @@ class Watcher:
         self._pending.pop(copy.path, None)
         self._amended.pop(copy.id, None)
         self._opened.discard(copy.id)
+
+
+def _is_recovered(copy: ShadowCopy) -> bool:
+    """Return whether the record of a copy says that its recovery is complete and on disk."""
+    if copy.phase is Phase.SEALING:
+        return copy.state is SetState.RECOVERED or not copy.set_id
+    return copy.phase is Phase.SEALED
 
 
 def _record(

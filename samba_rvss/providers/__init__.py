@@ -154,6 +154,15 @@ class Provider(Protocol):
             RvssError: NOT_FOUND or SYSTEM.
         """
 
+    def require_free(self, volume: Volume, image: str) -> None:
+        """Refuse to go on where others keep an image from being destroyed: it is theirs as well.
+
+        On ZFS those are holds that are not ours, and clones. On btrfs there is nothing of the kind.
+
+        Raises:
+            RvssError: HELD; NOT_FOUND if its file system is not there, BAD_PATH or SYSTEM.
+        """
+
     def claim(self, mark: Mark) -> None:
         """Write the mark of an image anew, with our identity and that of its file system.
 

@@ -68,25 +68,43 @@ class Homes:
         with self._lock:
             if self._known.get(file_system) == home and self._written:
                 return
-            written = self._read()
+            try:
+                written = self._load()
+            except OSError as exc:
+                _logger.warning("cannot read %s: %s", self._path, exc)
+                self._known[file_system] = home
+                self._written = False  # what it says must not be lost
+                return
+            except (ValueError, TypeError, AttributeError) as exc:
+                self._set_aside(exc)
+                written = {}
             self._known = {**written, **self._known, file_system: home}
             if self._known != written or not self._written:
                 self._write()
 
-    def _read(self) -> dict[str, Known]:
+    def _load(self) -> dict[str, Known]:
+        """Return what the file says, nothing if there is none; OSError or ValueError if not."""
         if not self._path:
             return {}
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            with files.opened(
-                os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            ) as fd:
+            with files.opened(os.open(self._path, flags)) as fd:
                 data = json.loads(os.read(fd, 1 << 20))
-            return {
-                str(name): Known(tree=int(tree), uuid=str(uuid))
-                for name, (tree, uuid) in data.items()
-            }
         except FileNotFoundError:
             return {}
+        return {
+            str(name): Known(tree=int(tree), uuid=str(uuid)) for name, (tree, uuid) in data.items()
+        }
+
+    def _set_aside(self, exc: Exception) -> None:
+        aside = f"{self._path}.damaged"
+        _logger.error("%s is damaged (%s), and is %s from now on", self._path, exc, aside)
+        with suppress(OSError):
+            os.rename(self._path, aside)
+
+    def _read(self) -> dict[str, Known]:
+        try:
+            return self._load()
         except (OSError, ValueError, TypeError, AttributeError) as exc:
             _logger.warning("cannot read %s: %s", self._path, exc)
             return {}
@@ -103,7 +121,9 @@ class Homes:
                 with suppress(FileNotFoundError):
                     os.unlink(new, dir_fd=within)
                 with files.opened(os.open(new, flags, 0o600, dir_fd=within)) as fd:
-                    os.write(fd, json.dumps(data).encode())
+                    left = json.dumps(data).encode()
+                    while left:
+                        left = left[os.write(fd, left) :]
                     os.fsync(fd)
                 os.rename(new, name, src_dir_fd=within, dst_dir_fd=within)
                 os.fsync(within)

@@ -31,9 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from samba_rvss.kernel import mounting
 from samba_rvss.model import Identity, Mark, Nested, Sealed, Volume
 from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.providers.zfs.properties import COPIED, FIXED, MARK, options
 from samba_rvss.providers.zfs.provider import Zfs
-from samba_rvss.providers.zfs.tree import HOLD, HOME
+from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
 
 zfs = Command()

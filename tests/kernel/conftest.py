@@ -24,9 +24,9 @@ from samba_rvss.providers.btrfs.home import NAME as HOME
 from samba_rvss.providers.btrfs.marks import MARK
 from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.providers.zfs.properties import MARK as ZFS_MARK
 from samba_rvss.providers.zfs.provider import Zfs
-from samba_rvss.providers.zfs.tree import HOLD
 from samba_rvss.providers.zfs.tree import HOME as ZFS_HOME
 from samba_rvss.run import run
 from samba_rvss.testing.loop import LoopBtrfs

@@ -18,9 +18,10 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.model import Identity, Mark, Nested
 from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.providers.zfs.properties import COPIED, MARK
 from samba_rvss.providers.zfs.provider import Zfs
-from samba_rvss.providers.zfs.tree import HOLD, HOME
+from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
 from tests.kernel.conftest import SEALED
 from tests.kernel.test_provider import mark_of, probe, seen, take

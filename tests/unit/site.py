@@ -86,6 +86,9 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(image)
 
+    def require_free(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`."""
+
     def claim(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(mark)

@@ -1,5 +1,7 @@
 """A command in a process of its own: its output, its exit status, and that nobody waits for it."""
 
+import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +39,32 @@ def test_the_status_comes_at_once(command: str, status: int) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("said\n", "", status)
+
+
+def test_it_ends_with_who_waits_for_it(tmp_path: Path) -> None:
+    """Whoever ends the command ends what it does: also with a signal that cannot be heard."""
+    file = tmp_path / "steps"
+    code = (
+        "import os, time\n"
+        "from samba_rvss.cli import apart\n"
+        "def work():\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    while True:\n"
+        f"        open({str(file)!r}, 'a').write('.')\n"
+        "        time.sleep(0.01)\n"
+        "apart.run(work)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment({"PYTHONPATH": ROOT}),
+    ) as command:
+        assert command.stdout is not None
+        child = os.pidfd_open(int(command.stdout.readline()))
+        try:
+            command.kill()
+            assert select.select([child], [], [], 60.0)[0]
+        finally:
+            os.close(child)

@@ -241,6 +241,9 @@ class Btrfs:
     def hold(self, volume: Volume, image: str, tags: Sequence[str]) -> None:
         """See `samba_rvss.providers.Provider`: btrfs has no holds."""
 
+    def require_free(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`."""
+
     def claim(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`."""
         with self._image(mark.volume, mark.id, writable=True, ours=False) as (ours, record):

@@ -26,15 +26,16 @@ from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.homes import IN_A_POOL, Homes
 from samba_rvss.providers.inventory import listed
 from samba_rvss.providers.mark import unheld
-from samba_rvss.providers.zfs import busy, place, pools, tree
+from samba_rvss.providers.zfs import busy, place, pools, tree, users
 from samba_rvss.providers.zfs.cloning import clone
 from samba_rvss.providers.zfs.command import Command, doing, require_healthy
+from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.providers.zfs.images import images
 from samba_rvss.providers.zfs.marks import Marks
 from samba_rvss.providers.zfs.mounting import mount, write_out
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
-from samba_rvss.providers.zfs.tree import HOLD, HOME, Dataset
+from samba_rvss.providers.zfs.tree import HOME, Dataset
 
 _AN_ID = "20261231T235959Z-01234567"
 
@@ -257,17 +258,13 @@ class Zfs:
         """See `samba_rvss.providers.Provider`."""
         with doing(f"cannot hold the image {image}"):
             pool = self._pool(volume)
-            snapshot = tree.outermost(self._zfs, pool, volume, image)
-            if snapshot is None:
-                raise RvssError(Problem.NOT_FOUND, "its snapshot does not exist")
-            mark = self._marks.require(snapshot, image, pool)
-            clones = tree.datasets(self._zfs, tree.clone_name(pool, image))
-            parts = tree.parts(image, clones)
-            found = [each.name for each in tree.of_image(self._zfs, snapshot, mark.nested, parts)]
-            if clones:
-                found += tree.kept_snapshots(self._zfs, clones[0].name, image)
-            wanted = [f"{tree.TAGGED}{tag}" for tag in tags]
-            tree.set_holds(self._zfs, found, wanted, releasing=True)
+            users.hold(self._zfs, users.whole(self._zfs, self._marks, pool, volume, image), tags)
+
+    def require_free(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        with doing(f"cannot look at the image {image}"):
+            pool = self._pool(volume)
+            users.require_free(self._zfs, users.whole(self._zfs, self._marks, pool, volume, image))
 
     def claim(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`.

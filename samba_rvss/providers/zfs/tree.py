@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Nested, Volume
 from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.holding import HOLD, TAGGED, refuse_used, set_holds
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK, PART
 
 HOME = "samba-rvss"
-HOLD = "samba-rvss"
-TAGGED = "samba-rvss:"
-"""What the tags begin with of holds that an administrator has asked for."""
 _BUSY_SECONDS = 1.5
 _COLUMNS = ("-o", "name,property,source,value")  # a value comes last: it may have any text
 
@@ -238,52 +236,6 @@ def keep(zfs: Command, top: str, image: str) -> None:
     set_holds(zfs, kept_snapshots(zfs, top, image), {HOLD}, releasing=False)
 
 
-def set_holds(
-    zfs: Command, snapshots: Sequence[str], tags: Collection[str], *, releasing: bool
-) -> None:
-    """See that snapshots have holds of ours; those of others stay.
-
-    Args:
-        zfs: zfs(8).
-        snapshots: their names.
-        tags: the tags that there are to be, as zfs(8) shows them.
-        releasing: whether holds of ours with other tags are released.
-    """
-    if not snapshots:
-        return
-    present: dict[str, set[str]] = {}
-    for name, tag, _ in zfs.table("holds", "-H", *snapshots, columns=3):
-        present.setdefault(tag, set()).add(name)
-    for tag in tags:
-        missing = [name for name in snapshots if name not in present.get(tag, ())]
-        if missing:
-            zfs("hold", tag, *missing)
-    going = {tag: names for tag, names in present.items() if tag.startswith(TAGGED)}
-    going = {tag: names for tag, names in going.items() if releasing and tag not in tags}
-    # With our own hold on it, a snapshot stays whatever others have told ZFS.
-    bare = [name for name in snapshots if name not in present.get(HOLD, ())]
-    if going and bare:
-        _refuse_deferred(zfs, bare)
-    for tag, names in going.items():
-        zfs("release", tag, *names)
-
-
-def _refuse_deferred(zfs: Command, snapshots: Sequence[str]) -> None:
-    """Refuse to release a hold where ZFS would destroy the snapshot with the last one.
-
-    Raises:
-        RvssError: BUSY.
-    """
-    words = ("get", "-H", "-p", "-o", "name,value", "defer_destroy", *snapshots)
-    for name, deferred in zfs.table(*words, columns=2):
-        if deferred == "on":
-            raise RvssError(
-                Problem.BUSY,
-                f"somebody has told ZFS to destroy {name} as soon as nothing holds it",
-                "copy it away, or delete it",
-            )
-
-
 def destroy(
     zfs: Command,
     top: str,
@@ -304,19 +256,8 @@ def destroy(
         RvssError: BUSY if somebody holds or uses a part of it; what was destroyed before is gone.
     """
     kept = kept_snapshots(zfs, top, image) if top and image else []
-    if kept:
-        words = ("get", "-H", "-p", "-o", "name,value", "clones", *kept)
-        for name, clones in zfs.table(*words, columns=2):
-            if clones not in ("", "-"):
-                raise RvssError(Problem.BUSY, f"others have made clones of {name}")
     allowed = {HOLD, *(f"{TAGGED}{tag}" for tag in over)}
-    held: dict[str, list[str]] = {}
-    for name, tag, _ in zfs.table("holds", "-H", *snapshots, *kept, columns=3):
-        if tag not in allowed:
-            raise RvssError(
-                Problem.BUSY, f"somebody holds {name} as '{tag}'", f"zfs release '{tag}' it"
-            )
-        held.setdefault(tag, []).append(name)
+    held = refuse_used(zfs, kept, [*snapshots, *kept], allowed)
     for tag, names in held.items():
         inner = [name for name in names if name in kept]
         if inner:
