@@ -168,6 +168,7 @@ class RvssDaemon(Undoing):
             argv = ["-c", _WATCHED, root, str(self._samba.configuration)]
         else:
             argv = ["-m", "samba_rvss", "-s", str(self._samba.configuration), "daemon"]
+        before = self._socket()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*above, sys.executable, *argv],
@@ -177,13 +178,22 @@ class RvssDaemon(Undoing):
                 env=environment({"PYTHONPATH": root}),
             )
         deadline = time.monotonic() + _SECONDS
-        while not self._serves():
+        # A program that the daemon before was just starting when it was killed may have its socket.
+        while self._socket() == before or not self._serves():
             if not self.running or time.monotonic() > deadline:
                 self.kill()
                 raise RvssError(
                     Problem.NO_DAEMON, f"the daemon does not serve: {self.log()[-1000:]}"
                 )
             time.sleep(0.01)
+
+    def _socket(self) -> tuple[int, int] | None:
+        """Return what tells the hook's socket from an earlier one; None if there is none."""
+        try:
+            status = os.lstat(self.run_directory / "hook.sock")
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_ctime_ns
 
     def _serves(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:

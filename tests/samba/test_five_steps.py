@@ -60,18 +60,20 @@ def guests(rig: "Rig") -> Iterator[list[Guest]]:
             machine.make_disk(path / _DISK, known)
             (path / _DISK).chmod(0o666)
             running = undo.enter_context(machine.Machine(path / _DISK, uid=0, gid=0))
-            running.pause = 0.02
+            running.pause = 0.5  # each write makes the disk larger, and all of it is read over SMB
             made.append(Guest(share=name, running=running, known=known, home=homes.get(name)))
             rig.share(name, path, {"rvss:keep": "recovered"})
         rig.start()
         yield made
 
 
-@pytest.mark.vm(seconds=90)
+@pytest.mark.vm(seconds=120, file_system="zfs")
 def test_five_steps(rig: "Rig", guests: list[Guest]) -> None:
     """It is gone for Samba and its client; it is listed, and stays byte for byte as sealed."""
     begun: dict[str, int] = {}
     with rig.client() as client:
+        for guest in guests:
+            guest.running.wait_until(3)
         done = {guest.share: guest.running.done for guest in guests}
         taken = rig.expose(client, *done)
         begun = {guest.share: guest.running.begun for guest in guests}
@@ -102,7 +104,7 @@ def test_five_steps(rig: "Rig", guests: list[Guest]) -> None:
             assert machine.says_shut_down(disk)
             assert machine.has_writes(disk, range(1, done[guest.share] + 1))
             assert machine.lacks_writes(disk, range(begun[guest.share] + 1, guest.running.done))
-        assert guest.running.done > begun[guest.share]
+        guest.running.wait_until(begun[guest.share] + 1)
     assert rig.command("delete", str(backup["id"])).returncode == 0
     rig.assert_nothing_left()
 
