@@ -70,7 +70,6 @@ def _assert_nothing_but_images(rig: "Rig") -> None:
     wait_until(lambda: f"nothing is left but images: {left()}", lambda: not left(), 60)
 
 
-@pytest.mark.vm(seconds=60)
 def test_what_its_client_deletes_stays_as_one_backup(kept: "Rig") -> None:
     rig = kept
     sealed = _backed_up(rig, "vms", "logs")
@@ -92,7 +91,7 @@ def test_what_its_client_deletes_stays_as_one_backup(kept: "Rig") -> None:
     assert rig.command("status").returncode == 0, rig.command("status").stdout
 
 
-@pytest.mark.vm(seconds=60)
+@pytest.mark.vm(seconds=90, file_system="zfs")
 def test_a_held_backup_is_not_deleted(kept: "Rig") -> None:
     rig = kept
     _backed_up(rig, "vms", "logs")
@@ -119,7 +118,6 @@ def test_a_held_backup_is_not_deleted(kept: "Rig") -> None:
     rig.assert_nothing_left()
 
 
-@pytest.mark.vm(seconds=60)
 def test_a_client_need_not_wait_until_it_is_sealed(kept: "Rig") -> None:
     """RecoveryComplete and the deletion follow each other at once: nothing of it is lost."""
     rig = kept
