@@ -11,18 +11,17 @@ from datetime import time as clock_time
 from typing import Any
 
 from samba_rvss import output, wire
-from samba_rvss.backups.policy import parse_tag
 from samba_rvss.cli import reading
-from samba_rvss.cli.common import Verbs, ask, configuration, ledger_or_empty, open_ledger
+from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, ledger_or_empty, open_ledger
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
 from samba_rvss.copies.backup import Backup, in_ledger
+from samba_rvss.copies.holds import require_tag
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Context, Image, Phase, ShadowCopy
 from samba_rvss.samba.conf import Config
 
-_ID = "our id or its end, Samba's id of the copy or the set, or the path"
 _TAG = "manual"
 
 
@@ -40,7 +39,7 @@ def register(verbs: Verbs) -> None:
     listing.set_defaults(function=run_list, looks=True)
     showing = inner.add_parser("show", help="show a backup", description="Show a backup.")
     showing.add_argument("--json", action="store_true", help="print JSON")
-    showing.add_argument("copy", metavar="ID", help=_ID)
+    showing.add_argument("copy", metavar="ID", help=BACKUP_ID)
     showing.set_defaults(function=run_show, looks=True)
     reading.register(inner)
     _add(verbs, "keep", "have a shadow copy become a backup when it ends")
@@ -50,14 +49,14 @@ def register(verbs: Verbs) -> None:
     verb = _add(verbs, "release", "release a hold; nothing is deleted")
     verb.add_argument("--tag", default=_TAG, help=f"which one (default: {_TAG})")
     verb = verbs.add_parser("tag", help="give a backup a tag", description="Give a backup a tag.")
-    verb.add_argument("copy", metavar="ID", help=_ID)
+    verb.add_argument("copy", metavar="ID", help=BACKUP_ID)
     verb.add_argument("tag", metavar="TAG")
     verb.set_defaults(function=run_change)
 
 
 def _add(verbs: Verbs, name: str, what: str) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
-    verb.add_argument("copy", nargs="+", metavar="ID", help=_ID)
+    verb.add_argument("copy", nargs="+", metavar="ID", help=BACKUP_ID)
     verb.set_defaults(function=run_change)
     return verb
 
@@ -66,10 +65,7 @@ def run_change(arguments: argparse.Namespace) -> int:
     """Keep, hold, release or tag; each failure is reported and none stops the rest."""
     config = configuration(arguments)
     tag = getattr(arguments, "tag", "")
-    try:
-        tag = tag and parse_tag(tag)
-    except ValueError as exc:
-        raise RvssError(Problem.USAGE, f"{tag!r} is no tag", str(exc)) from None
+    tag = tag and require_tag(tag)
     until = day_end(getattr(arguments, "until", ""))
     words = [arguments.copy] if isinstance(arguments.copy, str) else arguments.copy
     status = 0
@@ -166,7 +162,7 @@ def _images(config: Config, file_systems: Container[str]) -> Sequence[Image]:
     from samba_rvss.providers.all import providers
     from samba_rvss.providers.inventory import of_all
 
-    known = providers(identity.read(config), f"{config.state_directory}/homes.json")
+    known = providers(identity.read(config), config.homes)
     inventory = of_all(known, file_systems)
     for file_system, reason in inventory.unlisted.items():
         output.print_error(f"{file_system} cannot be listed: {reason}")

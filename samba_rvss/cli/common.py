@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 else:
     Verbs: TypeAlias = object
 
+BACKUP_ID = "our id or its end, Samba's id of the copy or the set, or the path"
+"""What names a backup, for the help of a command."""
+
 _SECONDS = 120.0
 _START = "start samba-rvss.service"
 

@@ -74,7 +74,7 @@ def _others(config: Config, living: Container[str]) -> Iterator[dict[str, Any]]:
     from samba_rvss.providers.all import providers
     from samba_rvss.providers.inventory import of_all
 
-    known = providers(identity.read(config), f"{config.state_directory}/homes.json")
+    known = providers(identity.read(config), config.homes)
     inventory = of_all(known)
     for image in inventory.images:
         if image.id not in living:

@@ -104,7 +104,7 @@ def instance_of(config: Config, ledger: Ledger) -> Instance:
         config=config,
         ledger=ledger,
         mounts=Mounts(config.run_directory),
-        providers=providers(ours, f"{config.state_directory}/homes.json"),
+        providers=providers(ours, config.homes),
         samba=Here(),
         identity=ours,
     )

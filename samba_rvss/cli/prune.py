@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC
 from functools import partial
-from os.path import normpath
 from typing import Any
 
 from samba_rvss import output, wire
@@ -25,6 +24,7 @@ from samba_rvss.copies.locate import find
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Volume
 from samba_rvss.providers.patience import COMMON
+from samba_rvss.samba import twins
 from samba_rvss.samba.conf import Config
 
 
@@ -150,31 +150,27 @@ def _policies(config: Config) -> dict[str, Policy | None]:
     """Return the rules of each group; of one that two shares give different rules, none."""
     from samba_rvss.providers.all import providers
 
-    known = providers(identity.read(config), f"{config.state_directory}/homes.json")
+    known = providers(identity.read(config), config.homes)
     found: dict[str, Policy | None] = {}
     names: dict[str, str] = {}
-    unseen: set[str] = set()
-    for share in config.shares:
-        path = normpath(share.path)
+    for path, alike in twins.grouped(config.shares).items():
         try:
-            if path in unseen:
-                continue
-            group = group_of(COMMON.look(share.path, partial(find, share, known)))
+            group = group_of(COMMON.look(path, partial(find, alike[0], known)))
         except RvssError as exc:
-            output.print_error(f"[{share.name}] nothing of it is pruned: {exc.line()}")
-            unseen.add(path)
+            for share in alike:
+                output.print_error(f"[{share.name}] nothing of it is pruned: {exc.line()}")
             continue
-        if share.obstacle:  # its rules may be among what is wrong with it
-            output.print_error(f"[{share.name}] nothing of it is pruned: {share.obstacle}")
-            found[group], names[group] = None, share.name
-            continue
-        if found.setdefault(group, share.retention) != share.retention:
-            found[group] = None
-            output.print_error(
-                f"[{names[group]}] and [{share.name}] are one directory and have different rules:"
-                " nothing of it is pruned"
-            )
-        names[group] = share.name
+        for share in alike:
+            if share.obstacle:  # its rules may be among what is wrong with it
+                output.print_error(f"[{share.name}] nothing of it is pruned: {share.obstacle}")
+                found[group] = None
+            elif found.setdefault(group, share.retention) != share.retention:
+                found[group] = None
+                output.print_error(
+                    f"[{names[group]}] and [{share.name}] are one directory and have different"
+                    " rules: nothing of it is pruned"
+                )
+            names[group] = share.name
     return found
 
 

@@ -8,15 +8,13 @@ import argparse
 import os
 
 from samba_rvss import output, wire
-from samba_rvss.backups.policy import parse_tag
-from samba_rvss.cli.common import Verbs, ask, configuration, open_ledger
+from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, open_ledger
 from samba_rvss.cli.look import instance_of
 from samba_rvss.copies import attached, carry
+from samba_rvss.copies.holds import require_tag
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase, ShadowCopy
-
-_ID = "our id or its end, Samba's id of the copy or the set, or the path"
 
 
 def register(verbs: Verbs) -> None:
@@ -28,7 +26,7 @@ def register(verbs: Verbs) -> None:
         " exit status is ours. Nobody else sees that, and the backup is not deleted meanwhile.",
         usage="%(prog)s [-h] ID [--tag TAG] -- COMMAND ...",
     )
-    verb.add_argument("copy", metavar="ID", help=_ID)
+    verb.add_argument("copy", metavar="ID", help=BACKUP_ID)
     verb.add_argument("--tag", default="", help="the tag that the backup gets if COMMAND succeeds")
     verb.set_defaults(function=run_exec, command=[])
     verb = verbs.add_parser(
@@ -37,14 +35,14 @@ def register(verbs: Verbs) -> None:
         description="Mount a backup read-only, and print where. It is not deleted while it is"
         " mounted.",
     )
-    verb.add_argument("copy", metavar="ID", help=_ID)
+    verb.add_argument("copy", metavar="ID", help=BACKUP_ID)
     where = "an empty directory; several shares are mounted in it (default: one of our own)"
     verb.add_argument("directory", metavar="DIR", nargs="?", default="", help=where)
     verb.set_defaults(function=run_mount)
     verb = verbs.add_parser(
         "umount", help="unmount a backup", description="Unmount a backup, wherever it is mounted."
     )
-    verb.add_argument("copy", metavar="ID|DIR", help=f"{_ID}; or where it is mounted")
+    verb.add_argument("copy", metavar="ID|DIR", help=f"{BACKUP_ID}; or where it is mounted")
     verb.set_defaults(function=run_umount)
 
 
@@ -53,10 +51,7 @@ def run_exec(arguments: argparse.Namespace) -> int:
     if not arguments.command:
         raise RvssError(Problem.USAGE, "there is no COMMAND", "it stands after --")
     config = configuration(arguments)
-    try:
-        tag = arguments.tag and parse_tag(arguments.tag)
-    except ValueError as exc:
-        raise RvssError(Problem.USAGE, f"{arguments.tag!r} is no tag", str(exc)) from None
+    tag = arguments.tag and require_tag(arguments.tag)
     with open_ledger(config) as ledger:
         parts = parts_of(ledger, arguments.copy)
         status = carry.run(instance_of(config, ledger), parts, arguments.command)

@@ -68,7 +68,7 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
     One that only inherits the hook from [global], and has no shadow copies, may not be meant.
     """
     # Probing looks at no image, but knows our homes.
-    known = providers(Identity(id=""), f"{config.state_directory}/homes.json")
+    known = providers(Identity(id=""), config.homes)
     counts, whole = _counts(config), twins.whole(config.shares)
     for section in config.sections:
         row: dict[str, object] = {

@@ -142,11 +142,10 @@ def _with_share(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
     if copy.exposed_share:
         return copy
     try:
-        copies = fss_state.settled(instance.config.fss_state).copies
+        known = fss_state.copy_at(instance.config.fss_state, copy.path)
     except RvssError as exc:
         _logger.warning("[%s] whether %s is exposed cannot be told: %s", copy.share, copy.id, exc)
         return copy
-    known = next((known for known in copies if known.path == copy.path), None)
     if known is None or not known.exposed_share:
         return copy
     learned = instance.ledger.change(copy, "exposed, unrecorded", **facts_of(copy, known))

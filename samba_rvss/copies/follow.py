@@ -73,6 +73,17 @@ def facts_of(copy: ShadowCopy, known: SambaCopy) -> dict[str, Any]:
     }
 
 
+def known_facts(copy: ShadowCopy) -> dict[str, Any]:
+    """Return the same columns as a copy has them by now."""
+    return {
+        "set_id": copy.set_id,
+        "copy_id": copy.copy_id,
+        "context": copy.context,
+        "exposed_share": copy.exposed_share,
+        "set_size": copy.set_size,
+    }
+
+
 def learn(instance: Instance, copy: ShadowCopy, known: SambaCopy) -> ShadowCopy | None:
     """Record what Samba says of a copy: ids, context, share, exposed share, state.
 

@@ -33,7 +33,7 @@ def want(instance: Instance, copy: ShadowCopy, uid: int = -1) -> ShadowCopy:
     if copy.phase is Phase.KEPT or copy.keep is Keep.YES:
         return copy
     if copy.phase is Phase.SEALED:
-        provider, mark = instance.provider(copy.volume), _mark(instance, copy)
+        provider, mark = instance.provider(copy.volume), instance.mark(copy.volume, copy.id)
         if mark.sealed is None:
             raise _not_sealed(copy)
         provider.keep(copy.volume, copy.id)
@@ -60,7 +60,7 @@ def hold(instance: Instance, copy: ShadowCopy, tag: str, until: datetime | None,
         RvssError: USAGE if the tag or the time is none, LIMIT, NOT_SEALED, NOT_FOUND, READ_ONLY,
             STATE or SYSTEM.
     """
-    _require_tag(tag)
+    require_tag(tag)
     if until is not None and until <= now():
         raise RvssError(Problem.USAGE, f"a hold until {until.isoformat()} would be over already")
     _require_sealed(copy)
@@ -82,7 +82,7 @@ def release(instance: Instance, copy: ShadowCopy, tag: str, uid: int) -> None:
     Raises:
         RvssError: NOT_FOUND if there is no such hold; as `hold`.
     """
-    _require_tag(tag)
+    require_tag(tag)
 
     def remove(kept: Kept) -> Kept:
         holds = tuple(other for other in kept.holds if other.tag != tag)
@@ -100,7 +100,7 @@ def tag_with(instance: Instance, copy: ShadowCopy, tag: str, uid: int) -> None:
     Raises:
         RvssError: as `hold`.
     """
-    _require_tag(tag)
+    require_tag(tag)
     _change(instance, copy, lambda kept: replace(kept, tags=tuple(sorted({*kept.tags, tag}))))
     instance.ledger.note(copy, "tagged", uid=uid, detail=tag)
 
@@ -144,7 +144,7 @@ def require_unheld(instance: Instance, copy: ShadowCopy) -> None:
 def _change(instance: Instance, copy: ShadowCopy, change: Callable[[Kept], Kept]) -> None:
     """Change what the mark of a sealed image says of it as a backup."""
     _require_sealed(copy)
-    mark = _mark(instance, copy)
+    mark = instance.mark(copy.volume, copy.id)
     if mark.sealed is None:
         raise _not_sealed(copy)
     kept = change(mark.kept or Kept())
@@ -169,13 +169,6 @@ def _all_of(mark: Mark) -> tuple[object, ...]:
     return (*mark.kept.tags, *mark.kept.holds) if mark.kept else ()
 
 
-def _mark(instance: Instance, copy: ShadowCopy) -> Mark:
-    mark = instance.provider(copy.volume).mark(copy.volume, copy.id)
-    if mark is None:
-        raise RvssError(Problem.NOT_FOUND, f"the image of {copy.id} does not exist")
-    return mark
-
-
 def _require_sealed(copy: ShadowCopy) -> None:
     if copy.phase in (Phase.DELETING, Phase.GONE):
         raise RvssError(Problem.STATE, f"{copy.id} is {copy.phase.value}")
@@ -189,8 +182,13 @@ def _not_sealed(copy: ShadowCopy) -> RvssError:
     )
 
 
-def _require_tag(tag: str) -> None:
+def require_tag(tag: str) -> str:
+    """Return a tag.
+
+    Raises:
+        RvssError: USAGE if it is none.
+    """
     try:
-        parse_tag(tag)
+        return parse_tag(tag)
     except ValueError as exc:
         raise RvssError(Problem.USAGE, f"{tag!r} is no tag", str(exc)) from None

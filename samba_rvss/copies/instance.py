@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import NOBODY, Identity, Inventory, Volume
+from samba_rvss.model import NOBODY, Identity, Inventory, Mark, Volume
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
 from samba_rvss.providers.inventory import of_all
@@ -77,6 +77,17 @@ class Instance:
             if provider.name == volume.provider:
                 return provider
         raise RvssError(Problem.STATE, f"there is no provider {volume.provider}")
+
+    def mark(self, volume: Volume, image: str) -> Mark:
+        """Return the mark of an image of ours, as it is now.
+
+        Raises:
+            RvssError: NOT_FOUND if there is no such image; as `Provider.mark`.
+        """
+        mark = self.provider(volume).mark(volume, image)
+        if mark is None:
+            raise RvssError(Problem.NOT_FOUND, f"the image of {image} does not exist")
+        return mark
 
     def inventory(self, only: Container[str] | None = None) -> Inventory:
         """List the images on mounted file systems of every kind.

@@ -9,20 +9,17 @@ One that its client deletes before it is sealed is sealed afterwards, as recover
 waits for that.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 
 from samba_rvss.clock import now
 from samba_rvss.copies import seal
 from samba_rvss.copies.delete import delete, hide
-from samba_rvss.copies.follow import with_news
+from samba_rvss.copies.follow import known_facts, with_news
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import ENDED, Keep, Kept, Phase, SetState, ShadowCopy, strongest
 from samba_rvss.samba import fss_state
-
-_logger = logging.getLogger(__name__)
 
 
 def is_due(copy: ShadowCopy) -> bool:
@@ -74,8 +71,7 @@ def _as_samba_has_it(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
     """
     if copy.ended or is_due(copy):
         return copy
-    copies = fss_state.settled(instance.config.fss_state).copies
-    known = next((known for known in copies if known.path == copy.path), None)
+    known = fss_state.copy_at(instance.config.fss_state, copy.path)
     current = with_news(copy, known) if known is not None else copy
     states = [state for state in (copy.state, current.state) if state is not None]
     if copy.phase is Phase.SEALING and copy.auto_recovery:
@@ -113,12 +109,8 @@ def _end_unsealed(
         detail=detail,
         phase=Phase.SEALING,
         ended=True,
-        set_id=copy.set_id,
-        copy_id=copy.copy_id,
-        context=copy.context,
-        exposed_share=copy.exposed_share,
-        set_size=copy.set_size,
         state=copy.state,
+        **known_facts(copy),
     )
     if ended is None:
         raise RvssError(Problem.BUSY, f"{copy.id} has changed just now", "try again")
@@ -213,10 +205,7 @@ def attest(instance: Instance, copy: ShadowCopy) -> None:
     Raises:
         RvssError: NOT_FOUND, NOT_SEALED, NO_SPACE, READ_ONLY or SYSTEM.
     """
-    provider = instance.provider(copy.volume)
-    mark = provider.mark(copy.volume, copy.id)
-    if mark is None:
-        raise RvssError(Problem.NOT_FOUND, f"the image of {copy.id} does not exist")
+    provider, mark = instance.provider(copy.volume), instance.mark(copy.volume, copy.id)
     if mark.is_backup:
         return
     if mark.sealed is None:

@@ -9,7 +9,7 @@ from samba_rvss.copies.create import attach, reserve_previous
 from samba_rvss.copies.delete import hide
 from samba_rvss.copies.follow import facts_of
 from samba_rvss.copies.instance import Instance
-from samba_rvss.errors import Problem, RvssError
+from samba_rvss.errors import RvssError
 from samba_rvss.model import ENDED, Image, Mark, Phase, SambaCopy, SetState, ShadowCopy
 from samba_rvss.mounts import way
 from samba_rvss.samba import fss_state, twins
@@ -199,14 +199,12 @@ def claim(instance: Instance, image: Image) -> None:
     Raises:
         RvssError: NOT_FOUND, READ_ONLY or SYSTEM.
     """
-    provider, seen = instance.provider(image.mark.volume), image.mark
-    mark = provider.mark(seen.volume, image.id)
-    if mark is None:
-        raise RvssError(Problem.NOT_FOUND, f"the image of {image.id} does not exist")
+    seen = image.mark
+    mark = instance.mark(seen.volume, image.id)
     sealed = mark.sealed
     if sealed is not None and seen.sealed is not None:
         sealed = replace(sealed, state=seen.sealed.state)
-    provider.claim(replace(mark, volume=seen.volume, sealed=sealed))
+    instance.provider(seen.volume).claim(replace(mark, volume=seen.volume, sealed=sealed))
 
 
 def destroy_image(instance: Instance, image: Image) -> None:

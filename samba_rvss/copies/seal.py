@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from samba_rvss.clock import moment
 from samba_rvss.copies import exposed
-from samba_rvss.copies.follow import Step, steps
+from samba_rvss.copies.follow import Step, known_facts, steps
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounttable
@@ -75,6 +75,16 @@ def is_torn(copy: ShadowCopy) -> bool:
     return copy.auto_recovery and copy.since.boot not in ("", moment().boot)
 
 
+def is_recovered(copy: ShadowCopy) -> bool:
+    """Return whether the record of a copy says that recovery is complete and on disk.
+
+    `record` says so. A copy that was adopted with a read-only image counts too.
+    """
+    if copy.phase is Phase.SEALING:
+        return copy.state is SetState.RECOVERED or not copy.set_id
+    return copy.phase is Phase.SEALED
+
+
 def drop(instance: Instance, copy: ShadowCopy) -> None:
     """Have smbd drop every connection to a copy's exposed share.
 
@@ -108,11 +118,7 @@ def _note(instance: Instance, copy: ShadowCopy, event: str, detail: str = "") ->
         unless=(Phase.SEALING, Phase.SEALED, *ENDED),
         detail=detail,
         phase=Phase.SEALING,
-        set_id=copy.set_id,
-        copy_id=copy.copy_id,
-        context=copy.context,
-        exposed_share=copy.exposed_share,
-        set_size=copy.set_size,
+        **known_facts(copy),
     )
     if begun is None:
         instance.ledger.note(copy, event, detail=detail)
@@ -245,14 +251,10 @@ def record(instance: Instance, copy: ShadowCopy, started: float) -> ShadowCopy |
         "sealed",
         unless=(Phase.SEALED, *ENDED),
         phase=Phase.SEALED,
-        set_id=copy.set_id,
-        copy_id=copy.copy_id,
-        context=copy.context,
-        exposed_share=copy.exposed_share,
-        set_size=copy.set_size,
         share=exposed.share_name(instance.config, copy),
         state=copy.state,
         duration=time.monotonic() - started,
+        **known_facts(copy),
     )
     instance.reached("seal.sealed")
     return sealed or sealed_record(instance, copy)

@@ -16,14 +16,13 @@ from samba_rvss.copies.delete import delete, left_behind, not_hidden, withdraw
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import described
 from samba_rvss.copies.repair import note_lost
-from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.underway import UnderWay
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import ENDED, Phase, ShadowCopy
+from samba_rvss.model import Phase, ShadowCopy
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Deletions:
     """The deletions of one instance.
 
     Args:
-        present: the instance as it is now.
+        present: returns the instance as it is now.
         turns: who waits for whom.
         watcher: follows the copies.
         runner: tries again what failed.
@@ -56,7 +55,7 @@ class Deletions:
 
     def __init__(
         self,
-        present: Present,
+        present: Callable[[], Instance],
         turns: Turns,
         watcher: Watcher,
         runner: Runner,
@@ -145,7 +144,7 @@ class Deletions:
             try:
                 await in_thread(note_lost, self._present(), copy, _GIVEN_UP)
             finally:
-                await self._follow_again(copy)
+                await self._watcher.resume(copy.id)
 
     async def withdraw(self, copy: ShadowCopy, reason: str) -> None:
         """Delete a new copy whose path could not be handed to Samba."""
@@ -188,22 +187,10 @@ class Deletions:
                     await in_thread(by, self._present(), copy, uid, hidden, detail)
                 except RvssError:
                     self._runner.wake(RETRY_SECONDS)
-                    await self._follow_again(copy)
                     raise
-            await self._seal_if_ended(copy)
-
-    async def _follow_again(self, copy: ShadowCopy) -> None:
-        """Follow a copy that was let go of, and is not being deleted after all."""
-        found = await in_thread(self._present().ledger.get, copy.id)
-        if found is not None and found.phase not in ENDED:
-            self._watcher.track(found)
-            await self._watcher.catch_up()
-
-    async def _seal_if_ended(self, copy: ShadowCopy) -> None:
-        """Begin to seal a copy that is to be kept and was not sealed yet when it ended."""
-        found = await in_thread(self._present().ledger.get, copy.id)
-        if found is not None and found.ended:
-            self._watcher.track(found)
+                finally:
+                    # It is not being deleted after all, or it has ended and is to be sealed.
+                    await self._watcher.resume(copy.id)
 
     async def _require_unheld(self, copy: ShadowCopy) -> None:
         """Refuse what is held, unless that cannot be told in time: the provider refuses it, too.

@@ -73,7 +73,7 @@ def take(
         config=config,
         ledger=ledger,
         mounts=mounts,
-        providers=providers(ours, f"{config.state_directory}/homes.json", reached),
+        providers=providers(ours, config.homes, reached),
         samba=samba,
         identity=ours,
         reached=reached,

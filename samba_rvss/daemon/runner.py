@@ -23,7 +23,7 @@ from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import RvssError
 from samba_rvss.findings import Fate
-from samba_rvss.model import ENDED, Moment
+from samba_rvss.model import Moment
 from samba_rvss.reconcile import apply
 from samba_rvss.reconcile.decision import Action, Delete, Plan, Seal
 from samba_rvss.reconcile.observation import Sources, observe
@@ -272,7 +272,7 @@ class Runner:
                         await self._watcher.release(action.copy)
                     await in_thread(apply.perform, self._present(), action)
                 finally:
-                    await self._follow(action.target)
+                    await self._watcher.resume(action.target)
         except RvssError as exc:
             _logger.error("reconcile: cannot %s: %s", action.describe(), exc)
             return Outcome(action=action, fate=Fate.FAILED, error=exc)
@@ -280,12 +280,6 @@ class Runner:
         # Sealing goes on until it succeeds: the watcher does it.
         fate = Fate.BEGUN if isinstance(action, Seal) else Fate.DONE
         return Outcome(action=action, fate=fate)
-
-    async def _follow(self, target: str) -> None:
-        copy = await in_thread(self._present().ledger.get, target)
-        if copy is not None and copy.phase not in ENDED:
-            self._watcher.track(copy)
-            await self._watcher.catch_up()
 
     def _record(self, decided: Plan, outcomes: list[Outcome], before: Mapping[str, Moment]) -> None:
         done = [

@@ -24,7 +24,7 @@ from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.errors import RvssError
 from samba_rvss.kernel import inotify
-from samba_rvss.model import Phase, SambaCopy, SambaState, SetState, ShadowCopy
+from samba_rvss.model import ENDED, Phase, SambaCopy, SambaState, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
 
 _logger = logging.getLogger(__name__)
@@ -110,12 +110,19 @@ class Watcher:
             if copy.phase is Phase.SEALING:
                 self._sealer.begin(copy)
             return
-        if seal.is_torn(copy) and not _is_recovered(copy):
+        if seal.is_torn(copy) and not seal.is_recovered(copy):
             return
         self._pending[copy.path] = copy
         self._opened.discard(copy.id)
         if copy.phase is Phase.SEALING:
             self._sealer.begin(copy)
+
+    async def resume(self, copy: str) -> None:
+        """Follow a copy on, by its id, as its record says by now; not if it has ended."""
+        found = await in_thread(self._present().ledger.get, copy)
+        if found is not None and found.phase not in ENDED:
+            self.track(found)
+            await self.catch_up()
 
     async def release(self, copy: ShadowCopy) -> None:
         """Stop following a copy that is to be deleted; no step of ours touches it on return."""
@@ -356,13 +363,6 @@ class Watcher:
         self._pending.pop(copy.path, None)
         self._amended.pop(copy.id, None)
         self._opened.discard(copy.id)
-
-
-def _is_recovered(copy: ShadowCopy) -> bool:
-    """Return whether the record of a copy says that its recovery is complete and on disk."""
-    if copy.phase is Phase.SEALING:
-        return copy.state is SetState.RECOVERED or not copy.set_id
-    return copy.phase is Phase.SEALED
 
 
 def _record(

@@ -112,6 +112,11 @@ class Config:
         return f"{self.state_directory}/ledger.db"
 
     @property
+    def homes(self) -> str:
+        """The file that remembers where images of ours may be."""
+        return f"{self.state_directory}/homes.json"
+
+    @property
     def fss_state(self) -> str:
         """The file of Samba's shadow copy sets (srv_fss_agent.c, srv_fssa_start())."""
         return f"{self.samba_lock_directory}/srv_fss.tdb"

@@ -173,6 +173,15 @@ def _judged(
     return parse(records), not any(key.startswith(b"sc_set") for key in records)
 
 
+def copy_at(path: str, mount: str) -> SambaCopy | None:
+    """Return what srv_fss.tdb says of the copy with a path; None if it has none.
+
+    Raises:
+        RvssError: SAMBA, as `settled`.
+    """
+    return next((copy for copy in settled(path).copies if copy.path == mount), None)
+
+
 def settled(path: str, seconds: float = _SETTLE_SECONDS) -> SambaState:
     """Read srv_fss.tdb, waiting for a moment in which Samba is not writing it.
 

@@ -191,7 +191,7 @@ def test_what_is_not_deleted_after_all_is_followed_on(site: Site, how: str) -> N
             runner = Runner(lambda: instance, watcher, turns)
             tasks = Tasks()
             deletions = Deletions(
-                lambda: instance,  # type: ignore[arg-type]  # all that it asks of Present
+                lambda: instance,
                 turns,
                 watcher,
                 runner,
@@ -222,7 +222,7 @@ def test_what_somebody_else_holds_is_not_begun_to_be_deleted(site: Site) -> None
         with closing(Watcher(lambda: instance, turns)) as watcher:
             runner = Runner(lambda: instance, watcher, turns)
             deletions = Deletions(
-                lambda: instance,  # type: ignore[arg-type]  # all that it asks of Present
+                lambda: instance,
                 turns,
                 watcher,
                 runner,
