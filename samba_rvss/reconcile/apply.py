@@ -4,6 +4,8 @@ Contract: every action is idempotent. Before each, `is_current` looks once more 
 because things may have changed since the observation.
 """
 
+from contextlib import ExitStack
+
 from samba_rvss.clock import now
 from samba_rvss.copies import exposed, keep, repair, seal
 from samba_rvss.copies.delete import withdraw
@@ -42,8 +44,8 @@ def is_current(instance: Instance, action: Action) -> bool:
         return False
     match action:
         case Delete(copy=copy, believes=believes) if believes:
-            known = [known.state for known in _samba(instance) if known.path == copy.path]
-            return (known[0] if known else None) in believes
+            known = fss_state.copy_at(instance.config.fss_state, copy.path)
+            return (known.state if known else None) in believes
         case Adopt(image=image):
             found = instance.ledger.get(image.id)
             held = bool(image.mark.kept and image.mark.kept.holding(now()))
@@ -90,6 +92,7 @@ def perform(instance: Instance, action: Action) -> None:
         case Keep(copy=copy, reason=reason):
             instance.ledger.note(copy, "withdrawn", detail=reason)
             keep.keep(instance, copy)
+            seal.clear_away(instance, copy)
         case Finish(copy=copy):
             keep.finish(instance, copy)
         case Delete(copy=copy, reason=reason):
@@ -97,7 +100,10 @@ def perform(instance: Instance, action: Action) -> None:
         case MountAgain(copy=copy):
             repair.mount_again(instance, copy)
         case Seal(copy=copy, reason=reason, known=known):
-            repair.seal_again(instance, copy, reason, known)
+            with ExitStack() as remaining:  # it is sealed even if something of it stays shown
+                remaining.callback(repair.seal_again, instance, copy, reason, known)
+                if copy.ended:
+                    keep.finish(instance, copy)
         case Clear(copy=copy):
             seal.clear_away(instance, copy)
         case Destroy(image=image):

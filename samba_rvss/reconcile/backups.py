@@ -77,8 +77,6 @@ def judge_present(seen: Observation, draft: Draft, copy: ShadowCopy, image: Imag
     elif not image.complete:
         _leave(seen, draft, copy, "a part of its image is missing")
     elif copy.phase is not Phase.KEPT:
-        if _is_shown(seen, copy):
-            draft.act(Finish(copy=copy, reason=_CUT_OFF))
         draft.act(Seal(copy=copy, reason="its client has deleted it, and it is to be kept"))
     elif not image.read_only or image.mark.sealed is None:
         reason = "somebody has made its image writable: what is in it may not be what was sealed"

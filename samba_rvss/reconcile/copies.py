@@ -10,6 +10,7 @@ deleted here.
 import math
 
 from samba_rvss.copies import keep
+from samba_rvss.copies.seal import is_recovered
 from samba_rvss.model import Context, Foreign, Image, Phase, SambaCopy, SetState, ShadowCopy
 from samba_rvss.reconcile import backups, evidence
 from samba_rvss.reconcile.decision import (
@@ -183,7 +184,7 @@ class _Judging:
         if copy.phase is Phase.SEALED or not image.read_only or image.mark.sealed:
             return False
         if self._of_before(copy):
-            return not self._is_recovered(copy)
+            return not is_recovered(copy)
         return known is None and copy.phase is not Phase.SEALING
 
     # copies whose record was made anew from the image's mark
@@ -199,9 +200,7 @@ class _Judging:
             lost = bool(known) and self._share_is_gone(copy)
             reason = f"its exposed share was removed; {mine}" if lost else mine
             self._draft.leave(copy.id, reason, wrong=lost)
-        elif copy.phase is Phase.SEALING and (
-            not self._of_before(copy) or self._is_recovered(copy)
-        ):
+        elif copy.phase is Phase.SEALING and (not self._of_before(copy) or is_recovered(copy)):
             self._seal(copy, "its sealing was cut off")
         elif known is None:
             reason = "it was adopted and is not sealed, and no set of Samba's has it"
@@ -239,7 +238,7 @@ class _Judging:
             self._draft.leave(copy.id, f"{state}; its timer has {left:.0f} s left", left)
 
     def _judge_recovered(self, copy: ShadowCopy, known: SambaCopy) -> None:
-        if self._of_before(copy) and not self._is_recovered(copy):
+        if self._of_before(copy) and not is_recovered(copy):
             # Only sealing brings what recovery wrote to the disk for certain.
             self._expire(copy, "the machine was started before it was sealed")
         elif copy.phase is Phase.SEALING:
@@ -258,7 +257,7 @@ class _Judging:
         registered = copy.path in self._registered
         if copy.phase is Phase.SEALED and (registered or self._seen.shares is None):
             self._judge_served(copy)
-        elif self._of_before(copy) and not self._is_recovered(copy):
+        elif self._of_before(copy) and not is_recovered(copy):
             self._expire(copy, "the machine was started before its recovery was complete")
         elif copy.phase is Phase.SEALED:
             self._expire_in_time(copy, "neither srv_fss.tdb nor a share has it")
@@ -361,15 +360,6 @@ class _Judging:
 
     def _share_is_gone(self, copy: ShadowCopy) -> bool:
         return self._seen.shares is not None and copy.path not in self._registered
-
-    def _is_recovered(self, copy: ShadowCopy) -> bool:
-        """Return whether the record says that recovery is complete and on disk.
-
-        `copies.seal` records that. A copy that was adopted with a read-only image counts too.
-        """
-        if copy.phase is Phase.SEALING:
-            return copy.state is SetState.RECOVERED or not copy.set_id
-        return copy.phase is Phase.SEALED
 
     def _is_released(self, copy: ShadowCopy) -> bool:
         """Return whether a copy has outlived its boot, though its context is not persistent."""

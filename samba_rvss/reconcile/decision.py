@@ -136,7 +136,7 @@ class Delete(OnCopy):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep(Delete):
-    """End a shadow copy as a backup: its share and its mounts go, its image stays."""
+    """End a shadow copy as a backup: its share and its mounts go, its sealed image stays."""
 
     verb = "keep as backup"
 
@@ -177,6 +177,8 @@ class MountAgain(OnCopy):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal(OnCopy):
     """Begin to seal a copy; the watcher goes on with it for as long as it takes.
+
+    What one that has ended still has for clients is taken away first.
 
     Attributes:
         known: what srv_fss.tdb says of it, None if nothing; the ledger may not have that yet.

@@ -88,6 +88,7 @@ def _judge_ours(
         if image.complete:
             reason = "it was deleted while it could not be seen, and its mark says that it is held"
             draft.act(Adopt(image=image, path=_path_of(seen, image.id), reason=reason))
+            draft.staying.discard(image.id)  # what Samba had of it was deleted
         else:
             _leave(seen, draft, image, "it was deleted and came back, held, and a part is missing")
         return

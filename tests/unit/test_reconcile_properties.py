@@ -195,6 +195,12 @@ class SimulatedWorld:
             descriptors=self.descriptors - {share.lower()},
         )
 
+    def hidden(self, copy: ShadowCopy) -> "SimulatedWorld":
+        """Take away what clients can reach of a copy."""
+        world = self.without_share(copy.exposed_share)
+        shares = {k: v for k, v in world.shares.items() if v != copy.path}
+        return replace(world, mounts=self.mounts - {copy.path}, shares=shares)
+
     def with_image(self, image: Image) -> "SimulatedWorld":
         """Put an image in the place of one that is there."""
         return replace(self, images={**self.images, image.id: image})
@@ -231,9 +237,7 @@ class SimulatedWorld:
                 world = replace(world, copies=left, lost=self.lost | {copy.id})
                 return replace(world, mounts=self.mounts - {copy.path})
             case Keep(copy=copy) | Finish(copy=copy):
-                world = self.without_share(copy.exposed_share)
-                shares = {k: v for k, v in world.shares.items() if v != copy.path}
-                world = replace(world, mounts=self.mounts - {copy.path}, shares=shares)
+                world = self.hidden(copy)
                 if isinstance(action, Finish) and not _may_be_kept(copy, self.images.get(copy.id)):
                     return world
                 image = self.images[copy.id]
@@ -241,6 +245,7 @@ class SimulatedWorld:
                 world = world.with_image(replace(image, mark=replace(image.mark, kept=kept)))
                 if copy.phase is Phase.KEPT:
                     return world
+                world = world.with_image(replace(world.images[copy.id], remnants=False))
                 return world.changed(copy, phase=Phase.KEPT)
             case Delete(copy=copy):
                 world = self.without_image(copy.id).without_share(copy.exposed_share)
@@ -256,6 +261,8 @@ class SimulatedWorld:
                     return world.changed(copy, phase=Phase.TAKEN)
                 return world
             case Seal(copy=copy):
+                if copy.ended:
+                    return self.hidden(copy).changed(copy, phase=Phase.SEALING)
                 return self.changed(copy, phase=Phase.SEALING)
             case Destroy(image=image):
                 return self.without_image(image.id)
