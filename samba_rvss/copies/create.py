@@ -6,7 +6,6 @@ knows by its phase that no client has it. A caller of the steps calls `undo` whe
 """
 
 import logging
-import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from samba_rvss.copies.delete import withdraw
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
 from samba_rvss.model import Mark, Phase, ShadowCopy
 from samba_rvss.mounts import way
 from samba_rvss.samba import twins
@@ -112,10 +112,10 @@ def reserve_previous(instance: Instance, copy: ShadowCopy, gates: Sequence[way.G
 
 
 def take(instance: Instance, copy: ShadowCopy, target: Target) -> None:
-    """Take the image of a reserved copy; durable on return.
+    """Take the image of a reserved copy, durable on return, and mount it at the copy's path.
 
     Raises:
-        RvssError: as `samba_rvss.providers.Provider.create`.
+        RvssError: as `samba_rvss.providers.Provider.create`, and `attach`.
     """
     mark = Mark(
         id=copy.id,
@@ -125,12 +125,15 @@ def take(instance: Instance, copy: ShadowCopy, target: Target) -> None:
         created=copy.created,
         nested=target.share.nested,
     )
-    instance.provider(copy.volume).create(mark)
-    instance.reached("create.image")
+    parts = instance.provider(copy.volume).create(mark)
+    with files.all_opened(fd for _, fd in parts):
+        instance.reached("create.image")
+        instance.mounts.attach(parts, copy.path)
+    instance.reached("create.mounted")
 
 
 def publish(instance: Instance, copy: ShadowCopy, started: float, deadline: float) -> ShadowCopy:
-    """Mount the image of a copy, read-only, and record that Samba may have its path.
+    """Mount the image for Previous Versions too, and record that Samba may have the copy's path.
 
     Args:
         instance: the copy's.
@@ -141,7 +144,7 @@ def publish(instance: Instance, copy: ShadowCopy, started: float, deadline: floa
     Raises:
         RvssError: DEADLINE, BAD_PATH, STATE or SYSTEM.
     """
-    attach(instance, copy, copy.paths)
+    attach(instance, copy, copy.paths[1:])
     _require_time(deadline)
     taken = instance.ledger.change(
         copy,
@@ -165,11 +168,8 @@ def attach(instance: Instance, copy: ShadowCopy, paths: Sequence[str]) -> None:
     """
     for path in paths:
         parts = instance.provider(copy.volume).open(copy.volume, copy.id)
-        try:
+        with files.all_opened(fd for _, fd in parts):
             instance.mounts.attach(parts, path)
-        finally:
-            for _, part in parts:
-                os.close(part)
         instance.reached("create.mounted")
 
 

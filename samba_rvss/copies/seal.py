@@ -12,7 +12,6 @@ Nobody has to let go of a file, because handles that are open lead to what is no
 """
 
 import logging
-import os
 import time
 from dataclasses import replace
 
@@ -21,7 +20,7 @@ from samba_rvss.copies import exposed
 from samba_rvss.copies.follow import Step, known_facts, steps
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import mounttable
+from samba_rvss.kernel import files, mounttable
 from samba_rvss.model import ENDED, Keep, Phase, Sealed, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
 
@@ -222,11 +221,8 @@ def mount(instance: Instance, copy: ShadowCopy, *, anew: bool) -> None:
         if not anew and instance.mounts.is_mounted(path) and instance.mounts.is_closed(path):
             continue
         parts = instance.provider(copy.volume).open(copy.volume, copy.id)
-        try:
+        with files.all_opened(fd for _, fd in parts):
             instance.mounts.replace(parts, path)
-        finally:
-            for _, part in parts:
-                os.close(part)
         if not instance.mounts.is_closed(path):
             raise RvssError(Problem.NOT_SEALED, f"the mount {path} is still writable")
     instance.reached("seal.mounted")

@@ -138,11 +138,15 @@ class Requests:
                 `copies.locate.locate`, `copies.room.require` and `samba.readable.require`.
         """
         instance = self._present()
-        if user is not None:
-            await self._require_readable(instance, words, user)
+        share = find_share(instance.config, words)
         deadline = time.monotonic() + instance.config.commit_deadline
-        target = await self._locate(instance, words, deadline, thorough=True)
-        await in_thread(room.require, instance, target.share, target.space)
+        look = partial(_check, instance, share, user)
+        try:
+            await self._looks.look(share.path, look, deadline)
+        except RvssError as exc:
+            self._note_unread(user, exc)
+            raise
+        self._note_unread(user, None)
 
     async def lacking(self) -> tuple[str, ...]:
         """Return a sentence on each share that this process can take no shadow copies of.
@@ -172,22 +176,16 @@ class Requests:
         found = await asyncio.gather(*(look(whole[name]) for name in meant))
         return tuple(line for line in found if line)
 
-    async def _require_readable(
-        self, instance: Instance, words: tuple[str, ...], user: User
-    ) -> None:
-        """Refuse a user who cannot read smb.conf, and have `status` say so for a while."""
-        config = instance.config
-        path = find_share(config, words).path
-        client = None if twins.forced(twins.of(config.shares, path)) else user
-        try:
-            await in_thread(readable.require, config.file, client)
-        except RvssError as exc:
+    def _note_unread(self, user: User | None, exc: RvssError | None) -> None:
+        """Have `status` say for a while who cannot read smb.conf; whom a check did not stop can."""
+        if user is None or (exc and exc.problem in (Problem.BUSY, Problem.DEADLINE)):
+            return
+        self._unread.pop(user.uid, None)
+        if exc and exc.problem is Problem.CONFIG:
             past = time.monotonic() - _UNREAD_SECONDS
             self._unread = {uid: told for uid, told in self._unread.items() if told[0] > past}
-            if user.uid in self._unread or len(self._unread) < _MOST_UNREAD:
+            if len(self._unread) < _MOST_UNREAD:
                 self._unread[user.uid] = (time.monotonic(), exc.line())
-            raise
-        self._unread.pop(user.uid, None)
 
     async def create(self, words: tuple[str, ...], uid: int, started: float) -> ShadowCopy:
         """Take a shadow copy, for as long as ``rvss:commit deadline`` allows.
@@ -296,3 +294,13 @@ class Requests:
     def delivered(self, copy: ShadowCopy) -> None:
         """Note that Samba has the path of a new copy, and begin to follow the copy."""
         self._watcher.track(copy)
+
+
+def _check(instance: Instance, share: Share, user: User | None) -> None:
+    """See that a user's shadow copy of a share can be taken and exposed; see `Requests.check`."""
+    config = instance.config
+    if user is not None:
+        forced = twins.forced(twins.of(config.shares, share.path))
+        readable.require(config.file, None if forced else user)
+    target = locate(share, instance.providers, config.run_directory, thorough=True)
+    room.require(instance, target.share, target.space)

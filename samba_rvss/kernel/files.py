@@ -4,8 +4,8 @@ import ctypes
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from samba_rvss.kernel.libc import checked, libc
 
@@ -34,6 +34,15 @@ def opened(fd: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextmanager
+def all_opened(fds: Iterable[int]) -> Iterator[None]:
+    """Close descriptors at the end of a block."""
+    with ExitStack() as stack:
+        for fd in fds:
+            stack.callback(os.close, fd)
+        yield
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int) -> int:

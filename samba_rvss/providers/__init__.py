@@ -55,10 +55,13 @@ class Provider(Protocol):
             mount: a mount below the directory of a volume of this provider.
         """
 
-    def create(self, mark: Mark) -> None:
+    def create(self, mark: Mark) -> list[tuple[str, int]]:
         """Take a writable image of a volume, with our mark, durable on return.
 
         Leaves nothing behind when it fails.
+
+        Returns:
+            What `open` would.
 
         Raises:
             RvssError: NO_SPACE, READ_ONLY, NESTED, BAD_PATH if the volume is not the one that was

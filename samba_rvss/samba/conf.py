@@ -79,11 +79,31 @@ class Config:
     instance: str = ""
     clocks: Clocks = field(default=Clocks())
     helpers_on_demand: bool = True
+    # Each callout looks here, in a client's freeze window, however many shares there are.
+    _meant: Mapping[str, tuple[Section, ...]] = field(init=False, repr=False, compare=False)
+    _unions: Mapping[str, Share] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Note which sections a callout's words may mean, and what protects each share's copies."""
+        meant: dict[str, list[Section]] = {}
+        for each in self.sections:
+            for told in each.told:
+                meant.setdefault(told, []).append(each)
+        object.__setattr__(self, "_meant", {told: tuple(them) for told, them in meant.items()})
+        object.__setattr__(self, "_unions", twins.unions(self.shares))
 
     @property
     def shares(self) -> tuple[Share, ...]:
         """The shares that are ours."""
         return tuple(section.share for section in self.sections if section.share)
+
+    def meant(self, told: str) -> tuple[Section, ...]:
+        """Return the sections that a callout may mean that is told a path, blanks folded."""
+        return self._meant.get(told, ())
+
+    def union(self, share: Share) -> Share:
+        """Return a share of ours with what protects the copies of its directory; see `twins`."""
+        return self._unions[share.name]
 
     def share(self, name: str) -> Share | None:
         """Return a share of ours by its name, whatever the case; None if there is none."""
@@ -303,8 +323,7 @@ def find_share(config: Config, words: tuple[str, ...]) -> Share:
         RvssError: NOT_OURS if no share of ours has that path, or paths differ only in blanks.
     """
     given = " ".join(words)
-    folded = callout.folded(given)
-    meant = [section for section in config.sections if section.is_told(folded)]
+    meant = config.meant(callout.folded(given))
     matches = [section.share for section in meant if section.share]
     if not matches:
         for section in meant:
@@ -320,5 +339,4 @@ def find_share(config: Config, words: tuple[str, ...]) -> Share:
         )
     if reason := confusion(matches):
         raise RvssError(Problem.NOT_OURS, reason)
-    found = matches[0]
-    return twins.union(found, twins.of(config.shares, found.path))
+    return config.union(matches[0])

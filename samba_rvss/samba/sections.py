@@ -60,9 +60,13 @@ class Section:
         """What Samba calls the share's volume."""
         return self.written or self.path
 
-    def is_told(self, told: str) -> bool:
-        """Return whether a callout that is told a path, blanks folded, may mean this share."""
-        return told in (callout.folded(self.volume), callout.passed(self.volume))
+    @property
+    def told(self) -> frozenset[str]:
+        """What a callout that means this share is told, blanks folded."""
+        passed = callout.passed(self.volume)
+        return frozenset(
+            {callout.folded(self.volume)} | ({passed} if passed is not None else set())
+        )
 
 
 def _is_our_command(command: str, verb: str, socket: str) -> bool:

@@ -54,17 +54,25 @@ def union(share: Share, twins: Sequence[Share]) -> Share:
     )
 
 
-def whole(shares: Iterable[Share]) -> Mapping[str, Share]:
-    """Return each share, by its name, with what protects its copies, and its own obstacle.
+def unions(shares: Iterable[Share]) -> Mapping[str, Share]:
+    """Return each share, by its name, with what protects the copies of its directory.
 
     Args:
         shares: all that are ours.
     """
     return {
-        share.name: replace(union(share, alike), obstacle=share.obstacle)
-        for alike in grouped(shares).values()
-        for share in alike
+        share.name: union(share, alike) for alike in grouped(shares).values() for share in alike
     }
+
+
+def whole(shares: Sequence[Share]) -> Mapping[str, Share]:
+    """Return each share, by its name, with what protects its copies, and its own obstacle.
+
+    Args:
+        shares: all that are ours.
+    """
+    found = unions(shares)
+    return {share.name: replace(found[share.name], obstacle=share.obstacle) for share in shares}
 
 
 def shown_by(twins: Sequence[Share]) -> str:

@@ -60,6 +60,7 @@ from samba_rvss.testing import fss_records
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.smbd import PrivateSmbd
+from tests.imaging import make_image
 
 SECONDS_LIMIT = 2.0
 MEMORY_LIMIT = 100 << 20
@@ -153,14 +154,15 @@ class Stock:
 
     def _make_image(self, number: int) -> None:
         name = _identifier(number)
-        self._provider.create(
+        make_image(
+            self._provider,
             Mark(
                 id=name,
                 share=SHARE,
                 share_path=self._path,
                 volume=self._volume,
                 created=CREATED,
-            )
+            ),
         )
         self._provider.seal(
             self._volume,

@@ -22,6 +22,7 @@ from samba_rvss.mounts import Mounts
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.testing.example import share_section
+from tests.imaging import make_image
 from tests.kernel.conftest import SEALED
 from tests.kernel.test_btrfs import take_former
 from tests.kernel.test_provider import mark_of, probe, take
@@ -99,7 +100,7 @@ def theirs(
 ) -> Mark:
     """Take an image of the other instance; return its mark."""
     mark = replace(mark_of(probe(storage.other, path, Nested.INCLUDE), path), share=share)
-    storage.other.create(mark)
+    make_image(storage.other, mark)
     if sealed:
         storage.other.seal(mark.volume, mark.id, SEALED, opened=True)
     return mark

@@ -29,6 +29,7 @@ from samba_rvss.model import Mark, Nested, Volume
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
 from samba_rvss.run import run
+from tests.imaging import make_image
 from tests.kernel.conftest import SEALED
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def mark_of(volume: Volume, path: Path, nested: Nested = Nested.REFUSE) -> Mark:
 def take(provider: Provider, path: Path, nested: Nested = Nested.REFUSE) -> Mark:
     """Probe a directory and take an image of its volume."""
     mark = mark_of(probe(provider, path, nested), path, nested)
-    provider.create(mark)
+    make_image(provider, mark)
     return mark
 
 
@@ -398,7 +399,7 @@ def test_nested_volumes_are_refused(storage: "Storage", inner: str) -> None:
     assert caught.value.problem is Problem.NESTED
     assert inner.removeprefix("vms/") in caught.value.message
     with pytest.raises(RvssError) as caught:
-        storage.provider.create(mark)  # it came between check and create
+        make_image(storage.provider, mark)  # it came between check and create
     assert caught.value.problem is Problem.NESTED
     assert storage.names() == []
 
@@ -687,7 +688,7 @@ def test_full_file_system(storage: "Storage") -> None:
         mark = mark_of(volume, share)
         problem = None
         try:
-            storage.provider.create(mark)
+            make_image(storage.provider, mark)
         except RvssError as exc:
             problem = exc.problem
         if problem is None:
@@ -713,7 +714,7 @@ def test_quota_group_limit(storage: "BtrfsStorage") -> None:
     storage.limit()
     for _ in range(3):
         with pytest.raises(RvssError) as caught:
-            storage.provider.create(mark_of(volume, share))
+            make_image(storage.provider, mark_of(volume, share))
         assert caught.value.problem is Problem.NO_SPACE
         assert storage.names() == [first.id]
     storage.unlimit()
@@ -728,7 +729,7 @@ def test_read_only_file_system_stays_read_only(storage: "Storage") -> None:
     try:
         verbs: list[Callable[[], object]] = [
             lambda: probe(storage.provider, share),
-            lambda: storage.provider.create(mark),
+            lambda: make_image(storage.provider, mark),
             lambda: storage.provider.seal(first.volume, first.id, SEALED, opened=True),
             lambda: storage.provider.destroy(first.volume, first.id),
         ]
@@ -745,7 +746,7 @@ def test_read_only_file_system_stays_read_only(storage: "Storage") -> None:
         storage.set_read_only(read_only=False)
     assert not storage.is_read_only()
     assert storage.names() == [first.id]
-    storage.provider.create(mark)
+    make_image(storage.provider, mark)
 
 
 def test_read_only_mount_of_a_writable_file_system(storage: "Storage", rig_directory: Path) -> None:
@@ -768,7 +769,7 @@ def test_what_others_could_have_made_is_not_used(storage: "BtrfsStorage", how: s
     storage.untrusted_home(how)
     names, parts = storage.names(), storage.parts()
     with pytest.raises(RvssError) as caught:
-        storage.provider.create(mark_of(volume, share))
+        make_image(storage.provider, mark_of(volume, share))
     assert caught.value.problem in {Problem.BAD_PATH, Problem.SYSTEM}
     assert (storage.names(), storage.parts()) == (names, parts)
     assert storage.provider.inventory().images == ()
@@ -818,16 +819,14 @@ def _file(share: Path) -> None:
 def test_directory_that_is_no_longer_the_share(
     storage: "Storage", change: Callable[[Path], None]
 ) -> None:
-    """The image may exist; what is not the directory that was checked is never shown."""
+    """What is not the directory that was checked is never shown, and no image of it stays."""
     share = storage.volume("vms") / "parent" / "share"
     share.mkdir(parents=True)
     mark = mark_of(probe(storage.provider, share), share)
     change(share)
-    storage.provider.create(mark)
     with pytest.raises(RvssError) as caught:
-        storage.provider.open(mark.volume, mark.id)
+        make_image(storage.provider, mark)
     assert caught.value.problem is Problem.BAD_PATH
-    storage.provider.destroy(mark.volume, mark.id)
     assert storage.names() == []
 
 
@@ -837,10 +836,10 @@ def test_volume_that_was_removed(storage: "Storage") -> None:
     mark = mark_of(probe(storage.provider, share), share)
     storage.remove("vms")
     with pytest.raises(RvssError) as caught:
-        storage.provider.create(mark)
+        make_image(storage.provider, mark)
     storage.volume("vms")
     with pytest.raises(RvssError) as caught:
-        storage.provider.create(mark)
+        make_image(storage.provider, mark)
     assert caught.value.problem in {Problem.BAD_PATH, Problem.SYSTEM}
     assert storage.names() == []
     assert probe(storage.provider, share).key != mark.volume.key
@@ -854,7 +853,7 @@ def test_volume_that_was_renamed(storage: "Storage") -> None:
     mark = mark_of(probe(storage.provider, share), share)
     share.rename(storage.top / "elsewhere")
     (storage.volume("vms") / "file").write_text("another")
-    storage.provider.create(mark)
+    make_image(storage.provider, mark)
     with seen(storage.provider, mark) as image:
         assert (image / "file").read_text() == "content"
 

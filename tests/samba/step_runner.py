@@ -29,6 +29,7 @@ from samba_rvss.providers.all import providers
 from samba_rvss.samba import conf
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
+from tests.imaging import make_image
 from tests.samba.fault_cases import SLOW
 from tests.samba.filesystems import identity_of
 
@@ -180,7 +181,7 @@ class StepRunner:
                         volume=found,
                         created=datetime(2020, 1, 1, tzinfo=UTC),
                     )
-                    provider.create(mark)
+                    make_image(provider, mark)
                     self._undo.callback(provider.destroy, found, mark.id)
                     (self._foreign,) = provider.inventory().images
         finally:

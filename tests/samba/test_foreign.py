@@ -20,6 +20,7 @@ from samba_rvss.model import Identity, Image, Mark, Sealed, Volume
 from samba_rvss.run import run as run_tool
 from samba_rvss.testing import fss_records
 from samba_rvss.testing.zfs import zfs
+from tests.imaging import make_image
 from tests.samba.fault_cases import SECONDS, TIMERS, Fault, FaultCase, run
 from tests.samba.filesystems import OnBtrfs, OnZfs
 from tests.samba.lanes import SHARES, Lane, SetDriver, Stage, lane
@@ -75,7 +76,7 @@ def _make_images(made: Lane, volume: Volume) -> list[Image]:
             volume=volume,
             created=now().replace(microsecond=0),
         )
-        provider.create(mark)
+        make_image(provider, mark)
         if number % 2:
             provider.seal(
                 volume,

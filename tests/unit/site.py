@@ -62,7 +62,7 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(mount)
 
-    def create(self, mark: Mark) -> None:
+    def create(self, mark: Mark) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(mark)
 

@@ -5,15 +5,18 @@ ones, and what is left of the others is a remnant. A part that is not where its 
 by its uuid; it is then no longer ours to touch.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Foreign, Identity, Image, Whose
-from samba_rvss.providers.btrfs import marks, parts
+from samba_rvss.model import Foreign, Identity, Image, Volume, Whose
+from samba_rvss.providers.btrfs import marks, mounted, parts
 from samba_rvss.providers.btrfs.home import Home
 from samba_rvss.providers.btrfs.ioctl import Subvolume
 from samba_rvss.providers.btrfs.marks import PROVIDER, Record
+from samba_rvss.providers.detached import narrow
 
 OURS = frozenset({Whose.OURS, Whose.FORMER})
 
@@ -110,6 +113,34 @@ def ours(home: Home, record: Record, identity: Identity) -> State:
     found = state(home, record)
     if found.strange:
         raise not_ours(record.name, found.strange)
+    return found
+
+
+def mounts(
+    home: Home, volume: Volume, image: str, there: Sequence[tuple[str, int]]
+) -> list[tuple[str, int]]:
+    """Return detached mounts of an image's parts; see `samba_rvss.providers.Provider.open`.
+
+    Args:
+        home: where the image is.
+        volume: which it is an image of.
+        image: its id, for messages.
+        there: for each part its place in the volume, and the id of the subvolume.
+
+    Raises:
+        RvssError: BAD_PATH if the directory in it is not the one that was probed.
+        OSError: if a part cannot be mounted.
+    """
+    below = f"{volume.directory}/" if volume.directory else ""
+    found: list[tuple[str, int]] = []
+    with ExitStack() as undo:
+        for place, tree in there:
+            fd = mounted.mount(home.source, tree)
+            if not place:
+                fd = narrow(fd, volume.directory, volume.inode, image)
+            undo.callback(os.close, fd)
+            found.append((place.removeprefix(below), fd))
+        undo.pop_all()
     return found
 
 

@@ -49,7 +49,6 @@ from samba_rvss.providers.btrfs.failure import problem
 from samba_rvss.providers.btrfs.home import Home
 from samba_rvss.providers.btrfs.images import State
 from samba_rvss.providers.btrfs.marks import PROVIDER, Record
-from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.homes import Homes
 from samba_rvss.providers.inventory import listed
 from samba_rvss.providers.mark import unheld
@@ -153,17 +152,17 @@ class Btrfs:
         """See `samba_rvss.providers.Provider`. Nested subvolumes need no mounts of their own."""
         return False
 
-    def create(self, mark: Mark) -> None:
+    def create(self, mark: Mark) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
         try:
             with self._home(mark.volume.file_system, writable=True, make=True) as ours:
-                taking.take(ours, mark, self._identity)
+                return taking.take(ours, mark, self._identity)
         except OSError as exc:
             raise problem(exc, f"cannot take a shadow copy of {mark.share_path}") from exc
 
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
-        with ExitStack() as undo, self._image(volume, image, writable=False) as (ours, record):
+        with self._image(volume, image, writable=False) as (ours, record):
             if record.parts:
                 found = images.ours(ours, record, self._identity)
                 places = [part.place for part in record.parts]
@@ -175,16 +174,8 @@ class Btrfs:
                 places, there = [""], [part for _, part in former.parts_of(ours, image)[:1]]
                 if not there:
                     raise _missing(image)
-            below = f"{volume.directory}/" if volume.directory else ""
-            mounts: list[tuple[str, int]] = []
-            for place, subvolume in zip(places, there, strict=True):
-                fd = mounted.mount(ours.source, subvolume.tree)
-                if not place:
-                    fd = narrow(fd, volume.directory, volume.inode, image)
-                undo.callback(os.close, fd)
-                mounts.append((place.removeprefix(below), fd))
-            undo.pop_all()
-            return mounts
+            trees = [subvolume.tree for subvolume in there]
+            return images.mounts(ours, volume, image, list(zip(places, trees, strict=True)))
 
     def shows(self, mount: MountInfo, volume: Volume, image: str) -> bool:
         """See `samba_rvss.providers.Provider`. btrbk gives copies on other disks the same names."""

@@ -10,19 +10,24 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.model import Identity, Mark, Nested, Volume
 from samba_rvss.providers.btrfs import home as homes
-from samba_rvss.providers.btrfs import ioctl, marks, parts, subvolumes
+from samba_rvss.providers.btrfs import images, ioctl, marks, parts, subvolumes
 from samba_rvss.providers.btrfs.home import Home
+from samba_rvss.providers.btrfs.ioctl import Subvolume
 from samba_rvss.providers.btrfs.parts import Part
 from samba_rvss.providers.btrfs.subvolumes import Inner
 
 _LONGEST = 4000  # bytes of a path; nothing can be mounted much deeper (linux/limits.h, PATH_MAX)
 
 
-def take(home: Home, mark: Mark, identity: Identity) -> None:
+def take(home: Home, mark: Mark, identity: Identity) -> list[tuple[str, int]]:
     """Take an image of a volume, durable on return; leaves nothing behind when it fails.
 
+    Returns:
+        Its mounts; see `samba_rvss.providers.Provider.open`.
+
     Raises:
-        RvssError: BAD_PATH if the volume is gone, NESTED or NOT_SUPPORTED.
+        RvssError: BAD_PATH if the volume is gone, or the directory in it another one; NESTED or
+            NOT_SUPPORTED.
         OSError: if btrfs refuses.
     """
     volume = mark.volume
@@ -41,15 +46,22 @@ def take(home: Home, mark: Mark, identity: Identity) -> None:
         marks.make(home, mark.id)
         undo.callback(marks.remove, home, mark.id)
         marks.write(home, mark, identity, named)
-        taken = [_snapshot(home, mark, named, index, undo) for index in range(len(named))]
+        made = [_snapshot(home, mark, named, index, undo) for index in range(len(named))]
         for index in range(len(named)):
             begun, name = parts.begun(mark.id, named, index), parts.writable(mark.id, named, index)
             undo.callback(home.delete, name)
             os.rename(begun, name, src_dir_fd=home.fd, dst_dir_fd=home.fd)
         if shows_home(volume):
             _remove_placeholder(home, parts.writable(mark.id, named, 0))
+        taken = [
+            replace(part, recovery=subvolume.uuid)
+            for part, subvolume in zip(named, made, strict=True)
+        ]
         marks.write(home, mark, identity, taken)
+        there = [(part.place, image.tree) for part, image in zip(named, made, strict=True)]
+        mounts = images.mounts(home, volume, mark.id, there)
         undo.pop_all()
+        return mounts
 
 
 def refuse_nested(fd: int, directory: str, path: str, home: int | None) -> None:
@@ -113,7 +125,9 @@ def _part(home: Home, tree: int, place: str) -> Part:
     return Part(place=place, base=parts.base(name), tree=tree)
 
 
-def _snapshot(home: Home, mark: Mark, named: Sequence[Part], index: int, undo: ExitStack) -> Part:
+def _snapshot(
+    home: Home, mark: Mark, named: Sequence[Part], index: int, undo: ExitStack
+) -> Subvolume:
     """Take a part in the directory of the mark.
 
     A snapshot keeps others from changing anything in its directory until its transaction is
@@ -137,7 +151,7 @@ def _snapshot(home: Home, mark: Mark, named: Sequence[Part], index: int, undo: E
     subvolume = home.subvolume(name)
     if subvolume is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    return replace(part, recovery=subvolume.uuid)
+    return subvolume
 
 
 def _remove_placeholder(home: Home, name: str) -> None:

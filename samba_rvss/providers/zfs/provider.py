@@ -117,7 +117,7 @@ class Zfs:
         """See `samba_rvss.providers.Provider`. `create` refuses datasets not below the volume's."""
         return mount.kind == "zfs"
 
-    def create(self, mark: Mark) -> None:
+    def create(self, mark: Mark) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
         volume = mark.volume
         datasets = {volume.name: ""}
@@ -144,6 +144,7 @@ class Zfs:
                     hold = beside.submit(self._zfs, "hold", HOLD, *snapshots)
                     clone(self._zfs, pool, volume, mark.id, datasets, encoded)
                     hold.result()
+                return self.open(volume, mark.id)
             except RvssError as exc:
                 try:
                     self._undo(volume, mark.id, snapshots, encoded)
