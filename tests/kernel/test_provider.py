@@ -321,6 +321,7 @@ _PLACES: dict[str, tuple[Callable[["Storage", Path], Path], str]] = {
 }
 
 
+@pytest.mark.vm(seconds=9, storage="zfs", place=("top", "nested volume", "mounted apart"))
 @pytest.mark.parametrize("place", _PLACES)
 def test_where_a_share_may_sit(storage: "Storage", rig_directory: Path, place: str) -> None:
     """Twice: where the first image is kept must not show in the second."""
@@ -352,6 +353,7 @@ def test_images_of_the_top_hold_no_images(storage: "Storage") -> None:
     assert storage.names() == []
 
 
+@pytest.mark.vm(seconds=0)
 def test_another_file_system_is_none_of_ours(storage: "Storage") -> None:
     fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -369,6 +371,7 @@ def test_shares_of_one_volume_have_one_key(storage: "Storage") -> None:
     assert one.file_system == two.file_system == probe(storage.provider, other).file_system
 
 
+@pytest.mark.vm(seconds=0)
 def test_a_path_inside_an_image_is_refused(storage: "Storage", rig_directory: Path) -> None:
     share = storage.volume("vms")
     (share / "below").mkdir()
@@ -385,6 +388,7 @@ def test_a_path_inside_an_image_is_refused(storage: "Storage", rig_directory: Pa
 # volumes inside volumes
 
 
+@pytest.mark.vm(seconds=9, storage="zfs", inner="vms/inner name\twith blanks")
 @pytest.mark.parametrize(
     "inner",
     ["vms/inner", "vms/deep/er/inner", "vms/inner name\twith blanks"],
@@ -602,6 +606,7 @@ def test_what_was_written_through_a_mapping_stays(storage: "Storage") -> None:
         assert portrait(image) == before
 
 
+@pytest.mark.vm(seconds=9, storage="zfs", place="nested")
 @pytest.mark.parametrize("place", ["volume", "top", "nested"])
 def test_an_image_is_durable_when_create_returns(
     storage: "Storage", rig_directory: Path, place: str
@@ -638,6 +643,7 @@ def test_destroy_can_be_repeated(storage: "Storage") -> None:
     assert storage.parts() == ["vms"]
 
 
+@pytest.mark.vm(seconds=0)
 def test_destroy_where_nothing_ever_was(storage: "Storage") -> None:
     share = storage.volume("vms")
     storage.provider.destroy(probe(storage.provider, share), "20240229T235959Z-00000000")
@@ -812,6 +818,7 @@ def _file(share: Path) -> None:
     share.touch()
 
 
+@pytest.mark.vm(seconds=9, storage="zfs", change=(_replaced, _linked))
 @pytest.mark.parametrize(
     "change",
     [_removed, _renamed, _replaced, _linked, _linked_to_itself, _parent_linked, _file],
@@ -900,6 +907,7 @@ def test_what_is_not_ours_is_neither_seen_nor_touched(storage: "Storage") -> Non
     assert storage.names() == foreign
 
 
+@pytest.mark.vm(seconds=9, storage="zfs", nested=Nested.INCLUDE)
 @pytest.mark.parametrize("nested", [Nested.REFUSE, Nested.INCLUDE])
 def test_create_that_was_cut_off_can_be_destroyed(storage: "Storage", nested: Nested) -> None:
     """Wherever it was: before the mark, before the image, in the middle of it."""
@@ -916,6 +924,7 @@ def test_create_that_was_cut_off_can_be_destroyed(storage: "Storage", nested: Ne
 # cost
 
 
+@pytest.mark.vm(seconds=0)
 def test_two_images_in_one_second(storage: "Storage") -> None:
     share = storage.volume("vms")
     marks = [take(storage.provider, share) for _ in range(2)]
@@ -988,6 +997,7 @@ def ticking() -> Iterator[list[float]]:
         thread.join()
 
 
+@pytest.mark.vm(seconds=0)
 def test_the_interpreter_runs_on_meanwhile(storage: "Storage") -> None:
     """Whatever takes long is not waited for with the interpreter's lock held."""
     share = storage.volume("vms")

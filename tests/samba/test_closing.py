@@ -93,7 +93,6 @@ def own_state(rig: "Rig") -> Iterator[None]:
     run(["umount", str(directory)], timeout=10)
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs", trouble=_no_descriptors)
 @pytest.mark.parametrize("trouble", [_full_state_directory, _no_descriptors])
 @pytest.mark.usefixtures("own_state")
 def test_closed_without_ledger_or_descriptors(

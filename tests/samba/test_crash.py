@@ -297,7 +297,6 @@ def test_crash_while_a_copy_without_recovery_is_sealed(
     assert_a_fresh_set_works(rig)
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs", share=PREVIOUS, point="delete.unmounted")
 @only_previous
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("delete"))

@@ -167,7 +167,6 @@ def _rooted(copy: ShadowCopy, ways: list[str]) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.vm(seconds=40, file_system="zfs")
 def test_the_root_of_the_mount_is_the_share(rig: "Rig") -> None:
     share = _make(rig)
     volume = share.parent.parent

@@ -157,7 +157,6 @@ def test_the_daemon_removes_the_set_of_a_copy_that_an_administrator_deletes(rig:
     rig.assert_a_fresh_set_works()
 
 
-@pytest.mark.vm(seconds=40, file_system="zfs")
 def test_the_daemon_removes_a_set_that_was_only_begun(
     rig: "Rig", second_operator: "BackupOperator"
 ) -> None:

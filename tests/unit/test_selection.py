@@ -59,12 +59,15 @@ def test_what_bears_the_mark_is_chosen_in_the_forms_that_it_names(tmp_path: Path
 
 def test_the_nearest_mark_that_fits_counts(tmp_path: Path) -> None:
     own = "@pytest.mark.vm(seconds=2)\ndef test_own(): pass\n\ndef test_other(): pass\n"
-    text = f"import pytest\npytestmark = pytest.mark.vm(seconds=1)\n{own}"
+    out = "@pytest.mark.vm(seconds=0)\ndef test_left_out(): pass\n"
+    forms = "@pytest.mark.parametrize('n', [1, 2])\ndef test_forms(n): pass\n"
+    some = f"@pytest.mark.vm(seconds=3, n=2)\n{forms}"
+    text = f"import pytest\npytestmark = pytest.mark.vm(seconds=1)\n{own}\n{out}\n{some}"
     (tmp_path / "test_it.py").write_text(text)
-    assert list(choice.collect([str(tmp_path)]).values()) == [2, 1]
+    assert list(choice.collect([str(tmp_path)]).values()) == [2, 1, None, None, 3]
 
 
-@pytest.mark.parametrize("words", ["", "45", "seconds=0", "seconds='45'", "second=45"])
+@pytest.mark.parametrize("words", ["", "45", "seconds=-1", "seconds='45'", "second=45"])
 def test_a_mark_without_seconds_is_an_error(tmp_path: Path, words: str) -> None:
     text = f"import pytest\n@pytest.mark.vm({words})\ndef test_it(): pass\n"
     done = _collected(tmp_path, text)

@@ -8,7 +8,8 @@ seconds a test takes in the machine, as measured on a host that does little else
     @pytest.mark.vm(seconds=45, file_system="zfs", who=("root", "operator"))
 
 The second one chooses of all the test's forms only those that have these parameters. Of several
-marks the nearest that fits counts.
+marks the nearest that fits counts. Those of a module are for the tests that have none of their own;
+``seconds=0`` leaves a test out that its module has chosen.
 
 An emulated processor would need two hours for all tests. So what runs there is what another
 machine cannot prove: what depends on Samba 4.22, on Python 3.13 or on that kernel, and each
@@ -42,8 +43,14 @@ def seconds(item: pytest.Item) -> float | None:
     Raises:
         pytest.UsageError: a mark says no seconds.
     """
-    marks = [mark for mark in item.iter_markers("vm") if _fits(mark, item)]
-    return _seconds(marks[0], item) if marks else None
+    marks = [mark for mark in _marks(item) if _fits(mark, item)]
+    return _seconds(marks[0], item) or None if marks else None
+
+
+def _marks(item: pytest.Item) -> list[pytest.Mark]:
+    """Return the marks that count for a test, the nearest first."""
+    own = [mark for mark in item.own_markers if mark.name == "vm"]
+    return own or list(item.iter_markers("vm"))
 
 
 def check(items: Iterable[pytest.Item]) -> None:
@@ -59,7 +66,7 @@ def check(items: Iterable[pytest.Item]) -> None:
 
 def _seconds(mark: pytest.Mark, item: pytest.Item) -> float:
     given: Any = mark.kwargs.get("seconds")
-    if mark.args or not isinstance(given, int | float) or given <= 0:
+    if mark.args or not isinstance(given, int | float) or given < 0:
         said = f"{item.nodeid}: the mark vm says no seconds, as vm(seconds=45) does"
         raise pytest.UsageError(said)
     return float(given)
@@ -80,7 +87,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     fitting: set[int] = set()
     for item in session.items:
         print(_TEST + json.dumps([item.nodeid, seconds(item)]))
-        for mark in item.iter_markers("vm"):
+        for mark in _marks(item):
             idle.setdefault(id(mark), f"{item.nodeid}, {mark.kwargs}")
             fitting |= {id(mark)} if _fits(mark, item) else set()
     for number in idle.keys() - fitting:
