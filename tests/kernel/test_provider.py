@@ -35,7 +35,7 @@ from tests.kernel.conftest import SEALED
 if TYPE_CHECKING:
     from tests.kernel.conftest import BtrfsStorage, Storage
 
-pytestmark = pytest.mark.vm(seconds=9, storage="zfs")
+pytestmark = pytest.mark.vm(seconds=4, storage="zfs")
 
 btrfs_only = pytest.mark.parametrize("storage", ["btrfs"], indirect=True)
 
@@ -155,8 +155,8 @@ def furnish(top: Path) -> None:
     (top / "a" / "link").symlink_to("b/file")
     (top / "a" / "dangling").symlink_to("../../../no/such")
     with (top / "sparse").open("wb") as sparse:
-        sparse.truncate(64 << 20)
-        sparse.seek(32 << 20)
+        sparse.truncate(4 << 20)
+        sparse.seek(2 << 20)
         sparse.write(b"in the middle")
     os.mkfifo(top / "fifo", 0o640)
     os.mknod(top / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
@@ -321,7 +321,6 @@ _PLACES: dict[str, tuple[Callable[["Storage", Path], Path], str]] = {
 }
 
 
-@pytest.mark.vm(seconds=9, storage="zfs", place=("top", "nested volume", "mounted apart"))
 @pytest.mark.parametrize("place", _PLACES)
 def test_where_a_share_may_sit(storage: "Storage", rig_directory: Path, place: str) -> None:
     """Twice: where the first image is kept must not show in the second."""
@@ -388,7 +387,7 @@ def test_a_path_inside_an_image_is_refused(storage: "Storage", rig_directory: Pa
 # volumes inside volumes
 
 
-@pytest.mark.vm(seconds=9, storage="zfs", inner="vms/inner name\twith blanks")
+@pytest.mark.vm(seconds=4, storage="zfs", inner="vms/inner name\twith blanks")
 @pytest.mark.parametrize(
     "inner",
     ["vms/inner", "vms/deep/er/inner", "vms/inner name\twith blanks"],
@@ -606,7 +605,7 @@ def test_what_was_written_through_a_mapping_stays(storage: "Storage") -> None:
         assert portrait(image) == before
 
 
-@pytest.mark.vm(seconds=9, storage="zfs", place="nested")
+@pytest.mark.vm(seconds=4, storage="zfs", place="nested")
 @pytest.mark.parametrize("place", ["volume", "top", "nested"])
 def test_an_image_is_durable_when_create_returns(
     storage: "Storage", rig_directory: Path, place: str
@@ -818,7 +817,7 @@ def _file(share: Path) -> None:
     share.touch()
 
 
-@pytest.mark.vm(seconds=9, storage="zfs", change=(_replaced, _linked))
+@pytest.mark.vm(seconds=4, storage="zfs", change=(_replaced, _linked))
 @pytest.mark.parametrize(
     "change",
     [_removed, _renamed, _replaced, _linked, _linked_to_itself, _parent_linked, _file],
@@ -907,7 +906,7 @@ def test_what_is_not_ours_is_neither_seen_nor_touched(storage: "Storage") -> Non
     assert storage.names() == foreign
 
 
-@pytest.mark.vm(seconds=9, storage="zfs", nested=Nested.INCLUDE)
+@pytest.mark.vm(seconds=4, storage="zfs", nested=Nested.INCLUDE)
 @pytest.mark.parametrize("nested", [Nested.REFUSE, Nested.INCLUDE])
 def test_create_that_was_cut_off_can_be_destroyed(storage: "Storage", nested: Nested) -> None:
     """Wherever it was: before the mark, before the image, in the middle of it."""

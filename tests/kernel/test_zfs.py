@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.parametrize("storage", ["zfs"], indirect=True),
-    pytest.mark.vm(seconds=9),
+    pytest.mark.vm(seconds=4),
 ]
 
 

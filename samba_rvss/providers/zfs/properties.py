@@ -57,8 +57,9 @@ CONTAINER = {
     "com.sun:auto-snapshot": "false",
     "sharenfs": "off",
     "sharesmb": "off",
+    "syncoid:sync": "false",
 }
-"""The properties of the dataset that all clones are in."""
+"""The properties of the dataset that all clones are in: no engine's round takes them along."""
 
 
 def options(properties: Mapping[str, str]) -> list[str]:
