@@ -29,6 +29,8 @@ def test_a_terminals_interrupt_is_not_told_twice() -> None:
     """A second one makes some programs end without clearing up."""
     child, terminal = pty.fork()
     if not child:
+        # Whoever runs the tests in the background has it ignored, and then no shell traps it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         root = str(Path(__file__).parents[2])
         os.execv(sys.executable, [sys.executable, "-c", _RUN, root, _SCRIPT])  # noqa: S606 - as it says
     said = b""
