@@ -28,13 +28,9 @@ from tests.samba.lanes import SHARES, Lane, SetDriver, Stage, lane
 COUNT = 50
 ANOTHER = Identity(id=f"another-{os.getpid()}")  # others may test on this host
 CASES = [
-    FaultCase(fault=Fault.SILENT, stage=Stage.EXPOSED),
     FaultCase(fault=Fault.CLOSED, stage=Stage.COMMITTED),
-    FaultCase(fault=Fault.VANISHED, stage=Stage.EXPOSED),
-    FaultCase(fault=Fault.ABORTED, stage=Stage.RECOVERED),
     FaultCase(fault=Fault.HALF, stage=Stage.RECOVERED),
     FaultCase(fault=Fault.WORKER, stage=Stage.COMMITTED),
-    FaultCase(fault=Fault.UNCONFIGURED, stage=Stage.RECOVERED),
     FaultCase(fault=Fault.UNSHARED, stage=Stage.EXPOSED),
     FaultCase(fault=Fault.DESTROYED, stage=Stage.RECOVERED),
     FaultCase(fault=Fault.KILLED, stage=Stage.DELETING),

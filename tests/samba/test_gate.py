@@ -18,7 +18,7 @@ from samba_rvss.samba.fsrvp.copyset import CopySet
 if TYPE_CHECKING:
     from tests.samba.conftest import Rig
 
-SETS = int(os.environ.get("SAMBA_RVSS_SETS", "250" if os.environ.get("SAMBA_RVSS_LONG") else "100"))
+SETS = int(os.environ.get("SAMBA_RVSS_SETS", "250" if os.environ.get("SAMBA_RVSS_LONG") else "60"))
 """How many sets are made; each takes about a third of a second."""
 
 
