@@ -34,7 +34,8 @@ from samba_rvss.samba.sections import Section
 from samba_rvss.testing.example import readme_block
 from tests.unit.values import CONFIG
 
-pytestmark = [pytest.mark.require("smbd"), pytest.mark.vm(seconds=0.5)]
+pytestmark = pytest.mark.require("smbd")
+by_samba = pytest.mark.vm(seconds=3)  # what its version decides
 
 HOOK = "/usr/libexec/samba-rvss/hook"
 OURS = """\
@@ -98,6 +99,7 @@ def section(config: Config, name: str) -> Section:
 # options
 
 
+@by_samba
 def test_defaults(site: Site) -> None:
     site.write("", share("vms"))
     config = site.load()
@@ -278,6 +280,7 @@ def test_a_file_that_is_not_there(site: Site) -> None:
     assert str(site.file) in caught.value.message
 
 
+@by_samba
 def test_a_file_that_samba_does_not_take(site: Site) -> None:
     site.file.write_text("[global]\n    include = registry\n[vms\n    path = /srv\n")
     with pytest.raises(RvssError, match="Samba does not accept") as caught:
@@ -288,6 +291,7 @@ def test_a_file_that_samba_does_not_take(site: Site) -> None:
 # shares
 
 
+@by_samba
 def test_the_readme_s_example_is_ours(site: Site) -> None:
     text = readme_block().split("[global]\n", 1)[1]
     example_globals, _, example_share = text.partition("\n[")
@@ -353,6 +357,7 @@ def _random_paths(characters: str) -> list[str]:
     ]
 
 
+@by_samba
 def test_paths_are_read_as_samba_reads_them(site: Site) -> None:
     """A path with a macro may be another directory for each client, and is never taken."""
     # A backslash at the end would take the next line with it.
@@ -437,6 +442,7 @@ def test_who_may_write_during_recovery(site: Site) -> None:
     assert [ours.writers for ours in site.load().shares[:2]] == [Writers.LISTED, Writers.CLIENT]
 
 
+@by_samba
 def test_quotes_commas_and_spellings(site: Site) -> None:
     """In a file and in the registry."""
     odd = (
@@ -464,6 +470,7 @@ def test_quotes_commas_and_spellings(site: Site) -> None:
         assert found[name].nested is Nested.INCLUDE
 
 
+@by_samba
 def test_a_share_s_name_in_its_values(site: Site) -> None:
     site.write(
         "    valid users = %S\n    root preexec = /bin/x %S\n    log file = /var/log/%S\n"
@@ -598,6 +605,7 @@ def test_what_calls_our_hook(site: Site) -> None:
     assert [hook for number, hook in enumerate(hooks) if f"s{number}" in found] == ours
 
 
+@by_samba
 def test_copy_takes_everything_but_the_name(site: Site) -> None:
     site.write(
         "",
@@ -609,6 +617,7 @@ def test_copy_takes_everything_but_the_name(site: Site) -> None:
     assert (vms.path, vms.nested) == ("/srv/vms", Nested.INCLUDE)
 
 
+@by_samba
 def test_includes(site: Site) -> None:
     (site.directory / "more.conf").write_text(share("included", "/srv/included"))
     (site.directory / "deeper.conf").write_text("[deeper]\n    path = /srv/deeper\n")
@@ -643,6 +652,7 @@ def test_a_file_that_is_included_twice(site: Site) -> None:
     assert set(config.files) == {str(site.file), f"{site.directory}/more.conf"}
 
 
+@by_samba
 def test_odd_names_and_paths(site: Site) -> None:
     site.write("", share("My VMs & (x)", "/srv/My VMs & (x)") + share("Ünï", "/srv/Ünï#;"))
     assert [(ours.name, ours.path) for ours in site.load().shares] == [
@@ -668,6 +678,7 @@ def _commands() -> dict[str, str]:
     }
 
 
+@by_samba
 def test_shares_of_the_registry(site: Site) -> None:
     site.write("", share("vms"))
     _in_registry(site, "kept", {**_commands(), "rvss:nested": "include"})
@@ -692,6 +703,7 @@ def test_shares_of_the_registry_take_from_others(site: Site) -> None:
     ]
 
 
+@by_samba
 def test_a_share_in_both_places_is_what_samba_takes_it_for(site: Site) -> None:
     """The registry's word comes last, as testparm and smbd have it."""
     site.write("", share("vms", more="    rvss:nested = include\n"))
@@ -728,6 +740,7 @@ def test_an_exposed_share_sees_its_base_share_s_name(site: Site) -> None:
     assert amend() == ()
 
 
+@by_samba
 def test_options_in_the_registry_are_checked_too(site: Site) -> None:
     site.write("", share("vms"))
     _in_registry(site, "kept", {"rvss:nestde": "yes"})
@@ -789,6 +802,7 @@ def test_clocks_of_samba(site: Site, lines: str, expected: Clocks) -> None:
 # change
 
 
+@pytest.mark.vm(seconds=3, change="registry")
 @pytest.mark.parametrize("change", ["file", "included", "registry", "included appears"])
 def test_signature_tells_of_changes(site: Site, change: str) -> None:
     included = site.directory / "more.conf"

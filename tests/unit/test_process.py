@@ -21,7 +21,7 @@ from samba_rvss.run import ToolError, run
 from samba_rvss.samba import conf, modules, registry
 from samba_rvss.samba.process import SambaProcess
 
-pytestmark = pytest.mark.vm(seconds=0.5)
+by_python = pytest.mark.vm(seconds=2)  # what its version decides
 
 ROOT = str(Path(samba_rvss.__file__).parent.parent)
 
@@ -32,6 +32,7 @@ def samba() -> Iterator[SambaProcess]:
         yield made
 
 
+@by_python
 def test_a_call_runs_in_one_child_that_stays(samba: SambaProcess) -> None:
     assert samba.pid == 0
     first = samba.call(os.getpid)
@@ -57,6 +58,7 @@ def test_known_errors_keep_their_problem(samba: SambaProcess, tmp_path: Path) ->
     assert caught.value.problem is Problem.SAMBA
 
 
+@by_python
 def test_security_is_removed_in_a_transaction(samba: SambaProcess, tmp_path: Path) -> None:
     """The file has every share's descriptor: a power loss must find it as it was, or as it is.
 
@@ -132,6 +134,7 @@ def test_a_child_that_ignores_signals_is_ended(samba: SambaProcess) -> None:
     assert samba.call(os.getpid) == samba.pid
 
 
+@by_python
 def test_a_child_that_dies_is_replaced(samba: SambaProcess) -> None:
     """Samba's libraries end the process when a database is damaged (tdb_panic, smb_panic)."""
     with pytest.raises(RvssError, match="abort: its process died") as caught:
@@ -187,6 +190,7 @@ def test_ctrl_c_is_the_owner_s(samba: SambaProcess) -> None:
     assert samba.call(os.getpid) == pid
 
 
+@by_python
 def test_the_child_ends_with_its_owner() -> None:
     """Also when the owner had no time to say so."""
     program = (
