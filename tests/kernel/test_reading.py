@@ -1,7 +1,10 @@
 """Reading backups on real file systems: where their parts appear, and what keeps them there."""
 
+import itertools
 import os
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,7 @@ from samba_rvss.ledger import Ledger
 from samba_rvss.model import Nested, Phase, ShadowCopy
 from samba_rvss.mounts import Mounts
 from samba_rvss.samba.process import Here
+from samba_rvss.testing.waiting import wait_until
 from tests.kernel.conftest import SEALED
 from tests.kernel.test_provider import take
 from tests.unit.values import CONFIG
@@ -102,9 +106,7 @@ def test_what_is_unmounted_outside_is_not_kept_in_use(
     run = Path(instance.config.run_directory)
     with ExitStack() as undo:
         instance.mounts.prepare(undo)
-        if (
-            str(run) in mounttable.mount_targets()
-        ):  # where it was shared already it needed no mount of its own
+        if str(run) in mounttable.mount_targets():  # not where it was shared already
             undo.callback(mounting.umount, str(run))
         share, other = storage.mount("vms", run / "share"), storage.mount("others", run / "other")
         parts = _backup(instance, storage, share)
@@ -164,3 +166,77 @@ def test_what_is_mounted_is_found_and_taken_away(
         attached.mount(instance, parts, str(place))
     with reading.barred(instance, part):
         storage.provider.destroy(part.volume, part.id)
+
+
+def _killed(number: int, work: Callable[[], object]) -> bool:
+    """Do some work in a child that is killed at its so manieth event; return whether it was.
+
+    Events are those of Python's audit hooks: whatever opens, makes, moves or starts something.
+    """
+    child = os.fork()
+    if not child:
+        left = itertools.count(number, -1)
+
+        def hook(event: str, _: tuple[object, ...]) -> None:
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        work()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL), status
+    return status == signal.SIGKILL
+
+
+@pytest.mark.vm(seconds=0)
+@pytest.mark.parametrize("verb", ["mount", "exec"])
+def test_killed_at_any_moment(
+    instance: Instance, storage: "Storage", rig_directory: Path, verb: str
+) -> None:
+    """Nothing is left but what `umount` takes away, and nothing keeps the backup."""
+    share, other = storage.volume("vms"), storage.volume("others")
+    storage.volume("vms/deep")
+    parts = _backup(instance, storage, share, other)
+    backups = Path(instance.config.run_directory, "backups")
+
+    def work() -> None:
+        mine = replace(
+            instance, ledger=Ledger(f"{rig_directory}/ledger.db")
+        )  # a child must not use ours
+        if verb == "mount":
+            attached.mount(mine, parts)
+        else:
+            carry.run(mine, parts, ["true"])
+
+    def mounted() -> list[str]:
+        return [target for target in mounttable.mount_targets() if str(rig_directory) in target]
+
+    before = mounted()
+    steps = range(0, 2000, 4)
+    for number in steps:
+        killed = _killed(number, work)
+        if killed and verb == "exec":
+            assert mounted() == before
+        attached.umount(instance, parts)
+        assert mounted() == before
+        assert not backups.exists() or os.listdir(backups) == []
+        wait_until("nothing keeps it", lambda: _is_free(instance, parts))
+        if not killed:
+            break
+    assert 20 < number < steps[-1]
+    for part in parts:
+        storage.provider.destroy(part.volume, part.id)
+
+
+def _is_free(instance: Instance, parts: list[ShadowCopy]) -> bool:
+    """Return whether no lease is held; a program that was started has one until it ends."""
+    try:
+        for part in parts:
+            with reading.barred(instance, part):
+                pass
+    except RvssError as exc:
+        if exc.problem is not Problem.BUSY:
+            raise
+        return False
+    return True
