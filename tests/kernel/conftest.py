@@ -309,7 +309,7 @@ class ZfsStorage:
     def __enter__(self) -> Self:
         """Make the pool."""
         with self._file.open("wb") as file:
-            file.truncate(640 << 20)
+            file.truncate(384 << 20)
         words = ["create", "-o", "cachefile=none", "-O", f"mountpoint={self.top}"]
         for option in ("acltype=posixacl", "xattr=sa", "compression=off", "recordsize=64K"):
             words += ["-O", option]
@@ -378,7 +378,7 @@ class ZfsStorage:
 
     def fill(self) -> None:
         """See `Storage`."""
-        size = 1 << 20
+        size = 16 << 20
         with (self.top / "filler").open("wb", buffering=0) as filler:
             while size >= 4096:
                 try:
