@@ -2,7 +2,8 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
@@ -44,10 +45,20 @@ class Ledger:
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         self._file = File(path, read_only=read_only)
+        self._heard: Callable[[Event], None] = lambda event: None
+        self._told: list[Event] = []  # of the transaction that goes on
         if self._file.set_aside:
             detail = f"the ledger was damaged; what it was is {self._file.set_aside}"
-            with self._file.writing() as database:
+            with self._recording() as database:
                 self._insert(database, ("", "", "set aside", -1, None, detail, ""))
+
+    def listen(self, heard: Callable[[Event], None]) -> None:
+        """Have a function called with each event, by whichever thread has written it, and at once.
+
+        Args:
+            heard: must not wait, nor raise anything.
+        """
+        self._heard = heard
 
     def close(self) -> None:
         """Close the file."""
@@ -60,7 +71,7 @@ class Ledger:
         """
         values = values_of(copy if copy.since.boot else replace(copy, since=moment()))
         marks = ", ".join("?" * len(values))
-        with self._file.writing() as database:
+        with self._recording() as database:
             database.execute("DELETE FROM copies WHERE id = ? AND lost != 0", (copy.id,))
             database.execute(f"INSERT INTO copies VALUES ({marks})", values)
             self._event(database, copy, event, copy.uid, None, detail)
@@ -103,7 +114,7 @@ class Ledger:
             values |= {"boot": since.boot, "since": since.seconds}
         columns = ", ".join(f"{name} = ?" for name in values) or "id = id"
         new = [plain(value) for value in values.values()]
-        with self._file.writing() as database:
+        with self._recording() as database:
             done = database.execute(
                 f"UPDATE copies SET {columns} WHERE id = ?"
                 f" AND phase NOT IN ({', '.join('?' * len(excluded))}) RETURNING {COLUMNS}",
@@ -117,12 +128,17 @@ class Ledger:
 
     def note(self, copy: ShadowCopy, event: str, *, uid: int = -1, detail: str = "") -> None:
         """Record an event of a shadow copy, and change nothing else."""
-        with self._file.writing() as database:
+        with self._recording() as database:
             self._event(database, copy, event, uid, None, detail)
+
+    def note_share(self, share: str, event: str, *, uid: int = -1, detail: str = "") -> None:
+        """Record an event of a share that has no shadow copy by it."""
+        with self._recording() as database:
+            self._insert(database, ("", share, event, uid, None, detail, ""))
 
     def note_set(self, set_id: str, event: str, *, detail: str = "") -> None:
         """Record an event of a set, also of one without a copy in the ledger."""
-        with self._file.writing() as database:
+        with self._recording() as database:
             self._insert(database, ("", "", event, -1, None, detail, set_id))
 
     def findings(self) -> dict[str, Moment]:
@@ -274,10 +290,20 @@ class Ledger:
         self._insert(database, values)
 
     def _insert(self, database: sqlite3.Connection, values: tuple[object, ...]) -> None:
+        row = (now().isoformat(), *printable(values))
         database.execute(
-            f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [now().isoformat(), *printable(values)],
+            f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row
         )
+        self._told.append(event_of(row))
+
+    @contextmanager
+    def _recording(self) -> Iterator[sqlite3.Connection]:
+        """Give the database to a block as `File.writing` does; then tell of its events."""
+        with self._file.writing() as database:
+            self._told = events = list[Event]()
+            yield database
+        for event in events:
+            self._heard(event)
 
     def _first(self, condition: str, value: str) -> ShadowCopy | None:
         found = self._some(condition, value)

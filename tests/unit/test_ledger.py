@@ -317,6 +317,22 @@ def test_events(ledger: Ledger) -> None:
     ]
 
 
+def test_who_listens_is_told_of_what_is_on_disk(path: str) -> None:
+    told = []
+    with closing(Ledger(path)) as ledger, closing(Ledger(path, read_only=True)) as reader:
+        ledger.listen(lambda event: told.append((event, reader.events()[-1])))
+        ledger.add(copy_of("a"), "create")
+        ledger.note_share("vms", "not taken", uid=7, detail="no room")
+        assert ledger.change(copy_of("b"), "sealed") is None  # nothing happened
+        with pytest.raises(TypeError):
+            ledger.change(copy_of("a"), "sealed", color="red")
+    assert [(event.copy, event.share, event.what, event.uid) for event, _ in told] == [
+        ("a", copy_of("a").share, "create", copy_of("a").uid),
+        ("", "vms", "not taken", 7),
+    ]
+    assert [event for event, _ in told] == [written for _, written in told]
+
+
 def test_events_of_a_set(ledger: Ledger) -> None:
     """Those of its copies since it is known to be theirs, and those of nothing but the set."""
     for name in ("a", "b"):
