@@ -1,6 +1,6 @@
-"""Paths of our own directories: without symbolic links, and with no part that others can replace.
+"""Paths of what is root's alone: without symbolic links, with no part that others can replace.
 
-Contract: what `resolve` returned stays the same directory, unless root changes something.
+Contract: what `resolve` returned stays the same directory or file, unless root changes something.
 """
 
 import errno
@@ -15,12 +15,16 @@ class Replaceable(Exception):
     """Somebody else could put something of his own there; the text says where, and why."""
 
 
-def resolve(path: str) -> str:
+def resolve(path: str, *, file: bool = False) -> str:
     """Return an absolute path without symbolic links; its end need not exist.
 
     Each directory on the way, and each that a link leads through, must belong to root and be
     writable for nobody else; in one with the sticky bit, such as /tmp, others can replace what is
     theirs, but not what is root's. Who is not root himself is trusted as well: it is his process.
+
+    Args:
+        path: which one.
+        file: whether it is one of a file, which has to exist, and be such as well.
 
     Raises:
         Replaceable: that is not so.
@@ -41,6 +45,8 @@ def resolve(path: str) -> str:
         try:
             status = os.lstat(here)
         except FileNotFoundError:
+            if file:
+                raise
             return os.path.normpath(os.path.join(here, *left[::-1]))
         _require_owner(here, status)
         if stat.S_ISLNK(status.st_mode):
@@ -52,8 +58,14 @@ def resolve(path: str) -> str:
             done = "/" if target.startswith("/") else done
         elif stat.S_ISDIR(status.st_mode):
             done = here
+        elif file and not left and stat.S_ISREG(status.st_mode):
+            if status.st_mode & _OTHERS:
+                raise Replaceable(f"others than root may write to {here}")
+            return here
         else:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), here)
+    if file:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), done)
     return done
 
 

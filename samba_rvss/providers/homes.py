@@ -112,21 +112,9 @@ class Homes:
     def _write(self) -> None:
         if not self._path:
             return
-        directory, name = os.path.split(self._path)
-        new = f"{name}.{os.getpid()}"
         data = {found: [home.tree, home.uuid] for found, home in self._known.items()}
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            with files.opened(os.open(directory, files.DIRECTORY)) as within:
-                with suppress(FileNotFoundError):
-                    os.unlink(new, dir_fd=within)
-                with files.opened(os.open(new, flags, 0o600, dir_fd=within)) as fd:
-                    left = json.dumps(data).encode()
-                    while left:
-                        left = left[os.write(fd, left) :]
-                    os.fsync(fd)
-                os.rename(new, name, src_dir_fd=within, dst_dir_fd=within)
-                os.fsync(within)
+            files.replace(self._path, json.dumps(data).encode())
             self._written = True
         except OSError as exc:
             if self._written:
