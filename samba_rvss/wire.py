@@ -22,7 +22,8 @@ VERBS = frozenset({"check", "create", "delete"})
 OF_A_COPY = frozenset({"delete", "lost", "keep", "hold", "release", "tag"})
 """What an administrator wants done with one copy."""
 
-ADMIN_VERBS = OF_A_COPY | {"reload", "reconcile", "status", "adopt", "pruned", "unpruned"}
+_PRUNING = frozenset({"pruned", "unpruned"})
+ADMIN_VERBS = OF_A_COPY | _PRUNING | {"reload", "reconcile", "status", "adopt", "notify"}
 _TAGGING = frozenset({"hold", "release", "tag"})
 
 
@@ -44,6 +45,7 @@ class AdminRequest:
         on: a directory on their file system, for ``adopt``; may be empty.
         tag: for ``hold``, ``release`` and ``tag``.
         until: when a hold is over (ISO 8601, with a zone); may be empty.
+        reason: what of ``pruned`` failed, or why ``unpruned``; may be empty.
     """
 
     verb: str
@@ -52,6 +54,7 @@ class AdminRequest:
     on: str = ""
     tag: str = ""
     until: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ class Presence:
         refused: a sentence on each worker of Samba that waits for a client and refuses all others.
         late: a sentence on all that takes longer than it should, and has not ended.
         lacking: a sentence on all that the daemon may not do, or cannot see, from where it runs.
+        unnotified: a sentence on what keeps the notify command from being told.
     """
 
     quiet: float
@@ -77,6 +81,7 @@ class Presence:
     refused: tuple[str, ...]
     late: tuple[str, ...]
     lacking: tuple[str, ...]
+    unnotified: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +152,7 @@ def decode_admin(data: bytes) -> AdminRequest:
         raise RvssError(Problem.BAD_REQUEST, "the request is not JSON") from exc
     if not isinstance(given, dict):
         raise RvssError(Problem.BAD_REQUEST, "the request is not a JSON object")
-    unknown = given.keys() - {"verb", "copy", "source", "on", "tag", "until"}
+    unknown = given.keys() - {"verb", "copy", "source", "on", "tag", "until", "reason"}
     if unknown:
         raise RvssError(Problem.BAD_REQUEST, f"the request has an unknown {min(unknown)!r}")
     verb, copy = given.get("verb"), given.get("copy", "")
@@ -166,7 +171,12 @@ def decode_admin(data: bytes) -> AdminRequest:
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'tag'")
     if not isinstance(until, str) or (until and verb != "hold"):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'until'")
-    return AdminRequest(verb=verb, copy=copy, source=source, on=on, tag=tag, until=until)
+    reason = given.get("reason", "")
+    if not isinstance(reason, str) or (reason and verb not in _PRUNING):
+        raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'reason'")
+    return AdminRequest(
+        verb=verb, copy=copy, source=source, on=on, tag=tag, until=until, reason=reason
+    )
 
 
 def encode_admin(request: AdminRequest) -> bytes:

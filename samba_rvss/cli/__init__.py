@@ -22,6 +22,7 @@ from samba_rvss.cli import (
     demo,
     events,
     listing,
+    notify,
     prune,
     reconcile,
     shares,
@@ -29,7 +30,20 @@ from samba_rvss.cli import (
 )
 from samba_rvss.errors import Problem, RvssError
 
-_VERBS = (daemon, status, listing, events, shares, backup, prune, delete, reconcile, adopt, demo)
+_VERBS = (
+    daemon,
+    status,
+    listing,
+    events,
+    shares,
+    backup,
+    prune,
+    delete,
+    reconcile,
+    adopt,
+    notify,
+    demo,
+)
 
 
 class _Parser(argparse.ArgumentParser):

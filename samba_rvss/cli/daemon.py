@@ -32,12 +32,13 @@ def register(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the daemon."""
+    from samba_rvss.cli.judge import now_wrong
     from samba_rvss.daemon.service import Daemon
 
     repeats = log_to_journal_or_stderr(debug=arguments.debug)
     failure: Exception | None = None
     try:
-        asyncio.run(Daemon(arguments.configfile).run())
+        asyncio.run(Daemon(arguments.configfile, judge=now_wrong).run())
     except Exception as exc:  # noqa: BLE001 - it is raised again, or logged where that would hang
         failure = exc
     repeats.tell()

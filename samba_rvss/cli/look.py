@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from samba_rvss import wire
+from samba_rvss.backups.plausibility import PRUNED, UNPRUNED
 from samba_rvss.cli.common import ask, ledger_or_empty
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
@@ -22,7 +23,7 @@ from samba_rvss.providers.all import providers
 from samba_rvss.reconcile.decision import Plan
 from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.reconcile.plan import plan
-from samba_rvss.samba import readable, serving
+from samba_rvss.samba import notification, readable, serving
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.process import Here
 
@@ -42,9 +43,11 @@ class Look:
         plan: what reconciling would do.
         backups: those in the ledger.
         change: the last reconciling that did something, or failed to.
+        pruned: the last pruning, or the last that was refused for the clock.
         damaged: ledgers that could not be read and were set aside.
         samba: what keeps Samba from serving Remote VSS as it must.
         holding: a sentence on each file system that only our mounts keep in use.
+        unnotified: why the notify command is not run; empty if it is.
     """
 
     time: datetime
@@ -55,9 +58,11 @@ class Look:
     plan: Plan
     backups: tuple[Backup, ...]
     change: Event | None
+    pruned: Event | None = None
     damaged: tuple[str, ...] = ()
     samba: tuple[str, ...] = ()
     holding: tuple[str, ...] = ()
+    unnotified: str = ""
 
 
 def look(config: Config) -> Look:
@@ -78,6 +83,7 @@ def look(config: Config) -> Look:
         )
         backups = in_ledger(ledger, (seen.inventory or NOTHING).images)
         change = ledger.last_event("reconciled")
+        prunings = [ledger.last_event(what) for what in (PRUNED, UNPRUNED)]
     return Look(
         time=now(),
         config=config,
@@ -87,8 +93,10 @@ def look(config: Config) -> Look:
         plan=plan(seen),
         backups=tuple(backups),
         change=change,
+        pruned=max(filter(None, prunings), key=lambda event: event.time, default=None),
         damaged=tuple(aside(config.ledger)),
         samba=tuple(filter(None, [*serving.obstacles(config), readable.nobody(config.file)])),
+        unnotified=notification.obstacle(config.notify_command),
         holding=instance.mounts.holding(),
     )
 

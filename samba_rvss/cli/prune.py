@@ -27,6 +27,8 @@ from samba_rvss.providers.patience import COMMON
 from samba_rvss.samba import twins
 from samba_rvss.samba.conf import Config
 
+_DETAIL = 2000  # characters of what failed
+
 
 def register(verbs: Verbs) -> None:
     """Add the verb."""
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
             Problem.REFUSED, f"nothing is pruned: {doubt}", "if it is right, --trust-clock"
         )
         if not arguments.dry_run:
-            ask(config, wire.AdminRequest(verb="unpruned"))
+            ask(config, wire.AdminRequest(verb="unpruned", reason=doubt[:_DETAIL]))
             raise refusal
         output.print_error(refusal.line())
     failures: dict[str, str] = {}
@@ -122,7 +124,8 @@ def _remove(
             failures[name] = exc.line()
             output.print_error(f"{name} is not deleted: {exc.line()}")
             status = status or int(exc.problem)
-    ask(config, wire.AdminRequest(verb="pruned"))
+    left = "; ".join(f"{name} is not deleted: {why}" for name, why in failures.items())
+    ask(config, wire.AdminRequest(verb="pruned", reason=left[:_DETAIL]))
     return status
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os.path import normpath
 
+from samba_rvss.backups.plausibility import UNPRUNED
 from samba_rvss.cli.look import Look
 from samba_rvss.copies.backup import OfShare, of_shares
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.model import NOTHING, Phase, SambaCopy, SambaState, SetState, ShadowCopy
-from samba_rvss.output import span
+from samba_rvss.output import local_time, span
 from samba_rvss.reconcile.decision import MountAgain
 from samba_rvss.reconcile.images import explain
 from samba_rvss.reconcile.observation import Observation
@@ -91,6 +92,7 @@ def _wrong(
         yield from look.presence.refused
         yield from look.presence.late
         yield from look.presence.lacking
+        yield from look.presence.unnotified
     for file in look.damaged:
         yield (
             f"the ledger was damaged and set aside as {file}, and what it lacked made anew from the"
@@ -109,11 +111,14 @@ def _wrong(
         # mount that somebody else has taken away.
         if isinstance(action, MountAgain):
             yield f"{action.target}: {action.reason}: run samba-rvss reconcile"
-    yield from _stale(look)
+    yield from stale(look).values()
+    yield from _unpruned(look)
     yield from _without_share(look)
     yield from (f"[{share}]: {reason}" for share, reason in unsupported.items())
     yield from look.config.warnings
     yield from look.samba
+    if look.unnotified:
+        yield look.unnotified
 
 
 def _unexposed(seen: Observation) -> Iterator[str]:
@@ -143,13 +148,29 @@ def _age(copy: ShadowCopy, seen: Observation) -> float:
     return seen.present.seconds - since
 
 
-def _stale(look: Look) -> Iterator[str]:
-    """Yield the shares whose newest backup is older than ``rvss:backup warn age`` allows."""
+def stale(look: Look) -> dict[str, str]:
+    """Return what is wrong with the shares whose newest backup is too old, by their names."""
+    found = {}
     for of in of_shares(look.backups, look.config.shares, look.time):
         if of.is_stale(look.time):
             age = f"is {span(look.time - of.newest)} old" if of.newest else "does not exist"
             most = span(of.warn_age) if of.warn_age else ""
-            yield f"[{of.share}]: its newest backup {age}, and 'rvss:backup warn age' is {most}"
+            found[of.share] = (
+                f"[{of.share}]: its newest backup {age}, and 'rvss:backup warn age' is {most}"
+            )
+    return found
+
+
+def _unpruned(look: Look) -> Iterator[str]:
+    """Yield what the last pruning could not do."""
+    if look.pruned is None or not look.pruned.detail:
+        return
+    when = local_time(look.pruned.time)
+    if look.pruned.what == UNPRUNED:
+        hint = "if the clock is right, run samba-rvss prune --trust-clock"
+        yield f"nothing was pruned at {when}: {look.pruned.detail}: {hint}"
+    else:
+        yield f"pruning at {when} left what was to go: {look.pruned.detail}: run samba-rvss prune"
 
 
 def _without_share(look: Look) -> Iterator[str]:

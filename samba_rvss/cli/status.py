@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from samba_rvss.cli.look import Look
     from samba_rvss.cli.standing import Standing
     from samba_rvss.copies.backup import OfShare
+    from samba_rvss.samba.conf import Config
 
 UNHEALTHY = 1
 _SHOWN = 8
@@ -36,10 +37,23 @@ def register(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the status; return 0 or UNHEALTHY."""
+    found = judge(configuration(arguments))
+    if arguments.json:
+        output.print_json(as_data(*found))
+    else:
+        show(*found)
+    return 0 if found[1].healthy else UNHEALTHY
+
+
+def judge(config: "Config") -> "tuple[Look, Standing, int, dict[str, str], list[str]]":
+    """Look at an instance, and judge it; return what `as_data` and `show` take.
+
+    Raises:
+        RvssError: STATE if the ledger cannot be read.
+    """
     from samba_rvss.cli.look import look
     from samba_rvss.cli.standing import standing
 
-    config = configuration(arguments)
     rows = [row for row in examine(config) if row["ours"]]
     reasons = {str(row["share"]): str(row["reason"]) for row in rows if not row["supported"]}
     inherits = {str(row["share"]) for row in rows if row["inherits"]}
@@ -55,12 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         unfit.name: unfit.reason for unfit in config.sections if unfit.unfit and not unfit.inherits
     }
     seen = look(config)
-    judged = standing(seen, {**unsupported, **short})
-    if arguments.json:
-        output.print_json(as_data(seen, judged, len(rows), unsupported, inheriting))
-    else:
-        show(seen, judged, len(rows), unsupported, inheriting)
-    return 0 if judged.healthy else UNHEALTHY
+    return seen, standing(seen, {**unsupported, **short}), len(rows), unsupported, inheriting
 
 
 def as_data(

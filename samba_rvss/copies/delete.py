@@ -16,7 +16,7 @@ from samba_rvss.copies.follow import facts_of
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import described
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Phase, ShadowCopy
+from samba_rvss.model import Phase, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
 from samba_rvss.samba.conf import find_share
 from samba_rvss.samba.values import directory
@@ -25,6 +25,9 @@ _logger = logging.getLogger(__name__)
 
 NOT_DESTROYED = "not destroyed"
 """The event of a copy that was deleted while the file system of its image was not there."""
+
+ABORTED = "aborted"
+"""The event of a copy that goes before its recovery was complete: whoever wanted it has nothing."""
 
 
 def find(instance: Instance, words: tuple[str, ...]) -> ShadowCopy:
@@ -66,7 +69,8 @@ def withdraw(instance: Instance, copy: ShadowCopy, reason: str) -> None:
         RvssError: as `delete`.
     """
     if copy.phase is not Phase.DELETING:  # then it is tried again, and known why
-        instance.ledger.note(copy, "withdrawn", detail=reason)
+        event = ABORTED if _is_abort(copy) else "withdrawn"
+        instance.ledger.note(copy, event, detail=reason)
     delete(instance, copy)
 
 
@@ -92,6 +96,9 @@ def delete(
             and the caller sees to it that the rest is tried again.
     """
     started = time.monotonic()
+    if uid >= 0 and _is_abort(copy):
+        reason = "it was deleted before its recovery was complete"
+        instance.ledger.note(copy, ABORTED, uid=uid, detail=reason)
     if copy.phase is Phase.DELETING and uid < 0:
         current = instance.ledger.get(copy.id)
     else:
@@ -116,6 +123,13 @@ def delete(
         detail=detail,
     )
     instance.reached("delete.gone")
+
+
+def _is_abort(copy: ShadowCopy) -> bool:
+    """Return whether a copy that goes is one of a set whose client has not come to its end."""
+    if copy.phase not in (Phase.TAKEN, Phase.OPEN) or not copy.set_id:
+        return False
+    return copy.auto_recovery or copy.state is SetState.COMMITTED
 
 
 def hide(instance: Instance, copy: ShadowCopy) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from samba_rvss import wire
 from samba_rvss.access import Access
 from samba_rvss.copies import holds
+from samba_rvss.daemon.notifier import Notifier
 from samba_rvss.daemon.requests import Requests
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.sockets import log_request, receive
@@ -31,7 +32,12 @@ _SHOWN = 10
 
 
 async def serve(
-    connection: socket.socket, peer: Peer, requests: Requests, runner: Runner, access: Access
+    connection: socket.socket,
+    peer: Peer,
+    requests: Requests,
+    runner: Runner,
+    access: Access,
+    notifier: Notifier,
 ) -> None:
     """Answer one request of an administrator, and close its connection."""
     started = time.monotonic()
@@ -50,9 +56,11 @@ async def serve(
             await requests.refresh()
             line = await _adopt(connection, requests, request)
         elif verb == "status":
-            line = await _tell(connection, requests, runner, access)
+            line = await _tell(connection, requests, runner, access, notifier)
+        elif verb == "notify":
+            line = await notifier.try_out()
         elif verb in ("pruned", "unpruned"):
-            line = await requests.note_pruned(done=verb == "pruned")
+            line = await requests.note_pruned(request.reason, done=verb == "pruned")
         elif verb == "lost":
             copy = await requests.get(request.copy)
             await requests.deletions.give_up(copy)
@@ -161,7 +169,11 @@ async def _send_all(connection: socket.socket, queue: "asyncio.Queue[Finding | N
 
 
 async def _tell(
-    connection: socket.socket, requests: Requests, runner: Runner, access: Access
+    connection: socket.socket,
+    requests: Requests,
+    runner: Runner,
+    access: Access,
+    notifier: Notifier,
 ) -> str:
     """Send what only the daemon knows; return the line of the result."""
     last = runner.last
@@ -174,6 +186,7 @@ async def _tell(
         refused=_some(requests.refused),
         late=_some((*requests.late, *runner.late())),
         lacking=_some((*access.lacking, *await requests.lacking())),
+        unnotified=_some(notifier.wrong),
     )
     await _send(connection, wire.encode_part(presence))
     busy = sorted(runner.busy)

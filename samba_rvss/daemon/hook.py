@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from samba_rvss import wire
-from samba_rvss.daemon.requests import Requests
+from samba_rvss.daemon.requests import NOTED, Requests
 from samba_rvss.daemon.sockets import log_request, receive
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import processes
@@ -20,6 +20,8 @@ from samba_rvss.kernel.processes import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from samba_rvss.model import ShadowCopy
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +40,8 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
     """Answer one callout, and close its connection."""
     started = time.monotonic()
     verb, subject = "request", ""
-    made = None
+    made: ShadowCopy | None = None
+    copy: ShadowCopy | None = None
     ended: Callable[..., None] | None = None
     try:
         data = await receive(connection)
@@ -84,3 +87,5 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
         if ended is not None:
             ended(good=not status)
     log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
+    if status and verb in NOTED:
+        await requests.note_failure(verb, request.words, copy, peer.uid, status, line)

@@ -6,8 +6,10 @@ what it did, or has woken the runner to try again.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from samba_rvss.backups.plausibility import PRUNED, UNPRUNED
@@ -19,6 +21,7 @@ from samba_rvss.copies.locate import Target, locate
 from samba_rvss.daemon.adoptions import Adoptions
 from samba_rvss.daemon.deletions import RETRY_SECONDS, Deletions
 from samba_rvss.daemon.looks import Looks, too_late
+from samba_rvss.daemon.notifier import NOT_DELETED, NOT_TAKEN
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.rescue import Rescue
 from samba_rvss.daemon.runner import Runner
@@ -40,6 +43,11 @@ _STATUS_SECONDS = 2.0
 _AT_ONCE = 8  # shares that are looked at for a status
 # Of how many users it is said that they cannot read smb.conf, and for how long.
 _MOST_UNREAD, _UNREAD_SECONDS = 20, 3600.0
+# What fails again as it did is recorded no more often.
+_NOTE_SECONDS, _MOST_NOTED = 60.0, 1000
+
+NOTED = {"create": NOT_TAKEN, "delete": NOT_DELETED}
+"""The callouts whose failures are recorded, and as what event."""
 
 
 class Requests:
@@ -78,6 +86,7 @@ class Requests:
         self.adoptions = Adoptions(present, turns, runner, tasks)
         self._rescue = rescue
         self._unread: dict[int, tuple[float, str]] = {}  # when, and why, by uid
+        self._noted: dict[tuple[str, str, int], float] = {}  # when failures were recorded
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -261,8 +270,12 @@ class Requests:
             raise RvssError(Problem.NOT_FOUND, f"there is no shadow copy {copy}")
         return found
 
-    async def note_pruned(self, *, done: bool) -> str:
+    async def note_pruned(self, reason: str, *, done: bool) -> str:
         """Note that backups were pruned by the clock, or that the clock was not believed.
+
+        Args:
+            reason: what of it failed, or why the clock was not believed.
+            done: whether they were pruned.
 
         Returns:
             A line that says so.
@@ -270,7 +283,8 @@ class Requests:
         Raises:
             RvssError: STATE.
         """
-        await in_thread(self._present().ledger.note_set, "", PRUNED if done else UNPRUNED)
+        ledger, event = self._present().ledger, PRUNED if done else UNPRUNED
+        await in_thread(ledger.note_set, "", event, detail=reason)
         return "noted"
 
     async def annotate(
@@ -290,6 +304,44 @@ class Requests:
                 raise RvssError(Problem.BUSY, f"{copy.id} is being sealed", "try again in a moment")
             current = await self.get(copy.id)
             await in_thread(change, self._present(), current)
+
+    async def note_failure(
+        self,
+        verb: str,
+        words: tuple[str, ...],
+        copy: ShadowCopy | None,
+        uid: int,
+        status: int,
+        line: str,
+    ) -> None:
+        """Record that a callout for a share of ours, or for a copy, has failed.
+
+        Args:
+            verb: one of `NOTED`.
+            words: the paths as the callout got them.
+            copy: the one that was to be deleted, if it was found.
+            uid: the client's user.
+            status: the `Problem`.
+            line: the error.
+        """
+        instance, share = self._present(), ""
+        if verb == "create":
+            with suppress(RvssError):
+                share = find_share(instance.config, words).name
+        key, present = (verb, copy.id if copy else share, status), time.monotonic()
+        if not key[1] or present - self._noted.get(key, -math.inf) < _NOTE_SECONDS:
+            return
+        if len(self._noted) >= _MOST_NOTED:
+            self._noted.clear()
+        self._noted[key] = present
+        ledger, event = instance.ledger, NOTED[verb]
+        try:
+            if copy is not None:
+                await in_thread(ledger.note, copy, event, uid=uid, detail=line)
+            else:
+                await in_thread(ledger.note_share, share, event, uid=uid, detail=line)
+        except RvssError as exc:
+            _logger.error("a failure is not recorded: %s", exc)
 
     def delivered(self, copy: ShadowCopy) -> None:
         """Note that Samba has the path of a new copy, and begin to follow the copy."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from samba_rvss.clock import moment
 from samba_rvss.copies import repair
+from samba_rvss.copies.delete import ABORTED
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import stuck
 from samba_rvss.daemon.stuck import Asker, Glance, Waiting
@@ -368,6 +369,7 @@ def _end(instance: Instance, pid: int, waiting: Waiting, line: str) -> None:
     instance.ledger.note_set(held.id, "worker ended", detail=f"pid {pid}: {line}")
     if not control.end_worker(pid, config.samba_lock_directory):
         raise RvssError(Problem.BUSY, f"rpcd_fsrvp {pid} does not end on SIGTERM")
+    instance.ledger.note_set(held.id, ABORTED, detail=f"its worker was ended: {line}")
     for known in fss_state.settled(config.fss_state).sets:
         if known.id == held.id and known.state < SetState.CREATING:
             repair.delete_set(instance, held.id, known.state, "its worker was ended")

@@ -20,6 +20,8 @@ from samba_rvss.access import Access
 from samba_rvss.clock import now
 from samba_rvss.copies.seal import close_recovered
 from samba_rvss.daemon import admin, arrivals, holding, hook, sockets
+from samba_rvss.daemon.news import Judge
+from samba_rvss.daemon.notifier import Notifier
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.requests import Requests
 from samba_rvss.daemon.rescue import Rescue
@@ -47,13 +49,18 @@ class Daemon:
     Args:
         configfile: smb.conf, or an empty string for Samba's own.
         reached: called at each of `copies.instance.POINTS`; for tests of crashes.
+        judge: tells what is wrong, for who is to be notified of it.
     """
 
     def __init__(
-        self, configfile: str = "", reached: Callable[[str], None] = lambda point: None
+        self,
+        configfile: str = "",
+        reached: Callable[[str], None] = lambda point: None,
+        judge: Judge = lambda configfile: ((), True),
     ) -> None:
         self._configfile = configfile
         self._reached = reached
+        self._judge = judge
         self._tasks = Tasks()
         self._stopping = asyncio.Event()
 
@@ -81,6 +88,12 @@ class Daemon:
                 runner.heard()
                 rescue.written()
 
+            def signs() -> tuple[str, ...]:
+                failed = runner.last.failed if runner.last else ()
+                late = (*requests.late, *runner.late())
+                return (*failed, *runner.delayed, *requests.refused, *late)
+
+            notifier = Notifier(present, self._configfile, self._judge, signs)
             there = await in_thread(arrivals.volumes, present())
             await self._begin(present, watcher, runner)
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup, requests)
@@ -91,11 +104,14 @@ class Daemon:
             door = sockets.Door(self._tasks, threads)
             access = cleanup.enter_context(Access(config.run_directory))
             serve_hook = partial(hook.serve, requests=requests)
-            serve_admin = partial(admin.serve, requests=requests, runner=runner, access=access)
+            serve_admin = partial(
+                admin.serve, requests=requests, runner=runner, access=access, notifier=notifier
+            )
             tasks = [
                 asyncio.ensure_future(watcher.run()),
                 asyncio.ensure_future(runner.run()),
                 asyncio.ensure_future(rescue.run()),
+                asyncio.ensure_future(notifier.run()),
                 asyncio.ensure_future(door.run(for_hooks, access, serve_hook)),
                 asyncio.ensure_future(door.run(for_admins, sockets.RootOnly(), serve_admin)),
                 asyncio.ensure_future(arrivals.follow(present, runner, there)),

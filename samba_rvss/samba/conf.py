@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import paths
 from samba_rvss.model import Share
-from samba_rvss.samba import callout, exposable, twins, written
+from samba_rvss.samba import callout, exposable, notification, twins, written
 from samba_rvss.samba.clocks import Clocks, clocks
 from samba_rvss.samba.options import (
     COMMIT_DEADLINE,
     GRACE,
     INSTANCE,
     MAXIMUM_AGE,
+    NOTIFY_COMMAND,
     RECOVERY_TIMEOUT,
     RUN_DIRECTORY,
     SEAL_DEADLINE,
@@ -57,7 +58,8 @@ class Config:
     """What smb.conf said when it was read. Times are in seconds.
 
     ``warnings`` are sentences on what breaks Remote VSS, ``notes`` on what limits it;
-    ``helpers_on_demand`` is whether Samba starts samba-dcerpcd by itself.
+    ``helpers_on_demand`` is whether Samba starts samba-dcerpcd by itself, ``notify_command`` the
+    words of what is told of troubles.
     Our directories have no symbolic link in their paths, and no part that others can replace.
     """
 
@@ -78,6 +80,7 @@ class Config:
     global_modules: tuple[str, ...] = field(default=())
     instance: str = ""
     clocks: Clocks = field(default=Clocks())
+    notify_command: tuple[str, ...] = ()
     helpers_on_demand: bool = True
     # Each callout looks here, in a client's freeze window, however many shares there are.
     _meant: Mapping[str, tuple[Section, ...]] = field(init=False, repr=False, compare=False)
@@ -137,6 +140,11 @@ class Config:
         return f"{self.state_directory}/homes.json"
 
     @property
+    def notified(self) -> str:
+        """The file that remembers what the notify command has been told."""
+        return f"{self.state_directory}/notified.json"
+
+    @property
     def fss_state(self) -> str:
         """The file of Samba's shadow copy sets (srv_fss_agent.c, srv_fssa_start())."""
         return f"{self.samba_lock_directory}/srv_fss.tdb"
@@ -189,13 +197,21 @@ def load(configfile: str = "") -> Config:
         )
     file = configfile or context.configfile or "/etc/samba/smb.conf"
     files = tuple(dict.fromkeys(written.files(file)))
+    parts = {path: written.read(path) for path in files}
     sources = exposable.Sources(
-        file=written.sections(written.read(file)),
-        included={path: written.sections(written.read(path)) for path in files[1:]},
+        file=written.sections(parts[file]),
+        included={path: written.sections(parts[path]) for path in files[1:]},
         registry={lower_case(name): parameters for name, parameters in registered.items()},
         default=defaults_of_shares(),
         utf8=plain(str(context.get("unix charset"))) in ("utf-8", "utf8"),
         registry_shares=registry_shares,
+    )
+    notify = notification.command(
+        file,
+        sources.file.get("global", ()),
+        {path: parts[path] for path in files[1:]},
+        registered.get("global", ()),
+        NOTIFY_COMMAND.read(globals_),
     )
     shared = inherited(context, globals_)
     modules = listed(globals_.get("vfs objects", ""))
@@ -228,7 +244,7 @@ def load(configfile: str = "") -> Config:
         samba_lock_directory=str(context.get("lock directory")),
         samba_state_directory=str(context.get("state directory")),
         sections=told_apart(found),
-        warnings=tuple(warnings(globals_, context.server_role())),
+        warnings=(*warnings(globals_, context.server_role()), *notify.problems),
         notes=(
             *(f"[{name}] {fault}" for name, own in wrong.items() for fault in own.values()),
             *notes((entry.share for entry in found if entry.share), modules),
@@ -237,6 +253,7 @@ def load(configfile: str = "") -> Config:
         files=files,
         instance=INSTANCE.read(globals_),
         clocks=clocks(globals_),
+        notify_command=notify.words,
         helpers_on_demand=bool(context.get("rpc start on demand helpers")),
     )
 

@@ -119,6 +119,9 @@ SEAL_DEADLINE = Option(name="seal deadline", parse=_seconds, default="30 s")
 RECOVERY_TIMEOUT = Option(name="recovery timeout", parse=_seconds, default="1800 s")
 MAXIMUM_AGE = Option(name="maximum age", parse=_seconds, default="72 h")
 GRACE = Option(name="grace", parse=_seconds, default="300 s")
+# What it says is judged where it stands (`samba_rvss.samba.notification`): nobody is kept from
+# shadow copies by it.
+NOTIFY_COMMAND = Option(name="notify command", parse=str, default="")
 NESTED = Option(name="nested", parse=_nested, default="refuse", per_share=True)
 MAXIMUM_COPIES = Option(name="maximum copies", parse=_count, default="100", per_share=True)
 MINIMUM_FREE = Option(name="minimum free", parse=_size, default="32 M", per_share=True)
@@ -148,6 +151,7 @@ OPTIONS: Mapping[str, Option[Any]] = {
         RECOVERY_TIMEOUT,
         MAXIMUM_AGE,
         GRACE,
+        NOTIFY_COMMAND,
         NESTED,
         MAXIMUM_COPIES,
         MINIMUM_FREE,

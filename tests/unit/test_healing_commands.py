@@ -133,6 +133,23 @@ def with_state(copy: SambaCopy, state: SetState) -> SambaState:
 # status: what is wrong
 
 
+@pytest.mark.parametrize(
+    ("what", "detail", "wrong"),
+    [
+        ("pruned", "", ""),
+        ("pruned", "a is not deleted: it is mounted", "left what was to go: a is not deleted"),
+        ("not pruned", "the clock is behind", "nothing was pruned at"),
+    ],
+)
+def test_what_pruning_could_not_do_is_wrong(what: str, detail: str, wrong: str) -> None:
+    event = Event(
+        time=NOW, copy="", set_id="", share="", what=what, uid=-1, duration=None, detail=detail
+    )
+    found = standing.standing(replace(looked(), pruned=event), {}).wrong
+    assert len(found) == bool(wrong)
+    assert all(wrong in line for line in found)
+
+
 def backup_of(share: str, hours: float, *tags: str) -> Backup:
     part = replace(COPY, share=share, phase=Phase.KEPT, created=NOW - timedelta(hours=hours))
     return Backup(id=part.id, parts=(part,), missing="", tags=frozenset(tags), holds=(), seen=True)
