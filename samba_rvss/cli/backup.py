@@ -241,8 +241,9 @@ def run_show(arguments: argparse.Namespace) -> int:
     ]
     output.print_table(["PART", "SHARE", "VOLUME", "DIRECTORY", "SHADOW COPY"], rows, "")
     output.print_line()
-    told = [[output.local_time(e.time), e.copy, e.what, e.detail] for e in events]
-    output.print_table(["TIME", "PART", "EVENT", "DETAIL"], told, "")
+    ids = {part.id: part.copy_id for part in backup.parts}
+    told = [[output.local_time(e.time), e.copy, ids[e.copy], e.what, e.detail] for e in events]
+    output.print_table(["TIME", "PART", "SHADOW COPY", "EVENT", "DETAIL"], told, "")
     return 0
 
 

@@ -2,8 +2,9 @@
 
 import argparse
 import pwd
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import Any
 
 from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration, open_ledger
@@ -47,7 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
     with open_ledger(configuration(arguments)) as ledger:
         events = select(ledger, arguments.id, arguments.limit)
         known = {copy: ledger.get(copy) for copy in {event.copy for event in events} if copy}
-    rows = [as_data(event, known.get(event.copy)) for event in events]
+        sets = {event.set_id for event in events if event.set_id and not event.copy}
+        members = {set_id: ledger.of_set(set_id) for set_id in sets}
+    rows = [
+        as_data(event, known.get(event.copy), () if event.copy else members.get(event.set_id, ()))
+        for event in events
+    ]
     if arguments.json:
         output.print_json(rows)
         return 0
@@ -56,9 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
         [
             [
                 output.local_time(event.time),
-                event.copy or "-",
+                _named(row, "copy"),
                 str(row["set_id"] or "-"),
-                str(row["copy_id"] or "-"),
+                _named(row, "copy_id"),
                 event.what,
                 _user(event.uid),
                 f"{event.duration * 1000:.0f} ms" if event.duration is not None else "",
@@ -98,14 +104,28 @@ def select(ledger: Ledger, words: Iterable[str], limit: int) -> list[Event]:
     return sorted(found, key=lambda event: event.time)[-limit:]
 
 
-def as_data(event: Event, copy: ShadowCopy | None) -> dict[str, object]:
-    """Return an event as JSON has it, with the ids that became known only later."""
+def _named(row: Mapping[str, Any], name: str) -> str:
+    """Return an id of an event's copy, or of all copies of the set that it is of."""
+    return str(row[name]) or ", ".join(copy[name] for copy in row["copies"]) or "-"
+
+
+def as_data(
+    event: Event, copy: ShadowCopy | None, members: Iterable[ShadowCopy] = ()
+) -> dict[str, Any]:
+    """Return an event as JSON has it, with the ids that became known only later.
+
+    Args:
+        event: the event.
+        copy: the record of its copy.
+        members: of an event of a set alone, the copies of that.
+    """
     known = event.uid >= 0
     return {
         "time": event.time.isoformat(),
         "copy": event.copy,
         "set_id": event.set_id or (copy.set_id if copy else ""),
         "copy_id": copy.copy_id if copy else "",
+        "copies": [{"copy": member.id, "copy_id": member.copy_id} for member in members],
         # Which of several shares of one directory it was became known later, too.
         "share": copy.share if copy else event.share,
         "what": event.what,

@@ -48,6 +48,11 @@ class Candidate:
     mark: Mark | None
     refusal: str = ""
 
+    @property
+    def title(self) -> str:
+        """Its ids, ours and as far as they are known Samba's, for a line of a log."""
+        return f"{self.id}{self.mark.samba_ids if self.mark else ''}"
+
 
 def candidates(instance: Instance, source: str, on: str = "") -> list[Candidate]:
     """Find the images of an instance, and decide which can be taken over; nothing is changed.

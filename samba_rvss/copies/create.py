@@ -107,7 +107,7 @@ def reserve_previous(instance: Instance, copy: ShadowCopy, gates: Sequence[way.G
     except RvssError as exc:
         if exc.problem is not Problem.NOT_SUPPORTED:
             raise
-        _logger.error("[%s] %s is not in Previous Versions: %s", copy.share, copy.id, exc)
+        _logger.error("%s is not in Previous Versions: %s", copy.title, exc)
         return ""
 
 
@@ -181,7 +181,7 @@ def undo(instance: Instance, copy: ShadowCopy, reason: BaseException) -> None:
         if instance.ledger.get(copy.id) is not None:
             withdraw(instance, copy, str(reason))
     except RvssError:
-        _logger.exception("[%s] %s: cannot undo a failed create yet", copy.share, copy.id)
+        _logger.exception("%s: cannot undo a failed create yet", copy.title)
 
 
 def _require_time(deadline: float) -> None:

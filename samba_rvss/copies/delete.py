@@ -158,7 +158,7 @@ def _with_share(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
     try:
         known = fss_state.copy_at(instance.config.fss_state, copy.path)
     except RvssError as exc:
-        _logger.warning("[%s] whether %s is exposed cannot be told: %s", copy.share, copy.id, exc)
+        _logger.warning("whether %s is exposed cannot be told: %s", copy.title, exc)
         return copy
     if known is None or not known.exposed_share:
         return copy
@@ -174,7 +174,7 @@ def _destroy(instance: Instance, copy: ShadowCopy) -> None:
         if exc.problem is not Problem.NOT_FOUND:
             raise
         detail = f"{exc.message}: its image is destroyed if that comes back"
-        _logger.warning("[%s] %s: %s", copy.share, copy.id, detail)
+        _logger.warning("%s: %s", copy.title, detail)
         instance.ledger.note(copy, NOT_DESTROYED, detail=detail)
     instance.reached("delete.destroyed")
 

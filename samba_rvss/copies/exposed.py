@@ -41,9 +41,8 @@ def _amendment(config: Config, copy: ShadowCopy, *, closed: bool) -> registry.Am
         writers = Writers.UNKNOWN
     if writers is Writers.UNKNOWN and not closed:
         _logger.warning(
-            "[%s] %s stays as its share is: nobody knows which client may recover it",
-            copy.share,
-            copy.id,
+            "%s stays as its share is: nobody knows which client may recover it",
+            copy.title,
         )
     return registry.Amendment(
         closed=closed,

@@ -63,7 +63,7 @@ def close_recovered(instance: Instance) -> None:
         try:
             close(instance, copy)
         except RvssError as exc:
-            _logger.error("[%s] %s is not closed: %s", copy.share, copy.id, exc)
+            _logger.error("%s is not closed: %s", copy.title, exc)
 
 
 def is_torn(copy: ShadowCopy) -> bool:
@@ -128,7 +128,7 @@ def is_due(instance: Instance, copy: ShadowCopy) -> bool:
     try:
         found = instance.ledger.get(copy.id)
     except RvssError as exc:
-        _logger.error("[%s] %s is sealed, its record unseen: %s", copy.share, copy.id, exc)
+        _logger.error("%s is sealed, its record unseen: %s", copy.title, exc)
         return True
     return found is not None and found.phase not in (Phase.SEALED, *ENDED)
 
@@ -201,7 +201,7 @@ def _wish(instance: Instance, copy: ShadowCopy) -> Keep:
     try:
         found = instance.ledger.get(copy.id)
     except RvssError as exc:
-        _logger.error("[%s] %s: its record is unseen: %s", copy.share, copy.id, exc)
+        _logger.error("%s: its record is unseen: %s", copy.title, exc)
         found = None
     return found.keep if found else copy.keep
 

@@ -21,6 +21,7 @@ from samba_rvss.daemon.sockets import log_request, receive
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate, Finding
 from samba_rvss.kernel.processes import Peer
+from samba_rvss.model import ShadowCopy
 from samba_rvss.reconcile import report
 
 _logger = logging.getLogger(__name__)
@@ -63,14 +64,18 @@ async def serve(
             line = await requests.note_pruned(request.reason, done=verb == "pruned")
         elif verb == "lost":
             copy = await requests.get(request.copy)
+            subject = copy.title
             await requests.deletions.give_up(copy)
             line = f"{copy.id} is given up"
         elif verb == "delete":
             copy = await requests.get(request.copy)
+            subject = copy.title
             await requests.deletions.for_administrator(copy, peer.uid)
             line = f"{copy.id} is deleted"
         else:
-            line = await _annotate(requests, request, peer.uid)
+            copy = await requests.get(request.copy)
+            subject = copy.title
+            line = await _annotate(requests, request, copy, peer.uid)
         status = 0
     except RvssError as exc:
         status, line = int(exc.problem), exc.line()
@@ -83,13 +88,14 @@ async def serve(
         log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
 
 
-async def _annotate(requests: Requests, request: wire.AdminRequest, uid: int) -> str:
+async def _annotate(
+    requests: Requests, request: wire.AdminRequest, copy: ShadowCopy, uid: int
+) -> str:
     """Do what is said of a copy as a backup; return the line of the result.
 
     Raises:
         RvssError: as the functions of `copies.holds`.
     """
-    copy = await requests.get(request.copy)
     tag, until = request.tag, _time(request.until)
     match request.verb:
         case "keep":

@@ -81,7 +81,7 @@ class Adoptions:
                 try:
                     await self._take(candidate, candidate.mark, silent)
                 except RvssError as exc:
-                    _logger.error("%s cannot be adopted: %s", candidate.id, exc)
+                    _logger.error("%s cannot be adopted: %s", candidate.title, exc)
                     self._runner.wake(RETRY_SECONDS)
                     fate, error = Fate.FAILED, exc.line()
             tell(report.of_candidate(candidate, fate, error))
@@ -111,9 +111,9 @@ class Adoptions:
         if adoption.cancelled():
             return
         if exc is None:
-            _logger.info("%s is adopted, after all", candidate.id)
+            _logger.info("%s is adopted, after all", candidate.title)
         elif isinstance(exc, RvssError):
-            _logger.error("%s cannot be adopted: %s", candidate.id, exc)
+            _logger.error("%s cannot be adopted: %s", candidate.title, exc)
         else:
-            _logger.error("%s cannot be adopted", candidate.id, exc_info=exc)
+            _logger.error("%s cannot be adopted", candidate.title, exc_info=exc)
         self._runner.wake(RETRY_SECONDS)

@@ -148,12 +148,12 @@ class Deletions:
 
     async def withdraw(self, copy: ShadowCopy, reason: str) -> None:
         """Delete a new copy whose path could not be handed to Samba."""
-        _logger.warning("[%s] %s is withdrawn: %s", copy.share, copy.id, reason)
+        _logger.warning("%s is withdrawn: %s", copy.title, reason)
         async with self._turns.take(copy.volume):
             try:
                 await in_thread(withdraw, self._present(), copy, reason)
             except RvssError as exc:
-                _logger.error("[%s] %s cannot be withdrawn yet: %s", copy.share, copy.id, exc)
+                _logger.error("%s cannot be withdrawn yet: %s", copy.title, exc)
                 self._runner.wake(RETRY_SECONDS)
 
     def _begin(
@@ -213,7 +213,7 @@ class Deletions:
             reason = exc.line()
         if copy.phase is Phase.KEPT:
             raise RvssError(Problem.BUSY, f"whether {copy.id} is held cannot be told: {reason}")
-        _logger.warning("[%s] whether %s is held cannot be told: %s", copy.share, copy.id, reason)
+        _logger.warning("whether %s is held cannot be told: %s", copy.title, reason)
 
 
 def _require_gone(instance: Instance, copy: ShadowCopy) -> None:
@@ -243,6 +243,6 @@ def _log_late(copy: ShadowCopy, deletion: "asyncio.Task[None]") -> None:
     """Log why a copy that is gone for Samba still has its image; the deletion is tried again."""
     exc = None if deletion.cancelled() else deletion.exception()
     if isinstance(exc, RvssError):
-        _logger.warning("[%s] %s is not done with: %s", copy.share, copy.id, exc)
+        _logger.warning("%s is not done with: %s", copy.title, exc)
     elif exc is not None:
-        _logger.error("[%s] %s is not done with", copy.share, copy.id, exc_info=exc)
+        _logger.error("%s is not done with", copy.title, exc_info=exc)

@@ -61,11 +61,11 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
             await requests.check(request.words, _user(peer))
         elif verb == "create":
             made = await requests.create(request.words, peer.uid, started)
-            line, subject = made.path, f"[{made.share}] {made.id}"
+            line, subject = made.path, made.title
         else:
             await requests.refresh()
             copy = await requests.find(request.words)
-            subject = f"[{copy.share}] {copy.id}"
+            subject = copy.title
             await requests.deletions.for_samba(copy, peer.uid)
     except RvssError as exc:
         status, line = int(exc.problem), exc.line()

@@ -102,7 +102,7 @@ class Sealer:
         try:
             seal.close(self._present(), copy)
         except RvssError as exc:
-            _logger.error("[%s] %s is not closed: %s", copy.share, copy.id, exc)
+            _logger.error("%s is not closed: %s", copy.title, exc)
 
     async def _seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
         """Seal a closed copy; try again after each failure. None if it is being deleted."""
@@ -127,12 +127,12 @@ class Sealer:
                         drops.append(dropping)
             except RvssError as exc:
                 reason = exc.line()
-                _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, exc)
+                _logger.error("%s is not sealed: %s", copy.title, exc)
                 if exc.problem is Problem.NOT_FOUND:
                     self._lost.add(copy.id)
             except Exception as exc:
                 reason = str(exc)
-                _logger.exception("[%s] %s is not sealed", copy.share, copy.id)
+                _logger.exception("%s is not sealed", copy.title)
             else:
                 break
             known, self._delayed[copy.id] = self._delayed.get(copy.id), reason
@@ -143,7 +143,7 @@ class Sealer:
         self._is_in_time(copy)
         if steps.newly_sealed:
             spent = (time.monotonic() - started) * 1000
-            _logger.info("[%s] %s sealed in %.0f ms", copy.share, copy.id, spent)
+            _logger.info("%s sealed in %.0f ms", copy.title, spent)
             if dropping is not None:
                 # Who is connected still reads what is to be cleared away.
                 for _ in range(_DROPS):
@@ -166,7 +166,7 @@ class Sealer:
             return
         reason = f"{described(copy.volume, copy.share_path)} has not answered for {seconds:g} s"
         self._delayed[copy.id] = reason
-        _logger.error("[%s] %s is not sealed: %s", copy.share, copy.id, reason)
+        _logger.error("%s is not sealed: %s", copy.title, reason)
         self._begin_step(copy, partial(seal.delay, reason=reason))
 
     def _begin_step(
@@ -181,13 +181,13 @@ class Sealer:
         try:
             await whole(seal.delay, self._present(), copy, reason)
         except RvssError as exc:
-            _logger.error("[%s] %s: %s", copy.share, copy.id, exc)
+            _logger.error("%s: %s", copy.title, exc)
 
     async def _clear(self, copy: ShadowCopy) -> None:
         try:
             await whole(seal.clear, self._present(), copy)
         except RvssError as exc:  # reconciling finds it, and tries again
-            _logger.error("[%s] %s: cannot clear away: %s", copy.share, copy.id, exc)
+            _logger.error("%s: cannot clear away: %s", copy.title, exc)
 
 
 def pauses_between() -> Iterator[float]:
@@ -260,6 +260,6 @@ def _report(copy: ShadowCopy, task: "asyncio.Future[None]") -> None:
     """Log why something failed that sealing does not depend on."""
     exc = None if task.cancelled() else task.exception()
     if isinstance(exc, RvssError):
-        _logger.error("[%s] %s is being sealed: %s", copy.share, copy.id, exc)
+        _logger.error("%s is being sealed: %s", copy.title, exc)
     elif exc is not None:
-        _logger.error("[%s] %s is being sealed", copy.share, copy.id, exc_info=exc)
+        _logger.error("%s is being sealed", copy.title, exc_info=exc)

@@ -261,7 +261,7 @@ class Watcher:
                     follow.open_mount(self._present(), copy)
                     self._opened.add(copy.id)
                 except RvssError as exc:
-                    _logger.error("[%s] %s cannot be opened: %s", copy.share, copy.id, exc)
+                    _logger.error("%s cannot be opened: %s", copy.title, exc)
                     good = False
         return good
 
@@ -294,7 +294,7 @@ class Watcher:
             try:
                 current = await self._record(copy, known, due) if due else copy
             except RvssError as exc:
-                _logger.error("[%s] %s: %s", copy.share, copy.id, exc)
+                _logger.error("%s: %s", copy.title, exc)
                 continue
             if current is None:
                 continue

@@ -86,6 +86,16 @@ class ShadowCopy:
         return bool(self.context & Context.AUTO_RECOVERY)
 
     @property
+    def samba_ids(self) -> str:
+        """Samba's ids of the copy and its set, for a line that has ours; empty if not known."""
+        return f" ({self.copy_id} of {self.set_id})" if self.copy_id else ""
+
+    @property
+    def title(self) -> str:
+        """Its share and its ids, ours and as far as they are known Samba's, for a line of a log."""
+        return f"[{self.share}] {self.id}{self.samba_ids}"
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Where it is mounted: for Samba, and for Previous Versions if the share has them."""
         return tuple(path for path in (self.path, self.previous_path) if path)

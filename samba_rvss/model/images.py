@@ -97,6 +97,12 @@ class Mark:
     kept: Kept | None = None
 
     @property
+    def samba_ids(self) -> str:
+        """Samba's ids of the copy and its set, for a line that has ours; empty if not known."""
+        sealed = self.sealed
+        return f" ({sealed.copy_id} of {sealed.set_id})" if sealed and sealed.copy_id else ""
+
+    @property
     def is_backup(self) -> bool:
         """Whether its shadow copy has ended, and the image stays."""
         return self.kept is not None and self.kept.since is not None

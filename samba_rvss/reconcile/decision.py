@@ -31,9 +31,14 @@ class Action(ABC):
     def target(self) -> str:
         """Id of a copy, an image or a set, a path, or the name of a share."""
 
+    @property
+    def samba_ids(self) -> str:
+        """Samba's ids of what has another one in `target`, in brackets; empty if it has none."""
+        return ""
+
     def describe(self) -> str:
         """Return the action as a line for people."""
-        return f"{self.verb} {self.target}: {self.reason}"
+        return f"{self.verb} {self.target}{self.samba_ids}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,11 @@ class OnCopy(Action):
         """The copy's id."""
         return self.copy.id
 
+    @property
+    def samba_ids(self) -> str:
+        """See `Action`."""
+        return self.copy.samba_ids
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnImage(Action):
@@ -62,6 +72,11 @@ class OnImage(Action):
     def target(self) -> str:
         """The image's id."""
         return self.image.id
+
+    @property
+    def samba_ids(self) -> str:
+        """See `Action`."""
+        return self.image.mark.samba_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -279,7 +279,8 @@ def test_status_says_why_a_copy_is_not_sealed(served: "Rig") -> None:
         (copy,) = served.wait_for_phase(Phase.OPEN)
         with served.fs.read_only():
             taken.complete()
-            served.wait_for_log(f"{copy.id} is not sealed")
+            line = served.wait_for_log("is not sealed")
+            assert all(name in line for name in (copy.id, copy.copy_id, copy.set_id)), line
             told = _json(served.command("status", "--json"), 1)
             (wrong,) = [line for line in told["wrong"] if copy.id in line]
             assert wrong.startswith(f"{copy.id} is not sealed: ")

@@ -527,6 +527,13 @@ def test_events_of_a_copy_by_each_of_its_names(record: Ledger) -> None:
     assert whats(events.select(record, ["0000bbbb"], 1000)) == ["create", "committed", "gone"]
 
 
+def test_an_event_of_a_set_names_its_copies(record: Ledger) -> None:
+    (event,) = [found for found in record.events(SET) if not found.copy]
+    row = events.as_data(event, None, record.of_set(event.set_id))
+    ids = {(copy["copy"], copy["copy_id"]) for copy in row["copies"]}
+    assert ids == {(COPY.id, COPY.copy_id), ("20261122T100001Z-0000bbbb", "3")}
+
+
 def test_events_of_a_set_begin_with_its_copies(record: Ledger) -> None:
     found = events.select(record, [SET], 1000)
     assert whats(found) == [

@@ -35,6 +35,7 @@ from samba_rvss.reconcile.decision import (
     DeleteShare,
     Destroy,
     MountAgain,
+    OnCopy,
     Plan,
     Seal,
     Unmount,
@@ -1113,7 +1114,10 @@ def said(decided: Plan, expected: Row, *, sets: bool) -> None:
         assert due.reason in action.reason
         if due.believes is not None:
             assert _rests_on(action) == due.believes
-        assert action.describe() == f"{action.verb} {action.target}: {action.reason}"
+        ids = action.samba_ids
+        assert action.describe() == f"{action.verb} {action.target}{ids}: {action.reason}"
+        if isinstance(action, OnCopy):
+            assert (action.copy.copy_id in ids, action.copy.set_id in ids) == (True, True)
     left_alone = sorted(decided.left_alone, key=lambda left: (left.target, left.reason))
     leaves = sorted(expected.leaves, key=lambda thing: (thing.target, thing.reason))
     assert [left.target for left in left_alone] == [thing.target for thing in leaves]
