@@ -125,3 +125,14 @@ def span(time: timedelta) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def size(count: int | None) -> str:
+    """Return a number of bytes in the largest unit of which there is one; None is not known."""
+    if count is None:
+        return "not known"
+    for power, name in enumerate(("TiB", "GiB", "MiB", "KiB")):
+        unit = 1 << 10 * (4 - power)
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"

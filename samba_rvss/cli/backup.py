@@ -160,13 +160,13 @@ def look(config: Config, ledger: Ledger) -> list[Backup]:
 
 def _images(config: Config, file_systems: Container[str]) -> Sequence[Image]:
     from samba_rvss.providers.all import providers
-    from samba_rvss.providers.inventory import of_all
+    from samba_rvss.providers.inventory import of_all, with_sizes
 
     known = providers(identity.read(config), config.homes)
     inventory = of_all(known, file_systems)
     for file_system, reason in inventory.unlisted.items():
         output.print_error(f"{file_system} cannot be listed: {reason}")
-    return inventory.images
+    return with_sizes(known, (image for image in inventory.images if image.mark.sealed))
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -192,10 +192,11 @@ def run_list(arguments: argparse.Namespace) -> int:
             ", ".join(hold.tag for hold in backup.holds if not hold.is_over(now())) or "-",
             (", ".join(sorted(backup.tags)) or "-") if backup.seen else "not seen",
             output.span(now() - backup.taken),
+            output.size(backup.size),
         ]
         for backup in found
     ]
-    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE"]
+    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE", "SIZE"]
     output.print_table(columns, rows, "There are no backups.")
     return 0
 
@@ -232,14 +233,22 @@ def run_show(arguments: argparse.Namespace) -> int:
             "context": str(Context(first.context)) if first.set_id else "not known",
             "tags": ", ".join(sorted(backup.tags)) or "none",
             "held": "; ".join(map(_hold, backup.holds)) or "no",
+            "space": output.size(backup.size),
         }
     )
     output.print_line()
     rows = [
-        [part.id, part.share, part.volume.name, part.volume.directory or "/", part.copy_id]
+        [
+            part.id,
+            part.share,
+            part.volume.name,
+            part.volume.directory or "/",
+            output.size(backup.sizes.get(part.id)),
+            part.copy_id,
+        ]
         for part in backup.parts
     ]
-    output.print_table(["PART", "SHARE", "VOLUME", "DIRECTORY", "SHADOW COPY"], rows, "")
+    output.print_table(["PART", "SHARE", "VOLUME", "DIRECTORY", "SIZE", "SHADOW COPY"], rows, "")
     output.print_line()
     ids = {part.id: part.copy_id for part in backup.parts}
     told = [[output.local_time(e.time), e.copy, ids[e.copy], e.what, e.detail] for e in events]
@@ -275,6 +284,7 @@ def as_data(backup: Backup) -> dict[str, Any]:
             for hold in backup.holds
         ],
         "seen": backup.seen,
+        "size": backup.size,
         "parts": [
             {
                 "id": part.id,
@@ -285,6 +295,7 @@ def as_data(backup: Backup) -> dict[str, Any]:
                 "name": part.volume.name,
                 "directory": part.volume.directory,
                 "uid": part.uid,
+                "size": backup.sizes.get(part.id),
             }
             for part in backup.parts
         ],

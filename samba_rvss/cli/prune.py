@@ -141,6 +141,7 @@ def _as_pruned(found: Backup) -> pruning.Backup:
         unseen=not found.seen,
         damaged=found.damaged,
         unfinished=found.unfinished,
+        size=found.size,
     )
 
 
@@ -184,11 +185,12 @@ def _show(verdicts: tuple[Verdict, ...], backups: Mapping[str, Backup]) -> None:
             output.local_time(verdict.backup.taken),
             ", ".join(backups[verdict.backup.id].shares),
             "goes" if verdict.removed else "stays",
+            output.size(verdict.backup.size),
             "; ".join(verdict.sentences),
         ]
         for verdict in verdicts
     ]
-    columns = ["ID", "TAKEN", "SHARES", "", "BECAUSE"]
+    columns = ["ID", "TAKEN", "SHARES", "", "SPACE", "BECAUSE"]
     output.print_table(columns, rows, "There are no backups.")
 
 
@@ -198,6 +200,7 @@ def _as_data(verdict: Verdict, found: Backup, failures: Mapping[str, str]) -> di
         "taken": verdict.backup.taken.isoformat(),
         "shares": list(found.shares),
         "removed": verdict.removed,
+        "size": verdict.backup.size,
         "reasons": [{"text": r.text, "group": r.group} for r in verdict.reasons],
         "notes": list(verdict.notes),
         "failure": failures.get(verdict.backup.id, ""),

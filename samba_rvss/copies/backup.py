@@ -5,7 +5,7 @@ tags and holds from the marks of the images, as far as those could be seen.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from samba_rvss.ledger import Ledger
@@ -27,6 +27,8 @@ class Backup:
         seen: whether the images of all parts were seen.
         damaged: whether one that was seen is incomplete, or somebody made it writable.
         unfinished: whether another part of its set is still a shadow copy, or to be sealed.
+        sizes: how many bytes come free with a part alone, by ids of the parts of which that is
+            known.
     """
 
     id: str
@@ -37,6 +39,18 @@ class Backup:
     seen: bool
     damaged: bool = False
     unfinished: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int | None:
+        """How many bytes come free with all of it; None if that is not known.
+
+        What two parts of one volume have in common comes free with neither alone.
+        """
+        volumes = {part.volume.key for part in self.parts}
+        if len(volumes) < len(self.parts) or len(self.sizes) < len(self.parts):
+            return None
+        return sum(self.sizes.values())
 
     @property
     def taken(self) -> datetime:
@@ -169,6 +183,7 @@ def _backup(
         seen=len(images) == len(parts),
         damaged=damaged,
         unfinished=any(other.phase not in past for other in others),
+        sizes={image.id: image.size for image in images if image.size is not None},
     )
 
 

@@ -125,6 +125,7 @@ class Image:
         read_only: true only if every part of it is read-only.
         former: whether its mark is of the first form: then only the ledger tells that it is ours.
         remnants: whether something is left that `samba_rvss.providers.Provider.clear` removes.
+        size: how many bytes come free with it; None if nobody has asked, or that is not known.
     """
 
     id: str
@@ -135,6 +136,7 @@ class Image:
     former: bool = False
     remnants: bool = False
     empty: bool = False
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

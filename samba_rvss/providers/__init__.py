@@ -6,11 +6,11 @@ not under the name, that its mark says. Methods may block for as long as the fil
 hold the interpreter's lock meanwhile, and may run side by side for different volumes.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from samba_rvss.kernel.mounttable import MountInfo
-from samba_rvss.model import Inventory, Mark, Nested, Sealed, Volume
+from samba_rvss.model import Image, Inventory, Mark, Nested, Sealed, Volume
 
 
 class Provider(Protocol):
@@ -186,6 +186,20 @@ class Provider(Protocol):
         Raises:
             RvssError: NOT_FOUND if its file system is not there; HELD if its mark says so; BUSY if
                 something else holds it, READ_ONLY or SYSTEM.
+        """
+
+    def sizes(self, images: Sequence[Image]) -> Mapping[str, int]:
+        """Return how many bytes come free when an image is destroyed, and nothing else.
+
+        Args:
+            images: what to tell it of: one or more of ours, all on one file system.
+
+        Returns:
+            That, by the ids of those images of which the file system tells it exactly, and without
+            its trees being walked.
+
+        Raises:
+            RvssError: BUSY if the file system does not answer, NOT_FOUND or SYSTEM.
         """
 
     def file_systems(self, mounts: Iterable[MountInfo]) -> frozenset[str]:

@@ -1,7 +1,9 @@
 """The images on many file systems, as one inventory."""
 
 import logging
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from samba_rvss.errors import RvssError
@@ -72,3 +74,18 @@ def of_all(providers: Iterable[Provider], only: Container[str] | None = None) ->
         homeless=frozenset[str]().union(*(part.homeless for part in found)),
         former_names={old: new for part in found for old, new in part.former_names.items()},
     )
+
+
+def with_sizes(providers: Iterable[Provider], images: Iterable[Image]) -> list[Image]:
+    """Return images with how much space comes free with each, where its file system tells that."""
+    by_place: dict[tuple[str, str], list[Image]] = {}
+    for image in images:
+        by_place.setdefault((image.provider, image.mark.volume.file_system), []).append(image)
+    known = {provider.name: provider for provider in providers}
+    found = []
+    for (provider, _), there in by_place.items():
+        sizes: Mapping[str, int] = {}
+        with suppress(RvssError):  # whoever listed the images has said what does not answer
+            sizes = known[provider].sizes(there)
+        found += [replace(image, size=sizes.get(image.id)) for image in there]
+    return found

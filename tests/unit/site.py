@@ -1,6 +1,6 @@
 """An instance's files, real ones, on which nothing runs: for tests of reconciling."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -88,6 +88,10 @@ class Shelf:
 
     def require_free(self, volume: Volume, image: str) -> None:
         """See `samba_rvss.providers.Provider`."""
+
+    def sizes(self, images: Sequence[Image]) -> Mapping[str, int]:
+        """See `samba_rvss.providers.Provider`."""
+        return {}
 
     def claim(self, mark: Mark) -> None:
         """See `samba_rvss.providers.Provider`."""

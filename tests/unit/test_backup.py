@@ -55,6 +55,23 @@ def test_a_set_is_one_backup() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sizes", "volumes", "size"),
+    [((1, 2), "xy", 3), ((0, 0), "xy", 0), ((1, None), "xy", None), ((1, 2), "xx", None)],
+    ids=["both", "nothing", "one is not known", "they may share"],
+)
+def test_the_size_of_all_of_it(
+    sizes: tuple[int | None, int | None], volumes: str, size: int | None
+) -> None:
+    parts = [
+        replace(part, volume=replace(part.volume, id=name))
+        for part, name in zip(PARTS, volumes, strict=True)
+    ]
+    images = [replace(image, size=each) for image, each in zip(IMAGES, sizes, strict=True)]
+    (found,) = backups(parts, {}, images)
+    assert (found.size, found.sizes.get("a")) == (size, sizes[0])
+
+
+@pytest.mark.parametrize(
     ("parts", "others", "images", "missing"),
     [
         (PARTS[:1], (), IMAGES[:1], "1 of the shares of its set were not kept"),

@@ -176,6 +176,11 @@ def test_the_command_speaks_in_any_locale(environment: dict[str, str], tmp_path:
     assert len(line.splitlines()) == 1
 
 
+def test_sizes() -> None:
+    shown = [output.size(count) for count in (None, 0, 1023, 1024, 3 << 19, 5 << 40)]
+    assert shown == ["not known", "0 B", "1023 B", "1.0 KiB", "1.5 MiB", "5.0 TiB"]
+
+
 def test_nothing_is_printed_past_the_one_door() -> None:
     """The rigs and the hook, which imports nothing of ours, have no other."""
     found = []

@@ -31,11 +31,15 @@ SUBVOL_RDONLY = 1 << 1
 ROOT_SUBVOL_RDONLY = 1 << 0
 ROOT_TREE_OBJECTID = 1
 FS_TREE_OBJECTID = 5
+QUOTA_TREE_OBJECTID = 8
 UUID_TREE_OBJECTID = 9
 FIRST_FREE_OBJECTID = 256
 INODE_REF_KEY = 12
 ROOT_BACKREF_KEY = 144
+QGROUP_STATUS_KEY = 240
+QGROUP_INFO_KEY = 242
 UUID_KEY_SUBVOL = 251
+QGROUP_STATUS_FLAG_ON = 1 << 0
 FILEID_WITHOUT_PARENT = 0x4D  # linux/exportfs.h, FILEID_BTRFS_WITHOUT_PARENT
 _NAME_V2 = 56
 _ROOTREFS = 255
@@ -219,6 +223,26 @@ def tree_of(fd: int, uuid: str) -> int | None:
     low, high = struct.unpack("=QQ", bytes.fromhex(uuid))
     for _, data in _search(fd, UUID_TREE_OBJECTID, low, UUID_KEY_SUBVOL, high):
         return int(struct.unpack_from("=Q", data)[0])
+    return None
+
+
+def has_exact_quotas(fd: int) -> bool:
+    """Return whether quota groups are on, and what they count is whole."""
+    try:
+        for _, data in _search(fd, QUOTA_TREE_OBJECTID, 0, QGROUP_STATUS_KEY):
+            _, _, flags = struct.unpack_from("=QQQ", data)
+            # Any other flag stands for counting anew, inconsistency, or another way of counting.
+            return bool(flags == QGROUP_STATUS_FLAG_ON)
+    except FileNotFoundError:  # there is no such tree
+        pass
+    return False
+
+
+def exclusive(fd: int, tree: int) -> int | None:
+    """Return how many bytes no other subvolume has than one; None if that is not counted."""
+    for _, data in _search(fd, QUOTA_TREE_OBJECTID, 0, QGROUP_INFO_KEY, tree):
+        _, _, _, size = struct.unpack_from("=4Q", data)
+        return int(size)
     return None
 
 

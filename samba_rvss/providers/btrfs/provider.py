@@ -14,7 +14,7 @@ goes after them.
 """
 
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -42,6 +42,7 @@ from samba_rvss.providers.btrfs import (
     mounted,
     parts,
     sealing,
+    sizes,
     subvolumes,
     taking,
 )
@@ -52,6 +53,7 @@ from samba_rvss.providers.btrfs.marks import PROVIDER, Record
 from samba_rvss.providers.homes import Homes
 from samba_rvss.providers.inventory import listed
 from samba_rvss.providers.mark import unheld
+from samba_rvss.providers.patience import COMMON
 
 
 class Btrfs:
@@ -262,6 +264,19 @@ class Btrfs:
             return
         except OSError as exc:
             raise problem(exc, f"cannot remove the image {image}") from exc
+
+    def sizes(self, images: Sequence[Image]) -> Mapping[str, int]:
+        """See `samba_rvss.providers.Provider`."""
+        file_system = images[0].mark.volume.file_system
+
+        def look() -> Mapping[str, int]:
+            with self._home(file_system, writable=False) as ours:
+                return sizes.of(ours, images)
+
+        try:
+            return COMMON.call(mounted.places()(file_system), look)
+        except OSError as exc:
+            raise problem(exc, "cannot read how much space images take") from exc
 
     def file_systems(self, mounts: Iterable[MountInfo]) -> frozenset[str]:
         """See `samba_rvss.providers.Provider`."""

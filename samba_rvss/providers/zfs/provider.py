@@ -13,7 +13,7 @@ the snapshot and the clone; the clone's also tells that it is sealed.
 
 import json
 import os
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,7 +26,7 @@ from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.homes import IN_A_POOL, Homes
 from samba_rvss.providers.inventory import listed
 from samba_rvss.providers.mark import unheld
-from samba_rvss.providers.zfs import busy, place, pools, tree, users
+from samba_rvss.providers.zfs import busy, place, pools, sizes, tree, users
 from samba_rvss.providers.zfs.cloning import clone
 from samba_rvss.providers.zfs.command import Command, doing, require_healthy
 from samba_rvss.providers.zfs.holding import HOLD
@@ -334,6 +334,10 @@ class Zfs:
                 message = f"{exc.message} ({who})" if who else exc.message
                 raise RvssError(exc.problem, message, exc.hint) from exc
 
+    def sizes(self, images: Sequence[Image]) -> Mapping[str, int]:
+        """See `samba_rvss.providers.Provider`."""
+        return sizes.of(self._zfs, self._pool(images[0].mark.volume), [i.id for i in images])
+
     def file_systems(self, mounts: Iterable[MountInfo]) -> frozenset[str]:
         """See `samba_rvss.providers.Provider`. A pool whose guid is not told is known by name."""
         names = {pools.of(mount.source) for mount in mounts if mount.kind == "zfs"}
@@ -390,8 +394,4 @@ class Zfs:
         return tree.parts(image, found), mark
 
     def _verify(self, pool: Pool, image: str) -> None:
-        parts, mark = self._parts(pool, image)
-        for part in (part for part in parts if not part.read_only):
-            raise RvssError(Problem.NOT_SEALED, f"the clone {part.name} is still writable")
-        if not mark.sealed:
-            raise RvssError(Problem.NOT_SEALED, f"{parts[0].name} does not say that it is sealed")
+        tree.require_sealed(*self._parts(pool, image))

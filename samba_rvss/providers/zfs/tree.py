@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Nested, Volume
+from samba_rvss.model import Mark, Nested, Volume
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import HOLD, TAGGED, refuse_used, set_holds
 from samba_rvss.providers.zfs.pools import Pool
@@ -86,6 +86,18 @@ def require_key(part: Dataset) -> None:
         raise RvssError(
             Problem.BUSY, f"the key of {part.name} is not loaded", "zfs load-key its origin"
         )
+
+
+def require_sealed(found: Sequence[Dataset], mark: Mark) -> None:
+    """Refuse clones that can be written to, or whose mark does not say that they are sealed.
+
+    Raises:
+        RvssError: NOT_SEALED.
+    """
+    for part in (part for part in found if not part.read_only):
+        raise RvssError(Problem.NOT_SEALED, f"the clone {part.name} is still writable")
+    if not mark.sealed:
+        raise RvssError(Problem.NOT_SEALED, f"{found[0].name} does not say that it is sealed")
 
 
 def is_of(origin: str, image: str) -> bool:

@@ -1,0 +1,53 @@
+"""How much space images alone take: their clones, and what only their snapshots hold.
+
+A clone's ``used`` has what was written to it and to the snapshots of it; a snapshot's has what no
+other snapshot of its dataset, nor that itself, holds (zfsprops(7)). When an image is destroyed,
+both come free.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from samba_rvss.providers.zfs import tree
+from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.pools import Pool
+
+_AT_ONCE = 500  # names in one command
+
+
+def of(zfs: Command, pool: Pool, wanted: Iterable[str]) -> dict[str, int]:
+    """Return how many bytes come free with each image, by their ids.
+
+    Args:
+        zfs: zfs(8).
+        pool: theirs.
+        wanted: ids of images of ours, which are whole.
+
+    Raises:
+        RvssError: as a `Command` does.
+    """
+    snapshots = defaultdict[str, list[str]](list)
+    for snapshot in tree.marked_snapshots(zfs, pool):
+        dataset, _, leaf = snapshot.name.partition("@rvss-")
+        # What was received is somebody's copy; what is in the container, a clone's own.
+        if snapshot.source == "local" and not dataset.startswith(f"{pool.name}/{tree.HOME}/"):
+            snapshots[leaf].append(snapshot.name)
+    found = {image: snapshots[image] for image in wanted if snapshots[image]}
+    tops = [tree.clone_name(pool, image) for image in found]
+    used = _used(zfs, [*tops, *(name for names in found.values() for name in names)])
+    sizes = {}
+    for image, names in found.items():
+        parts = [used.get(name) for name in (tree.clone_name(pool, image), *names)]
+        known = [size for size in parts if size is not None]
+        if len(known) == len(parts):
+            sizes[image] = sum(known)
+    return sizes
+
+
+def _used(zfs: Command, names: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for start in range(0, len(names), _AT_ONCE):
+        words = ("get", "-H", "-p", "-o", "name,value", "used", *names[start : start + _AT_ONCE])
+        rows = zfs.table(*words, columns=2)
+        found |= {name: int(value) for name, value in rows if value.isdecimal()}
+    return found
