@@ -15,6 +15,7 @@ from samba_rvss.copies import identity
 from samba_rvss.copies.backup import Backup, in_ledger
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
+from samba_rvss.daemon.notifier import NO_ROOM
 from samba_rvss.errors import RvssError
 from samba_rvss.ledger import Ledger, aside
 from samba_rvss.model import NOTHING, Event
@@ -47,6 +48,7 @@ class Look:
         damaged: ledgers that could not be read and were set aside.
         samba: what keeps Samba from serving Remote VSS as it must.
         holding: a sentence on each file system that only our mounts keep in use.
+        roomless: the last event of those shares whose last shadow copy found no room.
         unnotified: why the notify command is not run; empty if it is.
     """
 
@@ -62,6 +64,7 @@ class Look:
     damaged: tuple[str, ...] = ()
     samba: tuple[str, ...] = ()
     holding: tuple[str, ...] = ()
+    roomless: tuple[Event, ...] = ()
     unnotified: str = ""
 
 
@@ -83,6 +86,7 @@ def look(config: Config) -> Look:
         )
         backups = in_ledger(ledger, (seen.inventory or NOTHING).images)
         change = ledger.last_event("reconciled")
+        last = ledger.last_of_shares("taken", NO_ROOM)
         prunings = [ledger.last_event(what) for what in (PRUNED, UNPRUNED)]
     return Look(
         time=now(),
@@ -96,6 +100,7 @@ def look(config: Config) -> Look:
         pruned=max(filter(None, prunings), key=lambda event: event.time, default=None),
         damaged=tuple(aside(config.ledger)),
         samba=tuple(filter(None, [*serving.obstacles(config), readable.nobody(config.file)])),
+        roomless=tuple(event for event in last.values() if event.what == NO_ROOM),
         unnotified=notification.obstacle(config.notify_command),
         holding=instance.mounts.holding(),
     )

@@ -1,15 +1,15 @@
 """``samba-rvss shares``: each share of smb.conf, whether it is ours, and if not, why."""
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration, open_ledger
 from samba_rvss.copies import advice, room
 from samba_rvss.copies.locate import locate
-from samba_rvss.errors import RvssError
-from samba_rvss.model import Identity
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Identity, ShadowCopy
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.all import providers
 from samba_rvss.providers.patience import COMMON
@@ -94,7 +94,8 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
                 room.refuse_many(section.share, count)
                 room.refuse_full(section.share, target.space)
             except RvssError as exc:
-                row["reason"] = exc.line()
+                backups = _backups(config) if exc.problem is Problem.NO_SPACE else ()
+                row["reason"] = room.explained(exc, section.share, backups).line()
             else:
                 row["supported"] = True
                 row["warning"] = room.warning(section.share, count, target.space)
@@ -102,6 +103,14 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
                 row["volume"] = target.volume.name
                 row["directory"] = f"/{target.volume.directory}"
         yield row
+
+
+def _backups(config: conf.Config) -> Sequence[ShadowCopy]:
+    try:
+        with open_ledger(config) as ledger:
+            return ledger.backups()
+    except RvssError:  # as below
+        return ()
 
 
 def _counts(config: conf.Config) -> Mapping[str, int]:

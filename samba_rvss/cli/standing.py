@@ -115,6 +115,11 @@ def _wrong(
     yield from _unpruned(look)
     yield from _without_share(look)
     yield from (f"[{share}]: {reason}" for share, reason in unsupported.items())
+    for event in look.roomless:
+        share = look.config.share(event.share)
+        if share is not None:
+            when = local_time(event.time)
+            yield f"[{share.name}]: no shadow copy could be taken at {when}: {event.detail}"
     yield from look.config.warnings
     yield from look.samba
     if look.unnotified:

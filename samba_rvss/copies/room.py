@@ -4,11 +4,12 @@ Contract: nothing is changed. What is short soon is said before it hurts.
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Share
+from samba_rvss.model import ShadowCopy, Share
 
 _logger = logging.getLogger(__name__)
 
@@ -67,6 +68,27 @@ def refuse_full(share: Share, space: Space) -> None:
             f" 'rvss:minimum free' wants {_shown(floor)}",
             "free some space",
         )
+
+
+def explained(exc: RvssError, share: Share, backups: Iterable[ShadowCopy]) -> RvssError:
+    """Return a refusal of a share; one for want of room with what backups have to do with that.
+
+    Args:
+        exc: the refusal.
+        share: whose.
+        backups: all that are kept.
+    """
+    if exc.problem is not Problem.NO_SPACE:
+        return exc
+    kept = list(backups)
+    places = {copy.volume.file_system for copy in kept if copy.share_path == share.path}
+    count = len({copy.set_id or copy.id for copy in kept if copy.volume.file_system in places})
+    if not count:
+        return exc
+    hint = f"kept backups, {count} of them, hold space there, and 'samba-rvss prune' deletes those"
+    return RvssError(
+        exc.problem, exc.message, f"{exc.hint}: {hint} that no rule keeps ('rvss:retention')"
+    )
 
 
 def warning(share: Share, count: int, space: Space) -> str:

@@ -39,7 +39,7 @@ def _user(peer: Peer) -> User | None:
 async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> None:
     """Answer one callout, and close its connection."""
     started = time.monotonic()
-    verb, subject = "request", ""
+    verb, subject, words = "request", "", tuple[str, ...]()
     made: ShadowCopy | None = None
     copy: ShadowCopy | None = None
     ended: Callable[..., None] | None = None
@@ -53,22 +53,23 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
             connection.close()
             return
         request = wire.decode_hook(data)
-        verb, subject = request.verb, " ".join(request.words)
-        ended = requests.begins(verb, peer.uid, request.words, started)
+        verb, words = request.verb, request.words
+        subject = " ".join(words)
+        ended = requests.begins(verb, peer.uid, words, started)
         status, line = 0, ""
         if verb == "check":
             await requests.refresh()
-            await requests.check(request.words, _user(peer))
+            await requests.check(words, _user(peer))
         elif verb == "create":
-            made = await requests.create(request.words, peer.uid, started)
+            made = await requests.create(words, peer.uid, started)
             line, subject = made.path, made.title
         else:
             await requests.refresh()
-            copy = await requests.find(request.words)
+            copy = await requests.find(words)
             subject = copy.title
             await requests.deletions.for_samba(copy, peer.uid)
     except RvssError as exc:
-        status, line = int(exc.problem), exc.line()
+        status, line = int(exc.problem), (await requests.explained(exc, words)).line()
     except Exception:
         _logger.exception("%s %s failed", verb, subject)
         status, line = int(Problem.INTERNAL), "an internal error; see samba-rvss's journal"
@@ -88,4 +89,4 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
             ended(good=not status)
     log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
     if status and verb in NOTED:
-        await requests.note_failure(verb, request.words, copy, peer.uid, status, line)
+        await requests.note_failure(verb, words, copy, peer.uid, status, line)

@@ -28,13 +28,13 @@ from samba_rvss.samba import notification
 
 _logger = logging.getLogger(__name__)
 
-NOT_TAKEN, NOT_DELETED = "not taken", "not deleted"
-"""The events of what a callout asked for and did not get."""
+NOT_TAKEN, NO_ROOM, NOT_DELETED = "not taken", "no room", "not deleted"
+"""The events of what a callout asked for and did not get; the second is the first, and why."""
 
 # What ends each of them, and whose it is.
 _ENDS = {"taken": NOT_TAKEN, "gone": NOT_DELETED, "kept": NOT_DELETED}
 _LOST = "lost"  # the image of a copy, or of a backup, has vanished
-_HEARD = frozenset({ABORTED, NOT_TAKEN, NOT_DELETED, _LOST, *_ENDS})
+_HEARD = frozenset({ABORTED, NOT_TAKEN, NO_ROOM, NOT_DELETED, _LOST, *_ENDS})
 _SECONDS = 30.0  # that the program may take
 _JUDGE_SECONDS = 120.0
 _TICK_SECONDS, _IDLE_SECONDS = 5.0, 60.0  # with, and without a program to tell
@@ -165,7 +165,7 @@ class Notifier:
             self._troubles.end(_key(failed, event), time.monotonic())
             return
         news = await self._news_of(event)
-        if event.what in (NOT_TAKEN, NOT_DELETED):
+        if event.what in (NOT_TAKEN, NO_ROOM, NOT_DELETED):
             self._enqueue(self._troubles.begin(_key(event.what, event), news))
         elif event.what == _LOST:
             self._enqueue(news)
@@ -278,7 +278,9 @@ class Notifier:
 
 
 def _key(what: str, event: Event) -> str:
-    return f"{what}: {event.copy if what == NOT_DELETED else event.share}"
+    if what == NOT_DELETED:
+        return f"{what}: {event.copy}"
+    return f"{NOT_TAKEN}: {event.share}"
 
 
 def _run(words: tuple[str, ...], env: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ from samba_rvss.copies.locate import Target, locate
 from samba_rvss.daemon.adoptions import Adoptions
 from samba_rvss.daemon.deletions import RETRY_SECONDS, Deletions
 from samba_rvss.daemon.looks import Looks, too_late
-from samba_rvss.daemon.notifier import NOT_DELETED, NOT_TAKEN
+from samba_rvss.daemon.notifier import NO_ROOM, NOT_DELETED, NOT_TAKEN
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.rescue import Rescue
 from samba_rvss.daemon.runner import Runner
@@ -305,6 +305,16 @@ class Requests:
             current = await self.get(copy.id)
             await in_thread(change, self._present(), current)
 
+    async def explained(self, exc: RvssError, words: tuple[str, ...]) -> RvssError:
+        """Return what a callout failed with, as `copies.room.explained` says it."""
+        if exc.problem is not Problem.NO_SPACE:
+            return exc
+        instance = self._present()
+        with suppress(RvssError):
+            share = find_share(instance.config, words)
+            return room.explained(exc, share, await in_thread(instance.ledger.backups))
+        return exc
+
     async def note_failure(
         self,
         verb: str,
@@ -335,6 +345,8 @@ class Requests:
             self._noted.clear()
         self._noted[key] = present
         ledger, event = instance.ledger, NOTED[verb]
+        if (event, status) == (NOT_TAKEN, Problem.NO_SPACE):
+            event = NO_ROOM
         try:
             if copy is not None:
                 await in_thread(ledger.note, copy, event, uid=uid, detail=line)

@@ -253,6 +253,17 @@ class Ledger:
         found = self._events("what = ?1 OR ?1 = ''", what, 1)
         return found[0] if found else None
 
+    def last_of_shares(self, *whats: str) -> dict[str, Event]:
+        """Return the newest event of some kinds of each share, by its name in lower case."""
+        marks = ", ".join("?" * len(whats))
+        with self._file.reading() as database:
+            rows = database.execute(
+                f"SELECT {EVENT_COLUMNS} FROM events WHERE number IN (SELECT max(number)"
+                f" FROM events WHERE what IN ({marks}) GROUP BY share) ORDER BY number",
+                whats,
+            ).fetchall()
+        return {event.share.lower(): event for event in map(event_of, rows)}
+
     def times(self, what: str, limit: int = 1000) -> list[datetime]:
         """Return when the newest events of one kind were."""
         return [event.time for event in self._events("what = ?1", what, limit)]

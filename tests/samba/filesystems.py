@@ -6,7 +6,8 @@ file system is marked with `only`.
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,31 @@ _SECONDS = 60.0
 def only(name: str) -> pytest.MarkDecorator:
     """Run a test on one file system: "btrfs" or "zfs"."""
     return pytest.mark.parametrize("file_system", [name], indirect=True)
+
+
+@contextmanager
+def full(top: Path) -> Iterator[None]:
+    """Leave no room on a btrfs, not even for a snapshot, until the end of a block.
+
+    Args:
+        top: a directory on it.
+    """
+    filler = top / "filler"
+    filler.mkdir()
+    with (filler / "data").open("wb") as data:
+        for size in (1 << 24, 1 << 20, 1 << 16, 1 << 12):
+            with suppress(OSError):
+                while True:
+                    os.posix_fallocate(data.fileno(), os.fstat(data.fileno()).st_size, size)
+    with suppress(OSError):  # then metadata, by small files
+        for number in count():
+            (filler / str(number)).write_bytes(os.urandom(1 << 10))
+    os.sync()
+    try:
+        yield
+    finally:
+        run(["rm", "-rf", str(filler)], timeout=_SECONDS)
+        run(["btrfs", "filesystem", "sync", str(top)], timeout=_SECONDS)
 
 
 def identity_of(daemon: RvssDaemon) -> Identity:

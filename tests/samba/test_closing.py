@@ -17,7 +17,7 @@ from samba_rvss.kernel import mounttable
 from samba_rvss.model import Phase
 from samba_rvss.run import run
 from samba_rvss.testing.waiting import wait_until
-from tests.samba.filesystems import only
+from tests.samba.filesystems import full, only
 
 if TYPE_CHECKING:
     from tests.samba.conftest import Rig
@@ -62,26 +62,6 @@ def _no_descriptors(rig: "Rig") -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
-@contextmanager
-def _full_file_system(rig: "Rig") -> Iterator[None]:
-    """The file system of the share has no room for a snapshot."""
-    filler = rig.fs.path / "filler"
-    filler.mkdir()
-    number = 0
-    for size in (1 << 24, 1 << 16, 1 << 10):  # data first, then metadata, by small files
-        try:
-            while True:
-                (filler / str(number)).write_bytes(os.urandom(size))
-                number += 1
-        except OSError:
-            os.sync()
-    try:
-        yield
-    finally:
-        run(["rm", "-rf", str(filler)], timeout=_SECONDS)
-        run(["btrfs", "filesystem", "sync", str(rig.fs.path)], timeout=_SECONDS)
-
-
 @pytest.fixture
 def own_state(rig: "Rig") -> Iterator[None]:
     """Put the state directory on a small file system of its own."""
@@ -103,7 +83,7 @@ def test_closed_without_ledger_or_descriptors(
 
 @only("btrfs")
 def test_closed_on_a_full_file_system(rig: "Rig") -> None:
-    _complete_in(rig, _full_file_system)
+    _complete_in(rig, lambda rig: full(rig.fs.path))
 
 
 def _complete_in(rig: "Rig", trouble: "Callable[[Rig], AbstractContextManager[None]]") -> None:

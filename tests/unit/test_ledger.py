@@ -333,6 +333,14 @@ def test_who_listens_is_told_of_what_is_on_disk(path: str) -> None:
     assert [event for event, _ in told] == [written for _, written in told]
 
 
+def test_the_last_event_of_each_share(ledger: Ledger) -> None:
+    for share, what in (("a", "taken"), ("b", "no room"), ("A", "no room"), ("b", "taken")):
+        ledger.note_share(share, what)
+    ledger.note_share("b", "another")
+    found = ledger.last_of_shares("taken", "no room")
+    assert {name: event.what for name, event in found.items()} == {"a": "no room", "b": "taken"}
+
+
 def test_events_of_a_set(ledger: Ledger) -> None:
     """Those of its copies since it is known to be theirs, and those of nothing but the set."""
     for name in ("a", "b"):

@@ -8,8 +8,9 @@ import pytest
 from samba_rvss.copies import room
 from samba_rvss.copies.room import Space
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Share
+from samba_rvss.model import Phase, Share
 from samba_rvss.samba.options import OPTIONS
+from tests.unit.values import copy_of
 
 MIB = 1 << 20
 SHARE = Share(name="vms", path="/srv/vms", maximum_copies=4, minimum_free=100 * MIB)
@@ -55,6 +56,18 @@ def test_no_floor_is_no_floor() -> None:
     share = replace(SHARE, minimum_free=0)
     room.refuse_full(share, replace(PLENTY, free=0))
     assert room.warning(share, 0, replace(PLENTY, free=0)) == ""
+
+
+def test_backups_that_hold_space_are_named() -> None:
+    full = RvssError(Problem.NO_SPACE, "it is full", "free some space")
+    kept = [
+        replace(copy_of(name, Phase.KEPT), share_path=path, set_id=of)
+        for name, path, of in (("a", SHARE.path, "1"), ("b", "/srv/logs", "1"), ("c", "/", "2"))
+    ]
+    assert "kept backups, 2 of them" in room.explained(full, SHARE, kept).line()
+    assert room.explained(full, SHARE, kept[1:]) is full
+    other = RvssError(Problem.BUSY, "it is busy")
+    assert room.explained(other, SHARE, kept) is other
 
 
 @pytest.mark.parametrize(
