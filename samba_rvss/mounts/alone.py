@@ -1,16 +1,26 @@
-"""File systems that are mounted at recovery mounts and nowhere else.
+"""File systems that are mounted at recovery mounts, or where backups are shown, and nowhere else.
 
 Their own mount has gone, and ours keep them in use: nobody can check or remove them, and one that
 btrfs has made read-only is so still when it is mounted again. Contract: it looks at nothing but the
 mount table.
 """
 
+from dataclasses import dataclass
+
 from samba_rvss.kernel import mounttable
-from samba_rvss.mounts.places import image_of, is_place
+from samba_rvss.mounts.places import backup_at, image_of, is_place
 
 
-def found(run: str, raw: bytes) -> dict[str, tuple[str, ...]]:
-    """Return them, by a device or a pool, with the ids of the copies that are mounted there.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holders:
+    """What keeps a file system in use: ids of shadow copies, and of backups that are mounted."""
+
+    copies: tuple[str, ...] = ()
+    backups: tuple[str, ...] = ()
+
+
+def found(run: str, raw: bytes) -> dict[str, Holders]:
+    """Return them, by a device or a pool, with what is mounted there.
 
     Args:
         run: the run directory.
@@ -29,16 +39,18 @@ def found(run: str, raw: bytes) -> dict[str, tuple[str, ...]]:
             inside.setdefault(key, []).append(line)
         else:
             outside.add(key)
-    alone: dict[str, tuple[str, ...]] = {}
+    alone: dict[str, Holders] = {}
     for key in inside.keys() - outside:
-        mounts = [
-            mount
-            for mount in mounttable.mountinfo(b"\n".join(inside[key]))
+        mounts = list(mounttable.mountinfo(b"\n".join(inside[key])))
+        copies = {
+            image_of(mount.target)
+            for mount in mounts
             if is_place(run, mount.target) and mount.target.startswith(f"{run}/exposed/")
-        ]
-        if mounts:
+        }
+        backups = {backup_at(run, mount.target) for mount in mounts} - {""}
+        if copies or backups:
             name = mounts[0].source
-            alone[name.partition("/")[0] if mounts[0].kind == "zfs" else name] = tuple(
-                sorted({image_of(mount.target) for mount in mounts})
+            alone[name.partition("/")[0] if mounts[0].kind == "zfs" else name] = Holders(
+                copies=tuple(sorted(copies)), backups=tuple(sorted(backups))
             )
     return alone

@@ -249,13 +249,9 @@ class Mounts:
         return [path for path in self.listing() if "ro" not in topmost[path].options]
 
     def holding(self) -> tuple[str, ...]:
-        """Return a sentence on each file system that nothing but recovery mounts keeps in use."""
-        return tuple(
-            f"{name} is mounted nowhere but at the recovery mounts of {len(ids)} shadow copies,"
-            " which keep it in use, so that it cannot be checked, nor mounted anew:"
-            f" 'samba-rvss delete {_some(ids)}' lets go of it"
-            for name, ids in sorted(alone.found(self._run, self._read()).items())
-        )
+        """Return a sentence on each file system that nothing but mounts of ours keeps in use."""
+        found = alone.found(self._run, self._read())
+        return tuple(_held(name, holders) for name, holders in sorted(found.items()))
 
     def directories(self) -> list[str]:
         """Return every directory made for a recovery mount, whether one is on it or not."""
@@ -275,6 +271,22 @@ class Mounts:
             except OSError as exc:
                 if exc.errno not in _NOT_MOUNTED:
                     raise
+
+
+def _held(name: str, holders: alone.Holders) -> str:
+    """Return the sentence on a file system that only these keep in use."""
+    where, how = [], []
+    if holders.copies:
+        where.append(f"at the recovery mounts of {len(holders.copies)} shadow copies")
+        how.append(f"'samba-rvss delete {_some(holders.copies)}'")
+    if holders.backups:
+        where.append(f"where 'backup mount' shows {len(holders.backups)} backups")
+        how.append(f"'samba-rvss backup umount {holders.backups[0]}'")
+    each = " and the like" if len(holders.backups) > 1 else ""
+    return (
+        f"{name} is mounted nowhere but {' and '.join(where)}, which keep it in use, so that it"
+        f" cannot be checked, nor mounted anew: {' and '.join(how)}{each} lets go of it"
+    )
 
 
 def _some(ids: Sequence[str]) -> str:

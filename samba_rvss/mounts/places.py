@@ -2,6 +2,7 @@
 
     <run>/exposed/<share>/<gate>…/<id>          the path that Samba gets
     <run>/previous/<share>/@GMT-…               always read-only, for shadow_copy2
+    <run>/backups/<id>/<share>                  not one of them: where a backup is shown
 
 A name is escaped where it has to be, below `exposed` more often than below `previous`.
 
@@ -78,3 +79,9 @@ def is_place(run: str, path: str) -> bool:
     if not {"", ".", ".."}.isdisjoint(names):
         return False
     return len(names) > 1 and all(map(is_gate, names[1:-1])) and not is_gate(names[-1])
+
+
+def backup_at(run: str, path: str) -> str:
+    """Return the id of the backup that is shown at a path, or around it; empty if none is."""
+    names = path.removeprefix(f"{run}/backups/").split("/")
+    return names[0] if path.startswith(f"{run}/backups/") and len(names) > 1 else ""

@@ -36,4 +36,22 @@ def test_one_whose_own_mount_has_gone() -> None:
         ("0:51", f"{EXPOSED}/c", "zfs", "tank/samba-rvss/c"),
         ("0:52", f"{EXPOSED}/d", "zfs", "tank/samba-rvss/d"),
     )
-    assert alone.found(RUN, raw) == {"/dev/sdb": ("a", "b"), "tank": ("c", "d")}
+    assert alone.found(RUN, raw) == {
+        "/dev/sdb": alone.Holders(copies=("a", "b")),
+        "tank": alone.Holders(copies=("c", "d")),
+    }
+
+
+def test_one_that_only_shows_backups() -> None:
+    raw = table(
+        ("0:30", f"{RUN}/backups/x/vms", "btrfs", "/dev/sdb"),
+        ("0:30", f"{RUN}/backups/x/vms/inner", "btrfs", "/dev/sdb"),
+        ("0:31", f"{RUN}/backups/y/logs", "btrfs", "/dev/sdc"),
+        ("0:31", f"{EXPOSED}/a", "btrfs", "/dev/sdc"),
+        ("0:52", f"{RUN}/backups/z/vms", "zfs", "tank/samba-rvss/z"),
+        ("0:53", "/tank", "zfs", "tank"),
+    )
+    assert alone.found(RUN, raw) == {
+        "/dev/sdb": alone.Holders(backups=("x",)),
+        "/dev/sdc": alone.Holders(copies=("a",), backups=("y",)),
+    }
