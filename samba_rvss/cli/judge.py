@@ -7,7 +7,7 @@ hold up for ever. Nothing is changed.
 import os
 
 from samba_rvss.cli.look import Look
-from samba_rvss.cli.standing import stale
+from samba_rvss.cli.standing import roomless, stale
 from samba_rvss.cli.status import judge
 from samba_rvss.daemon.news import STALE, WRONG, News, of_copy
 from samba_rvss.errors import RvssError
@@ -28,7 +28,9 @@ def now_wrong(configfile: str) -> tuple[tuple[News, ...], bool]:
     except RvssError as exc:
         return (News(event=WRONG, reason=exc.line()),), False
     shares = {line: share for share, line in stale(look).items()}
-    return tuple(_news(look, line, shares.get(line, "")) for line in standing.wrong), True
+    told = frozenset(roomless(look))  # of each as it happened
+    wrong = (line for line in standing.wrong if line not in told)
+    return tuple(_news(look, line, shares.get(line, "")) for line in wrong), True
 
 
 def _news(look: Look, line: str, share: str) -> News:

@@ -27,7 +27,7 @@ from samba_rvss.providers.patience import COMMON
 from samba_rvss.samba import twins
 from samba_rvss.samba.conf import Config
 
-_DETAIL = 2000  # characters of what failed
+_DETAIL = 1000  # characters of what failed: a request has a limit, in bytes
 
 
 def register(verbs: Verbs) -> None:

@@ -115,11 +115,7 @@ def _wrong(
     yield from _unpruned(look)
     yield from _without_share(look)
     yield from (f"[{share}]: {reason}" for share, reason in unsupported.items())
-    for event in look.roomless:
-        share = look.config.share(event.share)
-        if share is not None:
-            when = local_time(event.time)
-            yield f"[{share.name}]: no shadow copy could be taken at {when}: {event.detail}"
+    yield from roomless(look)
     yield from look.config.warnings
     yield from look.samba
     if look.unnotified:
@@ -164,6 +160,15 @@ def stale(look: Look) -> dict[str, str]:
                 f"[{of.share}]: its newest backup {age}, and 'rvss:backup warn age' is {most}"
             )
     return found
+
+
+def roomless(look: Look) -> Iterator[str]:
+    """Yield the shares whose last shadow copy found no room."""
+    for event in look.roomless:
+        share = look.config.share(event.share)
+        if share is not None:
+            when = local_time(event.time)
+            yield f"[{share.name}]: no shadow copy could be taken at {when}: {event.detail}"
 
 
 def _unpruned(look: Look) -> Iterator[str]:

@@ -77,9 +77,10 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
         connection.send(wire.encode_reply(status, line))
     except OSError as exc:
         if made is not None:
-            await requests.deletions.withdraw(
-                made, f"Samba did not wait for the answer ({exc.strerror})"
-            )
+            reason = f"Samba did not wait for the answer ({exc.strerror})"
+            await requests.deletions.withdraw(made, reason)
+            late = int(Problem.DEADLINE)
+            await requests.note_failure(verb, words, None, peer.uid, late, reason)
     else:
         if made is not None:
             requests.delivered(made)

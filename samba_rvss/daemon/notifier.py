@@ -68,7 +68,7 @@ class Notifier:
         self._judge = judge
         self._signs = signs
         self._troubles = Troubles(present().config.notified)
-        self._events: deque[Event] = deque(maxlen=_HEARD_MOST)
+        self._events: deque[Event] = deque()
         self._queue: deque[News] = deque()
         self._dropped = 0
         self._failure = ""
@@ -143,9 +143,13 @@ class Notifier:
                 self._loop.call_soon_threadsafe(self._take, event)
 
     def _take(self, event: Event) -> None:
-        if self._command:
-            self._events.append(event)
-            self._woken.set()
+        if not self._command:
+            return
+        if len(self._events) >= _HEARD_MOST:
+            self._dropped += 1
+            return
+        self._events.append(event)
+        self._woken.set()
 
     async def _turn(self) -> None:
         while self._events:

@@ -20,7 +20,7 @@ from samba_rvss.access import Access
 from samba_rvss.clock import now
 from samba_rvss.copies.seal import close_recovered
 from samba_rvss.daemon import admin, arrivals, holding, hook, sockets
-from samba_rvss.daemon.news import Judge
+from samba_rvss.daemon.news import Judge, nothing_wrong
 from samba_rvss.daemon.notifier import Notifier
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.requests import Requests
@@ -56,7 +56,7 @@ class Daemon:
         self,
         configfile: str = "",
         reached: Callable[[str], None] = lambda point: None,
-        judge: Judge = lambda configfile: ((), True),
+        judge: Judge = nothing_wrong,
     ) -> None:
         self._configfile = configfile
         self._reached = reached

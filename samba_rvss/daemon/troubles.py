@@ -57,7 +57,8 @@ class Troubles:
             known.away = None
             return None
         if len(self._known) >= _MOST:
-            del self._known[next(iter(self._known))]
+            _logger.error("not told, for %d troubles last already: %s", _MOST, news.describe())
+            return None
         self._known[key] = _Trouble(news=news, seen=seen)
         return news
 

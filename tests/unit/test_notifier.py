@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from samba_rvss.daemon import notifier as module
-from samba_rvss.daemon.news import WRONG, Judge, News
+from samba_rvss.daemon.news import WRONG, Judge, News, nothing_wrong
 from samba_rvss.daemon.notifier import Notifier
 from samba_rvss.daemon.present import Present
 from samba_rvss.errors import Problem, RvssError
@@ -23,11 +23,6 @@ pytestmark = pytest.mark.require("root")
 
 _SECONDS = 30.0
 _TELL = 'env -0 > "$0.new.$$"; mv "$0.new.$$" "$0.told.$$"\n'
-
-
-def all_well(configfile: str) -> tuple[tuple[News, ...], bool]:
-    """Judge that nothing is wrong."""
-    return (), True
 
 
 def two_wrong(configfile: str) -> tuple[tuple[News, ...], bool]:
@@ -57,7 +52,7 @@ class Office:
         return [dict(line.split("=", 1) for line in text) for text in texts]
 
     @asynccontextmanager
-    async def notifier(self, judge: Judge = all_well) -> AsyncIterator[Notifier]:
+    async def notifier(self, judge: Judge = nothing_wrong) -> AsyncIterator[Notifier]:
         """Have it told."""
         samba, file = self.site.samba, self.site.config.file
         config = await asyncio.to_thread(samba.call, conf.load, file)

@@ -101,14 +101,18 @@ def test_a_damaged_file_stops_nothing(path: str, text: str) -> None:
     assert _looked(again, 0.0, LATE) == []
 
 
-def test_there_is_a_limit(path: str) -> None:
+def test_too_many_are_not_told_again_and_again(path: str) -> None:
     troubles = Troubles(path)
     many = [News(event=WRONG, reason=f"[{number}]: no room") for number in range(2000)]
-    assert len(_looked(troubles, 0.0, *many)) == 2000
+    told = _looked(troubles, 0.0, *many)
+    assert 0 < len(told) < 2000
+    assert _looked(troubles, 1.0, *many) == []
     troubles.store(troubles.text())
     again = Troubles(path)
     again.load()
-    assert len(_looked(again, 1.0, *many[1500:])) == 0
+    assert _looked(again, 2.0, *many) == []
+    assert _looked(again, 3.0) == []
+    assert len(again.over(3.0 + AWAY_SECONDS)) == len(told)
 
 
 def test_what_tells_troubles_apart() -> None:
