@@ -114,7 +114,7 @@ def test_a_disk_that_fails(rig: "Rig") -> None:
             taken.complete()
         (copy,) = (each for each in rig.ledger() if each.id != sealed.id)
         words = f"{copy.id} is not sealed"
-        rig.wait_for_log(words)
+        assert copy.id in rig.wait_for_log("is not sealed")
 
         def is_told() -> bool:
             told = rig.command("status").stdout
