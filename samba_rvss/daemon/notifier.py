@@ -116,6 +116,7 @@ class Notifier:
         sending = asyncio.ensure_future(self._keep_telling())
         try:
             while True:
+                self._woken.clear()
                 if self._command:
                     try:
                         await self._turn()
@@ -125,7 +126,6 @@ class Notifier:
                     self._events.clear()
                     self._queue.clear()
                     self._looked = None
-                self._woken.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_TICK_SECONDS if self._command else _IDLE_SECONDS):
                         await self._woken.wait()

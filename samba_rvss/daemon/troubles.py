@@ -22,6 +22,7 @@ AWAY_SECONDS = 600.0
 
 _MOST = 500
 _LONGEST = 1 << 22  # bytes of the file
+_NONE = "[]"  # what it says where nothing lasts
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Troubles:
     def __init__(self, path: str) -> None:
         self._path = path
         self._known: dict[str, _Trouble] = {}
-        self._stored = ""
+        self._stored = _NONE
 
     def begin(self, key: str, news: News, *, seen: bool = False) -> News | None:
         """Note a trouble; return what is to be told, None if it lasts already.
@@ -109,10 +110,12 @@ class Troubles:
             for key, seen, fields in rows[:_MOST]:
                 news = News(**{str(name): str(text) for name, text in fields.items()})
                 self._known[str(key)] = _Trouble(news=news, seen=bool(seen), told=True)
+            self._stored = self.text() or _NONE
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, AttributeError) as exc:
             _logger.warning("cannot read %s, so some may be told again: %s", self._path, exc)
+            self._stored = ""
 
     def text(self) -> str:
         """Return what the file is to say; empty if it says so already."""

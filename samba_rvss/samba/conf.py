@@ -210,7 +210,7 @@ def load(configfile: str = "") -> Config:
         file,
         sources.file.get("global", ()),
         {path: parts[path] for path in files[1:]},
-        registered.get("global", ()),
+        next((found for name, found in registered.items() if name.lower() == "global"), ()),
         NOTIFY_COMMAND.read(globals_),
     )
     shared = inherited(context, globals_)

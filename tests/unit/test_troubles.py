@@ -71,7 +71,7 @@ def test_what_a_look_cannot_see_ends_otherwise(path: str) -> None:
 def test_what_was_never_told_is_over_without_a_word(path: str) -> None:
     troubles = Troubles(path)
     assert troubles.look([LATE], 0.0, whole=True) == [LATE]
-    assert troubles.text() == "[]"
+    assert troubles.text() == ""
     _looked(troubles, 1.0)
     assert troubles.over(9999.0) == []
 
@@ -83,9 +83,11 @@ def test_a_restart_tells_nothing_again(path: str) -> None:
     assert before.text() == ""
     after = Troubles(path)
     after.load()
+    assert after.text() == ""
     assert _looked(after, 5.0, LATE) == []
     _looked(after, 10.0)
     assert after.over(10.0 + AWAY_SECONDS) == [replace(LATE, event=OVER)]
+    assert after.text() == "[]"
     assert Path(path).stat().st_mode & 0o777 == 0o600
 
 
