@@ -8,6 +8,7 @@ from samba_rvss.model.copies import (
     Phase,
     ShadowCopy,
 )
+from samba_rvss.model.exposing import Branch, Exposed
 from samba_rvss.model.images import (
     NOBODY,
     NOTHING,
@@ -45,8 +46,10 @@ __all__ = [
     "NOBODY",
     "NOTHING",
     "UNKNOWN",
+    "Branch",
     "Context",
     "Event",
+    "Exposed",
     "Foreign",
     "Hold",
     "Identity",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 
+from samba_rvss.model.exposing import Branch, Exposed
 from samba_rvss.model.keeping import Keep, Kept
 from samba_rvss.model.samba import SetState
 from samba_rvss.model.shares import Nested, Volume
@@ -84,7 +85,7 @@ class Mark:
     """What we write on every image: enough to make its record in the ledger anew.
 
     ``sealed`` proves that the image is sealed, whatever the ledger says; ``kept`` is for sealed
-    ones alone.
+    ones alone. One with a ``branch`` is no shadow copy's, and never sealed.
     """
 
     id: str
@@ -95,6 +96,13 @@ class Mark:
     nested: Nested = Nested.REFUSE
     sealed: Sealed | None = None
     kept: Kept | None = None
+    branch: Branch | None = None
+
+    @property
+    def exposed(self) -> Exposed | None:
+        """That it is a share; None if it is not."""
+        of = self.branch or self.kept
+        return of.exposed if of else None
 
     @property
     def samba_ids(self) -> str:

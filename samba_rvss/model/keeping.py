@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+from samba_rvss.model.exposing import Exposed
+
 
 class Keep(Enum):
     """Which sealed shadow copies become backups when they end (``rvss:keep``)."""
@@ -50,11 +52,13 @@ class Kept:
     Attributes:
         since: when its shadow copy ended; None if that has not.
         tags: in the order of the alphabet; so are the holds.
+        exposed: that it is a read-only share; None if it is not.
     """
 
     since: datetime | None = None
     tags: tuple[str, ...] = ()
     holds: tuple[Hold, ...] = ()
+    exposed: Exposed | None = None
 
     def holding(self, present: datetime) -> tuple[Hold, ...]:
         """Return the holds that are not over."""

@@ -32,6 +32,8 @@ class Share:
         write_list: its ``write list``, as smb.conf has it.
         named: the parameters in which Samba puts the share's name, with the name in them.
         obstacle: why Samba never calls the hook, or cannot expose a copy; empty if it does both.
+        valid_users: its ``valid users``; empty if all may connect.
+        guest_only: whether whoever connects is a guest.
         forced: the setting that makes the hook's user another than the client's; empty if none.
         shadow: the options of vfs_shadow_copy2 that are in effect, without ``shadow:``, and their
             values.
@@ -48,6 +50,8 @@ class Share:
     write_list: str = ""
     named: tuple[tuple[str, str], ...] = ()
     obstacle: str = ""
+    valid_users: tuple[str, ...] = ()
+    guest_only: bool = False
     forced: str = ""
     shadow: tuple[tuple[str, str], ...] = ()
     maximum_copies: int = 0

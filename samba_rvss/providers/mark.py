@@ -15,7 +15,19 @@ from typing import Any
 
 from samba_rvss.clock import now
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Hold, Identity, Keep, Kept, Mark, Nested, Sealed, SetState, Volume
+from samba_rvss.model import (
+    Branch,
+    Exposed,
+    Hold,
+    Identity,
+    Keep,
+    Kept,
+    Mark,
+    Nested,
+    Sealed,
+    SetState,
+    Volume,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -75,6 +87,7 @@ def encode(mark: Mark, identity: Identity, more: Mapping[str, Any] | None = None
                 "keep": sealed.keep.value,
             },
             **({"kept": _of_kept(kept)} if kept else {}),
+            **({"branch": _of_branch(mark.branch)} if mark.branch else {}),
             **({"more": more} if more else {}),
         }
     )
@@ -118,6 +131,7 @@ def decode(raw: str | bytes, provider: str) -> Marked | None:
             nested=Nested(data["nested"]),
             sealed=_sealed(data.get("sealed")),
             kept=_kept(data.get("kept")),
+            branch=_branch(data.get("branch")),
         )
         return Marked(
             mark=mark,
@@ -183,6 +197,7 @@ def _of_kept(kept: Kept) -> dict[str, Any]:
         "since": kept.since and kept.since.isoformat(),
         "tags": list(kept.tags),
         "holds": [[hold.tag, hold.until and hold.until.isoformat()] for hold in kept.holds],
+        **({"exposed": _of_exposed(kept.exposed)} if kept.exposed else {}),
     }
 
 
@@ -197,6 +212,47 @@ def _kept(data: Any) -> Kept | None:
             Hold(tag=_text(tag), until=None if until is None else _time(until))
             for tag, until in data["holds"]
         ),
+        exposed=_exposed(data.get("exposed")),
+    )
+
+
+def _of_branch(branch: Branch) -> dict[str, Any]:
+    exposed = branch.exposed
+    return {
+        "of": branch.of,
+        "ready": branch.ready,
+        **({"exposed": _of_exposed(exposed)} if exposed else {}),
+    }
+
+
+def _branch(data: Any) -> Branch | None:
+    if data is None:
+        return None
+    return Branch(
+        of=_text(data["of"]), ready=bool(data["ready"]), exposed=_exposed(data.get("exposed"))
+    )
+
+
+def _of_exposed(exposed: Exposed) -> dict[str, Any]:
+    return {
+        "share": exposed.share,
+        "account": exposed.account,
+        "uid": exposed.uid,
+        "until": exposed.until and exposed.until.isoformat(),
+        "ending": exposed.ending,
+    }
+
+
+def _exposed(data: Any) -> Exposed | None:
+    if data is None:
+        return None
+    until = data["until"]
+    return Exposed(
+        share=_text(data["share"]),
+        account=_text(data["account"]),
+        uid=_number(data["uid"]),
+        until=None if until is None else _time(until),
+        ending=bool(data["ending"]),
     )
 
 

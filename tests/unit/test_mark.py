@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_rvss.model import (
+    Branch,
+    Exposed,
     Hold,
     Identity,
     Keep,
@@ -71,12 +73,16 @@ def test_mark_is_read_as_it_was_written(volume: Volume, state: SetState | None) 
     when = datetime(2026, 12, 31, tzinfo=UTC)
     kept = Kept(since=when, tags=("a", "b"), holds=(Hold(tag="c"), Hold(tag="d", until=when)))
     known = replace(sealed, uid=1000, shares=3, keep=Keep.RECOVERED)
+    exposed = Exposed(share="Архив-1", account="DOM\\hv$", uid=7, until=when, ending=True)
     bare = mark_of(volume)
     for mark in (
         bare,
         replace(bare, sealed=sealed),
         replace(bare, sealed=known, kept=Kept()),
         replace(bare, sealed=known, kept=kept),
+        replace(bare, sealed=known, kept=replace(kept, exposed=exposed)),
+        replace(bare, branch=Branch(of="image")),
+        replace(bare, branch=Branch(of="image", ready=True, exposed=exposed)),
     ):
         text = encode(mark, OURS, {"parts": [["a", 1]]})
         assert text.isascii()

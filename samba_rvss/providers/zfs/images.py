@@ -146,6 +146,7 @@ class _Listing:
                 marked.mark,
                 sealed=top.mark.sealed if top else None,
                 kept=top.mark.kept if top else None,
+                branch=top.mark.branch if top else marked.mark.branch,
             ),
             complete=top is not None,
             read_only=top is not None and all(part.read_only for part in parts),

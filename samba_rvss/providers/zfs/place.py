@@ -12,7 +12,7 @@ from samba_rvss.model import Volume
 from samba_rvss.providers.zfs.command import Command
 
 _LONGEST_NAME = 255  # include/sys/fs/zfs.h, ZFS_MAX_DATASET_NAME_LEN less the NUL
-_LONGEST_MARK = 8191 - 2048  # ZAP_MAXVALUELEN less the NUL, and what sealing adds
+_LONGEST_MARK = 8191 - 2560  # ZAP_MAXVALUELEN less the NUL, and what comes later
 
 
 def require_short(*names: str) -> None:
@@ -28,7 +28,7 @@ def require_short(*names: str) -> None:
 
 
 def require_short_mark(text: str) -> None:
-    """Refuse a mark that has no room for what sealing adds to it."""
+    """Refuse a mark that has no room for what sealing, keeping and exposing add to it."""
     excess = len(text) - _LONGEST_MARK
     if excess > 0:
         raise RvssError(
