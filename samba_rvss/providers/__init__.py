@@ -68,6 +68,23 @@ class Provider(Protocol):
                 probed, BUSY if a nested volume is moved meanwhile, or SYSTEM.
         """
 
+    def branch(self, volume: Volume, image: str, mark: Mark) -> Volume:
+        """Make a writable image beside a sealed one, with the same in it; durable on return.
+
+        Leaves nothing behind when it fails. The sealed image is only read.
+
+        Args:
+            volume: which the sealed one is an image of.
+            image: its id.
+            mark: that of the new one, which says of which it is a branch, and that it is not ready.
+
+        Returns:
+            What the new one is an image of, for all further calls: on ZFS that is the clone.
+
+        Raises:
+            RvssError: NOT_SEALED, NOT_FOUND, BAD_PATH, NO_SPACE, READ_ONLY or SYSTEM.
+        """
+
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """Return detached mounts of the share's directory in an image, and of what is nested in it.
 

@@ -66,6 +66,10 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(mark)
 
+    def branch(self, volume: Volume, image: str, mark: Mark) -> Volume:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(mark)
+
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(image)

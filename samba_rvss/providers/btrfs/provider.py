@@ -33,6 +33,7 @@ from samba_rvss.model import (
     Whose,
 )
 from samba_rvss.providers.btrfs import (
+    branching,
     former,
     home,
     images,
@@ -162,6 +163,12 @@ class Btrfs:
         except OSError as exc:
             raise problem(exc, f"cannot take a shadow copy of {mark.share_path}") from exc
 
+    def branch(self, volume: Volume, image: str, mark: Mark) -> Volume:
+        """See `samba_rvss.providers.Provider`."""
+        with self._image(volume, image, writable=True) as (ours, record):
+            branching.make(ours, record, mark, self._identity)
+        return mark.volume
+
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
         with self._image(volume, image, writable=False) as (ours, record):
@@ -260,6 +267,8 @@ class Btrfs:
                     _delete_parts(ours, record, images.ours(ours, record, self._identity))
                 former.remove(ours, image, self._identity)
                 marks.remove(ours, image)
+                if record is not None and record.marked and record.mark.branch:
+                    ioctl.commit(ours.fd)  # nothing else knows that it is not to come back
         except FileNotFoundError:
             return
         except OSError as exc:

@@ -43,14 +43,8 @@ def take(home: Home, mark: Mark, identity: Identity) -> list[tuple[str, int]]:
             refuse_long(inner, mark.share_path)
     named = [_part(home, int(volume.id), ""), *(_part(home, i.tree, i.path) for i in inner)]
     with ExitStack() as undo:
-        marks.make(home, mark.id)
-        undo.callback(marks.remove, home, mark.id)
-        marks.write(home, mark, identity, named)
-        made = [_snapshot(home, mark, named, index, undo) for index in range(len(named))]
-        for index in range(len(named)):
-            begun, name = parts.begun(mark.id, named, index), parts.writable(mark.id, named, index)
-            undo.callback(home.delete, name)
-            os.rename(begun, name, src_dir_fd=home.fd, dst_dir_fd=home.fd)
+        sources = [part.tree for part in named]
+        made = snapshots(home, mark, identity, named, sources, undo)
         if shows_home(volume):
             _remove_placeholder(home, parts.writable(mark.id, named, 0))
         taken = [
@@ -62,6 +56,41 @@ def take(home: Home, mark: Mark, identity: Identity) -> list[tuple[str, int]]:
         mounts = images.mounts(home, volume, mark.id, there)
         undo.pop_all()
         return mounts
+
+
+def snapshots(
+    home: Home,
+    mark: Mark,
+    identity: Identity,
+    named: Sequence[Part],
+    sources: Sequence[int],
+    undo: ExitStack,
+) -> list[Subvolume]:
+    """Write a mark, and make the writable parts that it names; return them in the same order.
+
+    Args:
+        home: where.
+        mark: of the image.
+        identity: whose it is.
+        named: the parts.
+        sources: the ids of the subvolumes that they become snapshots of.
+        undo: removes all of it.
+
+    Raises:
+        RvssError: BUSY if a source has been deleted; NOT_SUPPORTED.
+        OSError: if btrfs refuses.
+    """
+    marks.make(home, mark.id)
+    undo.callback(marks.remove, home, mark.id)
+    marks.write(home, mark, identity, named)
+    made = [
+        _snapshot(home, mark, named, index, source, undo) for index, source in enumerate(sources)
+    ]
+    for index in range(len(named)):
+        begun, name = parts.begun(mark.id, named, index), parts.writable(mark.id, named, index)
+        undo.callback(home.delete, name)
+        os.rename(begun, name, src_dir_fd=home.fd, dst_dir_fd=home.fd)
+    return made
 
 
 def refuse_nested(fd: int, directory: str, path: str, home: int | None) -> None:
@@ -126,7 +155,7 @@ def _part(home: Home, tree: int, place: str) -> Part:
 
 
 def _snapshot(
-    home: Home, mark: Mark, named: Sequence[Part], index: int, undo: ExitStack
+    home: Home, mark: Mark, named: Sequence[Part], index: int, tree: int, undo: ExitStack
 ) -> Subvolume:
     """Take a part in the directory of the mark.
 
@@ -137,7 +166,7 @@ def _snapshot(
     holder, _, leaf = name.rpartition("/")
     try:
         with (
-            files.opened(subvolumes.opened(home.top, part.tree)) as source,
+            files.opened(subvolumes.opened(home.top, tree)) as source,
             files.opened(os.open(holder, files.DIRECTORY, dir_fd=home.fd)) as parent,
         ):
             ioctl.snapshot(source, parent, leaf, read_only=False)

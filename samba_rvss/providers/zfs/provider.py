@@ -14,9 +14,10 @@ the snapshot and the clone; the clone's also tells that it is sealed.
 import json
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounttable
@@ -26,16 +27,16 @@ from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.homes import IN_A_POOL, Homes
 from samba_rvss.providers.inventory import listed
 from samba_rvss.providers.mark import unheld
-from samba_rvss.providers.zfs import busy, place, pools, sizes, tree, users
-from samba_rvss.providers.zfs.cloning import clone
+from samba_rvss.providers.zfs import busy, place, pools, sizes, taking, tree, users
 from samba_rvss.providers.zfs.command import Command, doing, require_healthy
-from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.providers.zfs.images import images
 from samba_rvss.providers.zfs.marks import Marks
 from samba_rvss.providers.zfs.mounting import mount, write_out
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
 from samba_rvss.providers.zfs.tree import HOME, Dataset
+
+T = TypeVar("T")
 
 _AN_ID = "20261231T235959Z-01234567"
 
@@ -125,32 +126,31 @@ class Zfs:
             datasets |= place.nested_datasets(volume, mark.share_path)
         else:
             place.refuse_nested(mark.share_path)
-        snapshots = [f"{dataset}@rvss-{mark.id}" for dataset in datasets]
         with doing(f"cannot take a shadow copy of {mark.share_path}"):
             pool = self._pool(volume)
             if volume.name != pool.here(volume.name):
                 raise RvssError(
                     Problem.BAD_PATH, f"the pool of {volume.name} is {pool.name} now", "try again"
                 )
-            encoded = self._marks.encode(mark, pool)
-            place.require_short_mark(encoded)
-            self._homes.remember(pool.guid, IN_A_POOL)
-            try:
-                # One transaction group: nested datasets are of the same instant.
-                self._zfs("snapshot", "-o", f"{MARK}={encoded}", *snapshots)
-                # Each change by zfs(8) waits for a transaction group: the hold waits while the
-                # properties are read and the clone is begun.
-                with ThreadPoolExecutor(1) as beside:
-                    hold = beside.submit(self._zfs, "hold", HOLD, *snapshots)
-                    clone(self._zfs, pool, volume, mark.id, datasets, encoded)
-                    hold.result()
-                return self.open(volume, mark.id)
-            except RvssError as exc:
-                try:
-                    self._undo(volume, mark.id, snapshots, encoded)
-                except RvssError as left:
-                    exc.add_note(f"and not all of it could be undone: {left}")
-                raise
+            opened = partial(self.open, volume, mark.id)
+            return self._take(pool, mark, datasets, opened)
+
+    def branch(self, volume: Volume, image: str, mark: Mark) -> Volume:
+        """See `samba_rvss.providers.Provider`. It is an image of the sealed image's clone."""
+        with doing(f"cannot make a writable image beside {image}"):
+            pool = self._pool(volume)
+            self._verify(pool, image)
+            top, *inner = self._parts(pool, image)[0]
+            own = replace(volume, file_system=pool.guid, id=top.guid, name=top.name)
+            datasets = {top.name: "", **{each.name: json.loads(each.directory) for each in inner}}
+            for name in datasets:
+                place.require_short(f"{name}@rvss-{mark.id}")
+            return self._take(pool, replace(mark, volume=own), datasets, lambda: own)
+
+    def _take(self, pool: Pool, mark: Mark, datasets: dict[str, str], then: Callable[[], T]) -> T:
+        self._homes.remember(pool.guid, IN_A_POOL)
+        undo = partial(self._undo, mark.volume, mark.id)
+        return taking.take(self._zfs, self._marks, pool, mark, datasets, undo, then)
 
     def _undo(self, volume: Volume, image: str, snapshots: Sequence[str], encoded: str) -> None:
         """Destroy what `create` has made, also of a dataset that has got the volume's name.
