@@ -13,10 +13,17 @@ from samba_rvss.mounts.places import backup_at, image_of, is_place
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holders:
-    """What keeps a file system in use: ids of shadow copies, and of backups that are mounted."""
+    """What keeps a file system in use.
+
+    Attributes:
+        copies: ids of shadow copies.
+        backups: ids of backups that are mounted.
+        shared: ids of images that are shares again.
+    """
 
     copies: tuple[str, ...] = ()
     backups: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
 
 def found(run: str, raw: bytes) -> dict[str, Holders]:
@@ -42,15 +49,15 @@ def found(run: str, raw: bytes) -> dict[str, Holders]:
     alone: dict[str, Holders] = {}
     for key in inside.keys() - outside:
         mounts = list(mounttable.mountinfo(b"\n".join(inside[key])))
-        copies = {
-            image_of(mount.target)
-            for mount in mounts
-            if is_place(run, mount.target) and mount.target.startswith(f"{run}/exposed/")
-        }
+        places = [mount.target for mount in mounts if is_place(run, mount.target)]
+        copies = {image_of(path) for path in places if path.startswith(f"{run}/exposed/")}
+        shared = {image_of(path) for path in places if path.startswith(f"{run}/shared/")}
         backups = {backup_at(run, mount.target) for mount in mounts} - {""}
-        if copies or backups:
+        if copies or backups or shared:
             name = mounts[0].source
             alone[name.partition("/")[0] if mounts[0].kind == "zfs" else name] = Holders(
-                copies=tuple(sorted(copies)), backups=tuple(sorted(backups))
+                copies=tuple(sorted(copies)),
+                backups=tuple(sorted(backups)),
+                shared=tuple(sorted(shared)),
             )
     return alone

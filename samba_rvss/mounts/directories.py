@@ -89,7 +89,7 @@ def remove_gates(path: str) -> None:
 
 def found(run: str) -> Iterator[str]:
     """Yield every directory made for a recovery mount, and gates that lead to none."""
-    for kind in ("exposed", "previous"):
+    for kind in places.KINDS:
         top = f"{run}/{kind}"
         for share in _names(top):
             for name in _names(f"{top}/{share}"):

@@ -72,6 +72,16 @@ class Mounts:
         """
         return places.exposed(self._run, share, [gate.name for gate in gates], copy)
 
+    def shared_path(self, share: str, image: str, gates: Sequence[Gate] = ()) -> str:
+        """Return where an image will be mounted that is a share again.
+
+        Args:
+            share: the base share's name.
+            image: the image's id.
+            gates: what the way to the share has (`way.to`).
+        """
+        return places.shared(self._run, share, [gate.name for gate in gates], image)
+
     def is_place(self, path: str) -> bool:
         """Return whether a recovery mount may be at a path."""
         return places.is_place(self._run, path)
@@ -85,6 +95,12 @@ class Mounts:
         prefix = f"{self._run}/exposed/"
         found = (p for p in self.directories() if p.startswith(prefix))
         return next((path for path in found if places.image_of(path) == copy), "")
+
+    def shared(self, image: str) -> list[str]:
+        """Return where an image's directories, mounts or not, are that were made to share it."""
+        prefix = f"{self._run}/shared/"
+        found = (p for p in self.directories() if p.startswith(prefix))
+        return [path for path in found if places.image_of(path) == image]
 
     def make_previous(self, share: str, gates: Sequence[Gate] = ()) -> str:
         """Make the directory that ``shadow:snapdir`` names; see `previous.make`."""
@@ -282,7 +298,10 @@ def _held(name: str, holders: alone.Holders) -> str:
     if holders.backups:
         where.append(f"where 'backup mount' shows {len(holders.backups)} backups")
         how.append(f"'samba-rvss backup umount {holders.backups[0]}'")
-    each = " and the like" if len(holders.backups) > 1 else ""
+    if holders.shared:
+        where.append(f"where clients see {len(holders.shared)} exposed backups")
+        how.append(f"'samba-rvss backup conceal {holders.shared[0]}'")
+    each = " and the like" if max(len(holders.backups), len(holders.shared)) > 1 else ""
     return (
         f"{name} is mounted nowhere but {' and '.join(where)}, which keep it in use, so that it"
         f" cannot be checked, nor mounted anew: {' and '.join(how)}{each} lets go of it"

@@ -2,9 +2,10 @@
 
     <run>/exposed/<share>/<gate>…/<id>          the path that Samba gets
     <run>/previous/<share>/@GMT-…               always read-only, for shadow_copy2
+    <run>/shared/<share>/<gate>…/<id>           a backup, or a writable image, that is a share again
     <run>/backups/<id>/<share>                  not one of them: where a backup is shown
 
-A name is escaped where it has to be, below `exposed` more often than below `previous`.
+A name is escaped where it has to be, less often below `previous` than below the others.
 
 Gates (`way`) are there where the way to the share is not open to everybody. A copy's record has its
 paths; older versions escaped names with "%". Contract: strings; it looks at nothing.
@@ -19,6 +20,8 @@ from samba_rvss.mounts.way import Gate
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _LONGEST = 200
+KINDS = ("exposed", "previous", "shared")
+"""The directories in the run directory that have recovery mounts in them."""
 # What ends a path's part, what smb.conf may take for something else, and what begins an escape.
 _SPECIAL = re.compile(r"^[.@]|[/\\%\"'=]")
 
@@ -58,6 +61,11 @@ def exposed(run: str, share: str, way: Iterable[str], copy: str) -> str:
     return "/".join((f"{run}/exposed/{escape(share)}", *way, copy))
 
 
+def shared(run: str, share: str, way: Iterable[str], image: str) -> str:
+    """Return the path of an image that is a share again, behind the gates of a way."""
+    return "/".join((f"{run}/shared/{escape(share)}", *way, image))
+
+
 def previous(run: str, share: str) -> str:
     """Return the directory of a share's Previous Versions: what ``shadow:snapdir`` has to say.
 
@@ -73,7 +81,7 @@ def previous(run: str, share: str) -> str:
 
 def is_place(run: str, path: str) -> bool:
     """Return whether a path is where a recovery mount belongs, and not inside of one."""
-    if not path.startswith((f"{run}/exposed/", f"{run}/previous/")):
+    if not path.startswith(tuple(f"{run}/{kind}/" for kind in KINDS)):
         return False
     _, *names = path.removeprefix(f"{run}/").split("/")
     if not {"", ".", ".."}.isdisjoint(names):

@@ -873,6 +873,7 @@ def test_places_of_every_version(share: str) -> None:
     assert places.is_place("/run/x", f"/run/x/exposed/{share}/{NAME}")
     assert places.is_place("/run/x", f"/run/x/exposed/{share}/way-G0-O/{NAME}")
     assert not places.is_place("/run/x", f"/run/x/exposed/{share}/way-G0-O")
+    assert places.is_place("/run/x", f"/run/x/shared/{share}/way-G0-O/{NAME}")
 
 
 @pytest.mark.parametrize(

@@ -55,3 +55,8 @@ def test_one_that_only_shows_backups() -> None:
         "/dev/sdb": alone.Holders(backups=("x",)),
         "/dev/sdc": alone.Holders(copies=("a",), backups=("y",)),
     }
+
+
+def test_one_that_only_an_exposed_backup_keeps_in_use() -> None:
+    raw = table(("0:30", f"{RUN}/shared/vms/a", "btrfs", "/dev/sdb"))
+    assert alone.found(RUN, raw) == {"/dev/sdb": alone.Holders(shared=("a",))}
