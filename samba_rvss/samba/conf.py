@@ -172,12 +172,13 @@ def load(configfile: str = "") -> Config:
         )
     for fault in faults("global", globals_).values():
         raise RvssError(Problem.CONFIG, f"[global] {fault}")
+    run_directory = _own_directory(RUN_DIRECTORY, globals_)
     registry: dict[str, Parameters] = {}
     registered: Mapping[str, tuple[written.Parameter, ...]] = {}
     registry_shares = is_true(globals_.get("registry shares", "no"))
     if registry_shares:
         lower = {name.lower() for name in sections}
-        registered = registry_sections()
+        registered = registry_sections(f"{run_directory}/")
         for name, parameters in registered.items():
             own = Parameters(dict(parameters))
             if name.lower() not in lower and name.lower() != "global":
@@ -187,7 +188,6 @@ def load(configfile: str = "") -> Config:
                 registry[name] = Parameters(*base, own)
     wrong = {name: faults(name, own) for name, own in (*sections.items(), *registry.items())}
 
-    run_directory = _own_directory(RUN_DIRECTORY, globals_)
     state_directory = _own_directory(STATE_DIRECTORY, globals_)
     if run_directory == state_directory:
         raise RvssError(

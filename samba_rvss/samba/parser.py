@@ -156,8 +156,11 @@ def defaults_of_shares() -> Callable[[str], Any]:
     return default
 
 
-def registry_sections() -> dict[str, tuple[tuple[str, str], ...]]:
-    """Return the sections of Samba's registry as they are, without the exposed shadow copies.
+def registry_sections(ours: str) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return the sections of Samba's registry as they are, without what is exposed.
+
+    Args:
+        ours: what the paths of exposed backups, and of nothing else, begin with.
 
     Raises:
         RvssError: SAMBA if the registry cannot be read.
@@ -170,7 +173,12 @@ def registry_sections() -> dict[str, tuple[tuple[str, str], ...]]:
             # Exposed shadow copies are Samba's and ours, not the administrator's; there can
             # be thousands.
             names = [name for name in registry.share_names() if not EXPOSED.fullmatch(name)]
-            found = {name: tuple(registry.get_share(name)[1]) for name in names}
+            sections = {name: tuple(registry.get_share(name)[1]) for name in names}
+            found = {
+                name: own
+                for name, own in sections.items()
+                if not Parameters(dict(own)).get("path", "").startswith(ours)
+            }
         except smbconf_error() as exc:
             raise RvssError(
                 Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'"

@@ -8,7 +8,6 @@ functions here run in `samba_rvss.samba.process` for the daemon.
 import logging
 import os
 import struct
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,21 +30,19 @@ from samba_rvss.samba.values import Parameters, has_name, listed, plain, with_na
 _logger = logging.getLogger(__name__)
 
 # SBC_ERR_NO_SUCH_SERVICE, lib/smbconf/smbconf.h
-_NO_SUCH_SERVICE = 7
+NO_SUCH_SERVICE = 7
 
 
 # source3/lib/sharesec.c, SHARE_SECURITY_DB_KEY
-_DESCRIPTOR = b"SECDESC/"
+DESCRIPTOR = b"SECDESC/"
 # source3/registry/reg_db.h, REG_VALUE_PREFIX; lib/smbconf/smbconf_reg.c, KEY_SMBCONF. Names of
 # keys are in upper case (reg_util_internal.c, normalize_reg_path()).
 _VALUES = b"SAMBA_REGVAL\\HKLM\\SOFTWARE\\SAMBA\\SMBCONF\\"
 _REG_SZ = 1
-_READING_SECONDS = 5.0
-_READING_PAUSE = 0.05
 
 # source3/lib/util_unixsids.c: every token has its user's SID in it (auth/auth_util.c,
 # create_local_token()), whatever domain the user is from and whatever his name looks like.
-_UNIX_USER = "S-1-22-1-{}"
+UNIX_USER = "S-1-22-1-{}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +118,12 @@ def _amend_one(registry: Any, share: str, amendment: Amendment) -> bool:
     try:
         present = dict(registry.get_share(share)[1])
     except smbconf_error() as exc:
-        if exc.args[0] == _NO_SUCH_SERVICE:
+        if exc.args[0] == NO_SUCH_SERVICE:
             return False
         raise
     changed = False
     # What is wanted later counts.
-    for key, value in Parameters(dict(_wanted(Parameters(present), amendment))).items():
+    for key, value in Parameters(dict(wanted(Parameters(present), amendment))).items():
         # Of several spellings Samba takes the last.
         for name in [name for name in present if plain(name) == plain(key)] or [key]:
             if present.get(name) != value:
@@ -135,7 +132,7 @@ def _amend_one(registry: Any, share: str, amendment: Amendment) -> bool:
     return changed
 
 
-def _wanted(present: Parameters, amendment: Amendment) -> Iterator[tuple[str, str]]:
+def wanted(present: Parameters, amendment: Amendment) -> Iterator[tuple[str, str]]:
     """Yield the parameters that a share is to have, given those that it has."""
     # For Samba the share's name is now that of the copy.
     for key, text in present.items():
@@ -167,7 +164,7 @@ def _wanted(present: Parameters, amendment: Amendment) -> Iterator[tuple[str, st
                 yield "write list", amendment.write_list
         case Writers.CLIENT:
             yield "read only", "yes"
-            yield "write list", _UNIX_USER.format(amendment.uid) if amendment.uid >= 0 else ""
+            yield "write list", UNIX_USER.format(amendment.uid) if amendment.uid >= 0 else ""
 
 
 def exposed_shares(configfile: str, state_directory: str) -> dict[str, str]:
@@ -187,14 +184,51 @@ def exposed_shares(configfile: str, state_directory: str) -> dict[str, str]:
         try:
             registry = smbconf.init_reg(None)
             names = [share for share in registry.share_names() if EXPOSED.fullmatch(share)]
-            paths = _paths(state_directory)
-            # For each share, Samba's library reads the names of all (source3/registry/reg_api.c,
-            # reg_openkey()): three seconds for a thousand shares, minutes for ten thousand.
-            return {name: paths.get(name.lower()) or _path(registry, name) for name in names}
+            return _with_paths(registry, names, state_directory)
         except smbconf_error() as exc:
-            raise RvssError(
-                Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'"
-            ) from exc
+            raise _unreadable(exc) from exc
+
+
+def our_shares(
+    configfile: str, state_directory: str, directory: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return `exposed_shares`, and those that lead to somewhere below a directory, at one look.
+
+    Args:
+        configfile: the instance's smb.conf.
+        state_directory: Samba's, where the registry is.
+        directory: its path.
+
+    Raises:
+        RvssError: SAMBA if the registry cannot be read.
+    """
+    from samba.samba3 import smbconf
+
+    open_context(configfile)
+    with samba_speaks():
+        try:
+            registry = smbconf.init_reg(None)
+            found = _with_paths(registry, registry.share_names(), state_directory)
+        except smbconf_error() as exc:
+            raise _unreadable(exc) from exc
+    return (
+        {name: path for name, path in found.items() if EXPOSED.fullmatch(name)},
+        {name: path for name, path in found.items() if path.startswith(f"{directory}/")},
+    )
+
+
+def _unreadable(exc: Exception) -> RvssError:
+    return RvssError(Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'")
+
+
+def _with_paths(registry: Any, names: Sequence[str], state_directory: str) -> dict[str, str]:
+    """Return registry shares with their paths.
+
+    For each share, Samba's library reads the names of all (source3/registry/reg_api.c,
+    reg_openkey()): three seconds for a thousand shares, minutes for ten thousand.
+    """
+    paths = _paths(state_directory) if names else {}
+    return {name: paths.get(name.lower()) or _path(registry, name) for name in names}
 
 
 def _path(registry: Any, share: str) -> str:
@@ -202,7 +236,7 @@ def _path(registry: Any, share: str) -> str:
     try:
         values = registry.get_share(share)[1]
     except smbconf_error() as exc:
-        if exc.args[0] == _NO_SUCH_SERVICE:
+        if exc.args[0] == NO_SUCH_SERVICE:
             return ""
         raise
     return next((value for key, value in values if key.lower() == "path"), "")
@@ -215,7 +249,7 @@ def _paths(state_directory: str) -> dict[str, str]:
     reg_backend_db.c, regdb_store_values_internal() and regdb_pack_values(); reg_parse_prs.h.
     """
     try:
-        records = _records(os.path.join(state_directory, "registry.tdb"), _VALUES)
+        records = tdb_file.settled(os.path.join(state_directory, "registry.tdb"), _VALUES)
     except (RvssError, FileNotFoundError) as exc:
         _logger.warning("reading each share by itself: %s", exc)
         return {}
@@ -247,30 +281,6 @@ def _path_value(data: bytes) -> str:
     return ""
 
 
-def _records(path: str, prefix: bytes) -> dict[bytes, bytes]:
-    """Return records of one of Samba's tdb files, waiting for a moment when nobody writes it.
-
-    Args:
-        path: the file.
-        prefix: what the keys of the wanted records begin with.
-
-    Raises:
-        RvssError: SAMBA if the file cannot be read.
-        FileNotFoundError: there is no such file.
-    """
-    deadline = time.monotonic() + _READING_SECONDS
-    try:
-        while (records := tdb_file.read(path, prefix)) is None:
-            if time.monotonic() > deadline:
-                raise RvssError(Problem.SAMBA, f"{path} is never complete", "is it damaged?")
-            time.sleep(_READING_PAUSE)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as exc:
-        raise RvssError(Problem.SAMBA, f"cannot read {path}: {exc}") from exc
-    return records
-
-
 def exposed_descriptors(state_directory: str) -> tuple[str, ...]:
     """Return the exposed shares, in Samba's lower case, that have a security descriptor.
 
@@ -278,7 +288,7 @@ def exposed_descriptors(state_directory: str) -> tuple[str, ...]:
         RvssError: SAMBA if the database cannot be read.
     """
     try:
-        keys = _records(os.path.join(state_directory, "share_info.tdb"), _DESCRIPTOR)
+        keys = tdb_file.settled(os.path.join(state_directory, "share_info.tdb"), DESCRIPTOR)
     except FileNotFoundError:
         return ()
     return tuple(name for name in map(_described, keys) if EXPOSED.fullmatch(name))
@@ -301,7 +311,7 @@ def remove_shares(configfile: str, shares: Sequence[str]) -> tuple[str, ...]:
                 try:
                     registry.delete_share(share)
                 except smbconf_error() as exc:
-                    if exc.args[0] != _NO_SUCH_SERVICE:
+                    if exc.args[0] != NO_SUCH_SERVICE:
                         raise
                 else:
                     removed.append(share)
@@ -356,10 +366,10 @@ def _descriptors_of(path: str, shares: Sequence[str]) -> dict[bytes, str]:
     Raises:
         RvssError: SAMBA if the file cannot be read.
     """
-    keys = {_DESCRIPTOR + os.fsencode(share.lower()) + b"\0": share for share in shares}
+    keys = {DESCRIPTOR + os.fsencode(share.lower()) + b"\0": share for share in shares}
     odd = {exposed_copy(share): share for share in shares if not share.isascii()}
     if odd:
-        for key in _records(path, _DESCRIPTOR):
+        for key in tdb_file.settled(path, DESCRIPTOR):
             share = odd.get(exposed_copy(_described(key)))
             if share is not None:
                 keys[key] = share
@@ -368,4 +378,4 @@ def _descriptors_of(path: str, shares: Sequence[str]) -> dict[bytes, str]:
 
 def _described(key: bytes) -> str:
     """Return the share whose security descriptor has a key."""
-    return os.fsdecode(key.removeprefix(_DESCRIPTOR).rstrip(b"\0"))
+    return os.fsdecode(key.removeprefix(DESCRIPTOR).rstrip(b"\0"))

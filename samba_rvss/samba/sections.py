@@ -167,6 +167,8 @@ def section(
             named=_named(name, inherited, own),
             obstacle=modules.obstacle(objects, lambda key: is_true(effective(key, "no")))
             or _obstacle(name, written),
+            valid_users=listed(values.with_name(effective("valid users"), name)),
+            guest_only=is_true(effective("guest only")),
             forced=_forced(effective),
             shadow=_with_prefix("shadow:", default, own),
         )

@@ -8,8 +8,10 @@ chain once meets every record once. Format and locks: Samba, lib/tdb/common/tdb_
 import hashlib
 import os
 import struct
+import time
 from collections.abc import Iterator
 
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 
 _MAGIC = b"TDB file\n"
@@ -23,6 +25,8 @@ _TDB_MAGIC = 0x26011999
 # transaction.c, tdb_needs_recovery(): a transaction was cut off in its commit
 _RECOVERY_START = 44
 _TDB_RECOVERY_MAGIC = 0xF53BC0E7
+_READING_SECONDS = 5.0
+_READING_PAUSE = 0.05
 
 
 def read(path: str, prefix: bytes = b"") -> dict[bytes, bytes] | None:
@@ -42,6 +46,30 @@ def read(path: str, prefix: bytes = b"") -> dict[bytes, bytes] | None:
     """
     with files.opened(_open(path)) as fd:
         return _read(fd, prefix)
+
+
+def settled(path: str, prefix: bytes) -> dict[bytes, bytes]:
+    """Return records of one of Samba's tdb files, waiting for a moment when nobody writes it.
+
+    Args:
+        path: the file.
+        prefix: what the keys of the wanted records begin with.
+
+    Raises:
+        RvssError: SAMBA if the file cannot be read.
+        FileNotFoundError: there is no such file.
+    """
+    deadline = time.monotonic() + _READING_SECONDS
+    try:
+        while (records := read(path, prefix)) is None:
+            if time.monotonic() > deadline:
+                raise RvssError(Problem.SAMBA, f"{path} is never complete", "is it damaged?")
+            time.sleep(_READING_PAUSE)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as exc:
+        raise RvssError(Problem.SAMBA, f"cannot read {path}: {exc}") from exc
+    return records
 
 
 class HeldFile:
