@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from samba_rvss.copies import concern, repair
+from samba_rvss.copies import concern, holds, repair
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import find, volume_of
 from samba_rvss.errors import Problem, RvssError
@@ -120,6 +120,8 @@ def _judge(
     first_form = foreign.instance.startswith("/")
     if mark is None or foreign.whose not in (Whose.INSTANCE, Whose.MACHINE, Whose.FORMER):
         refusal = f"it is {foreign.whose.value}"
+    elif mark.branch is not None:
+        refusal = f"it is a writable copy of the backup {mark.branch.of}"
     elif mark.sealed is None and not first_form:
         refusal = "it is not sealed"
     elif not foreign.read_only:
@@ -138,7 +140,14 @@ def _judge(
     sealed = mark.sealed or Sealed(
         set_id="", copy_id="", context=0, exposed_share="", state=SetState.RECOVERED
     )
-    ours = replace(mark, share=share.name, share_path=share.path, volume=volume, sealed=sealed)
+    ours = replace(
+        mark,
+        share=share.name,
+        share_path=share.path,
+        volume=volume,
+        sealed=sealed,
+        kept=mark.kept and holds.without_exposure(mark.kept),
+    )
     return Candidate(id=foreign.id, where=_where(foreign), mark=ours)
 
 

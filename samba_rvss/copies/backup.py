@@ -29,6 +29,7 @@ class Backup:
         unfinished: whether another part of its set is still a shadow copy, or to be sealed.
         sizes: how many bytes come free with a part alone, by ids of the parts of which that is
             known.
+        exposed: its images that are shares, and the writable ones beside them, as far as seen.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Backup:
     damaged: bool = False
     unfinished: bool = False
     sizes: Mapping[str, int] = field(default_factory=dict)
+    exposed: tuple[Image, ...] = ()
 
     @property
     def size(self) -> int | None:
@@ -167,6 +169,8 @@ def _backup(
 ) -> Backup:
     parts = tuple(sorted(members, key=lambda copy: (copy.share, copy.id)))
     images = [there[part.id] for part in parts if part.id in there]
+    ids = {part.id for part in parts}
+    branches = [i for i in there.values() if i.mark.branch and i.mark.branch.of in ids]
     marks = [image.mark for image in images]
     sizes = [mark.sealed.shares for mark in marks if mark.sealed]
     sizes += [part.set_size for part in parts]
@@ -184,6 +188,7 @@ def _backup(
         damaged=damaged,
         unfinished=any(other.phase not in past for other in others),
         sizes={image.id: image.size for image in images if image.size is not None},
+        exposed=(*(image for image in images if image.mark.exposed), *branches),
     )
 
 

@@ -15,6 +15,9 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Hold, Keep, Kept, Mark, Phase, ShadowCopy
 
+EXPOSED, WRITABLE = "exposed", "writable"
+"""The tags with which a backup is held while it is exposed, and while there is a branch of it."""
+
 _ROOM = 600  # characters for all tags and holds of one image: a mark has a limit
 _OF_HOLD = 36  # for the time until which one holds
 
@@ -60,7 +63,7 @@ def hold(instance: Instance, copy: ShadowCopy, tag: str, until: datetime | None,
         RvssError: USAGE if the tag or the time is none, LIMIT, NOT_SEALED, NOT_FOUND, READ_ONLY,
             STATE or SYSTEM.
     """
-    require_tag(tag)
+    _require_another(tag)
     if until is not None and until <= now():
         raise RvssError(Problem.USAGE, f"a hold until {until.isoformat()} would be over already")
     _require_sealed(copy)
@@ -82,7 +85,7 @@ def release(instance: Instance, copy: ShadowCopy, tag: str, uid: int) -> None:
     Raises:
         RvssError: NOT_FOUND if there is no such hold; as `hold`.
     """
-    require_tag(tag)
+    _require_another(tag)
 
     def remove(kept: Kept) -> Kept:
         holds = tuple(other for other in kept.holds if other.tag != tag)
@@ -137,11 +140,72 @@ def require_unheld(instance: Instance, copy: ShadowCopy) -> None:
             raise RvssError(
                 Problem.HELD,
                 f"{part.id} is held as {', '.join(repr(hold.tag) for hold in holds)}",
-                f"'samba-rvss release {part.id} --tag {holds[0].tag}' lets go of it",
+                _way_out(part, holds[0].tag),
             )
 
 
-def _change(instance: Instance, copy: ShadowCopy, change: Callable[[Kept], Kept]) -> None:
+def hold_exposed(
+    instance: Instance, copy: ShadowCopy, tag: str, change: Callable[[Kept], Kept] = lambda it: it
+) -> None:
+    """Hold a backup because it is exposed; change its mark in the same step.
+
+    Args:
+        instance: the backup's.
+        copy: which part of it.
+        tag: EXPOSED or WRITABLE.
+        change: what else is to change.
+
+    Raises:
+        RvssError: as `hold`.
+    """
+
+    def add(kept: Kept) -> Kept:
+        holds = {each.tag: each for each in (*kept.holds, Hold(tag=tag))}
+        return change(replace(kept, holds=tuple(holds[name] for name in sorted(holds))))
+
+    _change(instance, copy, add, limit=False)
+
+
+def release_exposed(
+    instance: Instance, copy: ShadowCopy, tag: str, change: Callable[[Kept], Kept] = lambda it: it
+) -> None:
+    """Undo `hold_exposed`; again is success."""
+
+    def remove(kept: Kept) -> Kept:
+        return change(replace(kept, holds=tuple(each for each in kept.holds if each.tag != tag)))
+
+    _change(instance, copy, remove, limit=False)
+
+
+def without_exposure(kept: Kept) -> Kept:
+    """Return what a mark says of a backup, but for what another instance has exposed of it."""
+    holds = tuple(each for each in kept.holds if each.tag not in (EXPOSED, WRITABLE))
+    return replace(kept, exposed=None, holds=holds)
+
+
+def _require_another(tag: str) -> None:
+    if require_tag(tag) in (EXPOSED, WRITABLE):
+        raise RvssError(
+            Problem.USAGE,
+            f"'{tag}' is the hold of what is exposed",
+            "'samba-rvss backup conceal' releases it; take another tag for yours",
+        )
+
+
+def _way_out(part: ShadowCopy, tag: str) -> str:
+    if tag == EXPOSED:
+        return f"'samba-rvss backup conceal {part.id}' takes its share away"
+    if tag == WRITABLE:
+        return (
+            f"what was written to the image beside it goes with 'samba-rvss backup conceal"
+            f" {part.id} --delete'"
+        )
+    return f"'samba-rvss release {part.id} --tag {tag}' lets go of it"
+
+
+def _change(
+    instance: Instance, copy: ShadowCopy, change: Callable[[Kept], Kept], *, limit: bool = True
+) -> None:
     """Change what the mark of a sealed image says of it as a backup."""
     _require_sealed(copy)
     mark = instance.mark(copy.volume, copy.id)
@@ -149,8 +213,9 @@ def _change(instance: Instance, copy: ShadowCopy, change: Callable[[Kept], Kept]
         raise _not_sealed(copy)
     kept = change(mark.kept or Kept())
     room = sum(len(tag) + 4 for tag in kept.tags)
-    room += sum(len(each.tag) + _OF_HOLD for each in kept.holds)
-    if room > _ROOM and len(kept.tags) + len(kept.holds) > len(_all_of(mark)):
+    asked = [each for each in kept.holds if each.tag not in (EXPOSED, WRITABLE)]
+    room += sum(len(each.tag) + _OF_HOLD for each in asked)
+    if limit and room > _ROOM and len(kept.tags) + len(kept.holds) > len(_all_of(mark)):
         raise RvssError(
             Problem.LIMIT, f"{copy.id} has {_ROOM} characters of tags and holds, which is the limit"
         )

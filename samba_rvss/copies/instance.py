@@ -41,6 +41,15 @@ POINTS = (
     "keep.sealed",
     "keep.marked",
     "adopt.claimed",
+    "expose.held",
+    "expose.branched",
+    "expose.recorded",
+    "expose.mounted",
+    "expose.shared",
+    "conceal.intent",
+    "conceal.hidden",
+    "conceal.recorded",
+    "conceal.destroyed",
 )
 """Where a test may end the daemon: ``Instance.reached`` is called with each of them."""
 
