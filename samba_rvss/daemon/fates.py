@@ -6,7 +6,7 @@ from samba_rvss.copies.locate import described
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate
 from samba_rvss.model import Volume
-from samba_rvss.reconcile.decision import Action, OnCopy, OnImage
+from samba_rvss.reconcile.decision import Action, OnCopy, OnExposed, OnImage
 from samba_rvss.reconcile.report import Outcome
 
 _logger = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ def volumes(action: Action) -> tuple[Volume, ...]:
     """Return the volumes whose turn an action needs."""
     if isinstance(action, OnCopy):
         return (action.copy.volume,)
+    if isinstance(action, OnExposed) and action.backup is not None:
+        return (action.backup.volume, action.image.mark.volume)
     if isinstance(action, OnImage):
         return (action.image.mark.volume,)
     return ()

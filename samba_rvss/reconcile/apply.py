@@ -7,7 +7,7 @@ because things may have changed since the observation.
 from contextlib import ExitStack
 
 from samba_rvss.clock import now
-from samba_rvss.copies import exposed, keep, repair, seal
+from samba_rvss.copies import branches, exposed, exposing, keep, repair, seal
 from samba_rvss.copies.delete import withdraw
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
@@ -18,16 +18,21 @@ from samba_rvss.reconcile.decision import (
     Amend,
     Attest,
     Clear,
+    Conceal,
     Delete,
     DeleteDescriptor,
     DeleteSet,
     DeleteShare,
     Destroy,
+    Discard,
+    Expose,
     Finish,
     Keep,
     MountAgain,
     OnCopy,
+    OnExposed,
     Seal,
+    Settle,
     TakeOver,
     Unmount,
 )
@@ -53,8 +58,17 @@ def is_current(instance: Instance, action: Action) -> bool:
         case TakeOver(image=image) | Attest(image=image):
             found = instance.ledger.get(image.id)
             return found is not None and found.phase is not Phase.GONE
+        case Discard(image=image):
+            mark = instance.provider(image.mark.volume).mark(image.mark.volume, image.id)
+            return mark is not None and mark.branch is not None and not mark.branch.ready
         case Destroy(image=image):
             return _is_no_copys(instance, image)
+        case OnExposed(image=image):
+            mark = instance.provider(image.mark.volume).mark(image.mark.volume, image.id)
+            if mark is None or mark.exposed != image.mark.exposed:
+                return False
+            again = isinstance(action, Expose) and not action.anew
+            return not (again and exposing.is_shown(instance, mark))
         case DeleteSet(set_id=set_id):
             paths = [known.path for known in _samba(instance) if known.set_id == set_id]
             return not any(_is_left(instance, path) for path in paths if path)
@@ -106,15 +120,23 @@ def perform(instance: Instance, action: Action) -> None:
                     keep.finish(instance, copy)
         case Clear(copy=copy):
             seal.clear_away(instance, copy)
-        case Destroy(image=image):
+        case Destroy(image=image) | Discard(image=image):
             repair.destroy_image(instance, image)
         case Adopt(image=image, path=path):
             copy = repair.adopt(instance, image, path)
             repair.mount_again(instance, copy)
             if copy.phase in (Phase.SEALED, Phase.KEPT) and image.remnants:
                 seal.clear_away(instance, copy)
+        case Conceal(image=image, reason=reason):
+            exposing.conceal(instance, image.mark, detail=reason)
+        case Expose(image=image):
+            exposing.show(instance, image.mark)
+        case Settle(copy=copy):
+            branches.settle(instance, copy)
         case Unmount(path=path):
             instance.mounts.detach(path)
+        case DeleteShare(share=share, of_backup=True):
+            exposing.unshare(instance, (share,))
         case DeleteShare(share=share):
             exposed.delete_share(instance, share)
         case DeleteDescriptor(share=share):

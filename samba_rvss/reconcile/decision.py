@@ -171,6 +171,50 @@ class Destroy(OnImage):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OnExposed(OnImage):
+    """Something to do with an image that is a share by its mark: a backup's, or a branch.
+
+    Attributes:
+        backup: the record of the backup that it is, or is beside; None if there is none.
+    """
+
+    backup: ShadowCopy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expose(OnExposed):
+    """See that an image is the share that its mark says.
+
+    Attributes:
+        anew: whether the share is there, and is to be made anew.
+    """
+
+    verb = "expose"
+    anew: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conceal(OnExposed):
+    """Take away the share of an image; the image stays."""
+
+    verb = "conceal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discard(OnExposed):
+    """Destroy a branch that was never whole, and that nobody can have written to."""
+
+    verb = "destroy image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settle(OnCopy):
+    """See that a backup is held while it is exposed, or has a branch, and no longer."""
+
+    verb = "settle holds of"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Adopt(OnImage):
     """Write the lost record of an image anew, and mount it.
 
@@ -212,9 +256,14 @@ class Clear(OnCopy):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteShare(OnShare):
-    """Remove an exposed share from Samba's registry, with its security descriptor."""
+    """Remove an exposed share from Samba's registry, with its security descriptor.
+
+    Attributes:
+        of_backup: whether it is that of a backup, or of a branch.
+    """
 
     verb = "remove share"
+    of_backup: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,17 +298,21 @@ ORDER: tuple[type[Action], ...] = (
     TakeOver,
     Attest,
     Amend,
+    Conceal,
     Unmount,
     Keep,
     Finish,
     Delete,
     Destroy,
+    Discard,
     Adopt,
     MountAgain,
     Seal,
     Clear,
     DeleteShare,
     DeleteDescriptor,
+    Expose,
+    Settle,
     DeleteSet,
 )
 """Every kind of action, in the order in which they are done."""

@@ -24,6 +24,7 @@ class Draft:
         ended: paths of those that turn out to be backups.
         staying: ids of the images without a record that will be adopted, or are left alone: what
             is named after them stays.
+        shown: ids of the images that are shares by their marks, or have been.
     """
 
     def __init__(self, *, present: Moment, grace: float, before: Mapping[str, Moment]) -> None:
@@ -36,6 +37,7 @@ class Draft:
         self.leaving: set[str] = set()
         self.ended: set[str] = set()
         self.staying: set[str] = set()
+        self.shown: set[str] = set()
 
     def act(self, action: Action) -> None:
         """Put an action into the plan."""

@@ -20,7 +20,8 @@ def judge(seen: Observation, draft: Draft) -> None:
     if seen.inventory is None:
         return
     accounted = {copy.id for copy in (*seen.copies, *seen.backups)} | seen.changing
-    for image in {i.id: i for i in seen.inventory.images if i.id not in accounted}.values():
+    unknown = [i for i in seen.inventory.images if i.id not in accounted and not i.mark.branch]
+    for image in {i.id: i for i in unknown}.values():
         if image.former:
             _leave_former(seen, draft, image)
         else:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from samba_rvss.clock import moment, now
-from samba_rvss.copies import concern
+from samba_rvss.copies import base, concern
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import RvssError
 from samba_rvss.model import (
@@ -58,6 +58,7 @@ class Observation:
         present: the time since this boot, for all other durations.
         options: those of smb.conf.
         exposed_directory: the paths of our exposed shares begin with it.
+        shared_directory: the same of backups that are exposed.
         share_paths: the directories of the shares that are ours, as Samba has them.
         copies: the copies in the ledger, but not the gone ones.
         backups: those that have ended and are kept.
@@ -72,6 +73,9 @@ class Observation:
         samba: srv_fss.tdb; a copy that is absent here has been seen absent twice.
         unproven: ids of copies that have been seen absent once only.
         shares: exposed shares in Samba's registry, with their paths.
+        shared: the shares in Samba's registry by which clients reach backups, with their paths.
+        outdated: ids of the images whose shares keep out others than their base shares do by now.
+        unfit: ids of the images that are shares by their marks, and why they cannot be any more.
         descriptors: exposed shares, in Samba's lower case, that have a security descriptor.
         workers: the living rpcd_fsrvp.
         connected: shares that somebody is connected to.
@@ -100,6 +104,10 @@ class Observation:
     samba: SambaState | None = None
     unproven: frozenset[str] = frozenset()
     shares: Mapping[str, str] | None = None
+    shared: Mapping[str, str] | None = None
+    shared_directory: str = "/run/samba-rvss/shared/"
+    outdated: frozenset[str] = frozenset()
+    unfit: Mapping[str, str] = field(default_factory=dict)
     descriptors: frozenset[str] | None = None
     workers: tuple[Worker, ...] | None = None
     connected: frozenset[str] | None = None
@@ -190,12 +198,21 @@ def observe(sources: Sources) -> Observation:
     directories = looker.look(
         "the mounts' directories", lambda: frozenset(instance.mounts.directories())
     )
-    shares = looker.look(
+    place = base.shared_directory(config)
+    listed = looker.look(
         "Samba's registry",
         lambda: samba_library.call(
-            registry.exposed_shares, config.file, config.samba_state_directory
+            registry.our_shares, config.file, config.samba_state_directory, place
         ),
     )
+    shares, shared = listed if listed is not None else (None, None)
+    marks = [image.mark for image in (inventory.images if inventory else ()) if image.mark.exposed]
+    outdated = None
+    if shared and marks:
+        outdated = looker.look(
+            "whom exposed backups keep out",
+            lambda: base.outdated(instance, marks, shared or {}),
+        )
     descriptors = looker.look(
         "the shares' security descriptors",
         lambda: frozenset(
@@ -268,6 +285,10 @@ def observe(sources: Sources) -> Observation:
         samba=samba,
         unproven=unproven,
         shares=shares,
+        shared=shared,
+        shared_directory=f"{place}/",
+        unfit={mark.id: reason for mark in marks if (reason := base.unfit(instance, mark))},
+        outdated=outdated or frozenset(),
         descriptors=descriptors,
         workers=workers,
         connected=connected,

@@ -4,7 +4,7 @@ What cannot be proven is not touched, and what is unaccounted for is given time.
 when another look is worth while.
 """
 
-from samba_rvss.reconcile import backups, copies, images, sets, strays
+from samba_rvss.reconcile import backups, copies, exposures, images, sets, strays
 from samba_rvss.reconcile.decision import Plan
 from samba_rvss.reconcile.draft import Draft
 from samba_rvss.reconcile.observation import Observation
@@ -13,8 +13,8 @@ from samba_rvss.reconcile.observation import Observation
 def plan(seen: Observation) -> Plan:
     """Decide what brings everything back into one state.
 
-    Shadow copies and backups are judged first, then images, strays and sets: later ones depend on
-    which copies are deleted and which images stay.
+    Shadow copies and backups are judged first, then what is exposed, images, strays and sets: later
+    ones depend on which copies are deleted and which images stay.
 
     Args:
         seen: an observation; what does not bear our mark is not in it, or is left alone.
@@ -22,6 +22,7 @@ def plan(seen: Observation) -> Plan:
     draft = Draft(present=seen.present, grace=seen.options.grace, before=seen.findings)
     copies.judge(seen, draft)
     backups.judge(seen, draft)
+    exposures.judge(seen, draft)
     images.judge(seen, draft)
     strays.judge(seen, draft)
     sets.judge(seen, draft)

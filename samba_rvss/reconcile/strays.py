@@ -18,6 +18,7 @@ def judge(seen: Observation, draft: Draft) -> None:
     """
     _judge_mounts(seen, draft)
     _judge_shares(seen, draft)
+    _judge_shared(seen, draft)
     _judge_descriptors(seen, draft)
 
 
@@ -26,6 +27,8 @@ def _judge_mounts(seen: Observation, draft: Draft) -> None:
     accounted = {path for copy in seen.copies for path in (copy.path, copy.previous_path)}
     for path in sorted((seen.mounts or frozenset()) | (seen.directories or frozenset())):
         if path in accounted or image_of(path) in draft.staying:
+            continue
+        if path.startswith(seen.shared_directory) and image_of(path) in draft.shown:
             continue
         reason = "no shadow copy belongs to it"
         action = Unmount(path=path, reason=reason)
@@ -48,6 +51,21 @@ def _judge_shares(seen: Observation, draft: Draft) -> None:
             draft.leave_unlisted(share, reason)
         else:
             action = DeleteShare(share=share, reason=reason, evidence=(path,))
+            draft.give_time(f"share {share}", action)
+
+
+def _judge_shared(seen: Observation, draft: Draft) -> None:
+    """Judge the shares of what is exposed: those of images that are not there lead nowhere."""
+    for share, path in sorted((seen.shared or {}).items()):
+        if image_of(path) in draft.shown:
+            continue
+        reason = "nothing that is exposed belongs to it"
+        action = DeleteShare(share=share, reason=reason, evidence=(path,), of_backup=True)
+        if seen.inventory is None or seen.inventory.unlisted:
+            draft.leave_unlisted(share, reason)
+        elif seen.starting:
+            draft.act(action)
+        else:
             draft.give_time(f"share {share}", action)
 
 

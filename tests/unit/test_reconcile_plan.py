@@ -1134,10 +1134,12 @@ def test_actions_are_done_in_this_order() -> None:
         "take over",
         "attest",
         "amend record",
+        "conceal",
         "unmount",
         "keep as backup",
         "finish keeping",
         "delete",
+        "destroy image",
         "destroy image",
         "adopt",
         "mount again",
@@ -1145,6 +1147,8 @@ def test_actions_are_done_in_this_order() -> None:
         "clear",
         "remove share",
         "remove security descriptor",
+        "expose",
+        "settle holds of",
         "remove set",
     ]
 
