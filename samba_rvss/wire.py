@@ -19,11 +19,17 @@ MAXIMUM = 16384
 """Longest datagram, in bytes."""
 
 VERBS = frozenset({"check", "create", "delete"})
-OF_A_COPY = frozenset({"delete", "lost", "keep", "hold", "release", "tag"})
+OF_A_COPY = frozenset({"delete", "lost", "keep", "hold", "release", "tag", "expose", "conceal"})
 """What an administrator wants done with one copy."""
 
 _PRUNING = frozenset({"pruned", "unpruned"})
 ADMIN_VERBS = OF_A_COPY | _PRUNING | {"reload", "reconcile", "status", "adopt", "notify"}
+_KNOWN = frozenset(
+    {
+        *("verb", "copy", "source", "on", "tag", "until", "reason"),
+        *("account", "writable", "delete"),
+    }
+)
 _TAGGING = frozenset({"hold", "release", "tag"})
 
 
@@ -44,8 +50,11 @@ class AdminRequest:
         source: the instance whose images are to be adopted, for ``adopt``.
         on: a directory on their file system, for ``adopt``; may be empty.
         tag: for ``hold``, ``release`` and ``tag``.
-        until: when a hold is over (ISO 8601, with a zone); may be empty.
+        until: when a hold, or what is exposed, is over (ISO 8601, with a zone); may be empty.
         reason: what of ``pruned`` failed, or why ``unpruned``; may be empty.
+        account: who alone may connect, for ``expose``; may be empty.
+        writable: whether a writable copy is meant, for ``expose``.
+        delete: whether that is deleted, for ``conceal``.
     """
 
     verb: str
@@ -55,6 +64,9 @@ class AdminRequest:
     tag: str = ""
     until: str = ""
     reason: str = ""
+    account: str = ""
+    writable: bool = False
+    delete: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +164,7 @@ def decode_admin(data: bytes) -> AdminRequest:
         raise RvssError(Problem.BAD_REQUEST, "the request is not JSON") from exc
     if not isinstance(given, dict):
         raise RvssError(Problem.BAD_REQUEST, "the request is not a JSON object")
-    unknown = given.keys() - {"verb", "copy", "source", "on", "tag", "until", "reason"}
+    unknown = given.keys() - _KNOWN
     if unknown:
         raise RvssError(Problem.BAD_REQUEST, f"the request has an unknown {min(unknown)!r}")
     verb, copy = given.get("verb"), given.get("copy", "")
@@ -169,13 +181,29 @@ def decode_admin(data: bytes) -> AdminRequest:
     tag, until = given.get("tag", ""), given.get("until", "")
     if not isinstance(tag, str) or (verb in _TAGGING) != bool(tag):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'tag'")
-    if not isinstance(until, str) or (until and verb != "hold"):
+    if not isinstance(until, str) or (until and verb not in ("hold", "expose")):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'until'")
     reason = given.get("reason", "")
     if not isinstance(reason, str) or (reason and verb not in _PRUNING):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'reason'")
+    account = given.get("account", "")
+    if not isinstance(account, str) or (account and verb != "expose"):
+        raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'account'")
+    flags = {"writable": "expose", "delete": "conceal"}
+    for flag, of in flags.items():
+        value = given.get(flag, False)
+        if not isinstance(value, bool) or (value and verb != of):
+            raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong '{flag}'")
     return AdminRequest(
-        verb=verb, copy=copy, source=source, on=on, tag=tag, until=until, reason=reason
+        verb=verb,
+        copy=copy,
+        source=source,
+        on=on,
+        tag=tag,
+        until=until,
+        reason=reason,
+        account=account,
+        **{flag: given.get(flag, False) for flag in flags},
     )
 
 

@@ -11,7 +11,7 @@ from datetime import time as clock_time
 from typing import Any
 
 from samba_rvss import output, wire
-from samba_rvss.cli import reading
+from samba_rvss.cli import exposing, reading
 from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, ledger_or_empty, open_ledger
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
@@ -42,6 +42,7 @@ def register(verbs: Verbs) -> None:
     showing.add_argument("copy", metavar="ID", help=BACKUP_ID)
     showing.set_defaults(function=run_show, looks=True)
     reading.register(inner)
+    exposing.register(inner)
     _add(verbs, "keep", "have a shadow copy become a backup when it ends")
     verb = _add(verbs, "hold", "see that a backup is not deleted")
     verb.add_argument("--tag", default=_TAG, help=f"who holds it, or what for (default: {_TAG})")
@@ -160,13 +161,12 @@ def look(config: Config, ledger: Ledger) -> list[Backup]:
 
 def _images(config: Config, file_systems: Container[str]) -> Sequence[Image]:
     from samba_rvss.providers.all import providers
-    from samba_rvss.providers.inventory import of_all, with_sizes
+    from samba_rvss.providers.inventory import with_sizes
 
     known = providers(identity.read(config), config.homes)
-    inventory = of_all(known, file_systems)
-    for file_system, reason in inventory.unlisted.items():
-        output.print_error(f"{file_system} cannot be listed: {reason}")
-    return with_sizes(known, (image for image in inventory.images if image.mark.sealed))
+    found = exposing.images(config, file_systems)
+    sized = with_sizes(known, (image for image in found if image.mark.sealed))
+    return [*sized, *(image for image in found if image.mark.branch)]
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -193,10 +193,11 @@ def run_list(arguments: argparse.Namespace) -> int:
             (", ".join(sorted(backup.tags)) or "-") if backup.seen else "not seen",
             output.span(now() - backup.taken),
             output.size(backup.size),
+            "; ".join(map(exposing.line, backup.exposed)) or "-",
         ]
         for backup in found
     ]
-    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE", "SIZE"]
+    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE", "SIZE", "EXPOSED"]
     output.print_table(columns, rows, "There are no backups.")
     return 0
 
@@ -234,6 +235,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "tags": ", ".join(sorted(backup.tags)) or "none",
             "held": "; ".join(map(_hold, backup.holds)) or "no",
             "space": output.size(backup.size),
+            "exposed": "; ".join(map(exposing.line, backup.exposed)) or "no",
         }
     )
     output.print_line()
@@ -283,6 +285,7 @@ def as_data(backup: Backup) -> dict[str, Any]:
             }
             for hold in backup.holds
         ],
+        "exposed": exposing.as_data(backup.exposed),
         "seen": backup.seen,
         "size": backup.size,
         "parts": [

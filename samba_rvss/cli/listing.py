@@ -8,10 +8,17 @@ from enum import Enum
 from typing import Any
 
 from samba_rvss import output
-from samba_rvss.cli.common import Verbs, configuration, open_ledger, the_copy
+from samba_rvss.cli import exposing
+from samba_rvss.cli.common import (
+    Verbs,
+    configuration,
+    ledger_or_empty,
+    open_ledger,
+    the_copy,
+)
 from samba_rvss.copies import identity
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Context, Event, Mark, Phase, Volume, Whose
+from samba_rvss.model import Context, Event, Image, Mark, Phase, Volume, Whose
 from samba_rvss.samba.conf import Config
 
 
@@ -54,19 +61,54 @@ def run_list(arguments: argparse.Namespace) -> int:
     living = {copy.id for copy in copies if copy.phase is not Phase.GONE}
     copies = [copy for copy in copies if not wanted or copy.share.lower() in wanted]
     others = list(_others(config, living)) if arguments.all else []
+    exposed = _exposed(config)
+    exposed = [image for image in exposed if not wanted or image.mark.share.lower() in wanted]
     others = [row for row in others if not wanted or str(row["share"]).lower() in wanted]
     if arguments.json:
-        output.print_json([*(as_data(copy) for copy in copies), *others])
+        rows_of = [_exposed_row(image, row) for image, row in _with_data(exposed)]
+        output.print_json([*(as_data(copy) for copy in copies), *rows_of, *others])
         return 0
     rows = [
         [copy.id, copy.share, output.local_time(copy.created), copy.phase.value, copy.path]
         for copy in copies
+    ]
+    rows += [
+        [
+            image.id,
+            image.mark.share,
+            output.local_time(image.mark.created),
+            "writable copy" if image.mark.branch else "backup",
+            exposing.shown(image.mark.exposed) if image.mark.exposed else "concealed",
+        ]
+        for image in exposed
     ]
     rows += [_other_row(row) for row in others]
     output.print_table(
         ["ID", "SHARE", "TAKEN", "PHASE", "PATH"], rows, "There are no shadow copies."
     )
     return 0
+
+
+def _exposed(config: Config) -> list[Image]:
+    """Return the backups that are shares, and the writable copies beside backups."""
+    with ledger_or_empty(config) as ledger:
+        file_systems = {copy.volume.file_system for copy in ledger.backups()}
+    found = exposing.images(config, file_systems) if file_systems else ()
+    return [image for image in found if image.mark.exposed or image.mark.branch]
+
+
+def _with_data(images: list[Image]) -> Iterator[tuple[Image, dict[str, Any]]]:
+    return zip(images, exposing.as_data(images), strict=True)
+
+
+def _exposed_row(image: Image, row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": image.id,
+        "share": image.mark.share,
+        "created": image.mark.created.isoformat(),
+        "phase": "writable copy" if image.mark.branch else "backup",
+        "exposed": row,
+    }
 
 
 def _others(config: Config, living: Container[str]) -> Iterator[dict[str, Any]]:
@@ -77,7 +119,7 @@ def _others(config: Config, living: Container[str]) -> Iterator[dict[str, Any]]:
     known = providers(identity.read(config), config.homes)
     inventory = of_all(known)
     for image in inventory.images:
-        if image.id not in living:
+        if image.id not in living and not image.mark.branch:
             whose = Whose.FORMER if image.former else Whose.OURS
             instance = config.run_directory if image.former else ""
             where = (image.mark.volume.name, image.mark.volume.file_system)

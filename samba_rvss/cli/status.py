@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from samba_rvss import output
+from samba_rvss.cli import exposing
 from samba_rvss.cli.common import Verbs, configuration
 from samba_rvss.cli.shares import examine
+from samba_rvss.model import NOTHING
 
 if TYPE_CHECKING:
     from enum import Enum
@@ -122,6 +124,7 @@ def as_data(
                 for of in judged.backups
             ],
         },
+        "exposed": exposing.as_data((seen.seen.inventory or NOTHING).images),
         "not_ours": list(judged.foreign),
         "samba": {
             "sets": _states(judged.sets),
@@ -179,6 +182,15 @@ def show(
     if judged.backups:
         output.print_line()
         _some([_kept(of, seen.time) for of in judged.backups])
+    shown = [
+        f"{image.id}: {exposing.line(image)}"
+        for image in (seen.seen.inventory or NOTHING).images
+        if image.mark.exposed or image.mark.branch
+    ]
+    if shown:
+        output.print_line()
+        output.print_line(f"exposed backups, and writable copies of them: {len(shown)}")
+        _some(shown)
     if judged.differences:
         output.print_line()
         output.print_line(f"differing between Samba's view and ours: {len(judged.differences)}")

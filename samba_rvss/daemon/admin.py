@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from samba_rvss import wire
 from samba_rvss.access import Access
 from samba_rvss.copies import holds
+from samba_rvss.daemon.exposures import Wish
 from samba_rvss.daemon.notifier import Notifier
 from samba_rvss.daemon.requests import Requests
 from samba_rvss.daemon.runner import Runner
@@ -72,6 +73,14 @@ async def serve(
             subject = copy.title
             await requests.deletions.for_administrator(copy, peer.uid)
             line = f"{copy.id} is deleted"
+        elif verb == "expose":
+            await requests.refresh()
+            copy = await requests.get(request.copy)
+            subject = copy.title
+            line = await _expose(requests, request, copy, peer.uid)
+        elif verb == "conceal":  # it may be a writable copy, of which there is no record
+            await requests.refresh()
+            line = await requests.exposures.conceal(request.copy, peer.uid, delete=request.delete)
         else:
             copy = await requests.get(request.copy)
             subject = copy.title
@@ -110,6 +119,18 @@ async def _annotate(
         case _:
             await requests.annotate(copy, lambda it, of: holds.tag_with(it, of, tag, uid))
             return f"{copy.id} has the tag '{tag}'"
+
+
+async def _expose(
+    requests: Requests, request: wire.AdminRequest, copy: ShadowCopy, uid: int
+) -> str:
+    """Expose a backup; return the line of the result.
+
+    Raises:
+        RvssError: as `daemon.exposures.Exposures.expose`.
+    """
+    wish = Wish(writable=request.writable, account=request.account, until=_time(request.until))
+    return f"{copy.id} is exposed as {await requests.exposures.expose(copy, wish, uid)}"
 
 
 def _time(text: str) -> datetime | None:

@@ -20,6 +20,7 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target, locate
 from samba_rvss.daemon.adoptions import Adoptions
 from samba_rvss.daemon.deletions import RETRY_SECONDS, Deletions
+from samba_rvss.daemon.exposures import Exposures
 from samba_rvss.daemon.looks import Looks, too_late
 from samba_rvss.daemon.notifier import NO_ROOM, NOT_DELETED, NOT_TAKEN
 from samba_rvss.daemon.present import Present
@@ -64,6 +65,7 @@ class Requests:
     Attributes:
         deletions: those of this instance.
         adoptions: the same.
+        exposures: what is exposed of it.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Requests:
         self._under_way = UnderWay()
         self.deletions = Deletions(present, turns, watcher, runner, tasks, self._under_way)
         self.adoptions = Adoptions(present, turns, runner, tasks)
+        self.exposures = Exposures(present, turns, runner, self._under_way)
         self._rescue = rescue
         self._unread: dict[int, tuple[float, str]] = {}  # when, and why, by uid
         self._noted: dict[tuple[str, str, int], float] = {}  # when failures were recorded
@@ -133,7 +136,11 @@ class Requests:
         """Read smb.conf again if it has changed; with ``anew``, in any case."""
         if anew:
             self._present.expire()
+        before = self._present().config
         await self._present.refresh()
+        config = self._present().config
+        if config is not before and config.shares != before.shares:
+            self._runner.wake(RETRY_SECONDS)  # what is exposed has the security of its base share
 
     async def check(self, words: tuple[str, ...], user: User | None) -> None:
         """Find out whether the share that a callout's words mean can be snapshotted, and exposed.

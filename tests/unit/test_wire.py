@@ -106,7 +106,12 @@ def test_reply_has_a_longest_size() -> None:
 @given(st.text(min_size=1, max_size=100))
 def test_admin_request_round_trip(copy: str) -> None:
     others = [AdminRequest(verb=verb) for verb in ("reload", "reconcile", "status")]
-    for request in (AdminRequest(verb="delete", copy=copy), *others):
+    others += [
+        AdminRequest(verb="delete", copy=copy),
+        AdminRequest(verb="expose", copy=copy, account=copy, until=copy, writable=True),
+        AdminRequest(verb="conceal", copy=copy, delete=True),
+    ]
+    for request in others:
         assert decode_admin(encode_admin(request)) == request
 
 
@@ -138,6 +143,11 @@ def test_any_bytes_are_an_admin_request_or_refused(data: bytes) -> None:
         ({"verb": "delete", "copy": 1}, "'copy'"),
         ({"verb": "delete", "copy": True}, "'copy'"),
         ({"verb": "delete", "copy": None}, "'copy'"),
+        ({"verb": "hold", "copy": "a", "tag": "t", "account": "x"}, "'account'"),
+        ({"verb": "expose", "copy": "a", "account": 1}, "'account'"),
+        ({"verb": "expose", "copy": "a", "writable": 1}, "'writable'"),
+        ({"verb": "expose", "copy": "a", "delete": True}, "'delete'"),
+        ({"verb": "conceal", "copy": "a", "until": "x"}, "'until'"),
         ({"verb": "delete", "copy": ["a"]}, "'copy'"),
         ({"verb": "reload", "copy": "a"}, "'copy'"),
         ({"verb": "reconcile", "copy": "a"}, "'copy'"),
