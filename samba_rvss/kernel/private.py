@@ -43,7 +43,9 @@ def run(prepare: Callable[[], object], words: list[str], inherited: Sequence[int
     try:
         with ThreadPoolExecutor(1) as thread:
             child = thread.submit(_start, prepare, words, inherited, before).result()
-        return _wait(child, waited)
+        status = _wait(child, waited)
+        _drop_told()
+        return status
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         signal.signal(signal.SIGCHLD, handler)
@@ -63,6 +65,19 @@ def _start(
     for fd in inherited:
         os.set_inheritable(fd, True)  # noqa: FBT003 - it takes no keywords
     return os.posix_spawnp(words[0], words, os.environ, setsigmask=mask, setsigdef=_IGNORED)
+
+
+def _drop_told() -> None:
+    """Take away what a terminal has sent while nobody looked: the program, which has ended, had it.
+
+    What somebody has sent to us alone comes when it is not blocked any more.
+    """
+    ours = []
+    while told := signal.sigtimedwait(_PASSED_ON, 0):
+        if told.si_code != _SI_KERNEL:
+            ours.append(told.si_signo)
+    for number in ours:
+        os.kill(os.getpid(), number)
 
 
 def _wait(child: int, waited: set[signal.Signals]) -> int:
