@@ -16,13 +16,13 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from os import close as close_descriptor
 
 from samba_rvss.clock import now
 from samba_rvss.copies import base, holds
 from samba_rvss.copies import exposed as shares
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
 from samba_rvss.model import Exposed, Kept, Mark, Phase, ShadowCopy
 from samba_rvss.mounts import image_of
 from samba_rvss.samba import clones, control
@@ -53,11 +53,8 @@ def mount(instance: Instance, mark: Mark) -> str:
     path = base.path_of(instance, mark, own)
     if not mounts.is_mounted(path):
         parts = instance.provider(mark.volume).open(mark.volume, mark.id)
-        try:
+        with files.all_opened(fd for _, fd in parts):
             mounts.attach(parts, path)
-        finally:
-            for _, part in parts:
-                close_descriptor(part)
     if mark.branch is not None:
         mounts.open(path)
     elif not mounts.is_closed(path):
