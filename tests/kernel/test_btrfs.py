@@ -25,6 +25,7 @@ from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.providers.homes import Homes
 from samba_rvss.run import run
 from samba_rvss.testing.waiting import wait_until
+from tests.imaging import make_image
 from tests.kernel.conftest import SEALED, BtrfsStorage
 from tests.kernel.test_provider import mark_of, portrait, probe, seen, take
 
@@ -120,7 +121,7 @@ def test_parts_are_side_by_side_and_named_for_btrbk(storage: BtrfsStorage) -> No
     share = a_share(storage)
     volume = probe(storage.provider, share, Nested.INCLUDE)
     mark = replace(mark_of(volume, share, Nested.INCLUDE), id="20240229T235959Z-0000002a")
-    storage.provider.create(mark)
+    make_image(storage.provider, mark)
     final = f"vms-{tree_of(share)}.20240229T235959Z_42"
     assert in_home(storage) == [f"{final}.rw", f"{final}.rw1"]
     storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
@@ -358,7 +359,7 @@ def test_no_room_to_seal(storage: BtrfsStorage, how: str) -> None:
         while True:  # use up what is left for metadata
             other = mark_of(mark.volume, Path(mark.share_path), Nested.INCLUDE)
             try:
-                storage.provider.create(other)
+                make_image(storage.provider, other)
             except RvssError:
                 break
             spare.append(other)
@@ -512,14 +513,17 @@ def test_a_deep_volume_in_the_source(storage: BtrfsStorage) -> None:
         storage.provider.destroy(mark.volume, mark.id)
     mark = mark_of(probe(storage.provider, share), share)
     inner = make_deep(share)
-    for action in (lambda: probe(storage.provider, share), lambda: storage.provider.create(mark)):
+    for action in (
+        lambda: probe(storage.provider, share),
+        lambda: make_image(storage.provider, mark),
+    ):
         error = refused(action)
         assert error.problem is Problem.NESTED
         assert f"the subvolume with the id {inner} lies inside {share} and would" in error.message
     mark = replace(mark, nested=Nested.INCLUDE)
     for action in (
         lambda: probe(storage.provider, share, Nested.INCLUDE),
-        lambda: storage.provider.create(mark),
+        lambda: make_image(storage.provider, mark),
     ):
         error = refused(action)
         assert error.problem is Problem.NESTED
@@ -651,7 +655,7 @@ def test_a_home_that_was_deleted_is_said(storage: BtrfsStorage, rig_directory: P
     assert refused(provider.open, mark.volume, mark.id).problem is Problem.NOT_FOUND
     provider.destroy(mark.volume, mark.id)
     provider.clear(mark.volume, mark.id)
-    provider.create(mark)
+    make_image(provider, mark)
     assert only(Btrfs(storage.identity, Homes(memory))).id == mark.id
 
 

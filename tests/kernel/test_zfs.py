@@ -23,6 +23,7 @@ from samba_rvss.providers.zfs.properties import COPIED, MARK
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
+from tests.imaging import make_image
 from tests.kernel.conftest import SEALED
 from tests.kernel.test_provider import mark_of, probe, seen, take
 
@@ -164,7 +165,7 @@ def test_longest_name(storage: "ZfsStorage") -> None:
         assert caught.value.problem is Problem.NOT_SUPPORTED
     with pytest.raises(RvssError, match="too long") as caught:
         # The mark, which has the path in it, gets longer when the image is sealed.
-        storage.provider.create(replace(mark, share_path=f"/{'ü' * 1000}"))
+        make_image(storage.provider, replace(mark, share_path=f"/{'ü' * 1000}"))
     assert caught.value.problem is Problem.NOT_SUPPORTED
     assert storage.names() == []
 
@@ -437,11 +438,11 @@ def test_dataset_that_was_replaced_or_renamed_is_refused(storage: "ZfsStorage") 
     mark = mark_of(probe(storage.provider, share), share)
     zfs("rename", mark.volume.name, moved)
     with pytest.raises(RvssError) as caught:
-        storage.provider.create(mark)
+        make_image(storage.provider, mark)
     assert caught.value.problem is Problem.NOT_FOUND
     zfs("create", "-o", f"mountpoint={share}-2", mark.volume.name)
     with pytest.raises(RvssError, match="not the dataset that was checked") as caught:
-        storage.provider.create(mark)
+        make_image(storage.provider, mark)
     assert caught.value.problem is Problem.BAD_PATH
     assert storage.names() == []
 

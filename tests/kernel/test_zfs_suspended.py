@@ -14,6 +14,7 @@ from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.run import run
 from samba_rvss.testing.plugin import require
+from tests.imaging import make_image
 from tests.kernel.conftest import SEALED, ZfsStorage
 from tests.kernel.test_provider import mark_of, probe, take
 
@@ -87,7 +88,7 @@ def test_suspended_pool(fragile: Fragile) -> None:
     assert fragile.suspended()
     verbs: list[Callable[[], object]] = [
         lambda: probe(storage.provider, share),
-        lambda: storage.provider.create(mark),
+        lambda: make_image(storage.provider, mark),
         lambda: storage.provider.open(first.volume, first.id),
         lambda: storage.provider.seal(first.volume, first.id, SEALED, opened=True),
         lambda: storage.provider.destroy(first.volume, first.id),

@@ -14,6 +14,7 @@ from samba_rvss.providers.zfs.properties import MARK
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
+from tests.imaging import make_image
 from tests.kernel.conftest import SEALED
 from tests.kernel.test_provider import mark_of, probe, seen, take
 from tests.kernel.test_zfs import clone_of, snapshot_of, value, zfs
@@ -222,7 +223,7 @@ def test_pools_are_known_by_guid(storage: "ZfsStorage", rig_directory: Path) -> 
         provider.destroy(cut_off.volume, cut_off.id)
         assert storage.names() == [last.id]
         with pytest.raises(RvssError, match=f"the pool of {old}/plain is {new}") as caught:
-            provider.create(probed)
+            make_image(provider, probed)
         assert caught.value.problem is Problem.BAD_PATH
         assert take(provider, share, Nested.INCLUDE).volume.name == f"{new}/vms"
         assert everything(old) == before

@@ -519,4 +519,6 @@ def test_crash_while_another_instances_image_is_adopted(
 
 
 def test_every_point_is_crashed_at() -> None:
-    assert sorted(points("create", "open", "seal", "delete", "keep", "adopt")) == sorted(POINTS)
+    assert sorted(
+        points("create", "open", "seal", "delete", "keep", "adopt", "expose", "conceal")
+    ) == sorted(POINTS)

@@ -310,6 +310,8 @@ def test_a_writable_copy_beside_a_backup(kept: "Rig") -> None:
 _READ_ONLY = ("expose.recorded", "expose.mounted", "expose.shared")
 _WRITABLE = ("expose.held", "expose.branched", "expose.mounted", "expose.shared")
 _CONCEALED = ("conceal.intent", "conceal.hidden", "conceal.recorded", "conceal.destroyed")
+EXPOSING = frozenset((*_READ_ONLY, *_WRITABLE, *_CONCEALED))
+"""The points at which the daemon is killed here."""
 
 
 def test_crash_while_a_backup_is_exposed_or_concealed(kept: "Rig") -> None:
