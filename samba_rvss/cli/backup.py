@@ -285,7 +285,7 @@ def as_data(backup: Backup) -> dict[str, Any]:
             }
             for hold in backup.holds
         ],
-        "exposed": exposing.as_data(backup.exposed),
+        "exposed": [exposing.as_data(image) for image in backup.exposed],
         "seen": backup.seen,
         "size": backup.size,
         "parts": [

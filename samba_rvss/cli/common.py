@@ -2,6 +2,7 @@
 
 import argparse
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from tempfile import TemporaryDirectory
@@ -115,6 +116,21 @@ def ask(
     if answer.status:
         raise RvssError(Problem(answer.status), answer.line)
     return answer.line
+
+
+def agreed(question: str, hint: str) -> bool:
+    """Return whether who sits at the terminal agrees to something.
+
+    Args:
+        question: what is asked, with a question mark.
+        hint: what to do where nobody sits there.
+
+    Raises:
+        RvssError: USAGE if there is nobody to ask.
+    """
+    if not sys.stdin.isatty():
+        raise RvssError(Problem.USAGE, "there is nobody to ask", hint)
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 @contextmanager

@@ -5,13 +5,20 @@ it is deleted by ``conceal --delete`` alone, after showing it.
 """
 
 import argparse
-import sys
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from samba_rvss import output, wire
 from samba_rvss.cli import reading
-from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, ledger_or_empty, open_ledger
+from samba_rvss.cli.common import (
+    BACKUP_ID,
+    Verbs,
+    agreed,
+    ask,
+    configuration,
+    ledger_or_empty,
+    open_ledger,
+)
 from samba_rvss.clock import now
 from samba_rvss.copies import concern, identity
 from samba_rvss.errors import Problem, RvssError
@@ -51,7 +58,7 @@ def register(verbs: Verbs) -> None:
         help="show the writable copy, and delete it with what was written to it; the backup stays",
     )
     verb.add_argument("--yes", action="store_true", help="do not ask")
-    verb.set_defaults(function=run_conceal)
+    verb.set_defaults(function=run_conceal, looks=True)
 
 
 def run_expose(arguments: argparse.Namespace) -> int:
@@ -87,30 +94,23 @@ def run_conceal(arguments: argparse.Namespace) -> int:
             parts = reading.parts_of(ledger, word)
             ids, target = {part.id for part in parts}, parts[0].id
             named = [image for image in found if image.mark.branch and image.mark.branch.of in ids]
-    if arguments.delete:
-        if not named:
-            raise RvssError(
-                Problem.NOT_FOUND, f"there is no writable copy of {word}", "nothing is deleted"
-            )
-        for image in named:
-            output.print_line(f"{image.id} {told(image)}")
-        if not arguments.yes and not _agreed(len(named)):
-            return 0
     if not arguments.delete:
         output.print_line(ask(config, wire.AdminRequest(verb="conceal", copy=target)))
+        return 0
+    if not named:
+        raise RvssError(
+            Problem.NOT_FOUND, f"there is no writable copy of {word}", "nothing is deleted"
+        )
+    for image in named:
+        output.print_line(f"{image.id} {told(image)}")
+    what = "it" if len(named) == 1 else "them"
+    question = f"Delete {what}, with all that was written to {what}?"
+    if not arguments.yes and not agreed(question, "use --yes"):
         return 0
     for image in named:  # what has been shown, and nothing else
         request = wire.AdminRequest(verb="conceal", copy=image.id, delete=True)
         output.print_line(ask(config, request))
     return 0
-
-
-def _agreed(count: int) -> bool:
-    if not sys.stdin.isatty():
-        raise RvssError(Problem.USAGE, "there is nobody to ask", "use --yes")
-    what = "it" if count == 1 else "them"
-    answer = input(f"Delete {what}, with all that was written to {what}? [y/N] ")
-    return answer.strip().lower() in ("y", "yes")
 
 
 def images(config: Config, file_systems: Container[str]) -> Sequence[Image]:
@@ -133,6 +133,11 @@ def told(image: Image) -> str:
     return f"is a writable copy of the backup {of} of [{mark.share}], {made}; {how}"
 
 
+def of(images: Iterable[Image]) -> list[Image]:
+    """Return the backups that are shares, and the writable copies beside backups."""
+    return [image for image in images if image.mark.exposed or image.mark.branch]
+
+
 def line(image: Image) -> str:
     """Return in a few words what is exposed of a backup, or beside it."""
     exposed = image.mark.exposed
@@ -149,22 +154,15 @@ def shown(exposed: Exposed) -> str:
     return f"{words}, being concealed" if exposed.ending else words
 
 
-def as_data(exposed_images: Iterable[Image]) -> list[dict[str, Any]]:
-    """Return images that are exposed, or writable copies, as JSON has them."""
-    found = []
-    for image in exposed_images:
-        mark, exposed = image.mark, image.mark.exposed
-        if exposed is None and mark.branch is None:
-            continue
-        found.append(
-            {
-                "id": image.id,
-                "backup": mark.branch.of if mark.branch else image.id,
-                "writable": mark.branch is not None,
-                "made": mark.created.isoformat() if mark.branch else None,
-                "share": exposed.share if exposed else None,
-                "account": (exposed.account or None) if exposed else None,
-                "until": exposed.until.isoformat() if exposed and exposed.until else None,
-            }
-        )
-    return found
+def as_data(image: Image) -> dict[str, Any]:
+    """Return an image that is exposed, or a writable copy, as JSON has it."""
+    mark, exposed = image.mark, image.mark.exposed
+    return {
+        "id": image.id,
+        "backup": mark.branch.of if mark.branch else image.id,
+        "writable": mark.branch is not None,
+        "made": mark.created.isoformat() if mark.branch else None,
+        "share": exposed.share if exposed else None,
+        "account": (exposed.account or None) if exposed else None,
+        "until": exposed.until.isoformat() if exposed and exposed.until else None,
+    }

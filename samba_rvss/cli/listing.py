@@ -65,8 +65,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     exposed = [image for image in exposed if not wanted or image.mark.share.lower() in wanted]
     others = [row for row in others if not wanted or str(row["share"]).lower() in wanted]
     if arguments.json:
-        rows_of = [_exposed_row(image, row) for image, row in _with_data(exposed)]
-        output.print_json([*(as_data(copy) for copy in copies), *rows_of, *others])
+        output.print_json([*map(as_data, copies), *map(_exposed_as_data, exposed), *others])
         return 0
     rows = [
         [copy.id, copy.share, output.local_time(copy.created), copy.phase.value, copy.path]
@@ -94,20 +93,16 @@ def _exposed(config: Config) -> list[Image]:
     with ledger_or_empty(config) as ledger:
         file_systems = {copy.volume.file_system for copy in ledger.backups()}
     found = exposing.images(config, file_systems) if file_systems else ()
-    return [image for image in found if image.mark.exposed or image.mark.branch]
+    return exposing.of(found)
 
 
-def _with_data(images: list[Image]) -> Iterator[tuple[Image, dict[str, Any]]]:
-    return zip(images, exposing.as_data(images), strict=True)
-
-
-def _exposed_row(image: Image, row: dict[str, Any]) -> dict[str, Any]:
+def _exposed_as_data(image: Image) -> dict[str, Any]:
     return {
         "id": image.id,
         "share": image.mark.share,
         "created": image.mark.created.isoformat(),
         "phase": "writable copy" if image.mark.branch else "backup",
-        "exposed": row,
+        "exposed": exposing.as_data(image),
     }
 
 

@@ -5,7 +5,6 @@ refuses what has been held meanwhile.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from datetime import UTC
 from functools import partial
@@ -16,7 +15,7 @@ from samba_rvss.backups import plausibility, pruning
 from samba_rvss.backups.policy import Policy
 from samba_rvss.backups.pruning import Verdict
 from samba_rvss.cli import backup
-from samba_rvss.cli.common import Verbs, ask, configuration, ledger_or_empty
+from samba_rvss.cli.common import Verbs, agreed, ask, configuration, ledger_or_empty
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
 from samba_rvss.copies.backup import Backup
@@ -96,11 +95,11 @@ def _agreed(arguments: argparse.Namespace, count: int) -> bool:
     """
     if arguments.yes:
         return True
-    if arguments.json or not sys.stdin.isatty():
-        raise RvssError(Problem.USAGE, "there is nobody to ask", "use --yes, or --dry-run")
+    hint = "use --yes, or --dry-run"
+    if arguments.json:
+        raise RvssError(Problem.USAGE, "there is nobody to ask", hint)
     output.print_line()
-    answer = input(f"Delete {count} backup{'s' * (count > 1)}? [y/N] ")
-    return answer.strip().lower() in ("y", "yes")
+    return agreed(f"Delete {count} backup{'s' * (count > 1)}?", hint)
 
 
 def _remove(

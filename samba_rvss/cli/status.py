@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from samba_rvss.cli.look import Look
     from samba_rvss.cli.standing import Standing
     from samba_rvss.copies.backup import OfShare
+    from samba_rvss.model import Image
     from samba_rvss.samba.conf import Config
 
 UNHEALTHY = 1
@@ -124,7 +125,7 @@ def as_data(
                 for of in judged.backups
             ],
         },
-        "exposed": exposing.as_data((seen.seen.inventory or NOTHING).images),
+        "exposed": [exposing.as_data(image) for image in _exposed(seen)],
         "not_ours": list(judged.foreign),
         "samba": {
             "sets": _states(judged.sets),
@@ -182,11 +183,7 @@ def show(
     if judged.backups:
         output.print_line()
         _some([_kept(of, seen.time) for of in judged.backups])
-    shown = [
-        f"{image.id}: {exposing.line(image)}"
-        for image in (seen.seen.inventory or NOTHING).images
-        if image.mark.exposed or image.mark.branch
-    ]
+    shown = [f"{image.id}: {exposing.line(image)}" for image in _exposed(seen)]
     if shown:
         output.print_line()
         output.print_line(f"exposed backups, and writable copies of them: {len(shown)}")
@@ -214,6 +211,10 @@ def _kept(of: "OfShare", present: datetime) -> str:
     newest = f"the newest {output.span(present - of.newest)} old" if of.newest else "none yet"
     here = f", {of.here_only} on this file system only" if of.here_only else ""
     return f"[{of.share}] backups: {of.count}, {newest}{here}"
+
+
+def _exposed(look: "Look") -> "list[Image]":
+    return exposing.of((look.seen.inventory or NOTHING).images)
 
 
 def _some(lines: Sequence[str]) -> None:

@@ -112,7 +112,7 @@ class Exposures:
             volumes = [*(mark.volume for mark in marks), *(copy.volume for copy in copies)]
             async with self._turns.take(*volumes):
                 try:
-                    return await in_thread(_conceal, self._present(), image, uid, delete)
+                    return await in_thread(_conceal, self._present(), image, uid, delete=delete)
                 except RvssError:
                     self._runner.wake(_AFTER_FAILURE)
                     raise
@@ -197,7 +197,7 @@ def _meant(instance: Instance, image: str) -> tuple[list[Mark], list[ShadowCopy]
     )
 
 
-def _conceal(instance: Instance, image: str, uid: int, delete: bool) -> str:  # noqa: FBT001 - by in_thread
+def _conceal(instance: Instance, image: str, uid: int, *, delete: bool) -> str:
     marks, _ = _meant(instance, image)
     written = [mark for mark in marks if mark.branch is not None]
     if delete:

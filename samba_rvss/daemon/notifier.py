@@ -120,7 +120,7 @@ class Notifier:
                 if self._command:
                     try:
                         await self._turn()
-                    except Exception:
+                    except Exception:  # whatever it is, the next turn may see more
                         _logger.exception("cannot see what to notify")
                 else:
                     self._events.clear()
@@ -256,7 +256,7 @@ class Notifier:
                     await self._tell(news)
                 except RvssError as exc:
                     _logger.error("not told: %s: %s", news.describe(), exc)
-                except Exception:
+                except Exception:  # whatever it is, the rest is told
                     _logger.exception("not told: %s", news.describe())
 
     async def _tell(self, news: News) -> None:

@@ -12,14 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import tdb
-
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.samba import registry, tdb_file
 from samba_rvss.samba.parser import (
     lower_case,
     open_context,
-    samba_speaks,
     sections_of,
     smbconf_error,
 )
@@ -70,30 +67,13 @@ def make(configfile: str, state_directory: str, clone: Clone) -> None:
         RvssError: REFUSED if another share has the name; NOT_FOUND if there is no base share; SAMBA
             if the registry or the descriptors cannot be changed.
     """
-    from samba.samba3 import smbconf
-
     sections = sections_of(open_context(configfile))
-    with samba_speaks() as said:
-        try:
-            shares = smbconf.init_reg(None)
-            _require_free(shares, sections, clone)
-            own = _definition(shares, sections, clone.amendment.base)
-            _secure(state_directory, clone)
-            shares.transaction_start()
-            try:
-                _write(shares, clone, own)
-            except BaseException:
-                shares.transaction_cancel()
-                raise
-            shares.transaction_commit()
-        except smbconf_error() as exc:
-            error: Exception | None = exc
-        else:
-            error = None
-    if error is not None:
-        raise RvssError(
-            Problem.SAMBA, f"Samba's registry refuses {clone.name}: {error} {' '.join(said)}"
-        ) from error
+    with registry.changing(clone.name) as shares:
+        _require_free(shares, sections, clone)
+        own = _definition(shares, sections, clone.amendment.base)
+        _secure(state_directory, clone)
+        with registry.transaction(shares):
+            _write(shares, clone, own)
 
 
 def _write(shares: Any, clone: Clone, own: Parameters) -> None:
@@ -129,22 +109,14 @@ def outdated(configfile: str, state_directory: str, wanted: tuple[Clone, ...]) -
     Raises:
         RvssError: SAMBA if the registry or the descriptors cannot be read.
     """
-    from samba.samba3 import smbconf
-
     sections = sections_of(open_context(configfile))
-    with samba_speaks():
-        try:
-            shares = smbconf.init_reg(None)
-            names = set(shares.share_names())
-            return tuple(
-                clone.name
-                for clone in wanted
-                if clone.name in names and _is_outdated(shares, sections, state_directory, clone)
-            )
-        except smbconf_error() as exc:
-            raise RvssError(
-                Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'"
-            ) from exc
+    with registry.reading() as shares:
+        names = set(shares.share_names())
+        return tuple(
+            clone.name
+            for clone in wanted
+            if clone.name in names and _is_outdated(shares, sections, state_directory, clone)
+        )
 
 
 def _is_outdated(
@@ -238,10 +210,8 @@ def remove(
     found = tuple(name for name in ours if lower_case(name) in wanted)
     registry.remove_shares(configfile, found)
     context = open_context(configfile)
-    with samba_speaks():
-        from samba.samba3 import smbconf
-
-        others = {*map(lower_case, smbconf.init_reg(None).share_names())}
+    with registry.reading() as shares:
+        others = {*map(lower_case, shares.share_names())}
     others |= set(map(lower_case, sections_of(context)))
     nobodys = tuple(name for name in names if lower_case(name) not in others)
     _forget(state_directory, nobodys)
@@ -254,16 +224,13 @@ def remove(
 def _secure(state_directory: str, clone: Clone) -> None:
     """Give a share the descriptor of its base share; if that has none, neither has the share."""
     changes = _security(state_directory, clone)
-
-    def change(database: Any) -> None:
-        for key, value in changes.items():
-            if value is None:
-                database.delete(key)
-            else:
-                database.store(key, value)
-
     if changes:
-        _change(os.path.join(state_directory, "share_info.tdb"), change)
+        with tdb_file.changing(os.path.join(state_directory, "share_info.tdb")) as database:
+            for key, value in changes.items():
+                if value is None:
+                    database.delete(key)
+                else:
+                    database.store(key, value)
 
 
 def _security(state_directory: str, clone: Clone) -> dict[bytes, bytes | None]:
@@ -314,26 +281,11 @@ def _forget(state_directory: str, names: tuple[str, ...]) -> None:
     records = tdb_file.settled(path, DESCRIPTOR)
     gone = [key for key in records if _loosely(_name(key)) in loosely]
     if gone:
-        _change(path, lambda database: [database.delete(key) for key in gone])
+        with tdb_file.changing(path) as database:
+            for key in gone:
+                database.delete(key)
 
 
 def _loosely(name: str) -> str:
     """Return a name without what may differ where Samba has put it into lower case."""
     return name.replace("\u0130", "i").replace("\u0131", "i").casefold().replace("\u0307", "")
-
-
-def _change(path: str, change: Any) -> None:
-    try:
-        database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDWR)
-        try:
-            database.transaction_start()
-            try:
-                change(database)
-            except BaseException:
-                database.transaction_cancel()
-                raise
-            database.transaction_commit()
-        finally:
-            database.close()
-    except (OSError, RuntimeError) as exc:
-        raise RvssError(Problem.SAMBA, f"cannot change {path}: {exc}") from exc

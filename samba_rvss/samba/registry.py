@@ -9,11 +9,9 @@ import logging
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-
-import tdb
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Writers
@@ -86,32 +84,68 @@ def amend(configfile: str, shares: dict[str, Amendment]) -> tuple[str, ...]:
     Raises:
         RvssError: SAMBA if the registry refuses.
     """
-    from samba.samba3 import smbconf
 
     open_context(configfile)
     changed = []
+    with changing(f"to change {', '.join(shares)}") as registry, transaction(registry):
+        for share, amendment in shares.items():
+            if _amend_one(registry, share, amendment):
+                changed.append(share)
+    return tuple(changed)
+
+
+@contextmanager
+def changing(what: str) -> Iterator[Any]:
+    """Open the registry for a block that changes it; a configuration has been read before.
+
+    Args:
+        what: what it refuses if it does, for the message.
+
+    Raises:
+        RvssError: SAMBA if the registry refuses, with what Samba says.
+    """
+    from samba.samba3 import smbconf
+
+    error: Exception | None = None
     with samba_speaks() as said:
         try:
-            registry = smbconf.init_reg(None)
-            registry.transaction_start()
-            try:
-                for share, amendment in shares.items():
-                    if _amend_one(registry, share, amendment):
-                        changed.append(share)
-            except BaseException:
-                registry.transaction_cancel()
-                raise
-            registry.transaction_commit()
+            yield smbconf.init_reg(None)
         except smbconf_error() as exc:
-            error: Exception | None = exc
-        else:
-            error = None
+            error = exc
     if error is not None:
         raise RvssError(
-            Problem.SAMBA,
-            f"Samba's registry refuses to change {', '.join(shares)}: {error} {' '.join(said)}",
+            Problem.SAMBA, f"Samba's registry refuses {what}: {error} {' '.join(said)}"
         ) from error
-    return tuple(changed)
+
+
+@contextmanager
+def transaction(registry: Any) -> Iterator[None]:
+    """Change all that a block changes in the registry, or nothing of it."""
+    registry.transaction_start()
+    try:
+        yield
+    except BaseException:
+        registry.transaction_cancel()
+        raise
+    registry.transaction_commit()
+
+
+@contextmanager
+def reading() -> Iterator[Any]:
+    """Open the registry for a block that reads it; a configuration has been read before.
+
+    Raises:
+        RvssError: SAMBA if it cannot be read.
+    """
+    from samba.samba3 import smbconf
+
+    with samba_speaks():
+        try:
+            yield smbconf.init_reg(None)
+        except smbconf_error() as exc:
+            raise RvssError(
+                Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'"
+            ) from exc
 
 
 def _amend_one(registry: Any, share: str, amendment: Amendment) -> bool:
@@ -177,16 +211,10 @@ def exposed_shares(configfile: str, state_directory: str) -> dict[str, str]:
     Raises:
         RvssError: SAMBA if the registry cannot be read.
     """
-    from samba.samba3 import smbconf
-
     open_context(configfile)
-    with samba_speaks():
-        try:
-            registry = smbconf.init_reg(None)
-            names = [share for share in registry.share_names() if EXPOSED.fullmatch(share)]
-            return _with_paths(registry, names, state_directory)
-        except smbconf_error() as exc:
-            raise _unreadable(exc) from exc
+    with reading() as registry:
+        names = [share for share in registry.share_names() if EXPOSED.fullmatch(share)]
+        return _with_paths(registry, names, state_directory)
 
 
 def our_shares(
@@ -202,23 +230,13 @@ def our_shares(
     Raises:
         RvssError: SAMBA if the registry cannot be read.
     """
-    from samba.samba3 import smbconf
-
     open_context(configfile)
-    with samba_speaks():
-        try:
-            registry = smbconf.init_reg(None)
-            found = _with_paths(registry, registry.share_names(), state_directory)
-        except smbconf_error() as exc:
-            raise _unreadable(exc) from exc
+    with reading() as registry:
+        found = _with_paths(registry, registry.share_names(), state_directory)
     return (
         {name: path for name, path in found.items() if EXPOSED.fullmatch(name)},
         {name: path for name, path in found.items() if path.startswith(f"{directory}/")},
     )
-
-
-def _unreadable(exc: Exception) -> RvssError:
-    return RvssError(Problem.SAMBA, f"cannot read Samba's registry: {exc}", "try 'net conf list'")
 
 
 def _with_paths(registry: Any, names: Sequence[str], state_directory: str) -> dict[str, str]:
@@ -337,23 +355,11 @@ def remove_security(state_directory: str, shares: Sequence[str]) -> tuple[str, .
         return ()
     keys = _descriptors_of(path, shares)
     removed: dict[str, None] = {}
-    try:
-        database = tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDWR)
-        try:
-            database.transaction_start()
-            try:
-                for key, share in keys.items():
-                    if database.get(key) is not None:
-                        database.delete(key)
-                        removed[share] = None
-            except BaseException:
-                database.transaction_cancel()
-                raise
-            database.transaction_commit()
-        finally:
-            database.close()
-    except (OSError, RuntimeError) as exc:
-        raise RvssError(Problem.SAMBA, f"cannot change {path}: {exc}") from exc
+    with tdb_file.changing(path) as database:
+        for key, share in keys.items():
+            if database.get(key) is not None:
+                database.delete(key)
+                removed[share] = None
     return tuple(removed)
 
 

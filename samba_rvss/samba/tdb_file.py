@@ -1,4 +1,6 @@
-"""Reading a tdb file as a whole, without waiting for a lock, in time linear in its size.
+"""Samba's tdb files: read as a whole, without waiting for a lock, in time linear in their size.
+
+`changing` changes one, as Samba does.
 
 libtdb finds a record by walking the chain of its hash bucket, and Samba's files have 131 buckets
 however many records there are: to read 10,000 shadow copies that way takes seconds. Following each
@@ -10,6 +12,9 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import tdb
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
@@ -27,6 +32,26 @@ _RECOVERY_START = 44
 _TDB_RECOVERY_MAGIC = 0xF53BC0E7
 _READING_SECONDS = 5.0
 _READING_PAUSE = 0.05
+
+
+@contextmanager
+def changing(path: str) -> Iterator[tdb.Tdb]:
+    """Change a file in a transaction: all that a block does, or nothing of it.
+
+    Raises:
+        RvssError: SAMBA if it cannot be changed.
+    """
+    try:
+        with closing(tdb.Tdb(path, 0, tdb.DEFAULT, os.O_RDWR)) as database:
+            database.transaction_start()
+            try:
+                yield database
+            except BaseException:
+                database.transaction_cancel()
+                raise
+            database.transaction_commit()
+    except (OSError, RuntimeError) as exc:
+        raise RvssError(Problem.SAMBA, f"cannot change {path}: {exc}") from exc
 
 
 def read(path: str, prefix: bytes = b"") -> dict[bytes, bytes] | None:

@@ -126,7 +126,7 @@ def _assert_whole(rig: "Rig") -> list[dict[str, Any]]:
         What is exposed, and what there is beside the backup.
     """
     (backup,) = _backups(rig)
-    found = as_data(backup.exposed)
+    found = [as_data(image) for image in backup.exposed]
     exposed = [each for each in found if each["share"]]
     assert set(_registered(rig)) == {each["share"] for each in exposed}
     paths = {rig.parameters(each["share"])["path"] for each in exposed}
@@ -143,7 +143,7 @@ def _assert_whole(rig: "Rig") -> list[dict[str, Any]]:
 def _assert_well(rig: "Rig") -> None:
     status = _json(rig, "status")
     assert (status["wrong"], status["reconcile"]["to_do"]) == ([], 0)
-    assert status["exposed"] == as_data(_backups(rig)[0].exposed)
+    assert status["exposed"] == [as_data(image) for image in _backups(rig)[0].exposed]
 
 
 @pytest.fixture

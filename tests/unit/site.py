@@ -1,6 +1,7 @@
 """An instance's files, real ones, on which nothing runs: for tests of reconciling."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -190,3 +191,12 @@ class Site:
     def observe(self, *, starting: bool = False) -> Observation:
         """Look at everything."""
         return observe(Sources(instance=self.instance(), starting=starting))
+
+
+@contextmanager
+def with_samba(directory: Path) -> Iterator[Site]:
+    """Give a site with python-samba in a process of its own."""
+    with closing(SambaProcess()) as samba:
+        made = Site(directory, samba)
+        with closing(made.ledger):
+            yield made

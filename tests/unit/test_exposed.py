@@ -1,24 +1,20 @@
 """Exposed shares: what a mark or a record says is one is removed only if it has such a name."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from samba_rvss.copies import exposed
 from samba_rvss.run import run
-from samba_rvss.samba.process import SambaProcess
-from tests.unit.site import Site
+from tests.unit.site import Site, with_samba
 from tests.unit.values import COPY_ID
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with closing(SambaProcess()) as samba:
-        made = Site(tmp_path, samba)
-        with closing(made.ledger):
-            yield made
+    with with_samba(tmp_path) as made:
+        yield made
 
 
 def test_no_share_of_an_administrator_is_removed(site: Site) -> None:

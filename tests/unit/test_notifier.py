@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +16,7 @@ from samba_rvss.daemon.present import Present
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Phase
 from samba_rvss.samba import conf
-from samba_rvss.samba.process import SambaProcess
-from tests.unit.site import Site
+from tests.unit.site import Site, with_samba
 
 pytestmark = pytest.mark.require("root")
 
@@ -76,10 +75,8 @@ class Office:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with closing(SambaProcess()) as samba:
-        made = Site(tmp_path, samba)
-        with closing(made.ledger):
-            yield made
+    with with_samba(tmp_path) as made:
+        yield made
 
 
 def test_what_happens_to_a_copy(site: Site) -> None:

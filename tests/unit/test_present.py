@@ -12,7 +12,7 @@ import pytest
 from samba_rvss.daemon.present import Present
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.testing.example import share_section
-from tests.unit.site import Site
+from tests.unit.site import Site, with_samba
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,10 +52,8 @@ class Broken(SambaProcess):
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with closing(SambaProcess()) as samba:
-        made = Site(tmp_path, samba)
-        with closing(made.ledger):
-            yield made
+    with with_samba(tmp_path) as made:
+        yield made
 
 
 def test_a_share_that_is_added_while_the_file_is_read(site: Site) -> None:

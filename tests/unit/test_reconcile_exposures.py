@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -60,12 +61,12 @@ def look(
     mounts: tuple[str, ...] = (),
     opened: tuple[str, ...] = (),
     starting: bool = True,
-    **more: object,
+    **more: Any,
 ) -> Observation:
     """Return an observation."""
     found = seen(BACKUP, images=images, mounts=frozenset(mounts))
     found = replace(found, shared=shared or {}, opened=frozenset(opened), starting=starting)
-    return replace(found, **more)  # type: ignore[arg-type] # what a test wants
+    return replace(found, **more)
 
 
 def acts(found: Observation) -> list[type[Action]]:
