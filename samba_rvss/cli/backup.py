@@ -193,7 +193,7 @@ def run_list(arguments: argparse.Namespace) -> int:
             (", ".join(sorted(backup.tags)) or "-") if backup.seen else "not seen",
             output.span(now() - backup.taken),
             output.size(backup.size),
-            "; ".join(map(exposing.line, backup.exposed)) or "-",
+            "; ".join(map(exposing.line, exposing.of(backup.exposed))) or "-",
         ]
         for backup in found
     ]
@@ -235,7 +235,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "tags": ", ".join(sorted(backup.tags)) or "none",
             "held": "; ".join(map(_hold, backup.holds)) or "no",
             "space": output.size(backup.size),
-            "exposed": "; ".join(map(exposing.line, backup.exposed)) or "no",
+            "exposed": "; ".join(map(exposing.line, exposing.of(backup.exposed))) or "no",
         }
     )
     output.print_line()
@@ -285,7 +285,7 @@ def as_data(backup: Backup) -> dict[str, Any]:
             }
             for hold in backup.holds
         ],
-        "exposed": [exposing.as_data(image) for image in backup.exposed],
+        "exposed": [exposing.as_data(image) for image in exposing.of(backup.exposed)],
         "seen": backup.seen,
         "size": backup.size,
         "parts": [

@@ -134,8 +134,14 @@ def told(image: Image) -> str:
 
 
 def of(images: Iterable[Image]) -> list[Image]:
-    """Return the backups that are shares, and the writable copies beside backups."""
-    return [image for image in images if image.mark.exposed or image.mark.branch]
+    """Return the backups that are shares, and the writable copies, each after its backup."""
+    found = [image for image in images if image.mark.exposed or image.mark.branch]
+    return sorted(found, key=_place)
+
+
+def _place(image: Image) -> tuple[str, bool]:
+    branch = image.mark.branch
+    return (image.id, False) if branch is None else (branch.of, True)
 
 
 def line(image: Image) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from samba_rvss.cli import exposing
 from samba_rvss.model import (
     Branch,
     Exposed,
@@ -177,3 +178,9 @@ def test_a_share_or_a_mount_that_nothing_exposes_goes() -> None:
     assert acts(stray) == [Unmount, DeleteShare]
     assert acts(replace(stray, starting=False)) == []
     assert acts(replace(stray, inventory=None)) == []
+
+
+def test_a_writable_copy_is_shown_after_its_backup() -> None:
+    """Also if both were made in one second, so that chance has given it the lower id."""
+    first, last = branch(of="c"), replace(backup(exposed=SHARED), id="c")
+    assert exposing.of([first, image_of("d"), last]) == [last, first]
