@@ -39,13 +39,16 @@ def end(
     uid: int = -1,
     hidden: Callable[[], object] = lambda: None,
     detail: str = "",
-) -> None:
+) -> bool:
     """End a shadow copy for its client: it becomes a backup, or is deleted.
 
     Args:
         instance: the copy's.
         copy: which one.
         uid, hidden, detail: see `samba_rvss.copies.delete.delete`.
+
+    Returns:
+        Whether it is still to be sealed.
 
     Raises:
         RvssError: as `samba_rvss.copies.delete.delete`.
@@ -57,8 +60,10 @@ def end(
         keep(instance, current, uid, hidden, detail)
     elif _is_wanted_unsealed(current):
         _end_unsealed(instance, current, uid, hidden, detail)
+        return True
     else:
         delete(instance, copy, uid, hidden, detail)
+    return False
 
 
 def _as_samba_has_it(instance: Instance, copy: ShadowCopy) -> ShadowCopy:

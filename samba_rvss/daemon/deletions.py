@@ -161,7 +161,7 @@ class Deletions:
         copy: ShadowCopy,
         uid: int,
         detail: str = "",
-        by: Callable[..., None] = keep.end,
+        by: Callable[..., bool] = keep.end,
     ) -> "tuple[asyncio.Task[None], asyncio.Event]":
         """Begin to delete a copy; return the task, and what is set when nobody can reach it."""
         loop, hidden = asyncio.get_running_loop(), asyncio.Event()
@@ -174,7 +174,7 @@ class Deletions:
         uid: int,
         hidden: Callable[[], object] = lambda: None,
         detail: str = "",
-        by: Callable[..., None] = keep.end,
+        by: Callable[..., bool] = keep.end,
     ) -> None:
         with self._under_way.doing(f"the deletion of {copy.id} has been under way", _LONGEST):
             if by is _delete_unheld:  # before it is let go of: what is held is followed on
@@ -183,14 +183,15 @@ class Deletions:
             await self._watcher.release(copy)
             async with self._turns.take(copy.volume):
                 await self._watcher.release(copy)  # reconciling may have tracked it again
+                goes_on = True
                 try:
-                    await in_thread(by, self._present(), copy, uid, hidden, detail)
+                    goes_on = await in_thread(by, self._present(), copy, uid, hidden, detail)
                 except RvssError:
                     self._runner.wake(RETRY_SECONDS)
                     raise
                 finally:
-                    # It is not being deleted after all, or it has ended and is to be sealed.
-                    await self._watcher.resume(copy.id)
+                    if goes_on:  # not being deleted after all, or ended and to be sealed
+                        await self._watcher.resume(copy.id)
 
     async def _require_unheld(self, copy: ShadowCopy) -> None:
         """Refuse what is held, unless that cannot be told in time: the provider refuses it, too.
@@ -230,13 +231,14 @@ def _require_gone(instance: Instance, copy: ShadowCopy) -> None:
 
 def _delete_unheld(
     instance: Instance, copy: ShadowCopy, uid: int, hidden: Callable[[], object], detail: str
-) -> None:
+) -> bool:
     current = instance.ledger.get(copy.id)
     with ExitStack() as bars:
         if current is not None and current.phase is Phase.KEPT:
             holds.require_unheld(instance, current)  # once more, now that nothing changes it
             bars.enter_context(reading.barred(instance, current))
         delete(instance, copy, uid, hidden, detail)
+    return False
 
 
 def _log_late(copy: ShadowCopy, deletion: "asyncio.Task[None]") -> None:
