@@ -106,6 +106,10 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
     "nbdkit": cache(lambda: _root() or _tools("nbdkit", "nbdfuse")),
     "btrbk": cache(lambda: _root() or _tools("btrbk")),
     "restic": cache(lambda: _tools("restic")),
+    "debhelper": cache(
+        lambda: _tools("dpkg-buildpackage", "dh", "dh_python3", "pkg-config", "lintian")
+    ),
+    "rpmbuild": cache(lambda: _tools("rpmbuild", "rpm")),
 }
 
 

@@ -76,6 +76,9 @@ def test_enabling_the_service_enables_all(installed: Path) -> None:
     (also,) = re.findall(r"^Also=(.+)$", text, re.M)
     others = {unit.name for unit in units.iterdir() if "[Install]" in unit.read_text()}
     assert set(also.split()) == others - {"samba-rvss.service"}
+    # Whoever starts it at once has all of them at once.
+    started = " ".join(re.findall(r"^(?:Requires|Wants)=(.+)$", text, re.M))
+    assert set(started.split()) == others - {"samba-rvss.service"}
     (before,) = re.findall(r"^Before=(.+)$", text, re.M)
     assert "smbd.service" in before.split()
 
