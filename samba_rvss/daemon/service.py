@@ -116,6 +116,7 @@ class Daemon:
                 asyncio.ensure_future(door.run(for_admins, sockets.RootOnly(), serve_admin)),
                 asyncio.ensure_future(arrivals.follow(present, runner, there)),
                 asyncio.ensure_future(_housekeep(present)),
+                asyncio.ensure_future(be_watched()),
                 asyncio.ensure_future(self._stopping.wait()),
             ]
             for line in access.lacking:
@@ -164,6 +165,21 @@ class Daemon:
 
     def _on_hangup(self, requests: Requests) -> None:
         self._tasks.start(requests.refresh(anew=True))
+
+
+async def be_watched() -> None:
+    """Tell systemd again and again that the event loop runs, if the unit has ``WatchdogSec=``.
+
+    What a thread waits for is no reason to be restarted: that would wait again.
+    """
+    # sd_watchdog_enabled(3): microseconds, and whom they are for.
+    given = os.environ.get("WATCHDOG_USEC", "")
+    ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    seconds = int(given) / 2e6 if ours and given.isdecimal() else 0.0
+    while seconds:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(seconds)
+    await asyncio.get_running_loop().create_future()
 
 
 async def _housekeep(present: Present) -> None:
