@@ -25,6 +25,7 @@ from samba_rvss.cli import (
     notify,
     prune,
     reconcile,
+    setup,
     shares,
     status,
 )
@@ -36,6 +37,7 @@ _VERBS = (
     listing,
     events,
     shares,
+    setup,
     backup,
     prune,
     delete,

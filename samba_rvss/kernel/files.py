@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -45,8 +46,15 @@ def all_opened(fds: Iterable[int]) -> Iterator[None]:
         yield
 
 
-def replace(path: str, data: bytes) -> None:
-    """Put a file that root alone can read in the place of another one: in one step, and durable."""
+def replace(path: str, data: bytes, like: int | None = None) -> None:
+    """Put a file in the place of another one: in one step, and durable.
+
+    Args:
+        path: the other one's.
+        data: its content.
+        like: a file whose owner, mode, ACL and other extended attributes it gets; without one it
+            is root's, whom alone it can be read by.
+    """
     directory, name = os.path.split(path)
     new = f"{name}.{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -57,9 +65,19 @@ def replace(path: str, data: bytes) -> None:
             left = data
             while left:
                 left = left[os.write(fd, left) :]
+            if like is not None:
+                _make_like(fd, like)
             os.fsync(fd)
         os.rename(new, name, src_dir_fd=within, dst_dir_fd=within)
         os.fsync(within)
+
+
+def _make_like(fd: int, other: int) -> None:
+    status = os.fstat(other)
+    os.fchown(fd, status.st_uid, status.st_gid)
+    os.fchmod(fd, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(other):
+        os.setxattr(fd, name, os.getxattr(other, name))
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int) -> int:

@@ -4,8 +4,12 @@ Samba hands a request for a shadow copy to the first module and expects that eac
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from samba_rvss.samba.values import joined
+
+IsOn: TypeAlias = Callable[[str], bool]
+"""Tells whether a parameter means yes for a share."""
 
 OURS = "shell_snap"
 """The module that calls the hook."""
@@ -31,7 +35,7 @@ def name(entry: str) -> str:
     return path.rpartition("/")[2].partition(".")[0] if path.startswith("/") else path
 
 
-def obstacle(objects: Sequence[str], is_on: Callable[[str], bool]) -> str:
+def obstacle(objects: Sequence[str], is_on: IsOn) -> str:
     """Return why Samba never asks the hook, and what to do; empty if it does.
 
     Args:

@@ -26,7 +26,8 @@ from samba_rvss.samba.options import (
 )
 from samba_rvss.samba.values import is_true, listed, string
 
-_VERBS = {"check": "check path command", "create": "create command", "delete": "delete command"}
+COMMANDS = {"check": "check path command", "create": "create command", "delete": "delete command"}
+"""The callouts of vfs_shell_snap, and the parameter of each (source3/modules/vfs_shell_snap.c)."""
 # lib/param/loadparm_server_role.c
 _DOMAIN_CONTROLLER = "ROLE_ACTIVE_DIRECTORY_DC"
 _HOOKS = {("samba-rvss", "hook"), ("samba_rvss", "hook.py")}
@@ -69,7 +70,14 @@ class Section:
         )
 
 
-def _is_our_command(command: str, verb: str, socket: str) -> bool:
+def is_our_command(command: str, verb: str, socket: str) -> bool:
+    """Return whether a command of vfs_shell_snap is our hook, for an instance's socket.
+
+    Args:
+        command: as smb.conf has it.
+        verb: which callout it is.
+        socket: the instance's.
+    """
     try:
         words = shlex.split(command)
     except ValueError:
@@ -121,13 +129,13 @@ def section(
     macro = values.macro(written) or values.macro(path)
     objects = listed(effective("vfs objects"))
     share: Share | None = None
-    commands = {verb: effective(f"shell_snap:{key}") for verb, key in _VERBS.items()}
+    commands = {verb: effective(f"shell_snap:{key}") for verb, key in COMMANDS.items()}
     socket = f"{run_directory}/hook.sock"
-    wrong = [v for v, command in commands.items() if not _is_our_command(command, v, socket)]
+    wrong = [v for v, command in commands.items() if not is_our_command(command, v, socket)]
     if modules.OURS not in map(modules.name, objects):
         reason = "vfs objects has no shell_snap"
     elif wrong:
-        names = " and ".join(f"'shell_snap:{_VERBS[verb]}'" for verb in wrong)
+        names = " and ".join(f"'shell_snap:{COMMANDS[verb]}'" for verb in wrong)
         reason = f"{names} does not call the hook of this instance ({socket})"
     elif included:
         reason = (

@@ -40,20 +40,47 @@ def read(path: str) -> tuple[Written, ...]:
         return ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where something stands in a text: a parameter, or the head of a section.
+
+    Attributes:
+        section: the section's name, None before the first one.
+        parameter: as written; None for a head.
+        lines: the number of its first line, from 0, and of the line after its last one.
+    """
+
+    section: str | None
+    parameter: Parameter | None
+    lines: tuple[int, int]
+
+
 def parse(text: str) -> Iterator[Written]:
     """Yield the parts of a text."""
     section: str | None = None
     found: list[Parameter] = []
-    for line in _lines(text):
-        line = line.partition("\0")[0]
+    for place in places(text):
+        if place.parameter is not None:
+            found.append(place.parameter)
+            continue
+        yield Written(section=section, parameters=tuple(found))
+        section, found = place.section, []
+    yield Written(section=section, parameters=tuple(found))
+
+
+def places(text: str) -> Iterator[Place]:
+    """Yield the places of a text."""
+    section: str | None = None
+    for first, end, whole in _lines(text):
+        line = whole.partition("\0")[0]
         if line.startswith("["):
-            yield Written(section=section, parameters=tuple(found))
-            section, found = line[1:].partition("]")[0], []
+            section = line[1:].partition("]")[0]
+            yield Place(section=section, parameter=None, lines=(first, end))
             continue
         name, equals, value = line.partition("=")
         if equals:
-            found.append((_trimmed(name), _trimmed(value)))
-    yield Written(section=section, parameters=tuple(found))
+            parameter = _trimmed(name), _trimmed(value)
+            yield Place(section=section, parameter=parameter, lines=(first, end))
 
 
 def sections(parts: Iterable[Written]) -> Mapping[str, tuple[Parameter, ...]]:
@@ -100,21 +127,32 @@ def leading(path: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, Param
             yield from leading(file, (*above, path))
 
 
-def _lines(text: str) -> Iterator[str]:
-    """Yield the lines that are not empty, joined where one goes on in the next."""
+def _lines(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield the lines that are not empty, joined where one goes on in the next.
+
+    Each comes with the number of its first line, and that of the line after its last one.
+    """
     whole: str | None = None
+    first = 0
     *ended, last = text.split("\n")
-    for line in ended:
-        if whole is None and line.lstrip(_BLANKS).startswith(("#", ";")):
-            continue
+    for number, line in enumerate(ended):
+        if whole is None:
+            if line.lstrip(_BLANKS).startswith(("#", ";")):
+                continue
+            first = number
         whole = _RUN.sub(r"\1", line.lstrip(_BLANKS) if whole is None else whole + line)
         if _CONTINUED.search(whole):
             whole = _CONTINUED.sub("", whole)
             continue
-        yield whole
+        yield first, number + 1, whole
         whole = None
-    if whole is not None or not last.lstrip(_BLANKS).startswith(("#", ";")):
-        yield _RUN.sub(r"\1", last.lstrip(_BLANKS) if whole is None else whole + last)
+    if whole is None:
+        if last.lstrip(_BLANKS).startswith(("#", ";")):
+            return
+        first, whole = len(ended), last.lstrip(_BLANKS)
+    else:
+        whole += last
+    yield first, len(ended) + 1, _RUN.sub(r"\1", whole)
 
 
 def _trimmed(text: str) -> str:
