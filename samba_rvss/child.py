@@ -16,13 +16,24 @@ from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeVar, cast
 
 from samba_rvss.closing import Closing
-from samba_rvss.errors import RvssError
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import environment, not_started
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+_ROOT = os.path.dirname(_PACKAGE)
+
+
+def _installed() -> tuple[int, int]:
+    """Return what changes when another version is put in the place of this one."""
+    status = os.stat(os.path.join(_PACKAGE, "__init__.py"))
+    return status.st_ino, status.st_mtime_ns
+
+
+# As it was when this process began.
+_VERSION = _installed()
 
 
 class Child(Closing):
@@ -45,7 +56,7 @@ class Child(Closing):
         ours, theirs = socket.socketpair()
         code = (
             f"import sys; sys.path.insert(0, {_ROOT!r}); "
-            f"from samba_rvss.child import serve; serve({theirs.fileno()})"
+            f"from samba_rvss.child import serve; serve({theirs.fileno()}, {_VERSION!r})"
         )
         self._pipe = Connection(ours.detach())
         try:
@@ -74,7 +85,8 @@ class Child(Closing):
                 be picklable.
 
         Raises:
-            RvssError: what the function raised.
+            RvssError: what the function raised; BUSY if the child is of another version, because
+                that was installed since this process began.
             RuntimeError: the function raised something else, which this says in words.
             TimeoutError: it took too long; the child has to be closed.
             OSError, EOFError: the child has died; it has to be closed.
@@ -94,8 +106,13 @@ class Child(Closing):
         self._process.wait()
 
 
-def serve(fd: int) -> None:
-    """Answer calls until the owner closes its end (the child's main function)."""
+def serve(fd: int, version: tuple[int, int]) -> None:
+    """Answer calls until the owner closes its end (the child's main function).
+
+    Args:
+        fd: our end.
+        version: the owner's; another one's calls are refused, which may mean another thing.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
     while True:
@@ -104,6 +121,12 @@ def serve(fd: int) -> None:
         except EOFError:
             return
         try:
+            if version != _VERSION:
+                raise RvssError(
+                    Problem.BUSY,
+                    "another version of samba-rvss was installed while this one runs",
+                    "systemctl restart samba-rvss.service",
+                )
             answer = (True, getattr(importlib.import_module(module), name)(*args, **kwargs))
         except RvssError as exc:
             answer = (False, exc)

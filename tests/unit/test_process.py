@@ -3,6 +3,7 @@
 import fcntl
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,3 +214,34 @@ def test_the_child_ends_with_its_owner() -> None:
         finally:
             os.close(child)
     assert ended
+
+
+def test_a_child_of_another_version_does_nothing(tmp_path: Path) -> None:
+    """A package may be upgraded while its old daemon runs; it is restarted a moment later."""
+    package = Path(samba_rvss.__file__).parent
+    shutil.copytree(package, tmp_path / "samba_rvss", ignore=shutil.ignore_patterns("*.pyc"))
+    program = (
+        "import os, shutil, sys\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from samba_rvss.child import Child\n"
+        "from samba_rvss.errors import Problem, RvssError\n"
+        "old = Child()\n"
+        "assert old.call(30, os.getpid) == old.pid\n"
+        f"file = {str(tmp_path / 'samba_rvss' / '__init__.py')!r}\n"
+        "shutil.copy(file, file + '.new')\n"
+        "os.rename(file + '.new', file)\n"
+        "assert old.call(30, os.getpid) == old.pid\n"
+        "new = Child()\n"
+        "try:\n"
+        "    print('ran as', new.call(30, os.getpid))\n"
+        "except RvssError as exc:\n"
+        "    assert exc.problem is Problem.BUSY\n"
+        "    print(exc.line())\n"
+        "old.close()\n"
+        "new.close()\n"
+    )
+    said = run([sys.executable, "-I", "-c", program], timeout=60)
+    assert said == (
+        "another version of samba-rvss was installed while this one runs:"
+        " systemctl restart samba-rvss.service\n"
+    )
