@@ -20,13 +20,16 @@ _IN_WORK = (Phase.CREATING, Phase.DELETING)
 # From a client's Commit to its Expose, which follows at once; Windows gives a Commit as long.
 _EXPOSE_SECONDS = 60.0
 
+ELSEWHERE = ""
+"""In the place of a check's name: its own check tells more of it than a sentence."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How an instance stands.
 
     Attributes:
-        wrong: what is wrong, a line each; empty if nothing is.
+        found: what is wrong, each with the name of the check of `doctor` that it belongs to.
         phases: how many copies are in each phase.
         oldest: the oldest copy, None if there is none.
         unsealed: ids of the copies that are not sealed though their recovery is complete, and for
@@ -39,7 +42,7 @@ class Standing:
         backups: of each share that has some, or is to have some.
     """
 
-    wrong: tuple[str, ...]
+    found: tuple[tuple[str, str], ...]
     phases: Mapping[Phase, int]
     oldest: ShadowCopy | None
     unsealed: Mapping[str, float]
@@ -50,9 +53,14 @@ class Standing:
     backups: tuple[OfShare, ...] = ()
 
     @property
+    def wrong(self) -> tuple[str, ...]:
+        """What is wrong, a line each; empty if nothing is."""
+        return tuple(dict.fromkeys(line for _, line in self.found))
+
+    @property
     def healthy(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.wrong
+        return not self.found
 
 
 def standing(look: Look, unsupported: Mapping[str, str]) -> Standing:
@@ -65,7 +73,7 @@ def standing(look: Look, unsupported: Mapping[str, str]) -> Standing:
     seen = look.seen
     unsealed = dict(_unsealed(seen))
     return Standing(
-        wrong=tuple(dict.fromkeys(_wrong(look, unsealed, unsupported))),
+        found=tuple(_wrong(look, unsealed, unsupported)),
         phases=Counter(
             copy.phase for copy in (*seen.copies, *seen.backups) if copy.phase is not Phase.KEPT
         ),
@@ -83,43 +91,52 @@ def standing(look: Look, unsupported: Mapping[str, str]) -> Standing:
 
 def _wrong(
     look: Look, unsealed: Mapping[str, float], unsupported: Mapping[str, str]
-) -> Iterator[str]:
+) -> Iterator[tuple[str, str]]:
     if look.presence is None:
-        yield look.silence
+        yield "daemon", look.silence
     else:
-        yield from (f"the last reconciling failed: {line}" for line in look.presence.failed)
-        yield from look.presence.unsealed
-        yield from look.presence.refused
-        yield from look.presence.late
-        yield from look.presence.lacking
-        yield from look.presence.unnotified
+        failed = (f"the last reconciling failed: {line}" for line in look.presence.failed)
+        yield from _of("reconciling", failed)
+        yield from _of("sealed", look.presence.unsealed)
+        yield from _of("blocked", look.presence.refused)
+        yield from _of("late", look.presence.late)
+        yield from _of("permissions", look.presence.lacking)
+        yield from _of("notify", look.presence.unnotified)
     for file in look.damaged:
-        yield (
+        line = (
             f"the ledger was damaged and set aside as {file}, and what it lacked made anew from the"
             " images' marks: see 'samba-rvss list', delete what nobody needs, and remove that file"
         )
+        yield "ledger", line
     deadline = look.config.seal_deadline
     for copy, seconds in unsealed.items():
         if seconds > deadline:
-            yield f"{copy} is not sealed {seconds:.0f} s after its recovery: see the journal"
-    yield from _unexposed(look.seen)
-    yield from (f"{left.target}: {left.reason}" for left in look.plan.left_alone if left.wrong)
-    yield from look.plan.problems
-    yield from look.holding
+            line = f"{copy} is not sealed {seconds:.0f} s after its recovery: see the journal"
+            yield "sealed", line
+    yield from _of("blocked", _unexposed(look.seen))
+    left = (f"{left.target}: {left.reason}" for left in look.plan.left_alone if left.wrong)
+    yield from _of("orphans", left)
+    yield from _of("reconciling", look.plan.problems)
+    yield from _of("held", look.holding)
     for action in look.plan.actions:
         # The daemon does by itself what is to be done, when it is due; but nothing tells it of a
         # mount that somebody else has taken away.
         if isinstance(action, MountAgain):
-            yield f"{action.target}: {action.reason}: run samba-rvss reconcile"
-    yield from stale(look).values()
-    yield from _unpruned(look)
-    yield from _without_share(look)
-    yield from (f"[{share}]: {reason}" for share, reason in unsupported.items())
-    yield from roomless(look)
-    yield from look.config.warnings
-    yield from look.samba
+            yield "orphans", f"{action.target}: {action.reason}: run samba-rvss reconcile"
+    yield from _of("backups", stale(look).values())
+    yield from _of("backups", _unpruned(look))
+    yield from _of("orphans", _without_share(look))
+    reasons = (f"[{share}]: {reason}" for share, reason in unsupported.items())
+    yield from _of("path", reasons)
+    yield from _of("space", roomless(look))
+    yield from _of(ELSEWHERE, look.config.warnings)
+    yield from _of(ELSEWHERE, look.samba)
     if look.unnotified:
-        yield look.unnotified
+        yield "notify", look.unnotified
+
+
+def _of(check: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    return ((check, line) for line in lines)
 
 
 def _unexposed(seen: Observation) -> Iterator[str]:

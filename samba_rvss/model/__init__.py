@@ -1,5 +1,6 @@
 """The values that everything else speaks of. Nothing here acts."""
 
+from samba_rvss.model.advice import Advice
 from samba_rvss.model.copies import (
     ENDED,
     UNKNOWN,
@@ -46,6 +47,7 @@ __all__ = [
     "NOBODY",
     "NOTHING",
     "UNKNOWN",
+    "Advice",
     "Branch",
     "Context",
     "Event",

@@ -12,7 +12,7 @@ IDLE = "rpcd_fsrvp:idle_seconds"
 SHORT_IDLE = 10
 """What is recommended for `IDLE`: a client between two calls reconnects sooner."""
 
-_SEQUENCE = "fss:sequence timeout"
+SEQUENCE = "fss:sequence timeout"
 _NUMBER = re.compile(r"\s*([+-]?(?:0x[0-9a-f]+|\d+))", re.IGNORECASE)
 
 
@@ -35,7 +35,7 @@ class Clocks:
 
 def clocks(globals_: Mapping[str, str]) -> Clocks:
     """Return the clocks that [global] sets."""
-    sequence = number(globals_.get(_SEQUENCE))
+    sequence = number(globals_.get(SEQUENCE))
     idle = number(globals_.get(IDLE))
     usual = Clocks()
     return Clocks(

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import paths
-from samba_rvss.model import Share
-from samba_rvss.samba import callout, exposable, notification, twins, written
+from samba_rvss.model import Advice, Share
+from samba_rvss.samba import callout, exposable, needs, notification, twins, written
 from samba_rvss.samba.clocks import Clocks, clocks
 from samba_rvss.samba.options import (
     COMMIT_DEADLINE,
@@ -41,11 +41,9 @@ from samba_rvss.samba.sections import (
     Section,
     confusion,
     faults,
-    notes,
     section,
     taken_out,
     told_apart,
-    warnings,
 )
 from samba_rvss.samba.values import Parameters, is_true, listed, plain
 
@@ -57,7 +55,8 @@ _TICK = 0.1  # seconds by which a file's times may be behind the clock
 class Config:
     """What smb.conf said when it was read. Times are in seconds.
 
-    ``warnings`` are sentences on what breaks Remote VSS, ``notes`` on what limits it;
+    ``warnings`` are sentences on what breaks Remote VSS, ``notes`` on what limits it; ``advice`` is
+    what both have of Samba's own settings;
     ``helpers_on_demand`` is whether Samba starts samba-dcerpcd by itself, ``notify_command`` the
     words of what is told of troubles.
     Our directories have no symbolic link in their paths, and no part that others can replace.
@@ -82,6 +81,7 @@ class Config:
     clocks: Clocks = field(default=Clocks())
     notify_command: tuple[str, ...] = ()
     helpers_on_demand: bool = True
+    advice: tuple[Advice, ...] = ()
     # Each callout looks here, in a client's freeze window, however many shares there are.
     _meant: Mapping[str, tuple[Section, ...]] = field(init=False, repr=False, compare=False)
     _unions: Mapping[str, Share] = field(init=False, repr=False, compare=False)
@@ -232,6 +232,12 @@ def load(configfile: str = "") -> Config:
         for source in (sections, registry)
         for name, own in source.items()
     ]
+    in_order = tuple(written.in_global(file))
+    breaking = (*needs.breaking(globals_, context.server_role()), *needs.order(in_order))
+    limiting = (
+        *needs.limiting(globals_, in_order),
+        *needs.of_shares((entry.share for entry in found if entry.share), modules),
+    )
     return Config(
         file=file,
         run_directory=run_directory,
@@ -244,11 +250,12 @@ def load(configfile: str = "") -> Config:
         samba_lock_directory=str(context.get("lock directory")),
         samba_state_directory=str(context.get("state directory")),
         sections=told_apart(found),
-        warnings=(*warnings(globals_, context.server_role()), *notify.problems),
+        warnings=(*(advice.line() for advice in breaking), *notify.problems),
         notes=(
             *(f"[{name}] {fault}" for name, own in wrong.items() for fault in own.values()),
-            *notes((entry.share for entry in found if entry.share), modules),
+            *(advice.line() for advice in limiting),
         ),
+        advice=(*breaking, *limiting),
         global_modules=modules,
         files=files,
         instance=INSTANCE.read(globals_),
@@ -355,5 +362,5 @@ def find_share(config: Config, words: tuple[str, ...]) -> Share:
             "see 'samba-rvss shares'",
         )
     if reason := confusion(matches):
-        raise RvssError(Problem.NOT_OURS, reason)
+        raise RvssError(Problem.NOT_OURS, reason.what, reason.write)
     return config.union(matches[0])

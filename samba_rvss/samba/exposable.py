@@ -4,7 +4,7 @@ ExposeShadowCopySet comes when the copy has been taken. It puts all that stands 
 section into the registry, under the name of the copy, and gives up at what the registry does not
 take; its set is then in the way of all others. What it does not find there, the copy's share lacks.
 
-Place: on `written`. Contract: pure functions of what was read; each obstacle is one sentence.
+Place: on `written`. Contract: pure functions of what was read; each obstacle is one `Advice`.
 Source: source3/rpc_server/fss/srv_fss_agent.c, fss_sc_expose(); source3/lib/smbconf/smbconf_reg.c.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from samba_rvss.model import Advice
 from samba_rvss.samba import written
 from samba_rvss.samba.parser import lower_case
 from samba_rvss.samba.values import plain
@@ -58,22 +59,22 @@ class Sources:
     registry_shares: bool = True
 
 
-def obstacle(share: str, sources: Sources) -> str:
-    """Return why a share's copies cannot be exposed as they are to be, and what to do; or ""."""
-    return "; ".join(_obstacles(share, sources))
-
-
-def _obstacles(share: str, sources: Sources) -> Iterator[str]:
+def obstacles(share: str, sources: Sources) -> Iterator[Advice]:
+    """Yield why a share's copies cannot be exposed as they are to be, and what to do."""
     if not sources.registry_shares:
-        yield (
-            "'registry shares' is off in [global], so that nobody could connect to its shadow"
-            " copies: set 'registry shares = yes' and 'include = registry'"
+        yield Advice(
+            check="registry",
+            what="'registry shares' is off in [global], so that nobody could connect to its shadow"
+            " copies",
+            write="set 'registry shares = yes' and 'include = registry'",
         )
     if excess := _excess(share):
-        yield (
-            f"its name is too long: the names of its shadow copies would have {_LONGEST + excess}"
-            f" bytes, and more than {_LONGEST} make Samba's whole registry unreadable; give it one"
-            f" that is shorter by {excess}"
+        yield Advice(
+            check="names",
+            what="its name is too long",
+            why=f"the names of its shadow copies would have {_LONGEST + excess} bytes, and more"
+            f" than {_LONGEST} make Samba's whole registry unreadable",
+            write=f"give it one that is shorter by {excess}",
         )
     name = lower_case(share)
     registered = sources.registry.get(name, ())
@@ -92,7 +93,7 @@ def _excess(share: str) -> int:
     return max(0, size - _LONGEST)
 
 
-def _refused(own: tuple[Parameter, ...], sources: Sources) -> Iterator[str]:
+def _refused(own: tuple[Parameter, ...], sources: Sources) -> Iterator[Advice]:
     """Yield what the registry does not take (smbconf_reg_set_value()), or what leads elsewhere."""
     for name, value in dict.fromkeys(own):
         if plain(name) == "include":
@@ -100,32 +101,42 @@ def _refused(own: tuple[Parameter, ...], sources: Sources) -> Iterator[str]:
         known = ":" not in name and _is_utf8(name)  # Samba's library takes no other bytes
         default = sources.default(name) if known else None
         if default is None and ":" not in name:
-            yield (
-                f"its section has '{name}', which Samba does not know, or in [global] only, and"
-                " does not take when it exposes a copy: correct it, or take it out"
+            yield Advice(
+                check="expose",
+                what=f"its section has '{name}', which Samba does not know, or in [global] only,"
+                " and does not take when it exposes a copy",
+                write="correct it, or take it out",
             )
         elif isinstance(default, int) and not isinstance(default, bool):
             if not _NUMBER.match(value):
-                yield (
-                    f"its section has '{name} = {value}', which is no number, and which Samba does"
-                    " not take when it exposes a copy: correct it, or take it out"
+                yield Advice(
+                    check="expose",
+                    what=f"its section has '{name} = {value}', which is no number, and which Samba"
+                    " does not take when it exposes a copy",
+                    write="correct it, or take it out",
                 )
         elif sources.utf8 and not _is_utf8(value):
-            yield (
-                f"the value of '{name}' in its section is not UTF-8, and Samba does not take it"
-                " when it exposes a copy: correct it"
+            yield Advice(
+                check="expose",
+                what=f"the value of '{name}' in its section is not UTF-8, and Samba does not take"
+                " it when it exposes a copy",
+                write="correct it",
             )
     for file in written.includes(own):
         for where, (name, _) in written.leading(file):
             if plain(name) == "path":
                 # What is included counts last in a copy's share too (smbconf_reg_get_values()).
-                yield (
-                    f"its section includes {where}, which sets 'path', so that the shares of its"
-                    " copies would lead to its own directory: write 'path' into the section itself"
+                yield Advice(
+                    check="expose",
+                    what=f"its section includes {where}, which sets 'path', so that the shares of"
+                    " its copies would lead to its own directory",
+                    write="write 'path' into the section itself",
                 )
 
 
-def _lacking(own: tuple[Parameter, ...], more: tuple[Parameter, ...], where: str) -> Iterator[str]:
+def _lacking(
+    own: tuple[Parameter, ...], more: tuple[Parameter, ...], where: str
+) -> Iterator[Advice]:
     """Yield what holds for a share and would not for its copies, because it stands elsewhere."""
     known = {(plain(name), value) for name, value in own}
     names = dict.fromkeys(
@@ -135,9 +146,11 @@ def _lacking(own: tuple[Parameter, ...], more: tuple[Parameter, ...], where: str
     )
     if names:
         what = " and ".join(f"'{name}'" for name in names)
-        yield (
-            f"a part of it stands in {where}, where Samba does not look when it exposes a copy,"
-            f" which would lack {what}: move it into the share's section in smb.conf itself"
+        yield Advice(
+            check="expose",
+            what=f"a part of it stands in {where}, where Samba does not look when it exposes a"
+            f" copy, which would lack {what}",
+            write="move it into the share's section in smb.conf itself",
         )
 
 

@@ -6,6 +6,7 @@ Samba hands a request for a shadow copy to the first module and expects that eac
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from samba_rvss.model import Advice
 from samba_rvss.samba.values import joined
 
 IsOn: TypeAlias = Callable[[str], bool]
@@ -35,8 +36,8 @@ def name(entry: str) -> str:
     return path.rpartition("/")[2].partition(".")[0] if path.startswith("/") else path
 
 
-def obstacle(objects: Sequence[str], is_on: IsOn) -> str:
-    """Return why Samba never asks the hook, and what to do; empty if it does.
+def obstacle(objects: Sequence[str], is_on: IsOn) -> Advice | None:
+    """Return why Samba never asks the hook, and what to do; None if it does.
 
     Args:
         objects: the ``vfs objects`` of a share, shell_snap among them.
@@ -46,11 +47,13 @@ def obstacle(objects: Sequence[str], is_on: IsOn) -> str:
     for module in names[: names.index(OURS)]:
         if module == _SNAPPER or (module == _BTRFS and is_on(MANIPULATE)):
             off = f"set '{MANIPULATE} = no'" if module == _BTRFS else f"take out {module}"
-            return (
-                f"the module {module} stands before {OURS} in 'vfs objects' and takes shadow copies"
-                f" itself, which nobody seals: {off}, or put {OURS} first"
+            return Advice(
+                check="shadowed",
+                what=f"the module {module} stands before {OURS} in 'vfs objects' and takes shadow"
+                " copies itself, which nobody seals",
+                write=f"{off}, or put {OURS} first",
             )
-    return ""
+    return None
 
 
 def amended(objects: Sequence[str]) -> str:

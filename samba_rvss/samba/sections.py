@@ -3,12 +3,11 @@
 import os
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from samba_rvss.model import Share, Writers
+from samba_rvss.model import Advice, Share, Writers
 from samba_rvss.samba import callout, exposable, modules, values
-from samba_rvss.samba.clocks import IDLE, SHORT_IDLE, clocks, number
 from samba_rvss.samba.options import (
     BACKUP_WARN_AGE,
     KEEP,
@@ -28,9 +27,8 @@ from samba_rvss.samba.values import is_true, listed, string
 
 COMMANDS = {"check": "check path command", "create": "create command", "delete": "delete command"}
 """The callouts of vfs_shell_snap, and the parameter of each (source3/modules/vfs_shell_snap.c)."""
-# lib/param/loadparm_server_role.c
-_DOMAIN_CONTROLLER = "ROLE_ACTIVE_DIRECTORY_DC"
 _HOOKS = {("samba-rvss", "hook"), ("samba_rvss", "hook.py")}
+_SOCKET = "/run/samba-rvss/hook.sock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +43,8 @@ class Section:
         written: the path as Samba has it in srv_fss.tdb and tells the hook: with quotes taken
             off, and nothing else; empty if that is ``path``.
         unfit: whether it would be ours, and stands where Samba cannot expose a copy of it.
+        callouts: the commands of shell_snap that it has, from wherever.
+        obstacles: what has to be mended before it can have shadow copies, as smb.conf tells it.
     """
 
     name: str
@@ -55,6 +55,8 @@ class Section:
     written: str = ""
     inherits: bool = False
     unfit: bool = False
+    callouts: tuple[str, ...] = ()
+    obstacles: tuple[Advice, ...] = ()
 
     @property
     def volume(self) -> str:
@@ -88,7 +90,7 @@ def is_our_command(command: str, verb: str, socket: str) -> bool:
             words = words[1:]
     if not words or tuple(words[0].split("/")[-2:]) not in _HOOKS:
         return False
-    given = "/run/samba-rvss/hook.sock"
+    given = _SOCKET
     rest = words[1:]
     if rest[:1] == ["-S"] and len(rest) > 1:
         given, rest = rest[1], rest[2:]
@@ -132,27 +134,40 @@ def section(
     commands = {verb: effective(f"shell_snap:{key}") for verb, key in COMMANDS.items()}
     socket = f"{run_directory}/hook.sock"
     wrong = [v for v, command in commands.items() if not is_our_command(command, v, socket)]
+    obstacles = list[Advice]()
     if modules.OURS not in map(modules.name, objects):
         reason = "vfs objects has no shell_snap"
+        if any(values.plain(key).startswith(("shell_snap:", "rvss:")) for key in own):
+            whole = values.joined((*objects, modules.OURS))
+            obstacles.append(
+                Advice(check="callouts", what=reason, write=f"write 'vfs objects = {whole}'")
+            )
     elif wrong:
         names = " and ".join(f"'shell_snap:{COMMANDS[verb]}'" for verb in wrong)
         reason = f"{names} does not call the hook of this instance ({socket})"
+        lines = " and ".join(f"'{_line(verb, socket)}'" for verb in wrong)
+        obstacles.append(Advice(check="callouts", what=reason, write=f"write {lines}"))
     elif included:
-        reason = (
-            "it stands in an included file, where Samba cannot find it when it exposes a copy;"
-            " move it into smb.conf itself or into the registry"
-        )
+        where = "it stands in an included file, where Samba cannot find it when it exposes a copy"
+        move = "move it into smb.conf itself or into the registry"
+        reason = f"{where}; {move}"
+        obstacles.append(Advice(check="expose", what=where, write=move))
     elif name.lower() == "homes":
         reason = "it stands for a share of each user, and Samba exposes no copy of those"
+        obstacles.append(
+            Advice(check="names", what=reason, write="take shell_snap out of it, or name a share")
+        )
     elif not path:
         reason = "it has no path"
+        obstacles.append(Advice(check="path", what=reason, write="write 'path = /…' into it"))
     elif macro:
-        reason = (
-            f"its path has the macro {macro}, so it may be another directory for each client;"
-            " write the directory itself"
-        )
+        where = f"its path has the macro {macro}, so it may be another directory for each client"
+        reason = f"{where}; write the directory itself"
+        obstacles.append(Advice(check="names", what=where, write="write the directory itself"))
     else:
         reason = ""
+        shadowed = modules.obstacle(objects, lambda key: is_true(effective(key, "no")))
+        obstacles += filter(None, [shadowed or _obstacle(name, written)])
         share = Share(
             name=name,
             path=values.directory(path),
@@ -173,8 +188,7 @@ def section(
             writers=_writers(effective),
             write_list=values.with_name(effective("write list"), name),
             named=_named(name, inherited, own),
-            obstacle=modules.obstacle(objects, lambda key: is_true(effective(key, "no")))
-            or _obstacle(name, written),
+            obstacle=_said(obstacles),
             valid_users=listed(values.with_name(effective("valid users"), name)),
             guest_only=is_true(effective("guest only")),
             forced=_forced(effective),
@@ -189,7 +203,19 @@ def section(
         written=written,
         inherits=not any(map(_is_about_copies, own)),
         unfit=included and not wrong and modules.OURS in map(modules.name, objects),
+        callouts=tuple(filter(None, commands.values())),
+        obstacles=tuple(obstacles),
     )
+
+
+def _said(obstacles: Iterable[Advice]) -> str:
+    return "; ".join(advice.line() for advice in obstacles)
+
+
+def _line(verb: str, socket: str) -> str:
+    """Return the line of smb.conf that has a verb of the hook called."""
+    given = "" if socket == _SOCKET else f" -S {socket}"
+    return f"shell_snap:{COMMANDS[verb]} = /usr/libexec/samba-rvss/hook{given} {verb}"
 
 
 def _is_about_copies(key: str) -> bool:
@@ -207,19 +233,23 @@ def _named(share: str, *sections: Mapping[str, str]) -> tuple[tuple[str, str], .
     )
 
 
-def _obstacle(name: str, written: str) -> str:
-    """Return why Samba cannot tell the hook a path, and what to do; empty if it can."""
+def _obstacle(name: str, written: str) -> Advice | None:
+    """Return why Samba cannot tell the hook a path, and what to do; None if it can."""
     if callout.passed(written) != callout.folded(written):
-        return (
-            f"Samba cannot pass its path {written} on to the hook, because it has a quote, a"
-            " backslash, a line's end or what is not UTF-8 in it: rename the directory"
+        return Advice(
+            check="names",
+            what=f"Samba cannot pass its path {written} on to the hook, because it has a quote, a"
+            " backslash, a line's end or what is not UTF-8 in it",
+            write="rename the directory",
         )
     if values.has_name(written) and not values.is_certain(name):
-        return (
-            f"what Samba puts for %S in its path {written} depends on Samba's version, because of"
-            " the share's name: write the directory itself"
+        return Advice(
+            check="names",
+            what=f"what Samba puts for %S in its path {written} depends on Samba's version, because"
+            " of the share's name",
+            write="write the directory itself",
         )
-    return ""
+    return None
 
 
 def told_apart(sections: Sequence[Section]) -> tuple[Section, ...]:
@@ -234,20 +264,25 @@ def told_apart(sections: Sequence[Section]) -> tuple[Section, ...]:
         told = callout.passed(found.volume)
         if share is None or share.obstacle or told is None:
             return found
-        obstacle = confusion(meant[told])
-        return replace(found, share=replace(share, obstacle=obstacle)) if obstacle else found
+        if obstacle := confusion(meant[told]):
+            return replace(
+                found, share=replace(share, obstacle=obstacle.line()), obstacles=(obstacle,)
+            )
+        return found
 
     return tuple(map(apart, sections))
 
 
-def confusion(shares: Sequence[Share]) -> str:
-    """Return why nobody can tell which of several shares a callout means; empty if it is clear."""
+def confusion(shares: Sequence[Share]) -> Advice | None:
+    """Return why nobody can tell which of several shares a callout means; None if it is clear."""
     if len({share.path for share in shares}) < 2:
-        return ""
+        return None
     names = ", ".join(sorted(share.name for share in shares))
-    return (
-        f"the paths of the shares {names} differ only in blanks, quotes, backslashes or %S, which"
-        " Samba does not pass on: write the directories themselves, or rename one"
+    return Advice(
+        check="names",
+        what=f"the paths of the shares {names} differ only in blanks, quotes, backslashes or %S,"
+        " which Samba does not pass on",
+        write="write the directories themselves, or rename one",
     )
 
 
@@ -321,64 +356,18 @@ def taken_out(section: Section, wrong: Iterable[str], sources: exposable.Sources
     Nor can it if something is wrong with its options. It stays ours: the copies that it has are
     served and cleared away.
     """
-    reason = "; ".join(f"it {what}" for what in wrong)
-    if section.share is None:
-        return replace(section, reason=f"{section.reason}; {reason}") if reason else section
-    obstacles = (reason or section.share.obstacle, exposable.obstacle(section.name, sources))
-    return replace(
-        section, share=replace(section.share, obstacle="; ".join(filter(None, obstacles)))
+    faulty = tuple(
+        Advice(check="options", what=f"it {what}", write="correct it, or take it out")
+        for what in wrong
     )
-
-
-def warnings(globals_: Mapping[str, str], role: str) -> Iterator[str]:
-    """Yield a sentence on each setting of [global] that breaks Remote VSS.
-
-    Args:
-        globals_: the options of [global].
-        role: what Samba makes of 'server role' and what belongs to it, in its library's words.
-    """
-    if role == _DOMAIN_CONTROLLER:
-        # source3/rpc_server/rpcd_fsrvp.c, fsrvp_interfaces()
-        yield (
-            "'server role' in [global] makes this an Active Directory domain controller, and there"
-            " Samba offers no Remote VSS: have a member server serve the shares"
-        )
-    if not is_true(globals_.get("registry shares", "no")):
-        yield (
-            "'registry shares' is off in [global]: Samba cannot expose shadow copies;"
-            " set 'registry shares = yes' and 'include = registry'"
-        )
-    if number(globals_.get("rpcd_fsrvp:num_workers")) != 1:
-        yield (
-            "'rpcd_fsrvp:num_workers = 1' is missing in [global]: with more workers, clients"
-            " erase each other's shadow copy sets"
-        )
-    if clocks(globals_).idle > SHORT_IDLE:
-        yield (
-            f"'{IDLE} = {SHORT_IDLE}' is missing in [global]: when a client vanishes in the middle"
-            " of its work, Samba refuses all others for longer than it must"
-        )
-    if is_true(globals_.get("fss:prune stale", "no")):
-        yield "'fss:prune stale' is on in [global]: it crashes rpcd_fsrvp; remove it"
-
-
-def notes(shares: Iterable[Share], default: Sequence[str]) -> Iterator[str]:
-    """Yield a sentence on each setting of a share that limits it or what clients do with a copy.
-
-    Args:
-        shares: those that are ours.
-        default: the ``vfs objects`` of [global].
-    """
-    for share in shares:
-        if missing := " ".join(modules.missing(share.vfs_objects, default)):
-            yield (
-                f"[{share.name}] has 'vfs objects' of its own, which replaces that of [global], and"
-                f" lacks {missing}: nothing that it did is done for this share, such as refusing"
-                f" people; add {missing}, unless that is meant"
-            )
-        if share.writers is Writers.UNKNOWN:
-            yield (
-                f"[{share.name}] has 'read only = yes' and 'force user' or 'guest only', so that"
-                " nobody knows which client may recover its shadow copies: they stay read-only;"
-                " name those who may in 'write list'"
-            )
+    if section.share is None:
+        reason = "; ".join((section.reason, *(advice.what for advice in faulty)))
+        return replace(section, reason=reason, obstacles=(*section.obstacles, *faulty))
+    exposing = tuple(exposable.obstacles(section.name, sources))
+    said = [advice.what for advice in faulty] or [advice.line() for advice in section.obstacles]
+    said += [advice.line() for advice in exposing]
+    return replace(
+        section,
+        share=replace(section.share, obstacle="; ".join(said)),
+        obstacles=(*section.obstacles, *faulty, *exposing),
+    )

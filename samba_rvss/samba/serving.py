@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from samba_rvss.errors import RvssError
 from samba_rvss.kernel import files, processes
+from samba_rvss.model import Advice
 from samba_rvss.run import run
 from samba_rvss.samba import control, modules
 from samba_rvss.samba.conf import Config
@@ -55,24 +56,36 @@ def places() -> Places:
 
 def obstacles(config: Config) -> Iterator[str]:
     """Yield a sentence on each thing that keeps Samba from serving Remote VSS as it must."""
-    lock_directory = config.samba_lock_directory
     try:
-        smbds = control.pids_of(control.SERVER, lock_directory)
-        fd, elsewhere = _root(smbds[0]) if smbds else (_open("/"), False)
-        with files.opened(fd) as root:
-            yield from missing(config, places(), root, elsewhere=elsewhere)
-        if not config.helpers_on_demand and not control.pids_of(control.HOST, lock_directory):
-            yield (
-                f"'rpc start on demand helpers' is off in [global], and {control.HOST} does not"
-                f" run: nobody serves Remote VSS; start {control.HOST}, or take that option out"
-            )
-        yield from _several(lock_directory)
+        yield from (advice.line() for advice in advise(config))
     except RvssError as exc:
         yield exc.line()
 
 
-def missing(config: Config, where: Places, root: int, *, elsewhere: bool) -> Iterator[str]:
-    """Yield a sentence on each program and VFS module that is not installed.
+def advise(config: Config) -> Iterator[Advice]:
+    """Yield each thing that keeps Samba from serving Remote VSS as it must.
+
+    Raises:
+        RvssError: SAMBA if its processes cannot be looked at.
+    """
+    lock_directory = config.samba_lock_directory
+    smbds = control.pids_of(control.SERVER, lock_directory)
+    fd, elsewhere = _root(smbds[0]) if smbds else (_open("/"), False)
+    with files.opened(fd) as root:
+        yield from missing(config, places(), root, elsewhere=elsewhere)
+    if not config.helpers_on_demand and not control.pids_of(control.HOST, lock_directory):
+        yield Advice(
+            check="helpers",
+            what=f"'rpc start on demand helpers' is off in [global], and {control.HOST} does not"
+            " run",
+            why="nobody serves Remote VSS",
+            write=f"start {control.HOST}, or take that option out",
+        )
+    yield from _several(lock_directory)
+
+
+def missing(config: Config, where: Places, root: int, *, elsewhere: bool) -> Iterator[Advice]:
+    """Yield each program and VFS module that is not installed.
 
     Args:
         config: whose shares have the modules.
@@ -84,9 +97,11 @@ def missing(config: Config, where: Places, root: int, *, elsewhere: bool) -> Ite
         for program in (control.HOST, control.WORKER):
             path = f"{where.programs}/{program}"
             if not _is_there(root, path):
-                yield (
-                    f"Samba's {program} is not installed ({path}), so that nobody serves Remote"
-                    " VSS: install it (on Debian, samba-common-bin)"
+                yield Advice(
+                    check="installed",
+                    what=f"Samba's {program} is not installed ({path}), so that nobody serves"
+                    " Remote VSS",
+                    write="install it (on Debian, samba-common-bin)",
                 )
     if elsewhere and not _is_there(root, where.modules):
         return
@@ -100,10 +115,11 @@ def missing(config: Config, where: Places, root: int, *, elsewhere: bool) -> Ite
         module = modules.name(path)
         if module not in builtin:
             more = [f"{len(shares) - _SHOWN} more"] if len(shares) > _SHOWN else []
-            yield (
-                f"the VFS module {module} is not installed ({path}), and Samba serves no share that"
-                f" has it: {', '.join(shares[:_SHOWN] + more)}; install it (on Debian, samba, or"
-                " samba-vfs-modules before Debian 13)"
+            yield Advice(
+                check="installed",
+                what=f"the VFS module {module} is not installed ({path})",
+                why=f"Samba serves no share that has it: {', '.join(shares[:_SHOWN] + more)}",
+                write="install it (on Debian, samba, or samba-vfs-modules before Debian 13)",
             )
 
 
@@ -147,16 +163,18 @@ def _builtin() -> frozenset[str]:
     return frozenset(re.findall(r"\bvfs_(\w+)", said))
 
 
-def _several(lock_directory: str) -> Iterator[str]:
-    """Yield a sentence if several workers live, and not just while one replaces another."""
+def _several(lock_directory: str) -> Iterator[Advice]:
+    """Yield it if several workers live, and not just while one replaces another."""
     pids = control.pids_of(control.WORKER, lock_directory)
     if len(pids) > 1:
         time.sleep(_TWICE_SECONDS)
         pids = sorted({*pids} & {*control.pids_of(control.WORKER, lock_directory)})
     if len(pids) > 1:
-        yield (
-            f"{len(pids)} {control.WORKER} of this Samba run ({', '.join(map(str, pids))}): each"
-            " knows its own clients' shadow copy sets only, and erases those of the others from"
-            f" srv_fss.tdb; set '{control.WORKER}:num_workers = 1' in [global], and start Samba"
-            " anew while nobody takes a shadow copy"
+        yield Advice(
+            check="workers",
+            what=f"{len(pids)} {control.WORKER} of this Samba run ({', '.join(map(str, pids))})",
+            why="each knows its own clients' shadow copy sets only, and erases those of the others"
+            " from srv_fss.tdb",
+            write=f"set '{control.WORKER}:num_workers = 1' in [global], and start Samba anew while"
+            " nobody takes a shadow copy",
         )

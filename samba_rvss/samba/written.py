@@ -116,6 +116,18 @@ def files(path: str, above: tuple[str, ...] = ()) -> Iterator[str]:
                 yield from files(value, (*above, path))
 
 
+def in_global(path: str) -> Iterator[Parameter]:
+    """Yield the parameters of [global] in their order, each file's where it is included."""
+    for part in read(path):
+        if part.section is not None and plain(part.section) not in ("global", "globals"):
+            continue
+        for each in part.parameters:
+            yield each
+            for file in includes((each,)):
+                for parameter in leading(file, (path,)):
+                    yield parameter[1]
+
+
 def leading(path: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, Parameter]]:
     """Yield each parameter that a file adds to the section that includes it, and its own file."""
     if path in above or len(above) > _DEEPEST:

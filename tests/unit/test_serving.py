@@ -59,7 +59,8 @@ def root(tmp_path: Path) -> Path:
 
 def missing(root: Path, config: Config, *, elsewhere: bool = False) -> list[str]:
     with files.opened(os.open(root, os.O_PATH)) as fd:
-        return list(serving.missing(config, PLACES, fd, elsewhere=elsewhere))
+        found = serving.missing(config, PLACES, fd, elsewhere=elsewhere)
+        return [advice.line() for advice in found]
 
 
 def test_everything_is_installed(root: Path) -> None:
