@@ -26,7 +26,7 @@ from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.reconcile.plan import plan
 from samba_rvss.samba import notification, readable, serving
 from samba_rvss.samba.conf import Config
-from samba_rvss.samba.process import Here
+from samba_rvss.samba.process import Caller, Here
 
 _SECONDS = 5.0
 
@@ -68,15 +68,19 @@ class Look:
     unnotified: str = ""
 
 
-def look(config: Config) -> Look:
+def look(config: Config, samba: Caller | None = None) -> Look:
     """Look at everything.
+
+    Args:
+        config: the instance's.
+        samba: where python-samba runs; None for this process.
 
     Raises:
         RvssError: STATE if the ledger cannot be read.
     """
     presence, busy, silence = _presence(config)
     with ledger_or_empty(config) as ledger:
-        instance = instance_of(config, ledger)
+        instance = instance_of(config, ledger, samba)
         seen = observe(
             Sources(
                 instance=instance,
@@ -106,8 +110,8 @@ def look(config: Config) -> Look:
     )
 
 
-def instance_of(config: Config, ledger: Ledger) -> Instance:
-    """Return an instance for looking at it.
+def instance_of(config: Config, ledger: Ledger, samba: Caller | None = None) -> Instance:
+    """Return an instance for looking at it; the arguments are those of `look`.
 
     Raises:
         RvssError: STATE if its identity is damaged.
@@ -118,7 +122,7 @@ def instance_of(config: Config, ledger: Ledger) -> Instance:
         ledger=ledger,
         mounts=Mounts(config.run_directory),
         providers=providers(ours, config.homes),
-        samba=Here(),
+        samba=samba or Here(),
         identity=ours,
     )
 

@@ -7,7 +7,7 @@ Contract: it looks, and changes nothing.
 import os
 from collections.abc import Iterator
 
-from samba_rvss.model import Share
+from samba_rvss.model import Advice, Share
 from samba_rvss.mounts import previous_directory
 from samba_rvss.samba import modules, twins
 from samba_rvss.samba.conf import Config
@@ -32,50 +32,55 @@ def of(config: Config) -> tuple[str, ...]:
 
 def on_previous_versions(config: Config) -> Iterator[str]:
     """Yield a sentence on whatever keeps Samba from showing copies as Previous Versions."""
+    return (advice.line() for advice in of_previous_versions(config))
+
+
+def of_previous_versions(config: Config) -> Iterator[Advice]:
+    """Yield whatever keeps Samba from showing copies as Previous Versions."""
     for alike in twins.grouped(config.shares).values():
         directory = previous_directory(config.run_directory, twins.shown_by(alike))
         for share in alike:
             given = dict(share.shadow).get("snapdir", "")
             if share.previous_versions:
-                yield from (f"[{share.name}] {said}" for said in _lacks(share, directory))
+                yield from _lacks(share, directory)
             elif given.startswith(f"{config.run_directory}/previous/") and given != directory:
-                yield (
-                    f"[{share.name}] has 'shadow:snapdir = {given}', and nothing is there without"
-                    " 'rvss:previous versions = yes'"
+                yield _advice(
+                    share,
+                    f"has 'shadow:snapdir = {given}', and nothing is there without"
+                    " 'rvss:previous versions = yes'",
                 )
 
 
-def _lacks(share: Share, directory: str) -> Iterator[str]:
+def _advice(share: Share, what: str, why: str = "", write: str = "") -> Advice:
+    return Advice(check="previous-versions", share=share.name, what=what, why=why, write=write)
+
+
+def _lacks(share: Share, directory: str) -> Iterator[Advice]:
     """Yield what a share lacks whose Previous Versions are in a directory."""
     if "shadow_copy2" not in map(modules.name, share.vfs_objects):
-        yield (
-            "has 'rvss:previous versions = yes', and 'vfs objects' has no shadow_copy2: nobody sees"
-            " its Previous Versions; write 'vfs objects = shadow_copy2"
-            f" {' '.join(share.vfs_objects)}'"
+        yield _advice(
+            share,
+            "has 'rvss:previous versions = yes', and 'vfs objects' has no shadow_copy2",
+            "nobody sees its Previous Versions",
+            f"write 'vfs objects = shadow_copy2 {' '.join(share.vfs_objects)}'",
         )
         return
     options = dict(share.shadow)
     given = options.get("snapdir", "")
     if not _leads_to(given, directory):
         found = f"'shadow:snapdir = {given}'" if given else "no 'shadow:snapdir'"
-        yield (
-            f"has {found}, and its Previous Versions are elsewhere: write"
-            f" 'shadow:snapdir = {directory}'"
-        )
+        what = f"has {found}, and its Previous Versions are elsewhere"
+        yield _advice(share, what, write=f"write 'shadow:snapdir = {directory}'")
     given = options.get("mountpoint", "")
     if given.rstrip("/") != share.path.rstrip("/"):
         found = f"'shadow:mountpoint = {given}'" if given else "no 'shadow:mountpoint'"
-        yield (
-            f"has {found}, and its Previous Versions begin at its own directory: write"
-            f" 'shadow:mountpoint = {share.path}'"
-        )
+        what = f"has {found}, and its Previous Versions begin at its own directory"
+        yield _advice(share, what, write=f"write 'shadow:mountpoint = {share.path}'")
     for option, harmless in _IN_THE_WAY.items():
         text = options.get(option)
         if text is not None and not {text, text.lower()} & {*harmless}:
-            yield (
-                f"has 'shadow:{option} = {text}', with which its Previous Versions are"
-                " not found: take it out"
-            )
+            what = f"has 'shadow:{option} = {text}', with which its Previous Versions are not found"
+            yield _advice(share, what, write="take it out")
 
 
 def _leads_to(given: str, directory: str) -> bool:

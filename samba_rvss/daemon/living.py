@@ -70,6 +70,12 @@ def require_alone(identity: Identity) -> None:
             )
 
 
+def served_by(identity: Identity) -> int:
+    """Return the process that serves an instance on this machine; 0 if none is seen to."""
+    found = (pid for pid, names in _holders() if names[1:2] == [identity.id])
+    return next(found, 0) if identity.id else 0
+
+
 def _holders() -> Iterator[tuple[int, list[str]]]:
     """Yield root's processes that hold a lock file, with what it says: nothing before this."""
     for name in os.listdir("/proc"):

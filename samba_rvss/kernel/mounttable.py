@@ -259,6 +259,24 @@ def follows(directory: str, below: str, raw: bytes) -> bool:
     )
 
 
+def propagates(path: str, source: bytes, target: bytes) -> bool:
+    """Return whether what is mounted below a path in one mount namespace appears in another.
+
+    Args:
+        path: an absolute one, the same in both.
+        source: mountinfo of the one in which something is mounted.
+        target: that of the other.
+    """
+    ours, theirs = above(path, source), above(path, target)
+    if ours is None or theirs is None or not ours.group:
+        return False
+    inside, there = (
+        os.path.normpath(f"{mount.root}/{os.path.relpath(path, mount.target)}")
+        for mount in (ours, theirs)
+    )
+    return inside == there and ours.group in {theirs.group, *theirs.masters}
+
+
 def is_idmapped(fd: int) -> bool:
     """Return whether a descriptor was opened through a mount that shows other owners.
 
