@@ -10,13 +10,16 @@ import io
 import json
 import locale
 import logging
+import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from samba_rvss.text import printable
 
 _INDENT = "    "
+_NARROWEST = 20  # columns, however narrow a terminal says that it is
 
 
 def prepare() -> None:
@@ -96,6 +99,19 @@ def print_facts(facts: Mapping[str, str]) -> None:
 def print_line(text: str = "") -> None:
     """Print a line."""
     print(_clean(text))
+
+
+def print_hanging(head: str, text: str) -> None:
+    """Print a text behind a head: one line, or on a terminal as many as it is wide, indented."""
+    shown = _clean(text)
+    lines = [shown]
+    if sys.stdout.isatty():
+        width = os.get_terminal_size(sys.stdout.fileno()).columns - len(head)
+        lines = textwrap.wrap(
+            shown, max(_NARROWEST, width), break_long_words=False, break_on_hyphens=False
+        )
+    for number, line in enumerate(lines):
+        print(f"{' ' * len(head) if number else head}{line}")
 
 
 def print_error(text: str, *, prefix: str = "samba-rvss: ") -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from samba_rvss import cli
-from samba_rvss.cli import reconcile, status
+from samba_rvss.cli import doctor, reconcile, status
+from samba_rvss.cli.doctor.finding import CHECKS
 from samba_rvss.errors import Problem
 from samba_rvss.samba.options import OPTIONS
 
@@ -76,8 +77,19 @@ def test_commands_and_their_options(manual: str) -> None:
 
 def test_exit_statuses_of_single_commands(manual: str) -> None:
     told = set(re.findall(r"^\.It Cm (\w+) No (\d+)$", manual, re.MULTILINE))
-    statuses = {"status": (0, status.UNHEALTHY), "reconcile": (0, reconcile.FAILED, reconcile.LEFT)}
+    statuses = {
+        "status": (0, status.UNHEALTHY),
+        "doctor": (0, doctor.ERRORS, doctor.WARNINGS),
+        "reconcile": (0, reconcile.FAILED, reconcile.LEFT),
+    }
     assert told == {(verb, str(one)) for verb, known in statuses.items() for one in known}
+
+
+def test_checks_of_doctor(manual: str) -> None:
+    section = manual[manual.index(".Ss What doctor checks") :]
+    section = section[: section.index("\n.Ss ", 1)]
+    told = re.findall(r"^\.It Cm (\S+) Pq (.+)$", section, re.MULTILINE)
+    assert told == [(name, check.severity.value) for name, check in CHECKS.items()]
 
 
 def test_hook_manual_has_its_verbs_and_option() -> None:
