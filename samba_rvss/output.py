@@ -18,6 +18,9 @@ from datetime import datetime, timedelta
 
 from samba_rvss.text import printable
 
+JSON_VERSION = 1
+"""The version of what is printed as JSON: another one if a member goes, or means something else."""
+
 _INDENT = "    "
 _NARROWEST = 20  # columns, however narrow a terminal says that it is
 
@@ -62,9 +65,13 @@ def indented(text: str) -> str:
     return "\n".join(f"{_INDENT}{printable(line)}" for line in text.splitlines() if line)
 
 
-def print_json(value: object) -> None:
-    """Print a value as JSON, with all that is not ASCII escaped."""
-    print(json.dumps(value, indent=2, ensure_ascii=True))
+def print_json(members: Mapping[str, object]) -> None:
+    """Print an object as JSON, its version first, with all that is not ASCII escaped.
+
+    Args:
+        members: what is in it, each in the section JSON of the manual.
+    """
+    print(json.dumps({"version": JSON_VERSION, **members}, indent=2, ensure_ascii=True))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:

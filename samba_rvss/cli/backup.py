@@ -11,7 +11,7 @@ from datetime import time as clock_time
 from typing import Any
 
 from samba_rvss import output, wire
-from samba_rvss.cli import exposing, reading
+from samba_rvss.cli import events, exposing, reading
 from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, ledger_or_empty, open_ledger
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
@@ -181,7 +181,7 @@ def run_list(arguments: argparse.Namespace) -> int:
         if not wanted or wanted & {share.lower() for share in backup.shares}
     ]
     if arguments.json:
-        output.print_json([as_data(backup) for backup in found])
+        output.print_json({"backups": [as_data(backup) for backup in found]})
         return 0
     rows = [
         [
@@ -208,8 +208,10 @@ def run_show(arguments: argparse.Namespace) -> int:
     with open_ledger(config) as ledger:
         names = {copy.id for copy in whole_set(ledger, arguments.copy)}
         found = [b for b in look(config, ledger) if names & {part.id for part in b.parts}]
-        events = [
-            event for part in (found[0].parts if found else ()) for event in ledger.events(part.id)
+        history = [
+            (event, part)
+            for part in (found[0].parts if found else ())
+            for event in ledger.events(part.id)
         ]
     if not found:
         raise RvssError(
@@ -219,7 +221,8 @@ def run_show(arguments: argparse.Namespace) -> int:
         )
     (backup,) = found
     if arguments.json:
-        output.print_json(as_data(backup))
+        told = [events.as_data(event, part) for event, part in history]
+        output.print_json({"backup": as_data(backup), "events": told})
         return 0
     first = backup.parts[0]
     output.print_facts(
@@ -252,9 +255,10 @@ def run_show(arguments: argparse.Namespace) -> int:
     ]
     output.print_table(["PART", "SHARE", "VOLUME", "DIRECTORY", "SIZE", "SHADOW COPY"], rows, "")
     output.print_line()
-    ids = {part.id: part.copy_id for part in backup.parts}
-    told = [[output.local_time(e.time), e.copy, ids[e.copy], e.what, e.detail] for e in events]
-    output.print_table(["TIME", "PART", "SHADOW COPY", "EVENT", "DETAIL"], told, "")
+    lines = [
+        [output.local_time(e.time), e.copy, part.copy_id, e.what, e.detail] for e, part in history
+    ]
+    output.print_table(["TIME", "PART", "SHADOW COPY", "EVENT", "DETAIL"], lines, "")
     return 0
 
 

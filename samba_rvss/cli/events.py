@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         for event in events
     ]
     if arguments.json:
-        output.print_json(rows)
+        output.print_json({"events": rows})
         return 0
     output.print_table(
         ["TIME", "COPY", "SET", "SAMBA'S COPY", "EVENT", "USER", "TOOK", "DETAIL"],

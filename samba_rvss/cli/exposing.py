@@ -166,6 +166,7 @@ def as_data(image: Image) -> dict[str, Any]:
     return {
         "id": image.id,
         "backup": mark.branch.of if mark.branch else image.id,
+        "base_share": mark.share,
         "writable": mark.branch is not None,
         "made": mark.created.isoformat() if mark.branch else None,
         "share": exposed.share if exposed else None,

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from samba_rvss import output
-from samba_rvss.cli import exposing
+from samba_rvss.cli import events, exposing
 from samba_rvss.cli.common import (
     Verbs,
     configuration,
@@ -18,7 +18,7 @@ from samba_rvss.cli.common import (
 )
 from samba_rvss.copies import identity
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Context, Event, Image, Mark, Phase, Volume, Whose
+from samba_rvss.model import Context, Event, Image, Mark, Phase, SetState, Volume, Whose
 from samba_rvss.samba.conf import Config
 
 
@@ -65,7 +65,13 @@ def run_list(arguments: argparse.Namespace) -> int:
     exposed = [image for image in exposed if not wanted or image.mark.share.lower() in wanted]
     others = [row for row in others if not wanted or str(row["share"]).lower() in wanted]
     if arguments.json:
-        output.print_json([*map(as_data, copies), *map(_exposed_as_data, exposed), *others])
+        output.print_json(
+            {
+                "copies": [as_data(copy) for copy in copies],
+                "exposed": [exposing.as_data(image) for image in exposed],
+                "images": others,
+            }
+        )
         return 0
     rows = [
         [copy.id, copy.share, output.local_time(copy.created), copy.phase.value, copy.path]
@@ -96,16 +102,6 @@ def _exposed(config: Config) -> list[Image]:
     return exposing.of(found)
 
 
-def _exposed_as_data(image: Image) -> dict[str, Any]:
-    return {
-        "id": image.id,
-        "share": image.mark.share,
-        "created": image.mark.created.isoformat(),
-        "phase": "writable copy" if image.mark.branch else "backup",
-        "exposed": exposing.as_data(image),
-    }
-
-
 def _others(config: Config, living: Container[str]) -> Iterator[dict[str, Any]]:
     """Yield as JSON has it what is on the file systems and is in no record that is not gone."""
     from samba_rvss.providers.all import providers
@@ -118,10 +114,10 @@ def _others(config: Config, living: Container[str]) -> Iterator[dict[str, Any]]:
             whose = Whose.FORMER if image.former else Whose.OURS
             instance = config.run_directory if image.former else ""
             where = (image.mark.volume.name, image.mark.volume.file_system)
-            yield _other(image.id, whose, image.mark, instance, *where, read_only=image.read_only)
+            yield other(image.id, whose, image.mark, instance, *where, read_only=image.read_only)
     for found in inventory.foreign:
         where = (found.where, found.file_system)
-        row = _other(
+        row = other(
             found.id, found.whose, found.mark, found.instance, *where, read_only=found.read_only
         )
         yield row | {"machine": found.machine}
@@ -129,7 +125,7 @@ def _others(config: Config, living: Container[str]) -> Iterator[dict[str, Any]]:
         output.print_error(f"{file_system} cannot be listed: {reason}")
 
 
-def _other(
+def other(
     name: str,
     whose: Whose,
     mark: Mark | None,
@@ -139,12 +135,21 @@ def _other(
     *,
     read_only: bool,
 ) -> dict[str, Any]:
+    """Return an image that is in no record as JSON has it.
+
+    Args:
+        name: its id.
+        whose: whose it is.
+        mark: its mark, if it has one that can be read.
+        instance: whose it is by that mark.
+        where: what an administrator finds it by.
+        file_system: which one it is on.
+        read_only: whether every part of it is.
+    """
     return {
         "id": name,
         "share": mark.share if mark else "",
-        "created": mark.created.isoformat() if mark else "",
-        "phase": "not ours" if whose is not Whose.OURS else "not in the ledger",
-        "path": "",
+        "created": mark.created.isoformat() if mark else None,
         "whose": whose.value,
         "instance": instance,
         "machine": "",
@@ -167,12 +172,13 @@ def run_show(arguments: argparse.Namespace) -> int:
     """Show one copy."""
     with open_ledger(configuration(arguments)) as ledger:
         copy = the_copy(ledger, arguments.copy, gone=True)
-        events = ledger.events(copy.id)
+        history = ledger.events(copy.id)
     if arguments.json:
-        output.print_json({**as_data(copy), "events": [as_data(event) for event in events]})
+        told = [events.as_data(event, copy) for event in history]
+        output.print_json({"copy": as_data(copy), "events": told})
         return 0
     volume = copy.volume
-    said = next((event.detail for event in events if event.what == "create"), "")
+    said = next((event.detail for event in history if event.what == "create"), "")
     forced = f" ({said})" if said else ""
     output.print_facts(
         {
@@ -195,7 +201,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     )
     output.print_line()
     output.print_table(
-        ["TIME", "EVENT", "TOOK", "UID", "DETAIL"], [_event_row(event) for event in events], ""
+        ["TIME", "EVENT", "TOOK", "UID", "DETAIL"], [_event_row(event) for event in history], ""
     )
     return 0
 
@@ -207,6 +213,8 @@ def as_data(value: object) -> Any:
         if isinstance(value, Volume):
             names = ["key" if name == "id" else name for name in names]  # its id is in its key
         return {name: as_data(getattr(value, name)) for name in names}
+    if isinstance(value, SetState):
+        return value.name.lower()
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, datetime):

@@ -83,7 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run and (not going or _agreed(arguments, len(going))):
         status = _remove(config, going, backups, failures, quiet=arguments.json)
     if arguments.json:
-        output.print_json([_as_data(v, backups[v.backup.id], failures) for v in verdicts])
+        told = [as_data(v, backups[v.backup.id], failures) for v in verdicts]
+        output.print_json({"backups": told})
     return status
 
 
@@ -193,7 +194,14 @@ def _show(verdicts: tuple[Verdict, ...], backups: Mapping[str, Backup]) -> None:
     output.print_table(columns, rows, "There are no backups.")
 
 
-def _as_data(verdict: Verdict, found: Backup, failures: Mapping[str, str]) -> dict[str, Any]:
+def as_data(verdict: Verdict, found: Backup, failures: Mapping[str, str]) -> dict[str, Any]:
+    """Return what becomes of a backup as JSON has it.
+
+    Args:
+        verdict: what becomes of it.
+        found: the backup.
+        failures: why backups could not be deleted, by their ids.
+    """
     return {
         "id": verdict.backup.id,
         "taken": verdict.backup.taken.isoformat(),

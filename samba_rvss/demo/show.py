@@ -67,15 +67,7 @@ def _show(reporter: Reporter, seconds: float, failure: RvssError | None, *, as_j
         for line in text.splitlines()[-_LOG_LINES:]:
             output.print_error(line, prefix="    ")
     if as_json:
-        output.print_json(
-            {
-                "ok": failure is None,
-                "error": failure.line() if failure else "",
-                "seconds": round(seconds, 3),
-                "stages": [dataclasses.asdict(step) for step in reporter.steps],
-                "checks": [dataclasses.asdict(check) for check in reporter.checks],
-            }
-        )
+        output.print_json(as_data(reporter, seconds, failure))
         return
     output.print_table(
         ["STEP", "MS", "SEEN"],
@@ -93,6 +85,23 @@ def _show(reporter: Reporter, seconds: float, failure: RvssError | None, *, as_j
     output.print_line(
         f"{met} of {len(reporter.checks)} expectations are met; it took {seconds:.1f} s."
     )
+
+
+def as_data(reporter: Reporter, seconds: float, failure: RvssError | None) -> dict[str, object]:
+    """Return what was found as JSON has it.
+
+    Args:
+        reporter: what has noted it.
+        seconds: how long it took.
+        failure: what it failed with.
+    """
+    return {
+        "ok": failure is None,
+        "error": failure.line() if failure else "",
+        "seconds": round(seconds, 3),
+        "stages": [dataclasses.asdict(step) for step in reporter.steps],
+        "checks": [dataclasses.asdict(check) for check in reporter.checks],
+    }
 
 
 def _progress(line: str) -> None:

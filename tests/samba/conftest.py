@@ -123,7 +123,7 @@ class Rig:
         """Return what ``samba-rvss list --json`` says."""
         done = self.command("list", "--json", *words)
         assert done.returncode == 0, done.stderr
-        found: list[dict[str, Any]] = json.loads(done.stdout)
+        found: list[dict[str, Any]] = json.loads(done.stdout)["copies"]
         return found
 
     def hook(

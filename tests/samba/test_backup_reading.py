@@ -38,7 +38,7 @@ def _backed_up(rig: "Rig", *shares: str, recovered: bytes) -> dict[str, Any]:
     def backups() -> list[dict[str, Any]]:
         done = rig.command("backup", "list", "--json")
         assert done.returncode == 0, done.stderr
-        found: list[dict[str, Any]] = json.loads(done.stdout)
+        found: list[dict[str, Any]] = json.loads(done.stdout)["backups"]
         return found
 
     def ready() -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def reading(rig: "Rig") -> Iterator["Rig"]:
     rig.start()
     yield rig
     assert rig.mounts() == []
-    found = json.loads(rig.command("backup", "list", "--json").stdout)
+    found = json.loads(rig.command("backup", "list", "--json").stdout)["backups"]
     for backup in found:
         assert rig.command("delete", backup["id"]).returncode == 0
     rig.assert_nothing_left()
@@ -115,7 +115,7 @@ def test_restic_reads_nothing_twice(reading: "Rig", tmp_path: Path) -> None:
     assert summary["data_added"] < _LARGE / 100
     restored = run(["restic", "dump", "latest", f"{share}/data"], timeout=60, env=env)
     assert restored.startswith("the second")
-    shown = json.loads(rig.command("backup", "list", "--json").stdout)
+    shown = json.loads(rig.command("backup", "list", "--json").stdout)["backups"]
     assert [backup["tags"] for backup in shown] == [["offsite"]] * 2
 
 
@@ -159,7 +159,7 @@ def test_what_a_program_reads_is_not_deleted(reading: "Rig") -> None:
         process.stdin.write(b"\n")
         process.stdin.flush()
         assert process.stdout.read() == b"sealed"
-    (found,) = json.loads(rig.command("backup", "list", "--json").stdout)
+    (found,) = json.loads(rig.command("backup", "list", "--json").stdout)["backups"]
     assert found["tags"] == []
     assert rig.command("delete", backup["id"]).returncode == 0
 

@@ -348,7 +348,7 @@ def test_crash_while_a_copy_becomes_a_backup(rig: "Rig", client: "Client", point
     assert rig.ledger() == []
 
     def backups() -> list[dict[str, object]]:
-        return list(json.loads(rig.command("backup", "list", "--json").stdout))
+        return list(json.loads(rig.command("backup", "list", "--json").stdout)["backups"])
 
     wait_until(lambda: f"it is a backup: {backups()}", lambda: len(backups()) == 1)
     listed = backups()

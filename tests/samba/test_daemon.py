@@ -59,7 +59,7 @@ class Instance:
     def listing(self, *words: str) -> list[dict[str, object]]:
         done = self.command("list", "--json", *words)
         assert done.returncode == 0, done.stderr
-        found: list[dict[str, object]] = json.loads(done.stdout)
+        found: list[dict[str, object]] = json.loads(done.stdout)["copies"]
         return found
 
     def nothing_left(self) -> bool:

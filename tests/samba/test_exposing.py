@@ -217,7 +217,7 @@ def test_only_who_may_connect_to_the_share_can_reach_it(
     _refused(rig, _NOT_FOUND, "backup", "expose", backup, "--for", "nobody-of-that-name")
     _do(rig, "expose", backup, "--for", second.name, "--until", "2999-12-31")
     assert (_may(rig, name, first), _may(rig, name, second)) == ("NT_STATUS_ACCESS_DENIED", "read")
-    (told,) = _json(rig, "backup", "list")[0]["exposed"]
+    (told,) = _json(rig, "backup", "list")["backups"][0]["exposed"]
     assert (told["account"], told["until"][:4]) == (second.name, "3000")
     # Whom its base share lets connect no more, that one lets no more.
     rig.share("vms", rig.fs.path / "vms", {**_OPTIONS, "valid users": first.name})

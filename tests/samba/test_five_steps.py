@@ -112,7 +112,7 @@ def test_five_steps(rig: "Rig", guests: list[Guest]) -> None:
 def _only(rig: "Rig") -> dict[str, object]:
     done = rig.command("backup", "list", "--json")
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)
+    (found,) = json.loads(done.stdout)["backups"]
     return {key: value for key, value in found.items() if key != "parts"}
 
 

@@ -73,7 +73,7 @@ def test_prune_makes_room_for_the_next_commit(rig: "Rig") -> None:
             assert why in rig.samba.log()[samba:]
             wait_until("status says so", lambda: why in rig.command("status").stdout, _SECONDS)
             assert rig.command("status").returncode == 1
-            events = json.loads(rig.command("events", "--json").stdout)
+            events = json.loads(rig.command("events", "--json").stdout)["events"]
             (failed,) = [event for event in events if event["what"] == "no room"]
             assert (failed["share"], why in failed["detail"]) == ("vms", True)
             done = rig.command("prune", "--yes")

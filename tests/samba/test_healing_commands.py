@@ -319,7 +319,7 @@ def test_events_tell_the_life_of_a_set(served: "Rig") -> None:
     with served.client() as taken.client:
         taken.delete()
     served.assert_nothing_left()
-    by_copy = _json(served.command("events", "--json", copy.id), 0)
+    by_copy = _json(served.command("events", "--json", copy.id), 0)["events"]
     whats = [one["what"] for one in by_copy]
     assert whats[:2] == ["create", "taken"]
     assert whats[-2:] == ["delete", "gone"]
@@ -339,10 +339,10 @@ def test_events_tell_the_life_of_a_set(served: "Rig") -> None:
     for what in ("taken", "sealed", "gone"):
         assert 0 < timed[what]["duration"] < 30
     for word in (copy.id.rpartition("-")[2], str(taken.mappings[0].copy_id), copy.path):
-        assert _json(served.command("events", "--json", word), 0) == by_copy, word
-    by_set = _json(served.command("events", "--json", str(taken.id)), 0)
+        assert _json(served.command("events", "--json", word), 0)["events"] == by_copy, word
+    by_set = _json(served.command("events", "--json", str(taken.id)), 0)["events"]
     assert by_set == by_copy
-    last = _json(served.command("events", "--json", "--limit", "2"), 0)
+    last = _json(served.command("events", "--json", "--limit", "2"), 0)["events"]
     assert [one["what"] for one in last] == ["delete", "gone"]
     shown = served.command("events", copy.id).stdout.splitlines()
     assert len(shown) == 1 + len(by_copy)

@@ -74,9 +74,9 @@ def test_what_its_client_deletes_stays_as_one_backup(kept: "Rig") -> None:
     rig = kept
     sealed = _backed_up(rig, "vms", "logs")
     _assert_nothing_but_images(rig)
-    (backup,) = _json(rig, "backup", "list")
+    (backup,) = _json(rig, "backup", "list")["backups"]
     assert (backup["consistent"], sorted(backup["shares"])) == (True, ["logs", "vms"])
-    assert _json(rig, "list") == []
+    assert _json(rig, "list")["copies"] == []
     _assert_sealed(rig, sealed)
     # Nothing that reconciles touches it, whatever has been lost.
     rig.daemon.stop()
@@ -84,7 +84,7 @@ def test_what_its_client_deletes_stays_as_one_backup(kept: "Rig") -> None:
         file.unlink()
     rig.daemon.start()
     assert rig.command("reconcile").returncode == 0
-    (again,) = _json(rig, "backup", "list")
+    (again,) = _json(rig, "backup", "list")["backups"]
     changing = {"parts": None, "size": None}
     assert {**again, **changing} == {**backup, **changing}
     _assert_nothing_but_images(rig)
@@ -96,7 +96,7 @@ def test_what_its_client_deletes_stays_as_one_backup(kept: "Rig") -> None:
 def test_a_held_backup_is_not_deleted(kept: "Rig") -> None:
     rig = kept
     _backed_up(rig, "vms", "logs")
-    (backup,) = _json(rig, "backup", "list")
+    (backup,) = _json(rig, "backup", "list")["backups"]
     for words in (
         ("hold", backup["id"], "--tag", "offsite"),
         ("hold", backup["id"], "--tag", "audit", "--until", "2999-12-31"),
@@ -104,7 +104,7 @@ def test_a_held_backup_is_not_deleted(kept: "Rig") -> None:
     ):
         done = rig.command(*words)
         assert done.returncode == 0, done.stderr
-    (held,) = _json(rig, "backup", "list")
+    (held,) = _json(rig, "backup", "list")["backups"]
     assert [hold["tag"] for hold in held["holds"]] == ["audit", "offsite"]
     assert held["tags"] == ["copied"]
     refused = rig.command("delete", backup["id"])
@@ -133,7 +133,9 @@ def test_a_client_need_not_wait_until_it_is_sealed(kept: "Rig") -> None:
             taken.complete()
             taken.delete()
     wait_until(lambda: f"three are kept: {_kept(rig)}", lambda: len(_phases(rig, Phase.KEPT)) == 3)
-    assert [backup["consistent"] for backup in _json(rig, "backup", "list")] == [True] * 3
+    assert [backup["consistent"] for backup in _json(rig, "backup", "list")["backups"]] == [
+        True
+    ] * 3
     recovered = [copy for copy in _kept(rig) if copy.auto_recovery]
     assert len(recovered) == 2
     for copy in recovered:
@@ -147,7 +149,7 @@ def test_what_its_client_deletes_unrecovered_is_kept_where_all_are(kept: "Rig") 
     rig.share("vms", rig.volume("others"), {"rvss:keep": "yes"})
     _backed_up(rig, "vms", complete=False)
     wait_until(lambda: f"it is kept: {_kept(rig)}", lambda: len(_phases(rig, Phase.KEPT)) == 1)
-    (backup,) = _json(rig, "backup", "list")
+    (backup,) = _json(rig, "backup", "list")["backups"]
     assert (backup["consistent"], backup["missing"]) == (
         False,
         "its client never said RecoveryComplete",
@@ -183,9 +185,9 @@ def test_prune_removes_what_no_rule_keeps_and_says_why(kept: "Rig") -> None:
     rig.share("vms", others, rules)
     for _ in range(3):
         _backed_up(rig, "vms")
-    oldest, held, newest = _json(rig, "backup", "list")
+    oldest, held, newest = _json(rig, "backup", "list")["backups"]
     assert rig.command("hold", held["id"], "--tag", "offsite").returncode == 0
-    plan = _json(rig, "prune", "--dry-run")
+    plan = _json(rig, "prune", "--dry-run")["backups"]
     assert [(row["id"], row["removed"]) for row in plan] == [
         (newest["id"], False),
         (held["id"], False),
@@ -199,7 +201,7 @@ def test_prune_removes_what_no_rule_keeps_and_says_why(kept: "Rig") -> None:
     # A line that is wrong may have been one that protects: nothing goes then.
     rig.share("vms", others, {**rules, "rvss:prun requires": "offsite"})
     stays = rig.command("prune", "--yes", "--json")
-    assert [row["removed"] for row in json.loads(stays.stdout)] == [False] * 3
+    assert [row["removed"] for row in json.loads(stays.stdout)["backups"]] == [False] * 3
     assert "[vms] nothing of it is pruned: " in stays.stderr
     rig.share("vms", others, rules)
     unasked = rig.command("prune")

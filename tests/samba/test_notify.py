@@ -56,7 +56,7 @@ def test_a_program_is_told(rig: "Rig") -> None:
     (abort,) = told("abort")
     assert abort["RVSS_COPY"] == copy.id
     assert abort["RVSS_CONFIG"] == str(rig.samba.configuration)
-    events = json.loads(rig.command("events", "--json", copy.id).stdout)
+    events = json.loads(rig.command("events", "--json", copy.id).stdout)["events"]
     (aborted,) = [event for event in events if event["what"] == "aborted"]
     ids = aborted["copy_id"], aborted["set_id"]
     assert (all(ids), ids) == (True, (abort["RVSS_SAMBA_COPY"], abort["RVSS_SET"]))

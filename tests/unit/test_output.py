@@ -123,7 +123,11 @@ def test_everything_can_be_printed_in_any_locale(
     _written(raw, encoding, monkeypatch)
     lines = raw.getvalue().decode(encoding).splitlines()
     assert lines[1] == f"{printable(NAMES, encoding)}\t{printable(FORGED, encoding)}"
-    assert json.loads("\n".join(lines[lines.index("{") :])) == {"name": NAMES, "path": FORGED}
+    assert json.loads("\n".join(lines[lines.index("{") :])) == {
+        "version": output.JSON_VERSION,
+        "name": NAMES,
+        "path": FORGED,
+    }
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "iso8859-1"])

@@ -1,0 +1,175 @@
+"""What programs read: each ``--json`` prints one object with a version, which the manual describes.
+
+A new command with ``--json`` needs a line in `COMMANDS`; a new member, a word in the manual.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samba_rvss import cli, output
+from samba_rvss.backups import pruning
+from samba_rvss.cli import backup, exposing, listing, prune, reconcile, standing, status
+from samba_rvss.copies.backup import backups
+from samba_rvss.demo import show
+from samba_rvss.demo.reporter import Reporter
+from samba_rvss.findings import Fate, Finding
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Branch, Exposed, Hold, Phase, Whose
+from tests.unit.test_backup import kept_image
+from tests.unit.test_healing_commands import looked
+from tests.unit.values import COPY_ID, NOW, SET, copy_of, image_of, mark_of
+
+COPY, KEPT = "20261122T100000Z-0000aaaa", "20261122T110000Z-0000bbbb"
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "status": ("status",),
+    "list": ("list",),
+    "show": ("show", COPY),
+    "events": ("events",),
+    "shares": ("shares",),
+    "backup list": ("backup", "list"),
+    "backup show": ("backup", "show", KEPT),
+    "prune": ("prune", "--dry-run"),
+    "reconcile": ("reconcile", "--dry-run"),
+    "adopt": ("adopt", "--from", "0123456789abcdef", "--dry-run"),
+}
+# It takes a machine, and a test of its own.
+ELSEWHERE = frozenset({"demo"})
+
+_CONF = """\
+[global]
+    lock directory = {0}/lock
+    state directory = {0}/state
+    cache directory = {0}/cache
+    private dir = {0}/private
+    registry shares = yes
+    include = registry
+    rvss:run directory = {0}/run
+    rvss:state directory = {0}/rvss
+[vms]
+    path = {0}/vms
+    vfs objects = shell_snap
+    shell_snap:check path command = {hook} check
+    shell_snap:create command = {hook} create
+    shell_snap:delete command = {hook} delete
+"""
+
+
+def with_json() -> frozenset[str]:
+    """Return the commands that have ``--json``."""
+
+    def of(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
+        for action in parser._actions:
+            if "--json" in action.option_strings:
+                yield name
+            if isinstance(action, argparse._SubParsersAction):
+                for verb, inner in action.choices.items():
+                    yield from of(inner, f"{name} {verb}".strip())
+
+    return frozenset(of(cli.parser(), ""))
+
+
+def members(value: object) -> Iterator[str]:
+    """Yield the name of each member, at any depth, of what is printed."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            if name == "samba" and inner:
+                yield from inner
+            elif name not in ("samba", "by_phase", "unsupported"):  # names of phases, of shares
+                yield from members(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from members(inner)
+
+
+@pytest.fixture(scope="module")
+def section() -> str:
+    """Return the manual's section on JSON."""
+    text = (Path(__file__).parents[2] / "packaging/man/samba-rvss.8").read_text()
+    return text[text.index("\n.Sh JSON\n") : text.index("\n.Sh EXIT STATUS\n")]
+
+
+def told_of(section: str, command: str) -> frozenset[str]:
+    """Return the members that the manual tells of a command's object."""
+    found = re.search(rf"^\.It Cm {command}$(.*?)^\.(?:It|El)\b", section, re.M | re.S)
+    assert found, f"the manual's section JSON does not tell what '{command}' prints"
+    return frozenset(re.findall(r"^\.Va (\w+)", found[1], re.M))
+
+
+@pytest.fixture
+def configuration(reachable: Path) -> Path:
+    """Return the configuration of an instance on which nothing runs, with a copy and a backup."""
+    for name in ("lock", "state", "cache", "private", "run", "rvss"):
+        (reachable / name).mkdir()
+    hook = f"/usr/libexec/samba-rvss/hook -S {reachable}/run/hook.sock"
+    (reachable / "smb.conf").write_text(_CONF.format(reachable, hook=hook))
+    with closing(Ledger(f"{reachable}/rvss/ledger.db")) as ledger:
+        ledger.add(copy_of(COPY, Phase.SEALED), "create")
+        kept = replace(copy_of(KEPT, Phase.KEPT), set_id=SET, copy_id=COPY_ID)
+        ledger.add(kept, "create")
+        ledger.note_set("a set", "aborted")
+    return reachable / "smb.conf"
+
+
+@pytest.mark.require("root", "smbd")
+def test_each_command_prints_an_object_that_the_manual_describes(
+    configuration: Path, section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert with_json() == COMMANDS.keys() | ELSEWHERE
+    seen = set(members(_of_functions())) | {"version"}
+    for command, words in COMMANDS.items():
+        cli.main(["-s", str(configuration), *words, "--json"])
+        printed = capsys.readouterr()
+        found = json.loads(printed.out)
+        assert isinstance(found, dict), command
+        assert (next(iter(found)), found.pop("version")) == ("version", output.JSON_VERSION)
+        assert sorted(found.keys() - told_of(section, command)) == [], command
+        seen |= set(members(found))
+    told = set(re.findall(r"^\.Va (\w+)", section, re.M))
+    assert (sorted(seen - told), sorted(told - seen)) == ([], [])
+
+
+def test_the_demonstration_is_described(section: str) -> None:
+    assert _demonstration().keys() <= told_of(section, "demo")
+
+
+def _of_functions() -> list[Any]:
+    """Return what those commands have nothing of."""
+    shared = replace(
+        image_of("x"), mark=replace(mark_of("x"), branch=Branch(of="y", exposed=Exposed(share="s")))
+    )
+    image = kept_image(KEPT, holds=(Hold(tag="audit"),))
+    (kept,) = backups([replace(copy_of(KEPT, Phase.KEPT), set_id=SET)], {}, [image])
+    counted = pruning.Backup(id="x", groups=frozenset(), taken=NOW, consistent=True)
+    reason = pruning.Reason(text="newest", group="g")
+    verdict = pruning.Verdict(backup=counted, removed=False, reasons=(reason,))
+    there = looked()
+    return [
+        exposing.as_data(shared),
+        backup.as_data(kept),
+        listing.other("x", Whose.FORMER, None, "other", "where", "fs", read_only=True),
+        prune.as_data(verdict, kept, {}),
+        reconcile.as_data(
+            [
+                Finding(fate=Fate.DONE, reason="why", action="delete", target="x"),
+                Finding(fate=Fate.WRONG, reason="why", target="y"),
+            ]
+        ),
+        status.as_data(there, standing.standing(there, {}), 2, {}),
+        _demonstration(),
+    ]
+
+
+def _demonstration() -> dict[str, object]:
+    reporter = Reporter(progress=lambda line: None, look=lambda: None)
+    reporter.step("step", 1.0, "")
+    reporter.expect("it works", "it does", met=True)
+    return show.as_data(reporter, 1.0, None)
