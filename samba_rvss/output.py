@@ -74,6 +74,17 @@ def print_json(members: Mapping[str, object]) -> None:
     print(json.dumps({"version": JSON_VERSION, **members}, indent=2, ensure_ascii=True))
 
 
+def print_document(text: str) -> None:
+    """Print a text whose format says that it is UTF-8, whatever the locale says.
+
+    Args:
+        text: what has been made printable already.
+    """
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
     """Print rows: as a table on a terminal, else separated by tabs with a heading."""
     if sys.stdout.isatty():

@@ -23,6 +23,7 @@ from samba_rvss.cli import (
     doctor,
     events,
     listing,
+    metrics,
     notify,
     prune,
     reconcile,
@@ -45,6 +46,7 @@ _VERBS = (
     delete,
     reconcile,
     adopt,
+    metrics,
     notify,
     demo,
 )

@@ -46,14 +46,19 @@ def all_opened(fds: Iterable[int]) -> Iterator[None]:
         yield
 
 
-def replace(path: str, data: bytes, like: int | None = None) -> None:
-    """Put a file in the place of another one: in one step, and durable.
+def replace(path: str, data: bytes, like: int | None = None, *, mode: int = 0o600) -> None:
+    """Put a file in the place of another one: in one step, and durable; or leave that as it was.
 
     Args:
-        path: the other one's.
-        data: its content.
+        path: of a file, which need not be there.
+        data: what is to be in it.
         like: a file whose owner, mode, ACL and other extended attributes it gets; without one it
-            is root's, whom alone it can be read by.
+            is root's.
+        mode: its permissions without such a file, whatever umask(2) says; by default root alone
+            can read it.
+
+    Raises:
+        OSError: if it fails.
     """
     directory, name = os.path.split(path)
     new = f"{name}.{os.getpid()}"
@@ -62,13 +67,20 @@ def replace(path: str, data: bytes, like: int | None = None) -> None:
         with suppress(FileNotFoundError):
             os.unlink(new, dir_fd=within)
         with opened(os.open(new, flags, 0o600, dir_fd=within)) as fd:
-            left = data
-            while left:
-                left = left[os.write(fd, left) :]
-            if like is not None:
-                _make_like(fd, like)
-            os.fsync(fd)
-        os.rename(new, name, src_dir_fd=within, dst_dir_fd=within)
+            try:
+                left = data
+                while left:
+                    left = left[os.write(fd, left) :]
+                if like is None:
+                    os.fchmod(fd, mode)
+                else:
+                    _make_like(fd, like)
+                os.fsync(fd)
+                os.rename(new, name, src_dir_fd=within, dst_dir_fd=within)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(new, dir_fd=within)
+                raise
         os.fsync(within)
 
 

@@ -268,6 +268,22 @@ class Ledger:
         """Return when the newest events of one kind were."""
         return [event.time for event in self._events("what = ?1", what, limit)]
 
+    def counted_since(self, since: datetime, whats: Iterable[str]) -> dict[tuple[str, str], int]:
+        """Return how many events of some kinds there were since a time, by share and kind.
+
+        Args:
+            since: the time, in UTC.
+            whats: the kinds.
+        """
+        wanted = tuple(whats)
+        with self._file.reading() as database:
+            rows = database.execute(
+                "SELECT share, what, count(*) FROM events WHERE time >= ?"
+                f" AND what IN ({', '.join('?' * len(wanted))}) GROUP BY share, what",
+                (since.isoformat(), *wanted),
+            ).fetchall()
+        return {(share, what): count for share, what, count in rows}
+
     def delete_history(self, before: datetime) -> None:
         """Delete the records of gone copies to which nothing has happened since a time.
 

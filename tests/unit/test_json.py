@@ -7,10 +7,9 @@ import argparse
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,45 +20,28 @@ from samba_rvss.copies.backup import backups
 from samba_rvss.demo import show
 from samba_rvss.demo.reporter import Reporter
 from samba_rvss.findings import Fate, Finding
-from samba_rvss.ledger import Ledger
 from samba_rvss.model import Branch, Exposed, Hold, Phase, Whose
 from tests.unit.test_backup import kept_image
 from tests.unit.test_healing_commands import looked
-from tests.unit.values import COPY_ID, NOW, SET, copy_of, image_of, mark_of
+from tests.unit.values import NOW, SET, copy_of, image_of, mark_of
 
-COPY, KEPT = "20261122T100000Z-0000aaaa", "20261122T110000Z-0000bbbb"
+if TYPE_CHECKING:
+    from tests.unit.conftest import Resting
+
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "status": ("status",),
     "list": ("list",),
-    "show": ("show", COPY),
+    "show": ("show", "{copy}"),
     "events": ("events",),
     "shares": ("shares",),
     "backup list": ("backup", "list"),
-    "backup show": ("backup", "show", KEPT),
+    "backup show": ("backup", "show", "{kept}"),
     "prune": ("prune", "--dry-run"),
     "reconcile": ("reconcile", "--dry-run"),
     "adopt": ("adopt", "--from", "0123456789abcdef", "--dry-run"),
 }
 # It takes a machine, and a test of its own.
 ELSEWHERE = frozenset({"demo"})
-
-_CONF = """\
-[global]
-    lock directory = {0}/lock
-    state directory = {0}/state
-    cache directory = {0}/cache
-    private dir = {0}/private
-    registry shares = yes
-    include = registry
-    rvss:run directory = {0}/run
-    rvss:state directory = {0}/rvss
-[vms]
-    path = {0}/vms
-    vfs objects = shell_snap
-    shell_snap:check path command = {hook} check
-    shell_snap:create command = {hook} create
-    shell_snap:delete command = {hook} delete
-"""
 
 
 def with_json() -> frozenset[str]:
@@ -104,29 +86,16 @@ def told_of(section: str, command: str) -> frozenset[str]:
     return frozenset(re.findall(r"^\.Va (\w+)", found[1], re.M))
 
 
-@pytest.fixture
-def configuration(reachable: Path) -> Path:
-    """Return the configuration of an instance on which nothing runs, with a copy and a backup."""
-    for name in ("lock", "state", "cache", "private", "run", "rvss"):
-        (reachable / name).mkdir()
-    hook = f"/usr/libexec/samba-rvss/hook -S {reachable}/run/hook.sock"
-    (reachable / "smb.conf").write_text(_CONF.format(reachable, hook=hook))
-    with closing(Ledger(f"{reachable}/rvss/ledger.db")) as ledger:
-        ledger.add(copy_of(COPY, Phase.SEALED), "create")
-        kept = replace(copy_of(KEPT, Phase.KEPT), set_id=SET, copy_id=COPY_ID)
-        ledger.add(kept, "create")
-        ledger.note_set("a set", "aborted")
-    return reachable / "smb.conf"
-
-
 @pytest.mark.require("root", "smbd")
 def test_each_command_prints_an_object_that_the_manual_describes(
-    configuration: Path, section: str, capsys: pytest.CaptureFixture[str]
+    resting: "Resting", section: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert with_json() == COMMANDS.keys() | ELSEWHERE
     seen = set(members(_of_functions())) | {"version"}
     for command, words in COMMANDS.items():
-        cli.main(["-s", str(configuration), *words, "--json"])
+        ids = {"copy": resting.copy, "kept": resting.kept}
+        named = [word.format(**ids) for word in words]
+        cli.main(["-s", str(resting.configuration), *named, "--json"])
         printed = capsys.readouterr()
         found = json.loads(printed.out)
         assert isinstance(found, dict), command
@@ -146,8 +115,8 @@ def _of_functions() -> list[Any]:
     shared = replace(
         image_of("x"), mark=replace(mark_of("x"), branch=Branch(of="y", exposed=Exposed(share="s")))
     )
-    image = kept_image(KEPT, holds=(Hold(tag="audit"),))
-    (kept,) = backups([replace(copy_of(KEPT, Phase.KEPT), set_id=SET)], {}, [image])
+    image = kept_image("x", holds=(Hold(tag="audit"),))
+    (kept,) = backups([replace(copy_of("x", Phase.KEPT), set_id=SET)], {}, [image])
     counted = pruning.Backup(id="x", groups=frozenset(), taken=NOW, consistent=True)
     reason = pruning.Reason(text="newest", group="g")
     verdict = pruning.Verdict(backup=counted, removed=False, reasons=(reason,))

@@ -295,3 +295,12 @@ def test_the_mount_that_a_path_lies_on() -> None:
     assert found.device == "0:42"
     assert mounttable.above("/srv", lines[2]) is not None
     assert mounttable.above("/", lines[2]) is None
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.replace(str(tmp_path / "directory"), b"data")
+    assert os.listdir(tmp_path) == ["directory"]
+    files.replace(str(tmp_path / "file"), b"data", mode=0o664)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o664
