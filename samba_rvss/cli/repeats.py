@@ -24,6 +24,7 @@ class _Line:
     text: str
     logged: float
     last: float
+    fields: dict[str, object]
     gap: float = _FIRST_GAP
     count: int = 0
 
@@ -69,7 +70,7 @@ class Repeats(logging.Filter):
             key = (record.name, record.levelno, _DURATION.sub("", what))
             line = self._known.get(key)
             if line is None:
-                self._add(key, text, present)
+                self._add(key, text, present, _fields(record))
                 return True
             line.text, line.last = text, present
             line.count += 1
@@ -97,9 +98,17 @@ class Repeats(logging.Filter):
             if line.count:
                 since = f"{line.count} more, the last {present - line.last:.0f} s ago"
                 rest = _Rest(name, level, __file__, 0, "%s (%s)", (line.text, since), None)
+                rest.__dict__.update(line.fields)
                 logging.getLogger(name).handle(rest)
 
-    def _add(self, key: tuple[str, int, str], text: str, present: float) -> None:
+    def _add(
+        self, key: tuple[str, int, str], text: str, present: float, fields: dict[str, object]
+    ) -> None:
         if len(self._known) >= _MOST:
             del self._known[next(iter(self._known))]
-        self._known[key] = _Line(text=text, logged=present, last=present)
+        self._known[key] = _Line(text=text, logged=present, last=present, fields=fields)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    """Return what a record has for the journal besides its text: what is called in capitals."""
+    return {name: value for name, value in record.__dict__.items() if name.isupper()}

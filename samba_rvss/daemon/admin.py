@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from samba_rvss import wire
 from samba_rvss.access import Access
 from samba_rvss.copies import holds
+from samba_rvss.daemon import journal
 from samba_rvss.daemon.exposures import Wish
 from samba_rvss.daemon.notifier import Notifier
 from samba_rvss.daemon.requests import Requests
@@ -44,6 +45,7 @@ async def serve(
     """Answer one request of an administrator, and close its connection."""
     started = time.monotonic()
     verb, subject = "admin request", ""
+    copy: ShadowCopy | None = None
     try:
         request = wire.decode_admin(await receive(connection))
         verb, subject = request.verb, request.copy
@@ -94,7 +96,8 @@ async def serve(
     await _send(connection, wire.encode_result(status, line))
     connection.close()
     if verb != "status" or status:
-        log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
+        about = journal.fields(copy=copy, client=peer.uid)
+        log_request(verb, subject, peer.uid, time.monotonic() - started, status, line, about)
 
 
 async def _annotate(

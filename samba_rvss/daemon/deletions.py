@@ -16,6 +16,7 @@ from samba_rvss.copies.delete import delete, left_behind, not_hidden, withdraw
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import described
 from samba_rvss.copies.repair import note_lost
+from samba_rvss.daemon import journal
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.daemon.turns import Turns
@@ -148,12 +149,14 @@ class Deletions:
 
     async def withdraw(self, copy: ShadowCopy, reason: str) -> None:
         """Delete a new copy whose path could not be handed to Samba."""
-        _logger.warning("%s is withdrawn: %s", copy.title, reason)
+        about = journal.fields(journal.Message.WITHDRAWN, copy=copy)
+        _logger.warning("%s is withdrawn: %s", copy.title, reason, extra=about)
         async with self._turns.take(copy.volume):
             try:
                 await in_thread(withdraw, self._present(), copy, reason)
             except RvssError as exc:
-                _logger.error("%s cannot be withdrawn yet: %s", copy.title, exc)
+                about = journal.fields(journal.Message.NOT_DELETED, copy=copy)
+                _logger.error("%s cannot be withdrawn yet: %s", copy.title, exc, extra=about)
                 self._runner.wake(RETRY_SECONDS)
 
     def _begin(
@@ -214,7 +217,8 @@ class Deletions:
             reason = exc.line()
         if copy.phase is Phase.KEPT:
             raise RvssError(Problem.BUSY, f"whether {copy.id} is held cannot be told: {reason}")
-        _logger.warning("whether %s is held cannot be told: %s", copy.title, reason)
+        about = journal.fields(copy=copy)
+        _logger.warning("whether %s is held cannot be told: %s", copy.title, reason, extra=about)
 
 
 def _require_gone(instance: Instance, copy: ShadowCopy) -> None:
@@ -244,7 +248,8 @@ def _delete_unheld(
 def _log_late(copy: ShadowCopy, deletion: "asyncio.Task[None]") -> None:
     """Log why a copy that is gone for Samba still has its image; the deletion is tried again."""
     exc = None if deletion.cancelled() else deletion.exception()
+    about = journal.fields(journal.Message.NOT_DELETED, copy=copy)
     if isinstance(exc, RvssError):
-        _logger.warning("%s is not done with: %s", copy.title, exc)
+        _logger.warning("%s is not done with: %s", copy.title, exc, extra=about)
     elif exc is not None:
-        _logger.error("%s is not done with", copy.title, exc_info=exc)
+        _logger.error("%s is not done with", copy.title, exc_info=exc, extra=about)

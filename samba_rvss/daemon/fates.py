@@ -3,6 +3,7 @@
 import logging
 
 from samba_rvss.copies.locate import described
+from samba_rvss.daemon import journal
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate
 from samba_rvss.model import Volume
@@ -33,7 +34,8 @@ def stuck(action: Action, seconds: float, *, begun: bool) -> Outcome:
         who, what = f"what else is done on {who}", "has not ended"
     line = f"{who} {what} for {seconds:.0f} s; what was begun goes on"
     error = RvssError(Problem.BUSY, line, "see what its disks do")
-    _logger.error("reconcile: cannot %s: %s", action.describe(), error)
+    about = journal.of_action(journal.Message.NOT_RECONCILED, action)
+    _logger.error("reconcile: cannot %s: %s", action.describe(), error, extra=about)
     return Outcome(action=action, fate=Fate.FAILED, error=error)
 
 
@@ -52,7 +54,8 @@ def doubted(outcome: Outcome, times: int) -> Outcome:
     if times <= _TIMES:
         return outcome
     line = f"it was done {times} times one after the other, and is still called for"
-    _logger.error("reconcile: %s: %s", outcome.action.describe(), line)
+    about = journal.of_action(journal.Message.NOT_RECONCILED, outcome.action)
+    _logger.error("reconcile: %s: %s", outcome.action.describe(), line, extra=about)
     error = RvssError(Problem.STATE, line, "see what brings it back")
     return Outcome(action=outcome.action, fate=Fate.FAILED, error=error)
 

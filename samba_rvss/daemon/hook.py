@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from samba_rvss import wire
+from samba_rvss.daemon import journal
 from samba_rvss.daemon.requests import NOTED, Requests
 from samba_rvss.daemon.sockets import log_request, receive
 from samba_rvss.errors import Problem, RvssError
@@ -34,6 +35,13 @@ def _user(peer: Peer) -> User | None:
         return User(uid=peer.uid, gid=peer.gid, groups=processes.groups(peer.pid))
     except OSError:
         return None
+
+
+def _message(verb: str, *, failed: bool) -> journal.Message | None:
+    """Return what has happened with a callout that has ended."""
+    if not failed:
+        return journal.Message.TAKEN if verb == "create" else None
+    return journal.Message.NOT_DELETED if verb == "delete" else journal.Message.NOT_TAKEN
 
 
 async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> None:
@@ -88,6 +96,12 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
         connection.close()
         if ended is not None:
             ended(good=not status)
-    log_request(verb, subject, peer.uid, time.monotonic() - started, status, line)
+    about = journal.fields(
+        _message(verb, failed=bool(status)),
+        copy=made or copy,
+        share=requests.share_of(words[:-1] if verb == "delete" else words),
+        client=peer.uid,
+    )
+    log_request(verb, subject, peer.uid, time.monotonic() - started, status, line, about)
     if status and verb in NOTED:
         await requests.note_failure(verb, words, copy, peer.uid, status, line)

@@ -17,6 +17,7 @@ from threading import Thread
 
 from samba_rvss.child import Child
 from samba_rvss.copies.delete import ABORTED
+from samba_rvss.daemon import journal
 from samba_rvss.daemon.news import ABORT, FAILURE, TEST, WRONG, Judge, News, of_copy
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.tasks import in_thread
@@ -239,7 +240,8 @@ class Notifier:
             return
         if len(self._queue) >= _MOST:
             self._dropped += 1
-            _logger.error("not told, for %d others wait: %s", _MOST, news.describe())
+            about = _about(news)
+            _logger.error("not told, for %d others wait: %s", _MOST, news.describe(), extra=about)
             return
         self._queue.append(news)
         self._queued.set()
@@ -255,9 +257,9 @@ class Notifier:
                 try:
                     await self._tell(news)
                 except RvssError as exc:
-                    _logger.error("not told: %s: %s", news.describe(), exc)
+                    _logger.error("not told: %s: %s", news.describe(), exc, extra=_about(news))
                 except Exception:  # whatever it is, the rest is told
-                    _logger.exception("not told: %s", news.describe())
+                    _logger.exception("not told: %s", news.describe(), extra=_about(news))
 
     async def _tell(self, news: News) -> None:
         """Run the program once it has its turn.
@@ -279,6 +281,10 @@ class Notifier:
             self._dropped -= dropped
             spent = (time.monotonic() - started) * 1000
             _logger.info("told in %.0f ms: %s", spent, news.describe())
+
+
+def _about(news: News) -> dict[str, str]:
+    return journal.fields(journal.Message.NOT_TOLD, share=news.share, set_id=news.set_id)
 
 
 def _key(what: str, event: Event) -> str:

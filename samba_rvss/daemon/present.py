@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from samba_rvss.copies import advice
 from samba_rvss.copies.instance import Instance
-from samba_rvss.daemon import holding
+from samba_rvss.daemon import holding, journal
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.samba import conf
@@ -60,7 +60,8 @@ class Present:
             try:
                 await self._refresh()
             except RvssError as exc:
-                _logger.error("the changed configuration is not used: %s", exc)
+                about = journal.fields(journal.Message.CONFIGURATION)
+                _logger.error("the changed configuration is not used: %s", exc, extra=about)
             except Exception:
                 _logger.exception("the changed configuration is not used, or not all of it")
 

@@ -322,6 +322,12 @@ class Requests:
             return room.explained(exc, share, await in_thread(instance.ledger.backups))
         return exc
 
+    def share_of(self, words: tuple[str, ...]) -> str:
+        """Return the name of the share that a callout is for; empty if it is none of ours."""
+        with suppress(RvssError):
+            return find_share(self._present().config, words).name
+        return ""
+
     async def note_failure(
         self,
         verb: str,
@@ -341,10 +347,8 @@ class Requests:
             status: the `Problem`.
             line: the error.
         """
-        instance, share = self._present(), ""
-        if verb == "create":
-            with suppress(RvssError):
-                share = find_share(instance.config, words).name
+        instance = self._present()
+        share = self.share_of(words) if verb == "create" else ""
         key, present = (verb, copy.id if copy else share, status), time.monotonic()
         if not key[1] or present - self._noted.get(key, -math.inf) < _NOTE_SECONDS:
             return

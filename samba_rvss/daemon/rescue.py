@@ -22,7 +22,7 @@ from samba_rvss.clock import moment
 from samba_rvss.copies import repair
 from samba_rvss.copies.delete import ABORTED
 from samba_rvss.copies.instance import Instance
-from samba_rvss.daemon import stuck
+from samba_rvss.daemon import journal, stuck
 from samba_rvss.daemon.stuck import Asker, Glance, Waiting
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.errors import Problem, RvssError
@@ -244,6 +244,7 @@ class Rescue:
             time.monotonic() - waiting.since,
             how,
             self._knocking(),
+            extra=journal.fields(journal.Message.WORKER_ENDED, set_id=waiting.held.id),
         )
         self._ended()
 
@@ -261,7 +262,8 @@ class Rescue:
         )
         self._rest = stuck.rest_after(time.monotonic(), self._row, clocks)
         self._row += 1
-        _logger.warning("rpcd_fsrvp %d is ended: %s", pid, line)
+        about = journal.fields(journal.Message.WORKER_ENDED, set_id=waiting.held.id)
+        _logger.warning("rpcd_fsrvp %d is ended: %s", pid, line, extra=about)
         try:
             await in_thread(_end, self._present(), pid, waiting, line)
         except RvssError as exc:

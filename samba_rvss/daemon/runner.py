@@ -17,7 +17,7 @@ from datetime import datetime
 
 from samba_rvss.clock import now
 from samba_rvss.copies.instance import Instance
-from samba_rvss.daemon import fates
+from samba_rvss.daemon import fates, journal
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
@@ -274,9 +274,11 @@ class Runner:
                 finally:
                     await self._watcher.resume(action.target)
         except RvssError as exc:
-            _logger.error("reconcile: cannot %s: %s", action.describe(), exc)
+            about = journal.of_action(journal.Message.NOT_RECONCILED, action)
+            _logger.error("reconcile: cannot %s: %s", action.describe(), exc, extra=about)
             return Outcome(action=action, fate=Fate.FAILED, error=exc)
-        _logger.warning("reconcile: %s", action.describe())
+        about = journal.of_action(journal.Message.RECONCILED, action)
+        _logger.warning("reconcile: %s", action.describe(), extra=about)
         # Sealing goes on until it succeeds: the watcher does it.
         fate = Fate.BEGUN if isinstance(action, Seal) else Fate.DONE
         return Outcome(action=action, fate=fate)

@@ -16,6 +16,7 @@ from itertools import chain, repeat
 from samba_rvss.copies import keep, seal
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import described
+from samba_rvss.daemon import journal
 from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns, Work
 from samba_rvss.errors import Problem, RvssError
@@ -102,7 +103,7 @@ class Sealer:
         try:
             seal.close(self._present(), copy)
         except RvssError as exc:
-            _logger.error("%s is not closed: %s", copy.title, exc)
+            _logger.error("%s is not closed: %s", copy.title, exc, extra=_unsealed(copy))
 
     async def _seal(self, copy: ShadowCopy, started: float) -> ShadowCopy | None:
         """Seal a closed copy; try again after each failure. None if it is being deleted."""
@@ -127,12 +128,12 @@ class Sealer:
                         drops.append(dropping)
             except RvssError as exc:
                 reason = exc.line()
-                _logger.error("%s is not sealed: %s", copy.title, exc)
+                _logger.error("%s is not sealed: %s", copy.title, exc, extra=_unsealed(copy))
                 if exc.problem is Problem.NOT_FOUND:
                     self._lost.add(copy.id)
             except Exception as exc:
                 reason = str(exc)
-                _logger.exception("%s is not sealed", copy.title)
+                _logger.exception("%s is not sealed", copy.title, extra=_unsealed(copy))
             else:
                 break
             known, self._delayed[copy.id] = self._delayed.get(copy.id), reason
@@ -143,7 +144,8 @@ class Sealer:
         self._is_in_time(copy)
         if steps.newly_sealed:
             spent = (time.monotonic() - started) * 1000
-            _logger.info("%s sealed in %.0f ms", copy.title, spent)
+            about = journal.fields(journal.Message.SEALED, copy=copy)
+            _logger.info("%s sealed in %.0f ms", copy.title, spent, extra=about)
             if dropping is not None:
                 # Who is connected still reads what is to be cleared away.
                 for _ in range(_DROPS):
@@ -166,7 +168,7 @@ class Sealer:
             return
         reason = f"{described(copy.volume, copy.share_path)} has not answered for {seconds:g} s"
         self._delayed[copy.id] = reason
-        _logger.error("%s is not sealed: %s", copy.title, reason)
+        _logger.error("%s is not sealed: %s", copy.title, reason, extra=_unsealed(copy))
         self._begin_step(copy, partial(seal.delay, reason=reason))
 
     def _begin_step(
@@ -181,13 +183,18 @@ class Sealer:
         try:
             await whole(seal.delay, self._present(), copy, reason)
         except RvssError as exc:
-            _logger.error("%s: %s", copy.title, exc)
+            _logger.error("%s: %s", copy.title, exc, extra=journal.fields(copy=copy))
 
     async def _clear(self, copy: ShadowCopy) -> None:
         try:
             await whole(seal.clear, self._present(), copy)
         except RvssError as exc:  # reconciling finds it, and tries again
-            _logger.error("%s: cannot clear away: %s", copy.title, exc)
+            about = journal.fields(copy=copy)
+            _logger.error("%s: cannot clear away: %s", copy.title, exc, extra=about)
+
+
+def _unsealed(copy: ShadowCopy) -> dict[str, str]:
+    return journal.fields(journal.Message.NOT_SEALED, copy=copy)
 
 
 def pauses_between() -> Iterator[float]:
@@ -260,6 +267,7 @@ def _report(copy: ShadowCopy, task: "asyncio.Future[None]") -> None:
     """Log why something failed that sealing does not depend on."""
     exc = None if task.cancelled() else task.exception()
     if isinstance(exc, RvssError):
-        _logger.error("%s is being sealed: %s", copy.title, exc)
+        _logger.error("%s is being sealed: %s", copy.title, exc, extra=journal.fields(copy=copy))
     elif exc is not None:
-        _logger.error("%s is being sealed", copy.title, exc_info=exc)
+        about = journal.fields(copy=copy)
+        _logger.error("%s is being sealed", copy.title, exc_info=exc, extra=about)

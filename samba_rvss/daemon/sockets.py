@@ -12,12 +12,13 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack, suppress
 from typing import Any, Protocol, TypeAlias
 
 from samba_rvss import wire
+from samba_rvss.daemon import journal
 from samba_rvss.daemon.tasks import Tasks
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel.processes import Peer, peer_credentials
@@ -246,7 +247,8 @@ class Door:
         count = self._user(uid).refused()
         if count is not None:
             more = f" (and {count} before)" if count else ""
-            _logger.warning("refused: %s%s", exc.line(), more)
+            about = journal.fields(journal.Message.REFUSED, client=uid)
+            _logger.warning("refused: %s%s", exc.line(), more, extra=about)
         with suppress(OSError):
             connection.send(wire.encode_reply(exc.problem, exc.line()))
         connection.close()
@@ -279,11 +281,29 @@ class _User:
         return count
 
 
-def log_request(verb: str, subject: str, uid: int, seconds: float, status: int, line: str) -> None:
-    """Log a finished request: who wanted what, how long it took, and what came of it."""
+def log_request(
+    verb: str,
+    subject: str,
+    uid: int,
+    seconds: float,
+    status: int,
+    line: str,
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Log a finished request: who wanted what, how long it took, and what came of it.
+
+    Args:
+        verb: what was wanted.
+        subject: of what.
+        uid: by whom.
+        seconds: how long it took.
+        status: 0, or the `Problem`.
+        line: the error.
+        about: what the journal is told beside (`samba_rvss.daemon.journal`).
+    """
     level = logging.ERROR if status else logging.INFO
     outcome = f"failed ({Problem(status).name}): {line}" if status else "done"
     what = f"{verb} {subject}".rstrip()[:300]
     logging.getLogger(REQUESTS).log(
-        level, "%s by uid %d in %.1f ms: %s", what, uid, seconds * 1000, outcome
+        level, "%s by uid %d in %.1f ms: %s", what, uid, seconds * 1000, outcome, extra=about
     )

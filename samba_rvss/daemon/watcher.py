@@ -19,6 +19,7 @@ from functools import partial
 from samba_rvss.copies import exposed, follow, seal
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon import journal
 from samba_rvss.daemon.sealer import Sealer
 from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns
@@ -261,7 +262,8 @@ class Watcher:
                     follow.open_mount(self._present(), copy)
                     self._opened.add(copy.id)
                 except RvssError as exc:
-                    _logger.error("%s cannot be opened: %s", copy.title, exc)
+                    about = journal.fields(copy=copy)
+                    _logger.error("%s cannot be opened: %s", copy.title, exc, extra=about)
                     good = False
         return good
 
@@ -294,7 +296,7 @@ class Watcher:
             try:
                 current = await self._record(copy, known, due) if due else copy
             except RvssError as exc:
-                _logger.error("%s: %s", copy.title, exc)
+                _logger.error("%s: %s", copy.title, exc, extra=journal.fields(copy=copy))
                 continue
             if current is None:
                 continue

@@ -88,6 +88,10 @@ def test_manual_pages_are_installed(installed: Path) -> None:
     assert pages == {"samba-rvss.8", "samba-rvss-hook.8"}
 
 
+def test_the_catalog_is_installed(installed: Path) -> None:
+    assert (installed / "usr/lib/systemd/catalog/samba-rvss.catalog").is_file()
+
+
 def test_arguments_are_refused() -> None:
     done = subprocess.run(
         [ROOT / "packaging" / "install", "--nonsense"],

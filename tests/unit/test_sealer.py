@@ -13,6 +13,7 @@ import pytest
 from samba_rvss.clock import moment
 from samba_rvss.copies import repair
 from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon import journal
 from samba_rvss.daemon.sealer import Sealer, pauses_between
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.errors import Problem, RvssError
@@ -70,7 +71,9 @@ def events(site: Site) -> list[str]:
     return [event.what for event in site.ledger.events()]
 
 
-def test_retries_do_not_renew_the_time_of_recovery(site: Site) -> None:
+def test_retries_do_not_renew_the_time_of_recovery(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     attempts: list[bool] = []
 
     def fail() -> bool:
@@ -99,6 +102,10 @@ def test_retries_do_not_renew_the_time_of_recovery(site: Site) -> None:
 
     asyncio.run(story())
     assert sorted(events(site)) == ["create", "not sealed yet", "recovered", "to be sealed"]
+    said = [record for record in caplog.records if "is not sealed" in record.getMessage()]
+    about = journal.fields(journal.Message.NOT_SEALED, copy=copy)
+    assert said
+    assert all(record.__dict__.items() >= about.items() for record in said)
 
 
 def test_a_step_that_does_not_end_is_said(site: Site) -> None:
