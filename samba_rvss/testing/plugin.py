@@ -110,6 +110,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
         lambda: _tools("dpkg-buildpackage", "dh", "dh_python3", "pkg-config", "lintian")
     ),
     "rpmbuild": cache(lambda: _tools("rpmbuild", "rpm")),
+    "shells": cache(lambda: _tools("bash", "zsh", "fish")),
 }
 
 

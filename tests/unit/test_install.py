@@ -88,6 +88,16 @@ def test_manual_pages_are_installed(installed: Path) -> None:
     assert pages == {"samba-rvss.8", "samba-rvss-hook.8"}
 
 
+def test_completion_is_installed(installed: Path) -> None:
+    """Where Debian's shells look for it."""
+    for file, word in (
+        ("bash-completion/completions/samba-rvss", "complete -F"),
+        ("zsh/vendor-completions/_samba-rvss", "#compdef samba-rvss"),
+        ("fish/vendor_completions.d/samba-rvss.fish", "complete -c samba-rvss"),
+    ):
+        assert word in (installed / "usr/share" / file).read_text()
+
+
 def test_the_catalog_is_installed(installed: Path) -> None:
     assert (installed / "usr/lib/systemd/catalog/samba-rvss.catalog").is_file()
 
