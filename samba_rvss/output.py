@@ -13,16 +13,30 @@ import logging
 import os
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
+from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from samba_rvss.text import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
 JSON_VERSION = 1
 """The version of what is printed as JSON: another one if a member goes, or means something else."""
 
+LOOKING = "looking at the file systems"
+"""What most commands tell that take their time."""
+
 _INDENT = "    "
 _NARROWEST = 20  # columns, however narrow a terminal says that it is
+_ERASE = "\r\x1b[K"  # the line that the cursor is in
+_telling = Event()
+"""Whether a line of `progress` is on the terminal."""
 
 
 def prepare() -> None:
@@ -85,26 +99,59 @@ def print_document(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
-    """Print rows: as a table on a terminal, else separated by tabs with a heading."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    empty: str,
+    styles: Mapping[str, str] | None = None,
+) -> None:
+    """Print rows: as a table on a terminal, else separated by tabs with a heading.
+
+    Args:
+        columns: their names. What is called ID is not broken to fit.
+        rows: as many texts each.
+        empty: what to print on a terminal if there are none.
+        styles: how a cell with one of these texts is shown on a terminal, in rich's words.
+    """
     if sys.stdout.isatty():
         if not rows:
             print_line(empty)
             return
         from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(_clean(cell)) for cell in row))
-        Console().print(table)
+        Console().print(table_of(columns, rows, styles or {}))
         return
     print("\t".join(columns))
     for row in rows:
         print("\t".join(_clean(cell) for cell in row))
+
+
+def table_of(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    styles: Mapping[str, str],
+    cut: str = "",
+) -> "Table":
+    """Return rows as a table for a terminal.
+
+    Args:
+        columns: as those of `print_table`, like rows and styles.
+        rows: as many texts each.
+        styles: by the text of a cell.
+        cut: the column that has the room which the others leave, and is cut to fit.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=bool(cut))
+    for column in columns:
+        if column == cut:
+            table.add_column(column, overflow="ellipsis", no_wrap=True, ratio=1)
+        else:
+            table.add_column(column, overflow="fold", no_wrap=column == "ID")
+    for row in rows:
+        table.add_row(*(Text(_clean(cell), style=styles.get(cell, "")) for cell in row))
+    return table
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
@@ -114,8 +161,14 @@ def print_facts(facts: Mapping[str, str]) -> None:
         print(f"{name:<{width}}  {_clean(value)}")
 
 
-def print_line(text: str = "") -> None:
-    """Print a line."""
+def print_line(text: str = "", style: str = "") -> None:
+    """Print a line; on a terminal in a style, in rich's words."""
+    if style and sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console().print(Text(_clean(text), style=style), soft_wrap=True)
+        return
     print(_clean(text))
 
 
@@ -132,9 +185,91 @@ def print_hanging(head: str, text: str) -> None:
         print(f"{' ' * len(head) if number else head}{line}")
 
 
+class Screen:
+    """A terminal's screen that is written anew again and again.
+
+    In its block the terminal shows nothing else, and afterwards what it has shown before. Where
+    standard output is no terminal, nothing happens.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._terminal = sys.stdout.isatty()
+
+    def __enter__(self) -> "Screen":
+        if self._terminal:
+            from rich.console import Console
+
+            self._console = Console()
+            self._screen = self._stack.enter_context(self._console.screen(hide_cursor=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """How many columns and lines there is room for; None if it is no terminal."""
+        if not self._terminal:
+            return None
+        return self._console.width, self._console.height
+
+    def show(self, *parts: "Text | Table") -> None:
+        """Show something in the place of what was shown before."""
+        from rich.console import Group
+
+        self._screen.update(Group(*parts))
+
+
+def text_of(line: str, style: str = "") -> "Text":
+    """Return a line for a terminal, in a style in rich's words."""
+    from rich.text import Text
+
+    return Text(_clean(line), style=style, overflow="ellipsis", no_wrap=True)
+
+
+@contextmanager
+def progress(what: str, after: float = 1.0) -> Iterator[None]:
+    """Tell who sits at a terminal what is being done, where that takes its time.
+
+    It is told on the terminal's last line, on standard error, and taken away at the end. Nothing
+    but errors may be printed meanwhile.
+
+    Args:
+        what: what is being done.
+        after: how many seconds that may take without a word.
+    """
+    if not (sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"):
+        yield
+        return
+    over = Event()
+    teller = Thread(target=_tell_progress, args=(printable(what), after, over), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+
+
+def _tell_progress(what: str, after: float, over: Event) -> None:
+    started = time.monotonic()
+    if over.wait(after):
+        return
+    _telling.set()
+    while True:
+        told = f"{what} ({time.monotonic() - started:.0f} s)"
+        print(f"{_ERASE}{told}", end="", file=sys.stderr, flush=True)
+        if over.wait(1.0):
+            break
+    _telling.clear()
+    print(_ERASE, end="", file=sys.stderr, flush=True)
+
+
 def print_error(text: str, *, prefix: str = "samba-rvss: ") -> None:
     """Print a line on standard error."""
-    print(f"{prefix}{printable(text)}", file=sys.stderr, flush=True)
+    before = _ERASE if _telling.is_set() else ""
+    print(f"{before}{prefix}{printable(text)}\n", end="", file=sys.stderr, flush=True)
 
 
 def print_traceback(text: str) -> None:

@@ -30,12 +30,14 @@ from samba_rvss.cli import (
     setup,
     shares,
     status,
+    watch,
 )
 from samba_rvss.errors import Problem, RvssError
 
 _VERBS = (
     daemon,
     status,
+    watch,
     listing,
     events,
     shares,

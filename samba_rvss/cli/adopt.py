@@ -61,7 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         with ledger_or_empty(config) as ledger:
             instance = instance_of(config, ledger)
             living.require_silence(instance.identity, arguments.source)
-            for candidate in adopt.candidates(instance, arguments.source, arguments.on):
+            with output.progress(output.LOOKING):
+                found = list(adopt.candidates(instance, arguments.source, arguments.on))
+            for candidate in found:
                 hear(report.of_candidate(candidate))
     else:
         request = wire.AdminRequest(verb="adopt", source=arguments.source, on=arguments.on)

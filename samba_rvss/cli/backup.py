@@ -23,6 +23,7 @@ from samba_rvss.model import Context, Image, Phase, ShadowCopy
 from samba_rvss.samba.conf import Config
 
 _TAG = "manual"
+_STYLES = {"application": "green", "crash": "yellow", "not seen": "bold red"}
 
 
 def register(verbs: Verbs) -> None:
@@ -173,7 +174,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     """List the backups."""
     config = configuration(arguments)
     wanted = {share.lower() for share in arguments.share}
-    with ledger_or_empty(config) as ledger:
+    with ledger_or_empty(config) as ledger, output.progress(output.LOOKING):
         found = look(config, ledger)
     found = [
         backup
@@ -198,14 +199,14 @@ def run_list(arguments: argparse.Namespace) -> int:
         for backup in found
     ]
     columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE", "SIZE", "EXPOSED"]
-    output.print_table(columns, rows, "There are no backups.")
+    output.print_table(columns, rows, "There are no backups.", _STYLES)
     return 0
 
 
 def run_show(arguments: argparse.Namespace) -> int:
     """Show one backup."""
     config = configuration(arguments)
-    with open_ledger(config) as ledger:
+    with open_ledger(config) as ledger, output.progress(output.LOOKING):
         names = {copy.id for copy in whole_set(ledger, arguments.copy)}
         found = [b for b in look(config, ledger) if names & {part.id for part in b.parts}]
         history = [

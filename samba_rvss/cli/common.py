@@ -4,11 +4,11 @@ import argparse
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeAlias
 
-from samba_rvss import wire
+from samba_rvss import output, wire
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase, ShadowCopy
@@ -87,6 +87,8 @@ def ask(
     request: wire.AdminRequest,
     part: Callable[[wire.Part], None] = lambda part: None,
     seconds: float = _SECONDS,
+    *,
+    quiet: bool = False,
 ) -> str:
     """Send the daemon a request, and return the line of its result.
 
@@ -95,6 +97,7 @@ def ask(
         request: what to ask for.
         part: called with each part of the answer as it comes.
         seconds: how long to wait for each part, and for the result.
+        quiet: not to tell on a terminal that it is being waited for.
 
     Raises:
         RvssError: NO_DAEMON if the daemon does not answer; what it refuses the request with.
@@ -105,7 +108,10 @@ def ask(
             peer.connect(config.admin_socket)
             peer.send(wire.encode_admin(request))
         while True:
-            with _reported(config):
+            with (
+                _reported(config),
+                nullcontext() if quiet else output.progress("waiting for the daemon"),
+            ):
                 data = peer.recv(wire.MAXIMUM)
             if not data:
                 raise RvssError(Problem.NO_DAEMON, "the daemon ended before it answered", _START)

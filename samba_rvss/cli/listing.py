@@ -2,13 +2,14 @@
 
 import argparse
 import dataclasses
-from collections.abc import Container, Iterator
+import sys
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from samba_rvss import output
-from samba_rvss.cli import events, exposing
+from samba_rvss.cli import events, exposing, rows
 from samba_rvss.cli.common import (
     Verbs,
     configuration,
@@ -18,7 +19,18 @@ from samba_rvss.cli.common import (
 )
 from samba_rvss.copies import identity
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Context, Event, Image, Mark, Phase, SetState, Volume, Whose
+from samba_rvss.model import (
+    ENDED,
+    Context,
+    Event,
+    Image,
+    Mark,
+    Phase,
+    SetState,
+    ShadowCopy,
+    Volume,
+    Whose,
+)
 from samba_rvss.samba.conf import Config
 
 
@@ -49,19 +61,23 @@ def run_list(arguments: argparse.Namespace) -> int:
     """List the copies."""
     config = configuration(arguments)
     wanted = {share.lower() for share in arguments.share}
+    waits: dict[str, str] = {}
     try:
         with open_ledger(config) as ledger:
             copies = ledger.copies(gone=arguments.all)
             if not arguments.all:  # what its client has deleted, and is still to be sealed
                 copies += [copy for copy in ledger.backups() if copy.phase is not Phase.KEPT]
+            if not arguments.json:
+                waits = rows.waiting(config, ledger, copies)
     except RvssError as exc:
         if exc.problem is not Problem.NOT_FOUND:
             raise
         copies = []  # no daemon has ever run here
     living = {copy.id for copy in copies if copy.phase is not Phase.GONE}
     copies = [copy for copy in copies if not wanted or copy.share.lower() in wanted]
-    others = list(_others(config, living)) if arguments.all else []
-    exposed = _exposed(config)
+    with output.progress(output.LOOKING):
+        others = _others(config, living) if arguments.all else []
+        exposed = _exposed(config)
     exposed = [image for image in exposed if not wanted or image.mark.share.lower() in wanted]
     others = [row for row in others if not wanted or str(row["share"]).lower() in wanted]
     if arguments.json:
@@ -73,25 +89,86 @@ def run_list(arguments: argparse.Namespace) -> int:
             }
         )
         return 0
-    rows = [
-        [copy.id, copy.share, output.local_time(copy.created), copy.phase.value, copy.path]
+    _show(config, copies, waits, exposed, others)
+    return 0
+
+
+def _show(
+    config: Config,
+    copies: Sequence[ShadowCopy],
+    waits: Mapping[str, str],
+    exposed: Sequence[Image],
+    others: Sequence[dict[str, Any]],
+) -> None:
+    """Print the list: on a terminal what one wants to see at a glance, else times and paths."""
+    clients = rows.Clients(config)
+    lines = [
+        _Line(
+            id=copy.id,
+            share=copy.share,
+            taken=copy.created,
+            phase=copy.phase.value,
+            clients=clients.of(copy.exposed_share if copy.phase not in ENDED else ""),
+            waits=waits.get(copy.id, ""),
+            path=copy.path,
+        )
         for copy in copies
     ]
-    rows += [
-        [
-            image.id,
-            image.mark.share,
-            output.local_time(image.mark.created),
-            "writable copy" if image.mark.branch else "backup",
-            exposing.shown(image.mark.exposed) if image.mark.exposed else "concealed",
+    for image in exposed:
+        how = exposing.shown(image.mark.exposed) if image.mark.exposed else "concealed"
+        lines.append(
+            _Line(
+                id=image.id,
+                share=image.mark.share,
+                taken=image.mark.created,
+                phase="writable copy" if image.mark.branch else "backup",
+                clients=clients.of(image.mark.exposed.share if image.mark.exposed else ""),
+                waits=how,
+                path=how,
+            )
+        )
+    lines += map(_other_line, others)
+    if sys.stdout.isatty():
+        columns = ["ID", "SHARE", "AGE", "PHASE", "CONNECTED", "WAITS FOR"]
+        shown = [
+            [
+                at.id,
+                at.share,
+                rows.age(at.taken) if at.taken else "-",
+                at.phase,
+                at.clients,
+                at.waits,
+            ]
+            for at in lines
         ]
-        for image in exposed
-    ]
-    rows += [_other_row(row) for row in others]
-    output.print_table(
-        ["ID", "SHARE", "TAKEN", "PHASE", "PATH"], rows, "There are no shadow copies."
-    )
-    return 0
+    else:
+        columns = ["ID", "SHARE", "TAKEN", "PHASE", "PATH", "CONNECTED", "WAITS FOR"]
+        shown = [
+            [
+                at.id,
+                at.share,
+                output.local_time(at.taken) if at.taken else "-",
+                at.phase,
+                at.path,
+                at.clients,
+                at.waits,
+            ]
+            for at in lines
+        ]
+    output.print_table(columns, shown, "There are no shadow copies.", rows.STYLES)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """A line of the list."""
+
+    id: str
+    share: str
+    taken: datetime | None
+    phase: str
+    clients: str
+    waits: str
+    path: str
 
 
 def _exposed(config: Config) -> list[Image]:
@@ -102,27 +179,35 @@ def _exposed(config: Config) -> list[Image]:
     return exposing.of(found)
 
 
-def _others(config: Config, living: Container[str]) -> Iterator[dict[str, Any]]:
-    """Yield as JSON has it what is on the file systems and is in no record that is not gone."""
+def _others(config: Config, living: Container[str]) -> list[dict[str, Any]]:
+    """Return as JSON has it what is on the file systems and is in no record that is not gone."""
     from samba_rvss.providers.all import providers
     from samba_rvss.providers.inventory import of_all
 
     known = providers(identity.read(config), config.homes)
     inventory = of_all(known)
+    found = []
     for image in inventory.images:
         if image.id not in living and not image.mark.branch:
             whose = Whose.FORMER if image.former else Whose.OURS
             instance = config.run_directory if image.former else ""
             where = (image.mark.volume.name, image.mark.volume.file_system)
-            yield other(image.id, whose, image.mark, instance, *where, read_only=image.read_only)
-    for found in inventory.foreign:
-        where = (found.where, found.file_system)
+            row = other(image.id, whose, image.mark, instance, *where, read_only=image.read_only)
+            found.append(row)
+    for theirs in inventory.foreign:
+        where = (theirs.where, theirs.file_system)
         row = other(
-            found.id, found.whose, found.mark, found.instance, *where, read_only=found.read_only
+            theirs.id,
+            theirs.whose,
+            theirs.mark,
+            theirs.instance,
+            *where,
+            read_only=theirs.read_only,
         )
-        yield row | {"machine": found.machine}
+        found.append(row | {"machine": theirs.machine})
     for file_system, reason in inventory.unlisted.items():
         output.print_error(f"{file_system} cannot be listed: {reason}")
+    return found
 
 
 def other(
@@ -160,12 +245,19 @@ def other(
     }
 
 
-def _other_row(row: dict[str, Any]) -> list[str]:
-    taken = output.local_time(datetime.fromisoformat(row["created"])) if row["created"] else "-"
+def _other_line(row: dict[str, Any]) -> _Line:
     whose = f"{row['whose']}, {row['instance']}" if row["instance"] else row["whose"]
     state = "read-only" if row["read_only"] else "writable"
     where = f"{row['where']} on {row['file_system']}"
-    return [row["id"], row["share"] or "-", taken, f"{whose}, {state}", where]
+    return _Line(
+        id=row["id"],
+        share=row["share"] or "-",
+        taken=datetime.fromisoformat(row["created"]) if row["created"] else None,
+        phase=f"{whose}, {state}",
+        clients="-",
+        waits=where,
+        path=where,
+    )
 
 
 def run_show(arguments: argparse.Namespace) -> int:

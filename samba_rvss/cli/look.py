@@ -133,7 +133,7 @@ def _presence(config: Config) -> tuple[wire.Presence | None, frozenset[str], str
         return None, frozenset(), "the daemon does not run: start samba-rvss.service"
     parts: list[wire.Part] = []
     try:
-        ask(config, wire.AdminRequest(verb="status"), parts.append, _SECONDS)
+        ask(config, wire.AdminRequest(verb="status"), parts.append, _SECONDS, quiet=True)
     except RvssError as exc:
         return None, frozenset(), f"{exc.message}: it may be starting, or hang"
     found = [part for part in parts if isinstance(part, wire.Presence)]

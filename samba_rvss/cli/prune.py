@@ -51,7 +51,7 @@ def register(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show the plan, ask, and carry it out; a failure is reported and stops nothing else."""
     config = configuration(arguments)
-    with ledger_or_empty(config) as ledger:
+    with ledger_or_empty(config) as ledger, output.progress(output.LOOKING):
         found = backup.look(config, ledger)
         last = ledger.last_event(plausibility.PRUNED) or ledger.last_event()
         doubted = ledger.times(plausibility.UNPRUNED)
@@ -191,7 +191,7 @@ def _show(verdicts: tuple[Verdict, ...], backups: Mapping[str, Backup]) -> None:
         for verdict in verdicts
     ]
     columns = ["ID", "TAKEN", "SHARES", "", "SPACE", "BECAUSE"]
-    output.print_table(columns, rows, "There are no backups.")
+    output.print_table(columns, rows, "There are no backups.", {"goes": "red", "stays": "green"})
 
 
 def as_data(verdict: Verdict, found: Backup, failures: Mapping[str, str]) -> dict[str, Any]:

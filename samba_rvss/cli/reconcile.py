@@ -83,7 +83,9 @@ def _dry_run(arguments: argparse.Namespace, printer: _Printer) -> None:
     from samba_rvss.cli.look import look
     from samba_rvss.reconcile import report
 
-    for finding in report.of_plan(look(configuration(arguments)).plan):
+    with output.progress(output.LOOKING):
+        seen = look(configuration(arguments))
+    for finding in report.of_plan(seen.plan):
         printer.add(finding)
 
 

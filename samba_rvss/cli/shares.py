@@ -15,6 +15,8 @@ from samba_rvss.providers.all import providers
 from samba_rvss.providers.patience import COMMON
 from samba_rvss.samba import conf, readable, serving, twins
 
+_STYLES = {"supported": "green", "not supported": "bold red", "not ours": "dim"}
+
 
 def register(verbs: Verbs) -> None:
     """Add the verb."""
@@ -33,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Show the shares."""
     config = configuration(arguments)
     wanted = {share.lower() for share in arguments.share}
-    rows = [row for row in examine(config) if not wanted or str(row["share"]).lower() in wanted]
+    with output.progress(output.LOOKING):
+        rows = [row for row in examine(config) if not wanted or str(row["share"]).lower() in wanted]
     holding = Mounts(config.run_directory).holding()
     found = (*advice.of(config), *serving.obstacles(config), readable.some(config.file), *holding)
     warnings = tuple(filter(None, found))
@@ -55,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             for row in rows
         ],
         f"There are no shares in {config.file}.",
+        _STYLES,
     )
     short = [f"[{row['share']}] {row['warning']}" for row in rows if row["warning"]]
     for warning in (*warnings, *short):

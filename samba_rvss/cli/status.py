@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from samba_rvss import output
 from samba_rvss.cli import exposing
 from samba_rvss.cli.common import Verbs, configuration
+from samba_rvss.cli.rows import Clients
 from samba_rvss.cli.shares import examine
-from samba_rvss.model import NOTHING
+from samba_rvss.cli.waiting import waits_for
+from samba_rvss.model import NOTHING, Phase
 
 if TYPE_CHECKING:
     from enum import Enum
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from samba_rvss.cli.look import Look
     from samba_rvss.cli.standing import Standing
     from samba_rvss.copies.backup import OfShare
-    from samba_rvss.model import Image
+    from samba_rvss.model import Image, ShadowCopy
     from samba_rvss.samba.conf import Config
 
 UNHEALTHY = 1
@@ -40,7 +42,8 @@ def register(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the status; return 0 or UNHEALTHY."""
-    found = judge(configuration(arguments))
+    with output.progress(output.LOOKING):
+        found = judge(configuration(arguments))
     if arguments.json:
         output.print_json(as_data(*found))
     else:
@@ -154,11 +157,18 @@ def show(
     inheriting: Sequence[str] = (),
 ) -> None:
     """Print the status for people; the arguments are those of `as_data`."""
-    output.print_line("healthy" if judged.healthy else f"NOT HEALTHY: {len(judged.wrong)} wrong")
+    if judged.healthy:
+        output.print_line("healthy", "bold green")
+    else:
+        output.print_line(f"NOT HEALTHY: {len(judged.wrong)} wrong", "bold red")
     _some(judged.wrong)
     output.print_line()
     oldest = judged.oldest
-    taken = f"{oldest.id}, taken {output.local_time(oldest.created)}" if oldest else "none"
+    taken = "none"
+    if oldest:
+        old = output.span(seen.time - oldest.created)
+        taken = f"{oldest.id}, taken {output.local_time(oldest.created)}, {old} ago"
+    clients = Clients(seen.config)
     facts = {
         "daemon": "answers" if seen.presence else seen.silence,
         "shares": f"{shares} ours"
@@ -170,6 +180,7 @@ def show(
         ),
         "copies": _counted(judged.phases),
         "oldest": taken,
+        "connected": clients.to([copy.exposed_share for copy in seen.seen.copies]),
         "backups": str(len(seen.backups)),
         "unsealed past recovery": str(len(judged.unsealed)),
         "images not ours": str(len(judged.foreign)),
@@ -180,6 +191,11 @@ def show(
         "to do now": str(len(seen.plan.actions)),
     }
     output.print_facts(facts)
+    working = [_working(copy, seen, clients) for copy in seen.seen.copies if not _is_done(copy)]
+    if working:
+        output.print_line()
+        output.print_line(f"not sealed: {len(working)}")
+        _some(working)
     if judged.backups:
         output.print_line()
         _some([_kept(of, seen.time) for of in judged.backups])
@@ -205,6 +221,21 @@ def show(
         output.print_line()
         output.print_line(f"{len(seen.plan.actions)} to do, see 'samba-rvss reconcile --dry-run':")
         _some([action.describe() for action in seen.plan.actions])
+
+
+def _is_done(copy: "ShadowCopy") -> bool:
+    return copy.phase is Phase.SEALED
+
+
+def _working(copy: "ShadowCopy", seen: "Look", clients: Clients) -> str:
+    """Return in a line how far a copy has come, who is connected, and what it waits for."""
+    age = seen.time - copy.created
+    waits = waits_for(copy, seen.config, seen.seen.present, age.total_seconds(), "")
+    who = clients.of(copy.exposed_share)
+    return (
+        f"{copy.id} [{copy.share}] {copy.phase.value}, {output.span(age)} old,"
+        f" connected: {who}, waits for {waits}"
+    )
 
 
 def _kept(of: "OfShare", present: datetime) -> str:

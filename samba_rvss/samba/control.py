@@ -190,16 +190,28 @@ def connected_shares(configfile: str) -> frozenset[str]:
     Raises:
         RvssError: SAMBA if smbstatus(1) does not tell.
     """
+    return frozenset(clients(configfile))
+
+
+def clients(configfile: str) -> dict[str, tuple[str, ...]]:
+    """Return the machines that are connected to shares, by the shares as Samba spells them.
+
+    Raises:
+        RvssError: SAMBA if smbstatus(1) does not tell.
+    """
     try:
         said = run(
             ["smbstatus", f"--configfile={configfile}", "--shares", "--json"], timeout=SECONDS
         )
-        found = json.loads(said).get("tcons", {}).values()
-        return frozenset(str(connection["service"]) for connection in found)
+        found: dict[str, set[str]] = {}
+        for connection in json.loads(said).get("tcons", {}).values():
+            machine = str(connection.get("machine", ""))
+            found.setdefault(str(connection["service"]), set()).add(machine)
     except (RvssError, ValueError, KeyError, AttributeError) as exc:
         raise RvssError(
             Problem.SAMBA, "smbstatus does not tell who is connected", str(exc)
         ) from exc
+    return {share: tuple(sorted(machines)) for share, machines in found.items()}
 
 
 def _smbcontrol(configfile: str, destination: str, *message: str) -> str | None:

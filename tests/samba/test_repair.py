@@ -62,6 +62,9 @@ def test_workers_and_who_is_connected(rig: "Rig", second_operator: "BackupOperat
         assert exposed not in control.connected_shares(configuration)
         with rig.session(exposed):
             assert exposed in control.connected_shares(configuration)
+            (machine,) = control.clients(configuration)[exposed]
+            listed = rig.command("list").stdout.splitlines()[1].split("\t")
+            assert (listed[5], bool(listed[6])) == (machine, True), listed
         taken.complete()
         rig.wait_for_phase(Phase.SEALED)
         # Another Samba's workers are not this one's.
