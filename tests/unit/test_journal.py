@@ -129,6 +129,7 @@ def test_each_message_is_in_the_catalog_and_sent() -> None:
         assert body.strip()
 
 
+@pytest.mark.require("journalctl")
 def test_systemd_takes_the_catalog(tmp_path: Path) -> None:
     place = tmp_path / "usr/lib/systemd/catalog"
     place.mkdir(parents=True)

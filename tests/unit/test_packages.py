@@ -15,6 +15,7 @@ _SECONDS = 600
 # Where Debian and Fedora want what is elsewhere without a package.
 _MODULES = re.compile(r"^/usr/lib/(samba-rvss|python3/dist-packages|python3\.\d+/site-packages)/")
 _UNITS = re.compile(r"^(/usr)?/lib/systemd/system/")
+_ZSH = re.compile(r"^/usr/share/zsh/(vendor-completions|site-functions)/")
 _MANUAL = re.compile(r"\.8(\.gz)?$")
 _DOCUMENTS = ("/usr/share/doc/", "/usr/share/licenses/", "/usr/share/lintian/")
 
@@ -49,13 +50,14 @@ def _files(names: Sequence[str]) -> set[str]:
             continue
         name = _MODULES.sub("/usr/lib/samba-rvss/", name)
         name = _UNITS.sub("/usr/lib/systemd/system/", name)
+        name = _ZSH.sub("/usr/share/zsh/", name)
         found.add(_MANUAL.sub(".8", name))
     return found
 
 
 def _installed(to: Path) -> set[str]:
     _run([ROOT / "packaging" / "install"], DESTDIR=str(to))
-    return {f"/{path.relative_to(to)}" for path in to.rglob("*") if path.is_file()}
+    return _files([f"/{path.relative_to(to)}" for path in to.rglob("*") if path.is_file()])
 
 
 @pytest.mark.require("debhelper")
