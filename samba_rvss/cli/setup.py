@@ -110,7 +110,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.print_json(
             {
-                "version": 1,
                 "share": section.name,
                 "file": plan.file,
                 "changes": [

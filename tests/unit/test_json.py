@@ -34,6 +34,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "show": ("show", "{copy}"),
     "events": ("events",),
     "shares": ("shares",),
+    "doctor": ("doctor",),
+    "setup": ("setup", "vms", "--previous-versions"),
     "backup list": ("backup", "list"),
     "backup show": ("backup", "show", "{kept}"),
     "prune": ("prune", "--dry-run"),
@@ -65,7 +67,7 @@ def members(value: object) -> Iterator[str]:
             yield name
             if name == "samba" and inner:
                 yield from inner
-            elif name not in ("samba", "by_phase", "unsupported"):  # names of phases, of shares
+            elif name not in ("samba", "by_phase", "unsupported", "counts"):  # of phases, shares
                 yield from members(inner)
     elif isinstance(value, list):
         for inner in value:
