@@ -6,8 +6,10 @@ time limit. It is reaped whatever happens; if it outlives even SIGKILL, then by 
 
 import logging
 import os
+import select
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -148,6 +150,74 @@ def run(
         raise ToolError(words, process.returncode, out, err, how)
     _logger.debug("%s: %d", " ".join(words), process.returncode)
     return out
+
+
+def beginning(argv: Sequence[str], size: int, *, timeout: float) -> bytes:
+    """Return what a program prints, but no more than its beginning: then it is killed.
+
+    Args:
+        argv: the program's absolute path and its arguments.
+        size: how many bytes are enough.
+        timeout: seconds after which the program and its children are killed.
+
+    Raises:
+        ToolError: if it could not be started, or ended with a failure before that, or did not end
+            in time.
+    """
+    _reap_abandoned()
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+            text=True,
+            start_new_session=True,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as exc:
+        tool.cache_clear()
+        raise not_started(argv, exc) from exc
+    deadline = time.monotonic() + timeout
+    try:
+        found = _read(process, size, deadline)
+        if len(found) < size:
+            process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired as exc:
+        raise ToolError(argv, None, "", "", f"did not end within {timeout:g} s") from exc
+    finally:
+        _end(process)
+    if len(found) < size and process.returncode:
+        how = f"ended with status {process.returncode}"
+        raise ToolError(argv, process.returncode, "", "", how)
+    return found
+
+
+def _read(process: subprocess.Popen[str], size: int, deadline: float) -> bytes:
+    """Return the first bytes of what a program prints; fewer if it prints no more."""
+    if process.stdout is None:
+        raise ValueError(process.args)
+    pipe = process.stdout.fileno()
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    found = b""
+    while len(found) < size:
+        left = deadline - time.monotonic()
+        if left <= 0 or not ready.poll(left * 1000):
+            raise subprocess.TimeoutExpired(process.args, left)
+        read = os.read(pipe, size - len(found))
+        if not read:
+            break
+        found += read
+    return found
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill a program with its children, unless it has ended."""
+    if process.returncode is None:
+        _kill(process)
+    elif process.stdout is not None:
+        process.stdout.close()
 
 
 def _said(stdout: str, stderr: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from samba_rvss.child import Child
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.run import ToolError, environment, run, tool
+from samba_rvss.run import ToolError, beginning, environment, run, tool
 
 
 def _gone(pid: int) -> bool:
@@ -207,6 +207,21 @@ def test_tool_is_found_on_our_path_not_the_callers(
     with pytest.raises(RvssError, match="is not installed"):
         tool("program")
     assert tool("program", f"/nowhere:{tmp_path}") == str(tmp_path / "program")
+
+
+def test_beginning_of_an_output() -> None:
+    """Any bytes; who prints more is ended, and who fails before that has failed."""
+    assert beginning(["/bin/printf", r"\r\n\377"], 99, timeout=5) == b"\r\n\xff"
+    assert beginning(["/bin/cat", "/dev/zero"], 200_000, timeout=5) == bytes(200_000)
+    assert beginning(["/bin/sh", "-c", "printf 123; exit 1"], 3, timeout=5) == b"123"
+    with pytest.raises(ToolError, match="ended with status 1") as caught:
+        beginning(["/bin/sh", "-c", "printf 123; exit 1"], 4, timeout=5)
+    assert caught.value.status == 1
+    with pytest.raises(ToolError, match=r"did not end within 0\.1 s") as caught:
+        beginning(["/bin/sh", "-c", "printf 123; sleep 60"], 4, timeout=0.1)
+    assert caught.value.status is None
+    with pytest.raises(ToolError, match="cannot be started"):
+        beginning(["/there/is/none"], 1, timeout=5)
 
 
 def test_timeout_kills_the_program_and_its_children(tmp_path: Path) -> None:
