@@ -5,6 +5,7 @@ btrfs has made read-only is so still when it is mounted again. Contract: it look
 mount table.
 """
 
+import re
 from dataclasses import dataclass
 
 from samba_rvss.kernel import mounttable
@@ -40,8 +41,8 @@ def found(run: str, raw: bytes) -> dict[str, Holders]:
         left, _, right = line.partition(b" - ")
         _, _, device, _, target, _ = left.split(b" ", 5)
         kind, source, _ = right.split(b" ", 2)
-        # Each clone on ZFS has a device of its own, and all of them keep the pool in use.
-        key = source.partition(b"/")[0] if kind == b"zfs" else device
+        # On ZFS each image has a device of its own, and all of them keep the pool in use.
+        key = re.split(rb"[/@]", source)[0] if kind == b"zfs" else device
         if target.startswith(ours):
             inside.setdefault(key, []).append(line)
         else:
@@ -55,7 +56,7 @@ def found(run: str, raw: bytes) -> dict[str, Holders]:
         backups = {backup_at(run, mount.target) for mount in mounts} - {""}
         if copies or backups or shared:
             name = mounts[0].source
-            alone[name.partition("/")[0] if mounts[0].kind == "zfs" else name] = Holders(
+            alone[re.split("[/@]", name)[0] if mounts[0].kind == "zfs" else name] = Holders(
                 copies=tuple(sorted(copies)),
                 backups=tuple(sorted(backups)),
                 shared=tuple(sorted(shared)),

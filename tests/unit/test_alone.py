@@ -50,8 +50,11 @@ def test_one_that_only_shows_backups() -> None:
         ("0:31", f"{EXPOSED}/a", "btrfs", "/dev/sdc"),
         ("0:52", f"{RUN}/backups/z/vms", "zfs", "tank/samba-rvss/z"),
         ("0:53", "/tank", "zfs", "tank"),
+        ("0:54", f"{RUN}/backups/v/vms", "zfs", "pool@rvss-v"),
+        ("0:55", f"{RUN}/backups/w/vms", "zfs", "pool/vms@rvss-w"),
     )
     assert alone.found(RUN, raw) == {
+        "pool": alone.Holders(backups=("v", "w")),
         "/dev/sdb": alone.Holders(backups=("x",)),
         "/dev/sdc": alone.Holders(copies=("a",), backups=("y",)),
     }
