@@ -31,6 +31,11 @@ from samba_rvss.model import (
 
 _logger = logging.getLogger(__name__)
 
+_FIRST = 1
+BARE = 2
+"""The version of the mark of an image on ZFS without clones: without those, older daemons would
+take it for one whose creation was cut off."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marked:
@@ -48,19 +53,22 @@ class Marked:
     more: Mapping[str, Any]
 
 
-def encode(mark: Mark, identity: Identity, more: Mapping[str, Any] | None = None) -> str:
+def encode(
+    mark: Mark, identity: Identity, more: Mapping[str, Any] | None = None, *, version: int = _FIRST
+) -> str:
     """Return a mark as ASCII text without line breaks and tabs.
 
     Args:
         mark: what is to be known of the image.
         identity: whose it is.
         more: fields that are the provider's own.
+        version: the oldest form of which a daemon has to know to be let at the image.
     """
     volume, sealed, kept = mark.volume, mark.sealed, mark.kept
     instance, machine = identity.signature
     return json.dumps(
         {
-            "version": 1,
+            "version": version,
             "instance": instance,
             "machine": machine,
             "id": mark.id,
@@ -110,7 +118,7 @@ def decode(raw: str | bytes, provider: str) -> Marked | None:
     """Return a mark, or None if it is in a form that we do not know."""
     try:
         data = json.loads(raw)
-        if data["version"] != 1:
+        if data["version"] not in (_FIRST, BARE):
             return None
         kind, file_system, own = _identity(data, provider)
         if kind != provider:

@@ -249,7 +249,7 @@ class BtrfsStorage:
             (place / "garbled").mkdir(parents=True)
             os.setxattr(place / "garbled", MARK, b"no JSON")
             (place / "unknown-version").mkdir()
-            os.setxattr(place / "unknown-version", MARK, b'{"version": 2, "instance": "one"}')
+            os.setxattr(place / "unknown-version", MARK, b'{"version": 3, "instance": "one"}')
         self.fs.subvolume(f"{HOME}/subvolume")
         (home / "with-subvolume").mkdir()
         self.fs.subvolume(f"{HOME}/with-subvolume/image")
@@ -452,7 +452,7 @@ class ZfsStorage:
             self._zfs("create", "-o", "mountpoint=none", home)
         self._zfs("create", f"{home}/dataset")
         self._zfs("create", "-o", f"{ZFS_MARK}=no JSON", f"{home}/garbled")
-        unknown = f'{ZFS_MARK}={{"version": 2, "instance": "one"}}'
+        unknown = f'{ZFS_MARK}={{"version": 3, "instance": "one"}}'
         self._zfs("create", "-o", unknown, f"{home}/unknown-version")
         volume = next(name for name in self._datasets() if name.endswith("/vms"))
         self._zfs("snapshot", f"{volume}@rvss-snapshot")

@@ -39,7 +39,7 @@ def _sealed(storage: "Storage") -> tuple[Path, Mark]:
     return share, mark
 
 
-def _branch(storage: "Storage", sealed: Mark) -> Mark:
+def branch_of(storage: "Storage", sealed: Mark) -> Mark:
     mark = replace(
         sealed,
         id=f"{NOW:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
@@ -54,7 +54,7 @@ def test_what_is_written_to_a_branch_is_not_in_the_backup(storage: "Storage") ->
     share, sealed = _sealed(storage)
     for name in _PLACES:
         (share / name).write_text("live")
-    branch = _branch(storage, sealed)
+    branch = branch_of(storage, sealed)
     with seen(provider, branch, writable=True) as image:
         for name in (*_PLACES, "recovered"):
             assert (image / name).read_text() == "sealed"
@@ -95,7 +95,7 @@ def test_there_is_no_branch_of_what_is_not_sealed(storage: "Storage") -> None:
     (share / "file").write_text("sealed")
     mark = take(storage.provider, share)
     with pytest.raises(RvssError) as caught:
-        _branch(storage, mark)
+        branch_of(storage, mark)
     assert caught.value.problem is Problem.NOT_SEALED
     assert [image.id for image in storage.provider.inventory().images] == [mark.id]
     storage.provider.destroy(mark.volume, mark.id)

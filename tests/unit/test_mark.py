@@ -22,7 +22,7 @@ from samba_rvss.model import (
     Volume,
     Whose,
 )
-from samba_rvss.providers.mark import Marked, decode, encode
+from samba_rvss.providers.mark import BARE, Marked, decode, encode
 
 BTRFS = Volume(
     provider="btrfs",
@@ -95,6 +95,14 @@ def test_mark_is_read_as_it_was_written(volume: Volume, state: SetState | None) 
                 more={"parts": [["a", 1]]},
             )
         assert found(encode(mark, OURS), volume.provider).more == {}
+
+
+def test_mark_that_older_daemons_leave_alone() -> None:
+    """They know the first version and no other."""
+    text = encode(mark_of(ZFS), OURS, {"snapshots": 1}, version=BARE)
+    assert json.loads(text)["version"] != json.loads(encode(mark_of(ZFS), OURS))["version"] == 1
+    read = found(text, "zfs")
+    assert (read.mark, read.more) == (mark_of(ZFS), {"snapshots": 1})
 
 
 def test_marks_of_other_file_systems_are_none() -> None:
@@ -239,7 +247,7 @@ _SEALED = {"set_id": "", "copy_id": "", "context": 0, "exposed_share": "", "stat
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 3},
         {"provider": "ext4"},
         {"provider": None},
         {"file_system": 7},
@@ -267,7 +275,7 @@ def test_new_form_that_cannot_be_read_is_left_alone(change: dict[str, object]) -
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 3},
         {"id": None, "created": None},
         {"name": 7, "key": None},
         {"nested": "sometimes"},

@@ -16,6 +16,7 @@ from samba_rvss.providers.zfs.properties import (
     MARK,
     OUTERMOST,
     PART,
+    SEALED,
     options,
 )
 
@@ -23,7 +24,14 @@ _BESIDE = 4
 
 
 def clone(
-    zfs: Command, pool: Pool, volume: Volume, image: str, datasets: dict[str, str], mark: str
+    zfs: Command,
+    pool: Pool,
+    volume: Volume,
+    image: str,
+    datasets: dict[str, str],
+    mark: str,
+    *,
+    sealed: bool = False,
 ) -> None:
     """Clone the snapshots of an image.
 
@@ -35,6 +43,7 @@ def clone(
         datasets: the datasets that were snapshotted, the volume's own first, and the directory of
             each in the volume.
         mark: the image's mark as text.
+        sealed: whether the clones are read-only from the beginning.
 
     Raises:
         RvssError: BAD_PATH if the volume's name is another dataset's by now, else as a `Command`.
@@ -49,7 +58,8 @@ def clone(
     top = tree.clone_name(pool, image)
     (outer, _), *inner = datasets.items()
     own = {} if inner else {MARK: mark}
-    words = ["clone", *options({**wanted[outer], **FIXED, **OUTERMOST, **own})]
+    outermost = SEALED if sealed else OUTERMOST
+    words = ["clone", *options({**wanted[outer], **FIXED, **outermost, **own})]
     words += [f"{outer}@rvss-{image}", top]
     try:
         zfs(*words)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.run import ToolError, run, tool
+from samba_rvss.run import ToolError, beginning, run, tool
 
 # Whole phrases: any single word may be the name of a dataset.
 _PHRASES = (
@@ -76,6 +76,24 @@ class Command:
             RvssError: as a call.
         """
         return rows(self(*words), columns)
+
+    def sent(self, size: int, *words: str) -> bytes:
+        """Return the beginning of what ``zfs send`` sends; the rest is not waited for.
+
+        Args:
+            size: how many bytes are enough.
+            words: its arguments.
+
+        Raises:
+            RvssError: as a call; SYSTEM if it failed before that.
+        """
+        argv = [tool("zfs", self.search), "send", *words]
+        try:
+            return beginning(argv, size, timeout=self.seconds)
+        except ToolError as exc:
+            if exc.status is None:
+                raise
+            raise RvssError(Problem.SYSTEM, exc.message) from exc
 
     def is_read_only(self, pool: str) -> bool:
         """Return whether a pool is imported read-only.

@@ -79,7 +79,8 @@ def refuse_used(
             if clones not in ("", "-"):
                 raise RvssError(Problem.BUSY, f"others have made clones of {name}")
     held: dict[str, list[str]] = {}
-    for name, tag, _ in zfs.table("holds", "-H", *names, columns=3):
+    holds = zfs.table("holds", "-H", *names, columns=3) if names else []
+    for name, tag, _ in holds:
         ours = tag == HOLD or tag.startswith(TAGGED)
         if not ours or (allowed is not None and tag not in allowed):
             hint = f"'zfs release {tag} {name}' lets go of it"

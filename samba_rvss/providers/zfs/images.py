@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Foreign, Image, Nested, Whose
-from samba_rvss.providers.zfs import tree
+from samba_rvss.providers.zfs import bare, tree
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.marks import OURS, Marks
 from samba_rvss.providers.zfs.pools import Pool
@@ -64,6 +64,8 @@ class _Listing:
             self._clones.setdefault(dataset.origin, []).append(dataset)
             self._inside.setdefault(dataset.name.rpartition("/")[0], []).append(dataset)
         self._told: set[str] = set()  # the names of datasets that belong to an image
+        self._missing: dict[str, int] = {}  # for each bare image of ours: inner snapshots
+        self._branched: set[str] = set()  # the names of datasets that there are images of
 
     def of_snapshots(self, snapshots: list[Snapshot]) -> list[Image | Foreign]:
         """Return the images whose outermost snapshots these are.
@@ -73,10 +75,11 @@ class _Listing:
         """
         found: dict[str, dict[str, Image | Foreign]] = {}  # by image and dataset
         inner: list[tuple[Snapshot, str, str, Whose]] = []
-        for bare in snapshots:
-            dataset, _, leaf = bare.name.partition("@")
+        self._branched = {each.name.partition("@")[0] for each in snapshots}
+        for snap in snapshots:
+            dataset, _, leaf = snap.name.partition("@")
             around = self._datasets.get(dataset)
-            snapshot = replace(bare, guid=around.guid if around else "")
+            snapshot = replace(snap, guid=around.guid if around else "")
             image = leaf.removeprefix("rvss-")
             whose = self._marks.whose(snapshot, "" if image == leaf else image, self._pool)
             if whose in OURS and around is None:
@@ -91,7 +94,13 @@ class _Listing:
             outer = found.setdefault(image, {})
             if not self._is_inside(snapshot, dataset, whose, outer):
                 outer[dataset] = self._judge(snapshot, image, whose)
-        return [image for images in found.values() for image in images.values()]
+        return [self._whole(image) for images in found.values() for image in images.values()]
+
+    def _whole(self, image: Image | Foreign) -> Image | Foreign:
+        """Return an image as it is, now that all snapshots have been seen."""
+        if isinstance(image, Image) and self._missing.get(image.id):
+            return replace(image, complete=False)
+        return image
 
     def others(self) -> list[Dataset]:
         """Return what else is in our container, or bears a mark itself."""
@@ -117,6 +126,9 @@ class _Listing:
                 if dataset.startswith(f"{around}/"):
                     return True
             elif whose is Whose.RENAMED:
+                if image.id in self._missing:
+                    self._missing[image.id] -= 1
+                    return True
                 # A copy of one has no clone in the image.
                 parts = self._parts(image.id, f"{around}@rvss-{image.id}")
                 return not image.complete or any(part.origin == snapshot.name for part in parts)
@@ -124,21 +136,39 @@ class _Listing:
 
     def _judge(self, snapshot: Snapshot, image: str, whose: Whose) -> Image | Foreign:
         """Return the image that a snapshot is the outermost one of."""
-        clones = [clone for clone in self._clones.get(snapshot.name, []) if clone.mark]
+        marked = self._marks.read(snapshot)
+        is_bare = bare.is_bare(marked)
+        clones = [
+            clone
+            for clone in self._clones.get(snapshot.name, [])
+            if clone.mark or (is_bare and tree.is_clone(clone.name, image))
+        ]
         if whose in OURS:
             parts = self._parts(image, snapshot.name)
-            if not parts:
+            if is_bare:
+                self._missing[image] = bare.count(marked) - 1
+            elif not parts:
                 clones = [d for d in clones if self._marks.whose(d, image, self._pool) in OURS]
                 whose = Whose.RENAMED if clones else whose
             elif parts[0].mark:
                 of_clone = self._marks.whose(parts[0], image, self._pool)
                 whose = whose if of_clone in OURS else of_clone
-        marked = self._marks.read(snapshot)
         if marked is None or whose not in OURS:
             return self._foreign(snapshot, image, whose, clones)
         top = self._marks.read(parts[0]) if parts else None
         if parts:
             self._tell(parts[0])
+        if is_bare:
+            in_use = any(part.name in self._branched for part in parts)
+            return Image(
+                id=image,
+                provider=self._provider,
+                mark=marked.mark,
+                complete=True,
+                read_only=True,
+                former=whose is Whose.FORMER,
+                remnants=bool(parts) and not in_use,
+            )
         return Image(
             id=image,
             provider=self._provider,
@@ -159,12 +189,13 @@ class _Listing:
         """Return what is said of something that is not ours, given the clones that it is."""
         marked = self._marks.read(where)
         mark = marked.mark if marked else None
+        is_bare = isinstance(where, Snapshot) and bare.is_bare(marked)
         parts = []
         for clone in clones:
             self._tell(clone)
             parts += tree.parts(image, [clone, *self._below(clone)])
             of_clone = self._marks.read(clone)
-            if mark and of_clone:
+            if mark and of_clone and not is_bare:
                 mark = replace(mark, sealed=of_clone.mark.sealed, kept=of_clone.mark.kept)
         return Foreign(
             id=image,
@@ -175,7 +206,7 @@ class _Listing:
             instance=marked.instance if marked else "",
             machine=marked.machine if marked else "",
             mark=mark,
-            read_only=bool(parts) and all(part.read_only for part in parts),
+            read_only=is_bare or (bool(parts) and all(part.read_only for part in parts)),
         )
 
     def _parts(self, image: str, origin: str) -> list[Dataset]:

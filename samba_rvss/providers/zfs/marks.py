@@ -9,11 +9,14 @@ from functools import lru_cache
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Identity, Mark, Whose
-from samba_rvss.providers.mark import Marked, decode, encode
+from samba_rvss.providers.mark import BARE, Marked, decode, encode
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.tree import Dataset, Snapshot
 
 OURS = (Whose.OURS, Whose.FORMER)
+
+SNAPSHOTS = "snapshots"
+"""What tells in the mark of a bare image how many snapshots it consists of."""
 
 _decoded = lru_cache(maxsize=4096)(decode)  # what cannot be read is told once, not at each look
 
@@ -30,10 +33,19 @@ class Marks:
         self._provider = provider
         self._identity = identity
 
-    def encode(self, mark: Mark, pool: Pool) -> str:
-        """Return a mark of ours as text, for what is in a pool."""
+    def encode(self, mark: Mark, pool: Pool, snapshots: int = 0) -> str:
+        """Return a mark of ours as text.
+
+        Args:
+            mark: what it is to say.
+            pool: where it is to be.
+            snapshots: of how many an image consists that is bare; 0 for any other mark.
+        """
         volume = replace(mark.volume, file_system=pool.guid)
-        return encode(replace(mark, volume=volume), self._identity)
+        ours = replace(mark, volume=volume)
+        if not snapshots:
+            return encode(ours, self._identity)
+        return encode(ours, self._identity, {SNAPSHOTS: snapshots}, version=BARE)
 
     def read(self, where: Snapshot | Dataset) -> Marked | None:
         """Return the mark that something bears itself; None if it has none that can be read."""

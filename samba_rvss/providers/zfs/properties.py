@@ -51,6 +51,9 @@ FIXED = {
 OUTERMOST = {"readonly": "off"}
 """A further property of the outermost clone; nested clones inherit it, also when it is sealed."""
 
+SEALED = {"readonly": "on"}
+"""That property where the outermost clone is never to be written to."""
+
 CONTAINER = {
     "canmount": "off",
     "mountpoint": "none",

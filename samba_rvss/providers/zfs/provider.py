@@ -26,8 +26,17 @@ from samba_rvss.model import Foreign, Identity, Image, Inventory, Mark, Nested, 
 from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.homes import IN_A_POOL, Homes
 from samba_rvss.providers.inventory import listed
-from samba_rvss.providers.mark import unheld
-from samba_rvss.providers.zfs import busy, place, pools, sizes, taking, tree, users
+from samba_rvss.providers.zfs import (
+    bare,
+    claiming,
+    place,
+    pools,
+    removing,
+    sizes,
+    taking,
+    tree,
+    users,
+)
 from samba_rvss.providers.zfs.command import Command, doing, require_healthy
 from samba_rvss.providers.zfs.images import images
 from samba_rvss.providers.zfs.marks import Marks
@@ -139,8 +148,11 @@ class Zfs:
         """See `samba_rvss.providers.Provider`. It is an image of the sealed image's clone."""
         with doing(f"cannot make a writable image beside {image}"):
             pool = self._pool(volume)
-            self._verify(pool, image)
-            top, *inner = self._parts(pool, image)[0]
+            parts = self._sealed_parts(pool, volume, image)
+            if parts[0].is_snapshot:
+                bare.clone_again(self._zfs, self._marks, pool, volume, image, parts)
+                parts = self._sealed_parts(pool, volume, image)
+            top, *inner = parts
             own = replace(volume, file_system=pool.guid, id=top.guid, name=top.name)
             datasets = {top.name: "", **{each.name: json.loads(each.directory) for each in inner}}
             for name in datasets:
@@ -174,10 +186,12 @@ class Zfs:
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
         with doing(f"cannot open the image {image}"), ExitStack() as undo:
-            clones, _ = self._parts(self._pool(volume), image)
+            found, _ = self._parts(self._pool(volume), volume, image)
             parts: list[tuple[str, int]] = []
-            for number, part in enumerate(clones):
+            for number, part in enumerate(found):
                 below, directory, inode = "", volume.directory, volume.inode
+                if part.is_snapshot and not directory:
+                    inode = 0  # ZFS gives the root of a snapshot another one (zfs_getattr_fast())
                 if number > 0:
                     below = os.path.relpath(json.loads(part.directory), volume.directory or ".")
                     directory, inode = "", 0
@@ -190,7 +204,8 @@ class Zfs:
 
     def shows(self, mount: MountInfo, volume: Volume, image: str) -> bool:
         """See `samba_rvss.providers.Provider`."""
-        return mount.kind == "zfs" and tree.is_clone(mount.source, image)
+        is_part = tree.is_clone(mount.source, image) or bare.is_shown(mount, image)
+        return mount.kind == "zfs" and is_part
 
     def seal(self, volume: Volume, image: str, sealed: Sealed, *, opened: bool) -> bool:
         """See `samba_rvss.providers.Provider`.
@@ -203,7 +218,9 @@ class Zfs:
         """
         with doing(f"cannot seal the image {image}"):
             pool = self._pool(volume)
-            parts, mark = self._parts(pool, image)
+            parts, mark = self._parts(pool, volume, image)
+            if parts[0].is_snapshot:
+                return False  # nothing can change it
             for part in parts[1:]:
                 if part.readonly_here:
                     raise RvssError(
@@ -226,13 +243,19 @@ class Zfs:
                 failure = exc
             self._reached("seal.marked")
             try:
-                self._verify(pool, image)
+                self._sealed_parts(pool, volume, image)
             except RvssError as exc:
                 raise failure or exc from exc
         return False
 
     def clear(self, volume: Volume, image: str, *, link: bool = False) -> None:
-        """See `samba_rvss.providers.Provider`. Here a sealed image is what recovery wrote to."""
+        """See `samba_rvss.providers.Provider`.
+
+        Here a sealed image is what recovery wrote to, but for a backup to which it wrote nothing.
+        """
+        with doing(f"cannot clear away what was cloned for the image {image}"):
+            pool = self._pool(volume)
+            bare.clear(self._zfs, self._marks, pool, volume, image)
 
     def mark(self, volume: Volume, image: str) -> Mark | None:
         """See `samba_rvss.providers.Provider`. The clone's says what became of the image."""
@@ -242,6 +265,8 @@ class Zfs:
             if snapshot is None:
                 return None
             mark = self._marks.require(snapshot, image, pool)
+            if bare.is_bare(self._marks.read(snapshot)):
+                return mark
             clones = tree.datasets(self._zfs, tree.clone_name(pool, image))
             if not clones or clones[0].origin != snapshot.name or not clones[0].mark:
                 return mark
@@ -251,7 +276,9 @@ class Zfs:
         """See `samba_rvss.providers.Provider`."""
         with doing(f"cannot keep the image {image}"):
             pool = self._pool(volume)
-            self._verify(pool, image)
+            parts = self._sealed_parts(pool, volume, image)
+            if parts[0].is_snapshot:
+                return
             place.require_short(f"{tree.clone_name(pool, image)}/9999@rvss-{image}")
             tree.keep(self._zfs, tree.clone_name(pool, image), image)
 
@@ -268,75 +295,22 @@ class Zfs:
             users.require_free(self._zfs, users.whole(self._zfs, self._marks, pool, volume, image))
 
     def claim(self, mark: Mark) -> None:
-        """See `samba_rvss.providers.Provider`.
-
-        The outermost snapshot says whose the image is: its mark is written last.
-        """
+        """See `samba_rvss.providers.Provider`."""
         with doing(f"cannot claim the image {mark.id}"):
             pool = self._pool(mark.volume)
-            snapshot = tree.outermost(self._zfs, pool, mark.volume, mark.id)
-            if snapshot is None:
-                raise RvssError(Problem.NOT_FOUND, "its snapshot does not exist")
             self._homes.remember(pool.guid, IN_A_POOL)
-            clones = tree.datasets(self._zfs, tree.clone_name(pool, mark.id))
-            if clones and clones[0].origin == snapshot.name and clones[0].mark:
-                text = self._marks.encode(mark, pool)
-                self._zfs("set", f"{MARK}={text}", clones[0].name)
-            else:
-                clones = []
-            found = tree.of_image(self._zfs, snapshot, mark.nested, tree.parts(mark.id, clones))
-            text = self._marks.encode(replace(mark, sealed=None, kept=None), pool)
-            for each in reversed(found):
-                self._zfs("set", f"{MARK}={text}", each.name)
+            claiming.claim(self._zfs, self._marks, pool, mark)
 
     def destroy(self, volume: Volume, image: str) -> None:
-        """See `samba_rvss.providers.Provider`.
-
-        The outermost snapshot bears the mark from the beginning, and goes last. What others hold
-        or use is named and left alone; so is what others have put in the place of our clone.
-        """
+        """See `samba_rvss.providers.Provider`."""
         with doing(f"cannot remove the image {image}"):
-            pool = self._pool(volume)
-            clones = tree.datasets(self._zfs, tree.clone_name(pool, image))
-            # Datasets may have been renamed: their snapshots went with them.
-            known = clones[0].origin if clones and tree.is_of(clones[0].origin, image) else ""
-            snapshot = tree.outermost(self._zfs, pool, volume, image, known)
-            if snapshot is None:
-                if clones:
-                    message = f"{clones[0].name} is no clone of a snapshot of ours"
-                    raise RvssError(Problem.BAD_PATH, message, "see who made it")
-                return
-            mark = self._marks.require(snapshot, image, pool)
-            if clones and clones[0].origin != snapshot.name:
-                clones = []
-            over = set[str]()
-            if clones and clones[0].mark:
-                over = unheld(self._marks.require(clones[0], image, pool))
-            parts = tree.parts(image, clones)
-            for part in clones:
-                if part not in parts:
-                    raise RvssError(
-                        Problem.BUSY, f"somebody has put {part.name} into it", "take it away"
-                    )
-            found = tree.of_image(self._zfs, snapshot, mark.nested, parts)
-            for other in found[1:]:
-                self._marks.require(other, image, pool)
-            snapshots = [part.name for part in found]
-            try:
-                tree.refuse_cloned(found, parts)
-                tree.destroy(self._zfs, parts[0].name if parts else "", snapshots, image, over)
-            except RvssError as exc:
-                if exc.problem is not Problem.BUSY:
-                    raise
-                mounted = {part.name: "" for part in parts}
-                mounted |= {part.name: volume.directory for part in parts[:1]}
-                who = "; ".join(busy.holders(self._zfs, mounted, snapshots))
-                message = f"{exc.message} ({who})" if who else exc.message
-                raise RvssError(exc.problem, message, exc.hint) from exc
+            removing.destroy(self._zfs, self._marks, self._pool(volume), volume, image)
 
     def sizes(self, images: Sequence[Image]) -> Mapping[str, int]:
         """See `samba_rvss.providers.Provider`."""
-        return sizes.of(self._zfs, self._pool(images[0].mark.volume), [i.id for i in images])
+        return sizes.of(
+            self._zfs, self._marks, self._pool(images[0].mark.volume), [i.id for i in images]
+        )
 
     def file_systems(self, mounts: Iterable[MountInfo]) -> frozenset[str]:
         """See `samba_rvss.providers.Provider`. A pool whose guid is not told is known by name."""
@@ -377,14 +351,23 @@ class Zfs:
         require_healthy(pool.name)
         return pool
 
-    def _parts(self, pool: Pool, image: str) -> tuple[list[Dataset], Mark]:
-        """Return the clones of an image, the outermost first, and its mark.
+    def _parts(self, pool: Pool, volume: Volume, image: str) -> tuple[list[Dataset], Mark]:
+        """Return what an image is to be read from, the outermost first, and its mark.
+
+        Those are its clones, or the snapshots of a bare one; what that still has of clones, and is
+        marked, has the same in it.
 
         Raises:
             RvssError: NOT_FOUND if there are none, BAD_PATH if they are not ours.
         """
         top = tree.clone_name(pool, image)
         found = tree.datasets(self._zfs, top)
+        if not found or not found[0].mark:
+            snapshot = tree.outermost(self._zfs, pool, volume, image)
+            marked = self._marks.read(snapshot) if snapshot else None
+            if snapshot is not None and marked is not None and bare.is_bare(marked):
+                mark = self._marks.require(snapshot, image, pool)
+                return bare.parts(self._zfs, snapshot, marked), mark
         if not found:
             raise RvssError(Problem.NOT_FOUND, f"{top} does not exist")
         mark = self._marks.require(found[0], image, pool)
@@ -393,5 +376,7 @@ class Zfs:
             raise RvssError(Problem.BAD_PATH, message, "see who made it")
         return tree.parts(image, found), mark
 
-    def _verify(self, pool: Pool, image: str) -> None:
-        tree.require_sealed(*self._parts(pool, image))
+    def _sealed_parts(self, pool: Pool, volume: Volume, image: str) -> list[Dataset]:
+        parts, mark = self._parts(pool, volume, image)
+        tree.require_sealed(parts, mark)
+        return parts

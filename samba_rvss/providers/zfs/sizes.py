@@ -6,20 +6,22 @@ both come free.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 
-from samba_rvss.providers.zfs import tree
+from samba_rvss.providers.zfs import bare, tree
 from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.marks import Marks
 from samba_rvss.providers.zfs.pools import Pool
 
 _AT_ONCE = 500  # names in one command
 
 
-def of(zfs: Command, pool: Pool, wanted: Iterable[str]) -> dict[str, int]:
+def of(zfs: Command, marks: Marks, pool: Pool, wanted: Collection[str]) -> dict[str, int]:
     """Return how many bytes come free with each image, by their ids.
 
     Args:
         zfs: zfs(8).
+        marks: tells of which nothing is left but snapshots.
         pool: theirs.
         wanted: ids of images of ours, which are whole.
 
@@ -27,17 +29,21 @@ def of(zfs: Command, pool: Pool, wanted: Iterable[str]) -> dict[str, int]:
         RvssError: as a `Command` does.
     """
     snapshots = defaultdict[str, list[str]](list)
+    clones = {image: tree.clone_name(pool, image) for image in wanted}
     for snapshot in tree.marked_snapshots(zfs, pool):
         dataset, _, leaf = snapshot.name.partition("@rvss-")
         # What was received is somebody's copy; what is in the container, a clone's own.
         if snapshot.source == "local" and not dataset.startswith(f"{pool.name}/{tree.HOME}/"):
             snapshots[leaf].append(snapshot.name)
+            if bare.is_bare(marks.read(snapshot)):
+                clones.pop(leaf, None)
     found = {image: snapshots[image] for image in wanted if snapshots[image]}
-    tops = [tree.clone_name(pool, image) for image in found]
-    used = _used(zfs, [*tops, *(name for names in found.values() for name in names)])
+    for image in clones.keys() & found.keys():
+        found[image].append(clones[image])
+    used = _used(zfs, [name for names in found.values() for name in names])
     sizes = {}
     for image, names in found.items():
-        parts = [used.get(name) for name in (tree.clone_name(pool, image), *names)]
+        parts = [used.get(name) for name in names]
         known = [size for size in parts if size is not None]
         if len(known) == len(parts):
             sizes[image] = sum(known)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Mark, Nested, Volume
+from samba_rvss.providers.zfs import pools
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import HOLD, TAGGED, refuse_used, set_holds
 from samba_rvss.providers.zfs.pools import Pool
@@ -14,6 +15,7 @@ from samba_rvss.providers.zfs.properties import MARK, PART
 HOME = "samba-rvss"
 _BUSY_SECONDS = 1.5
 _COLUMNS = ("-o", "name,property,source,value")  # a value comes last: it may have any text
+_OF_SNAPSHOT = f"createtxg,clones,keystatus,{MARK},{PART}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,11 @@ class Dataset:
     source: str
     directory: str
 
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it is a snapshot, as what is mounted of a bare image."""
+        return "@" in self.name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -52,6 +59,8 @@ class Snapshot:
         guid: its dataset's; this and the rest only where they were asked for.
         group: the transaction group that made it.
         clones: the names of its clones.
+        directory: as a `Dataset` has it, where its image is bare.
+        locked: as a `Dataset` has it.
     """
 
     name: str
@@ -60,6 +69,8 @@ class Snapshot:
     guid: str = ""
     group: str = ""
     clones: tuple[str, ...] = ()
+    directory: str = ""
+    locked: bool = False
 
 
 def clone_name(pool: Pool, image: str) -> str:
@@ -138,7 +149,7 @@ def marked_snapshots(zfs: Command, pool: Pool) -> list[Snapshot]:
 def snapshot(zfs: Command, name: str) -> Snapshot | None:
     """Return one snapshot, whatever it bears, with its dataset's guid; None if there is none."""
     dataset = name.partition("@")[0]
-    words = ("get", "-H", "-p", *_COLUMNS, f"guid,createtxg,clones,{MARK}", dataset, name)
+    words = ("get", "-H", "-p", *_COLUMNS, f"guid,{_OF_SNAPSHOT}", dataset, name)
     try:
         found = _by_name(zfs.table(*words, columns=4))
     except RvssError as exc:
@@ -148,17 +159,20 @@ def snapshot(zfs: Command, name: str) -> Snapshot | None:
     return _snapshot(name, found[name], found[dataset]["guid"][1])
 
 
-def alike(zfs: Command, outermost: Snapshot, more: Sequence[str]) -> Iterator[Snapshot]:
+def alike(
+    zfs: Command, outermost: Snapshot, more: Sequence[str], below: str = ""
+) -> Iterator[Snapshot]:
     """Yield the snapshots that were made with an outermost one, in one transaction group.
 
     Args:
         zfs: zfs(8).
         outermost: an image's.
         more: the names of snapshots that may belong to it and are of datasets elsewhere.
+        below: the dataset in which they are looked for; empty for the outermost one's own.
     """
     dataset, _, leaf = outermost.name.partition("@")
-    wanted = ("get", "-H", "-p", "-t", "snapshot", *_COLUMNS, f"createtxg,clones,{MARK}")
-    found = _by_name(zfs.table(*wanted, "-r", dataset, columns=4))
+    wanted = ("get", "-H", "-p", "-t", "snapshot", *_COLUMNS, _OF_SNAPSHOT)
+    found = _by_name(zfs.table(*wanted, "-r", below or dataset, columns=4))
     elsewhere = [name for name in more if name not in found]
     if elsewhere:
         found |= _by_name(zfs.table(*wanted, *elsewhere, columns=4))
@@ -169,12 +183,23 @@ def alike(zfs: Command, outermost: Snapshot, more: Sequence[str]) -> Iterator[Sn
 
 
 def of_image(
-    zfs: Command, top: Snapshot, nested: Nested, parts: Sequence[Dataset]
+    zfs: Command, top: Snapshot, nested: Nested, parts: Sequence[Dataset], count: int = 0
 ) -> list[Snapshot]:
-    """Return the snapshots of an image, given its clones; the outermost comes first."""
+    """Return the snapshots of an image, the outermost first.
+
+    Args:
+        zfs: zfs(8).
+        top: the outermost.
+        nested: whether there may be others.
+        parts: its clones.
+        count: how many there are, if that is known: a dataset may have been moved elsewhere.
+    """
     if nested is not Nested.INCLUDE:
         return [top]
-    found = alike(zfs, top, [part.origin for part in parts])
+    names = [part.origin for part in parts]
+    found = list(alike(zfs, top, names))
+    if len(found) < count:
+        found = list(alike(zfs, top, names, pools.of(top.name)))
     return [top, *(other for other in found if other.name != top.name)]
 
 
@@ -254,6 +279,7 @@ def destroy(
     snapshots: Sequence[str],
     image: str = "",
     over: Collection[str] = (),
+    unmarked: str = "",
 ) -> None:
     """Destroy an image, its outermost snapshot last; what others hold stays as it is.
 
@@ -263,6 +289,8 @@ def destroy(
         snapshots: the outermost first.
         image: the image's id, if its clones may have snapshots of ours.
         over: the tags of holds that its mark says are over.
+        unmarked: a mark that the outermost snapshot is to bear before the first one goes; empty
+            for the one that it has.
 
     Raises:
         RvssError: BUSY if somebody holds or uses a part of it; what was destroyed before is gone.
@@ -274,22 +302,32 @@ def destroy(
         inner = [name for name in names if name in kept]
         if inner:
             zfs("release", tag, *inner)
+    if unmarked:
+        zfs("set", f"{MARK}={unmarked}", snapshots[0])
     if top:
-        _destroy_busy(zfs, top)
+        destroy_busy(zfs, "-r", top)
     for tag, names in held.items():
         outer = [name for name in names if name not in kept]
         if outer:
             zfs("release", tag, *outer)
     for name in reversed(snapshots):
-        zfs("destroy", name)
+        if top:
+            zfs("destroy", name)
+        else:
+            destroy_busy(zfs, name)  # it may have been mounted itself
 
 
-def _destroy_busy(zfs: Command, dataset: str) -> None:
-    """Destroy a dataset with all in it; try for a moment, as it may be unmounted just now."""
+def destroy_busy(zfs: Command, *words: str) -> None:
+    """Destroy something; try for a moment, as it may be unmounted just now.
+
+    Args:
+        zfs: zfs(8).
+        words: what ``zfs destroy`` gets.
+    """
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            zfs("destroy", "-r", dataset)
+            zfs("destroy", *words)
             return
         except RvssError as exc:
             if exc.problem is not Problem.BUSY or time.monotonic() > deadline:
@@ -337,6 +375,8 @@ def _snapshot(name: str, properties: _Properties, guid: str = "") -> Snapshot:
         source=source,
         guid=guid,
         group=properties["createtxg"][1],
+        directory=_own(properties, PART)[1],
+        locked=properties["keystatus"][1] == "unavailable",
         clones=tuple(
             clone for clone in properties["clones"][1].split(",") if clone not in ("", "-")
         ),

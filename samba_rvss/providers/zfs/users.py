@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Volume
-from samba_rvss.providers.zfs import tree
+from samba_rvss.providers.zfs import bare, tree
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import TAGGED, refuse_used, set_holds
 from samba_rvss.providers.zfs.marks import Marks
@@ -47,10 +47,11 @@ def whole(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) ->
     if snapshot is None:
         raise RvssError(Problem.NOT_FOUND, "its snapshot does not exist")
     mark = marks.require(snapshot, image, pool)
+    count = bare.count(marks.read(snapshot))
     found = tree.datasets(zfs, tree.clone_name(pool, image))
     clones = tree.parts(image, found)
     return Whole(
-        snapshots=tree.of_image(zfs, snapshot, mark.nested, clones),
+        snapshots=tree.of_image(zfs, snapshot, mark.nested, clones, count),
         clones=clones,
         kept=tree.kept_snapshots(zfs, found[0].name, image) if found else [],
     )

@@ -1,0 +1,65 @@
+"""Removing an image with all that it consists of, and naming who keeps it.
+
+The outermost snapshot bears the mark from the beginning, and goes last. What others hold or use is
+named and left alone; so is what others have put in the place of our clone.
+"""
+
+from dataclasses import replace
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Volume
+from samba_rvss.providers.mark import unheld
+from samba_rvss.providers.zfs import bare, busy, tree
+from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.marks import Marks
+from samba_rvss.providers.zfs.pools import Pool
+
+
+def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) -> None:
+    """Remove an image and everything in it. Gone already is success.
+
+    Raises:
+        RvssError: as `samba_rvss.providers.Provider.destroy`.
+    """
+    clones = tree.datasets(zfs, tree.clone_name(pool, image))
+    # Datasets may have been renamed: their snapshots went with them.
+    known = clones[0].origin if clones and tree.is_of(clones[0].origin, image) else ""
+    snapshot = tree.outermost(zfs, pool, volume, image, known)
+    if snapshot is None:
+        if clones:
+            message = f"{clones[0].name} is no clone of a snapshot of ours"
+            raise RvssError(Problem.BAD_PATH, message, "see who made it")
+        return
+    mark = marks.require(snapshot, image, pool)
+    marked = marks.read(snapshot)
+    if clones and clones[0].origin != snapshot.name:
+        clones = []
+    over = set[str]()
+    if bare.is_bare(marked):
+        over = unheld(mark)
+    elif clones and clones[0].mark:
+        over = unheld(marks.require(clones[0], image, pool))
+    parts = tree.parts(image, clones)
+    for part in clones:
+        if part not in parts:
+            raise RvssError(Problem.BUSY, f"somebody has put {part.name} into it", "take it away")
+    found = tree.of_image(zfs, snapshot, mark.nested, parts, bare.count(marked))
+    for other in found[1:]:
+        marks.require(other, image, pool)
+    snapshots = [part.name for part in found]
+    # Half of a bare image must not look like a whole one.
+    unmarked = ""
+    if bare.is_bare(marked) and len(found) > 1:
+        unmarked = marks.encode(replace(mark, sealed=None, kept=None), pool)
+    try:
+        tree.refuse_cloned(found, parts)
+        tree.destroy(zfs, parts[0].name if parts else "", snapshots, image, over, unmarked)
+    except RvssError as exc:
+        if exc.problem is not Problem.BUSY:
+            raise
+        names = [*(part.name for part in parts), *(snapshots if bare.is_bare(marked) else ())]
+        outermost = {snapshot.name, *(part.name for part in parts[:1])}
+        mounted = {name: volume.directory if name in outermost else "" for name in names}
+        who = "; ".join(busy.holders(zfs, mounted, snapshots))
+        message = f"{exc.message} ({who})" if who else exc.message
+        raise RvssError(exc.problem, message, exc.hint) from exc
