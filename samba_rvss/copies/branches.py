@@ -10,7 +10,7 @@ import secrets
 from dataclasses import replace
 
 from samba_rvss.clock import now
-from samba_rvss.copies import base, exposing, holds
+from samba_rvss.copies import base, exposing, holds, keep
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Branch, Exposed, Image, Mark, Phase, ShadowCopy
@@ -120,6 +120,10 @@ def delete(instance: Instance, mark: Mark, uid: int) -> None:
     if copy is not None and copy.phase is Phase.KEPT:
         instance.ledger.note(copy, "writable copy deleted", uid=uid, detail=mark.id)
         settle(instance, copy, sure=True)
+        try:
+            keep.clear(instance, copy)
+        except RvssError as exc:  # reconciling finds it, and tries again
+            _logger.warning("%s: cannot clear away: %s", copy.title, exc)
 
 
 def settle(instance: Instance, copy: ShadowCopy, *, sure: bool = False) -> None:

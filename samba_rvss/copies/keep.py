@@ -204,6 +204,17 @@ def conclude(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
     return kept
 
 
+def clear(instance: Instance, copy: ShadowCopy) -> None:
+    """Remove what a backup has no need of, now that its clients have nothing of it any more.
+
+    Raises:
+        RvssError: BUSY, READ_ONLY or SYSTEM: reconciling finds what is left.
+    """
+    current = instance.ledger.get(copy.id)
+    if current is not None and current.phase is Phase.KEPT:
+        seal.clear_away(instance, current)
+
+
 def attest(instance: Instance, copy: ShadowCopy) -> None:
     """See that the mark of a backup says that it is one.
 

@@ -23,7 +23,7 @@ from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.underway import UnderWay
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Phase, ShadowCopy
+from samba_rvss.model import Keep, Phase, ShadowCopy
 
 _logger = logging.getLogger(__name__)
 
@@ -195,6 +195,16 @@ class Deletions:
                 finally:
                     if goes_on:  # not being deleted after all, or ended and to be sealed
                         await self._watcher.resume(copy.id)
+        if copy.keep is not Keep.NO and not goes_on:
+            self._tasks.start(self._clear(copy))  # its client does not wait for that
+
+    async def _clear(self, copy: ShadowCopy) -> None:
+        async with self._turns.take(copy.volume):
+            try:
+                await in_thread(keep.clear, self._present(), copy)
+            except RvssError as exc:
+                _logger.warning("%s: cannot clear away: %s", copy.title, exc)
+                self._runner.wake(RETRY_SECONDS)
 
     async def _require_unheld(self, copy: ShadowCopy) -> None:
         """Refuse what is held, unless that cannot be told in time: the provider refuses it, too.

@@ -4,6 +4,7 @@ A test asks the fixture ``rig`` (or ``file_system``) and runs on each; one that 
 file system is marked with `only`.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -19,6 +20,7 @@ from samba_rvss.model import Identity
 from samba_rvss.providers import Provider
 from samba_rvss.providers.btrfs.parts import image_of
 from samba_rvss.providers.btrfs.provider import Btrfs
+from samba_rvss.providers.zfs.properties import MARK
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
@@ -258,7 +260,11 @@ class OnZfs(LoopZfs):
 
     def mounted_image(self, copy: str) -> AbstractContextManager[Path]:
         """See `FileSystem`."""
-        return self.mounted(f"{self._home}/{copy}", self.path.parent / f"image-{copy}")
+        clone = f"{self._home}/{copy}"
+        names = self.pool.names()
+        if clone not in names:  # nothing was written to it during recovery
+            (clone,) = [name for name in names if name.endswith(f"@rvss-{copy}")]
+        return self.mounted(clone, self.path.parent / f"image-{copy}")
 
     def hidden(self, copy: str) -> list[Path]:
         """See `FileSystem`. The clone is mounted nowhere else."""
@@ -284,8 +290,18 @@ class OnZfs(LoopZfs):
         volumes = [n.removeprefix(prefix) for n in self.pool.names() if n.startswith(prefix)]
         clones, snapshots = self._kept()
         found = [f"volume {name}" for name in volumes if "@" not in name]
-        found += [f"image {name}" for name in clones & snapshots]
-        return sorted([*found, *(f"half an image {name}" for name in clones ^ snapshots)])
+        whole = (clones & snapshots) | self.bare()
+        found += [f"image {name}" for name in whole]
+        return sorted([*found, *(f"half an image {name}" for name in (clones | snapshots) - whole)])
+
+    def bare(self) -> set[str]:
+        """Return the ids of backups that are snapshots without clones."""
+        marks = zfs("get", "-H", "-r", "-t", "snapshot", "-o", "name,value", MARK, self.pool.name)
+        return {
+            name.partition("@rvss-")[2]
+            for name, mark in marks
+            if mark != "-" and "snapshots" in json.loads(mark).get("more", {})
+        } - self._kept()[0]
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
