@@ -27,7 +27,7 @@ def shared_directory(config: Config) -> str:
 
 
 def name_of(copy: ShadowCopy, share: Share, *, writable: bool) -> str:
-    """Return what the share of a backup is called: vms-20261231-2300, by the time in UTC.
+    """Return what the share of a backup is called: vms-20261231-230059, by its second in UTC.
 
     Args:
         copy: which part of it.
@@ -35,7 +35,7 @@ def name_of(copy: ShadowCopy, share: Share, *, writable: bool) -> str:
         writable: whether it is a branch's.
     """
     stem = share.name.removesuffix("$")
-    name = f"{stem}-{copy.created:%Y%m%d-%H%M}{'-rw' if writable else ''}"
+    name = f"{stem}-{copy.created:%Y%m%d-%H%M%S}{'-rw' if writable else ''}"
     return name if stem == share.name else f"{name}$"
 
 

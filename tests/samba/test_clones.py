@@ -15,7 +15,7 @@ from samba_rvss.samba.registry import UNIX_USER, Amendment
 from samba_rvss.testing.smbd import PrivateSmbd
 
 _PLACE = "/run/samba-rvss/shared"
-_MORE = "-20261231-2300"
+_MORE = "-20261231-230059"
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ from tests.unit.test_reconcile_backups import BACKUP, seen
 from tests.unit.values import NOW, OPTIONS, image_of, sealed_of
 
 PLACE = "/run/samba-rvss/shared/"
-SHARED = Exposed(share="VMs-20240229-2359")
-WRITABLE = Exposed(share="VMs-20240229-2359-rw")
+SHARED = Exposed(share="VMs-20240229-235959")
+WRITABLE = Exposed(share="VMs-20240229-235959-rw")
 PATH, BESIDE = f"{PLACE}VMs/a", f"{PLACE}VMs/b"
 HELD = Hold(tag="exposed")
 HELD_BESIDE = Hold(tag="writable")
