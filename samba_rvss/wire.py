@@ -19,10 +19,15 @@ MAXIMUM = 16384
 """Longest datagram, in bytes."""
 
 VERBS = frozenset({"check", "create", "delete"})
-OF_A_COPY = frozenset({"delete", "lost", "keep", "hold", "release", "tag", "expose", "conceal"})
+OF_A_COPY = frozenset(
+    {
+        *("delete", "lost", "keep", "hold", "release", "tag", "deferred"),
+        *("expose", "conceal"),
+    }
+)
 """What an administrator wants done with one copy."""
 
-_PRUNING = frozenset({"pruned", "unpruned"})
+_PRUNING = frozenset({"pruned", "unpruned", "deferred"})
 ADMIN_VERBS = OF_A_COPY | _PRUNING | {"reload", "reconcile", "status", "adopt", "notify"}
 _KNOWN = frozenset(
     {
@@ -51,7 +56,7 @@ class AdminRequest:
         on: a directory on their file system, for ``adopt``; may be empty.
         tag: for ``hold``, ``release`` and ``tag``.
         until: when a hold, or what is exposed, is over (ISO 8601, with a zone); may be empty.
-        reason: what of ``pruned`` failed, or why ``unpruned``; may be empty.
+        reason: what of ``pruned`` failed, or why ``unpruned`` or ``deferred``; may be empty.
         account: who alone may connect, for ``expose``; may be empty.
         writable: whether a writable copy is meant, for ``expose``.
         delete: whether that is deleted, for ``conceal``.

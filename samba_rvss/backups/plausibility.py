@@ -16,6 +16,9 @@ SLACK = timedelta(hours=1)
 PRUNED, UNPRUNED = "pruned", "not pruned"
 """The events of a run that went by the clock, and of one that did not believe it."""
 
+DEFERRED = "pruning deferred"
+"""The event of a backup that a run found in use: it comes before the run's own."""
+
 DAYS = 3
 """On so many days the clock has to be doubted, one after the other, until it is believed."""
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from samba_rvss import wire
-from samba_rvss.backups.plausibility import PRUNED, UNPRUNED
+from samba_rvss.backups.plausibility import DEFERRED, PRUNED, UNPRUNED
 from samba_rvss.cli.common import ask, ledger_or_empty
+from samba_rvss.cli.deferred import Deferred, deferred
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
 from samba_rvss.copies.backup import Backup, in_ledger
@@ -45,6 +46,7 @@ class Look:
         backups: those in the ledger.
         change: the last reconciling that did something, or failed to.
         pruned: the last pruning, or the last that was refused for the clock.
+        deferred: the backups that it found in use.
         damaged: ledgers that could not be read and were set aside.
         samba: what keeps Samba from serving Remote VSS as it must.
         holding: a sentence on each file system that only our mounts keep in use.
@@ -61,6 +63,7 @@ class Look:
     backups: tuple[Backup, ...]
     change: Event | None
     pruned: Event | None = None
+    deferred: tuple[Deferred, ...] = ()
     damaged: tuple[str, ...] = ()
     samba: tuple[str, ...] = ()
     holding: tuple[str, ...] = ()
@@ -92,6 +95,8 @@ def look(config: Config, samba: Caller | None = None) -> Look:
         change = ledger.last_event("reconciled")
         last = ledger.last_of_shares("taken", NO_ROOM)
         prunings = [ledger.last_event(what) for what in (PRUNED, UNPRUNED)]
+        in_use = deferred(ledger.events_of(DEFERRED, PRUNED))
+        there = {part.id for backup in backups for part in backup.parts}
     return Look(
         time=now(),
         config=config,
@@ -102,6 +107,7 @@ def look(config: Config, samba: Caller | None = None) -> Look:
         backups=tuple(backups),
         change=change,
         pruned=max(filter(None, prunings), key=lambda event: event.time, default=None),
+        deferred=tuple(each for each in in_use if each.id in there),
         damaged=tuple(aside(config.ledger)),
         samba=tuple(filter(None, [*serving.obstacles(config), readable.nobody(config.file)])),
         roomless=tuple(event for event in last.values() if event.what == NO_ROOM),

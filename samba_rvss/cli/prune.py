@@ -1,11 +1,12 @@
 """``samba-rvss prune``: delete the backups that no rule keeps, after showing what becomes of all.
 
 What is shown is what is done: the same plan. The daemon deletes, one backup after the other, and
-refuses what has been held meanwhile.
+refuses what has been held meanwhile. What is in use goes the next time: that is no failure.
 """
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC
 from functools import partial
 from typing import Any
@@ -27,6 +28,21 @@ from samba_rvss.samba import twins
 from samba_rvss.samba.conf import Config
 
 _DETAIL = 1000  # characters of what failed: a request has a limit, in bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class Left:
+    """What was to go and is still there, by the ids of the backups, and why.
+
+    Attributes:
+        failures: what somebody has to see to.
+        in_use: what is in use or held, and goes some other time.
+        status: the exit status; 0 without a failure.
+    """
+
+    failures: dict[str, str] = field(default_factory=dict)
+    in_use: dict[str, str] = field(default_factory=dict)
+    status: int = 0
 
 
 def register(verbs: Verbs) -> None:
@@ -78,14 +94,13 @@ def run(arguments: argparse.Namespace) -> int:
             ask(config, wire.AdminRequest(verb="unpruned", reason=doubt[:_DETAIL]))
             raise refusal
         output.print_error(refusal.line())
-    failures: dict[str, str] = {}
-    status = 0
+    left = Left()
     if not arguments.dry_run and (not going or _agreed(arguments, len(going))):
-        status = _remove(config, going, backups, failures, quiet=arguments.json)
+        left = _remove(config, going, backups, quiet=arguments.json)
     if arguments.json:
-        told = [as_data(v, backups[v.backup.id], failures) for v in verdicts]
+        told = [as_data(v, backups[v.backup.id], left) for v in verdicts]
         output.print_json({"backups": told})
-    return status
+    return left.status
 
 
 def _agreed(arguments: argparse.Namespace, count: int) -> bool:
@@ -107,26 +122,39 @@ def _remove(
     config: Config,
     going: list[Verdict],
     backups: Mapping[str, Backup],
-    failures: dict[str, str],
     *,
     quiet: bool,
-) -> int:
-    """Delete backups, the oldest first; return the exit status."""
-    status = 0
+) -> Left:
+    """Delete backups, the oldest first; return what is left of them."""
+    left = Left()
     for number, verdict in enumerate(reversed(going), 1):
         name = verdict.backup.id
-        try:
-            for part in backups[name].parts:
+        for part in backups[name].parts:
+            try:
                 ask(config, wire.AdminRequest(verb="delete", copy=part.id))
+            except RvssError as exc:
+                _note(config, left, name, part.id, exc)
+                break
+        else:
             if not quiet:
                 output.print_line(f"{number} of {len(going)}: {name} is deleted")
-        except RvssError as exc:
-            failures[name] = exc.line()
-            output.print_error(f"{name} is not deleted: {exc.line()}")
-            status = status or int(exc.problem)
-    left = "; ".join(f"{name} is not deleted: {why}" for name, why in failures.items())
-    ask(config, wire.AdminRequest(verb="pruned", reason=left[:_DETAIL]))
-    return status
+    reason = "; ".join(f"{name} is not deleted: {why}" for name, why in left.failures.items())
+    ask(config, wire.AdminRequest(verb="pruned", reason=reason[:_DETAIL]))
+    return left
+
+
+def _note(config: Config, left: Left, name: str, part: str, exc: RvssError) -> None:
+    """Note that a part of a backup was not deleted, and tell why."""
+    why = exc.line()
+    if exc.problem in (Problem.BUSY, Problem.HELD):
+        left.in_use[name] = why
+        output.print_error(f"{name} is not deleted yet: {why}")
+        if exc.problem is Problem.BUSY:  # a hold, such as another program's on ZFS, is meant
+            ask(config, wire.AdminRequest(verb="deferred", copy=part, reason=why[:_DETAIL]))
+        return
+    left.failures[name] = why
+    output.print_error(f"{name} is not deleted: {why}")
+    left.status = left.status or int(exc.problem)
 
 
 def _as_pruned(found: Backup) -> pruning.Backup:
@@ -194,13 +222,13 @@ def _show(verdicts: tuple[Verdict, ...], backups: Mapping[str, Backup]) -> None:
     output.print_table(columns, rows, "There are no backups.", {"goes": "red", "stays": "green"})
 
 
-def as_data(verdict: Verdict, found: Backup, failures: Mapping[str, str]) -> dict[str, Any]:
+def as_data(verdict: Verdict, found: Backup, left: Left) -> dict[str, Any]:
     """Return what becomes of a backup as JSON has it.
 
     Args:
         verdict: what becomes of it.
         found: the backup.
-        failures: why backups could not be deleted, by their ids.
+        left: what could not be deleted.
     """
     return {
         "id": verdict.backup.id,
@@ -210,5 +238,6 @@ def as_data(verdict: Verdict, found: Backup, failures: Mapping[str, str]) -> dic
         "size": verdict.backup.size,
         "reasons": [{"text": r.text, "group": r.group} for r in verdict.reasons],
         "notes": list(verdict.notes),
-        "failure": failures.get(verdict.backup.id, ""),
+        "failure": left.failures.get(verdict.backup.id, ""),
+        "in_use": left.in_use.get(verdict.backup.id, ""),
     }

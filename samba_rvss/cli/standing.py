@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from os.path import normpath
 
 from samba_rvss.backups.plausibility import UNPRUNED
+from samba_rvss.cli.deferred import PATIENCE
 from samba_rvss.cli.look import Look
 from samba_rvss.copies.backup import OfShare, of_shares
 from samba_rvss.copies.follow import Step, steps
@@ -189,7 +190,13 @@ def roomless(look: Look) -> Iterator[str]:
 
 
 def _unpruned(look: Look) -> Iterator[str]:
-    """Yield what the last pruning could not do."""
+    """Yield what the last pruning could not do, and no other one will do by itself."""
+    for each in look.deferred:
+        if look.time - each.since > PATIENCE:
+            yield (
+                f"{each.id} has been in use whenever it was to go since"
+                f" {local_time(each.since)}: {each.reason}"
+            )
     if look.pruned is None or not look.pruned.detail:
         return
     when = local_time(look.pruned.time)

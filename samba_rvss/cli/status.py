@@ -128,6 +128,13 @@ def as_data(
                 for of in judged.backups
             ],
         },
+        "pruning": {
+            "last": seen.pruned and seen.pruned.time.isoformat(),
+            "in_use": [
+                {"id": each.id, "since": each.since.isoformat(), "reason": each.reason}
+                for each in seen.deferred
+            ],
+        },
         "exposed": [exposing.as_data(image) for image in _exposed(seen)],
         "not_ours": list(judged.foreign),
         "samba": {
@@ -188,6 +195,7 @@ def show(
         "samba's copies": _counted(judged.samba_copies),
         "last reconcile": _last(seen),
         "last change": _change(seen),
+        "last pruning": _pruning(seen),
         "to do now": str(len(seen.plan.actions)),
     }
     output.print_facts(facts)
@@ -286,3 +294,11 @@ def _last(seen: "Look") -> str:
 def _change(seen: "Look") -> str:
     change = seen.change
     return f"{output.local_time(change.time)}: {change.detail}"[:_WIDTH] if change else "none"
+
+
+def _pruning(seen: "Look") -> str:
+    if seen.pruned is None:
+        return "none yet"
+    count, ids = len(seen.deferred), ", ".join(each.id for each in seen.deferred)
+    later = f"; {count} in use, to go the next time: {ids}" if count else ""
+    return f"{output.local_time(seen.pruned.time)}{later}"[:_WIDTH]

@@ -65,6 +65,10 @@ async def serve(
             line = await notifier.try_out()
         elif verb in ("pruned", "unpruned"):
             line = await requests.note_pruned(request.reason, done=verb == "pruned")
+        elif verb == "deferred":
+            copy = await requests.get(request.copy)
+            subject = copy.title
+            line = await requests.note_deferred(copy, request.reason, peer.uid)
         elif verb == "lost":
             copy = await requests.get(request.copy)
             subject = copy.title

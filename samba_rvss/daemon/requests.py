@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from samba_rvss.backups.plausibility import PRUNED, UNPRUNED
+from samba_rvss.backups.plausibility import DEFERRED, PRUNED, UNPRUNED
 from samba_rvss.copies import room
 from samba_rvss.copies.create import create
 from samba_rvss.copies.delete import find
@@ -292,6 +292,15 @@ class Requests:
         """
         ledger, event = self._present().ledger, PRUNED if done else UNPRUNED
         await in_thread(ledger.note_set, "", event, detail=reason)
+        return "noted"
+
+    async def note_deferred(self, copy: ShadowCopy, reason: str, uid: int) -> str:
+        """Note that pruning found a part of a backup in use; return a line that says so.
+
+        Raises:
+            RvssError: STATE.
+        """
+        await in_thread(self._present().ledger.note, copy, DEFERRED, uid=uid, detail=reason)
         return "noted"
 
     async def annotate(

@@ -239,12 +239,12 @@ class Ledger:
         """
         return self._events("copy = ?1 OR set_id = ?1" if word else "?1 = ''", word, limit)
 
-    def _events(self, condition: str, word: str, limit: int) -> list[Event]:
+    def _events(self, condition: str, word: str, limit: int, *more: str) -> list[Event]:
         with self._file.reading() as database:
             rows = database.execute(
                 f"SELECT {EVENT_COLUMNS} FROM events"
                 f" WHERE {condition} ORDER BY number DESC LIMIT ?2",
-                (word, limit),
+                (word, limit, *more),
             ).fetchall()
         return [event_of(row) for row in reversed(rows)]
 
@@ -252,6 +252,11 @@ class Ledger:
         """Return the newest event of one kind, or of all; None if there is none."""
         found = self._events("what = ?1 OR ?1 = ''", what, 1)
         return found[0] if found else None
+
+    def events_of(self, *whats: str, limit: int = 1000) -> list[Event]:
+        """Return the newest events of some kinds, oldest of them first."""
+        marks = ", ".join(f"?{number}" for number in range(3, len(whats) + 3))
+        return self._events(f"?1 = '' AND what IN ({marks})", "", limit, *whats)
 
     def last_of_shares(self, *whats: str) -> dict[str, Event]:
         """Return the newest event of some kinds of each share, by its name in lower case."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from samba_rvss.copies import leases
+from samba_rvss.kernel import files
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.testing.waiting import wait_until
@@ -217,7 +219,14 @@ def test_prune_removes_what_no_rule_keeps_and_says_why(kept: "Rig") -> None:
     rig.share("vms", others, rules)
     unasked = rig.command("prune")
     assert (unasked.returncode, len(_kept(rig))) == (2, 3)
+    # What somebody reads goes the next time, and until then nothing is wrong.
+    with files.opened(leases.take(str(rig.daemon.run_directory), oldest["id"])):
+        assert "is being read" in _json(rig, "prune", "--yes")[2]["in_use"]
+    status = _json(rig, "status")
+    assert status["wrong"] == []
+    assert [each["id"] for each in status["pruning"]["in_use"]] == [oldest["id"]]
     done = rig.command("prune", "--yes")
     assert done.returncode == 0, done.stderr
     assert [copy.id for copy in _kept(rig)] == [held["id"], newest["id"]]
+    assert _json(rig, "status")["pruning"]["in_use"] == []
     assert rig.command("release", held["id"], "--tag", "offsite").returncode == 0

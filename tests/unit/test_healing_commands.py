@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from samba_rvss import cli
-from samba_rvss.cli import events, look, standing, status
+from samba_rvss.cli import events, look, prune, standing, status
+from samba_rvss.cli.deferred import deferred
 from samba_rvss.cli.reconcile import as_data, as_line, exit_status, summary
 from samba_rvss.copies.backup import Backup
 from samba_rvss.daemon import holding
@@ -148,6 +149,42 @@ def test_what_pruning_could_not_do_is_wrong(what: str, detail: str, wrong: str) 
     found = standing.standing(replace(looked(), pruned=event), {}).wrong
     assert len(found) == bool(wrong)
     assert all(wrong in line for line in found)
+
+
+def _pruning(what: str, days: int, copy: str = "") -> Event:
+    """Return an event so many days ago."""
+    when, detail = NOW - timedelta(days=days), f"it was {days}" if copy else ""
+    return Event(
+        time=when, copy=copy, set_id="", share="", what=what, uid=-1, duration=None, detail=detail
+    )
+
+
+def test_what_was_in_use_when_it_was_to_go_is_wrong_if_it_always_is() -> None:
+    nights = [
+        *(_pruning("pruning deferred", 9, "a"), _pruning("pruned", 9)),
+        *(_pruning("pruning deferred", 4, "b"), _pruning("pruned", 4)),
+        *(_pruning("pruning deferred", 3, "b"), _pruning("pruned", 3)),
+        *(_pruning("pruning deferred", 2, "a"), _pruning("pruning deferred", 2, "b")),
+    ]
+    for end in ([], [_pruning("pruned", 2)]):  # as the last run goes on, and when it is over
+        found = deferred([*nights, *end])
+        since = {each.id: (NOW - each.since).days for each in found}
+        assert (since, {each.reason for each in found}) == ({"a": 2, "b": 4}, {"it was 2"})
+        (wrong,) = standing.standing(replace(looked(), deferred=found), {}).wrong
+        assert wrong.startswith("b has been in use whenever it was to go since ")
+    assert deferred([*nights, _pruning("pruned", 2), _pruning("pruned", 1)]) == ()
+
+
+def test_what_another_program_holds_is_no_failure_of_pruning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    left = prune.Left()
+    for name, problem in (("a", Problem.HELD), ("b", Problem.READ_ONLY), ("c", Problem.SYSTEM)):
+        prune._note(CONFIG, left, name, name, RvssError(problem, f"why {name} stays"))
+    assert left.in_use == {"a": "why a stays"}
+    assert left.failures == {"b": "why b stays", "c": "why c stays"}
+    assert left.status == Problem.READ_ONLY
+    assert "a is not deleted yet: why a stays\n" in capsys.readouterr().err
 
 
 def backup_of(share: str, hours: float, *tags: str) -> Backup:

@@ -382,6 +382,17 @@ def test_when_pruning_last_went_by_the_clock_is_not_forgotten(ledger: Ledger) ->
     assert [(one.what, one.detail) for one in ledger.events()] == [("pruned", "second")]
 
 
+def test_events_of_some_kinds_come_in_their_order(ledger: Ledger) -> None:
+    copy = copy_of("a")
+    ledger.note(copy, "a kind", detail="first")
+    ledger.note_set("", "another")
+    ledger.note(copy, "no such")
+    ledger.note(copy, "a kind", detail="second")
+    found = ledger.events_of("another", "a kind")
+    assert [event.detail for event in found] == ["first", "", "second"]
+    assert ledger.events_of("another", "a kind", limit=1) == found[2:]
+
+
 # the file
 
 
