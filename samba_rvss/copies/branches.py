@@ -7,6 +7,7 @@ is deleted by `delete` and by nothing else. One backup has one branch at most.
 
 import logging
 import secrets
+import time
 from dataclasses import replace
 
 from samba_rvss.clock import now
@@ -16,6 +17,8 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Branch, Exposed, Image, Mark, Phase, ShadowCopy
 
 _logger = logging.getLogger(__name__)
+
+_BUSY_SECONDS = 5.0  # longer than an smbd takes to drop a connection, on a slow machine as well
 
 # What `exposing.share` fails with before there is a share.
 _UNSHARED = (Problem.REFUSED, Problem.NOT_FOUND, Problem.NOT_SUPPORTED)
@@ -114,7 +117,7 @@ def delete(instance: Instance, mark: Mark, uid: int) -> None:
         RvssError: BUSY, READ_ONLY, SAMBA or SYSTEM: what is left is concealed, or told by `status`.
     """
     exposing.conceal(instance, mark, uid)
-    instance.provider(mark.volume).destroy(mark.volume, mark.id)
+    _destroy(instance, mark)
     instance.reached("conceal.destroyed")
     copy = instance.ledger.get(mark.branch.of) if mark.branch else None
     if copy is not None and copy.phase is Phase.KEPT:
@@ -124,6 +127,23 @@ def delete(instance: Instance, mark: Mark, uid: int) -> None:
             keep.clear(instance, copy)
         except RvssError as exc:  # reconciling finds it, and tries again
             _logger.warning("%s: cannot clear away: %s", copy.title, exc)
+
+
+def _destroy(instance: Instance, mark: Mark) -> None:
+    """Destroy a branch; try for a while, as an smbd that drops its connection may have it open.
+
+    Raises:
+        RvssError: as `samba_rvss.providers.Provider.destroy`.
+    """
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            instance.provider(mark.volume).destroy(mark.volume, mark.id)
+            return
+        except RvssError as exc:
+            if exc.problem is not Problem.BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
 
 
 def settle(instance: Instance, copy: ShadowCopy, *, sure: bool = False) -> None:
