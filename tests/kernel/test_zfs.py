@@ -567,7 +567,10 @@ def test_what_others_do_with_an_image_is_reported_and_not_forced(storage: "ZfsSt
     # Recursive snapshots of a pool take clones too, whatever their properties say.
     zfs("snapshot", "-r", f"{pool}@daily")
     zfs("hold", "somebody", f"{clone_of(mark)}@daily")
-    fails_to_destroy(storage, mark, f"{clone_of(mark)}@daily: it's being held")
+    fails_to_destroy(storage, mark, f"holds {clone_of(mark)}@daily as 'somebody'")
+    with pytest.raises(RvssError, match="'somebody'") as caught:
+        storage.provider.require_free(mark.volume, mark.id)
+    assert caught.value.problem is Problem.HELD
     zfs("release", "somebody", f"{clone_of(mark)}@daily")
 
     zfs("clone", snapshot, f"{pool}/theirs")

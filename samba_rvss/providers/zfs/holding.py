@@ -56,6 +56,24 @@ def _refuse_deferred(zfs: Command, snapshots: Sequence[str]) -> None:
             )
 
 
+def refuse_held(zfs: Command, names: Sequence[str]) -> None:
+    """Refuse to destroy snapshots that somebody else has made in an image, and holds.
+
+    A recursive snapshot takes our clones along, and programs that carry snapshots hold their own.
+
+    Raises:
+        RvssError: BUSY.
+    """
+    try:
+        if names:
+            refuse_used(zfs, (), names, None)
+    except RvssError as exc:
+        if exc.problem is not Problem.NOT_FOUND:
+            raise
+        # For a caller that means that the image is gone.
+        raise RvssError(Problem.BUSY, "a snapshot in it went away just now", "try again") from exc
+
+
 def refuse_used(
     zfs: Command, kept: Sequence[str], names: Sequence[str], allowed: Collection[str] | None
 ) -> dict[str, list[str]]:

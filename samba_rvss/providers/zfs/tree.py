@@ -8,7 +8,13 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Mark, Nested, Volume
 from samba_rvss.providers.zfs import pools
 from samba_rvss.providers.zfs.command import Command
-from samba_rvss.providers.zfs.holding import HOLD, TAGGED, refuse_used, set_holds
+from samba_rvss.providers.zfs.holding import (
+    HOLD,
+    TAGGED,
+    refuse_held,
+    refuse_used,
+    set_holds,
+)
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK, PART
 
@@ -254,15 +260,20 @@ def refuse_cloned(snapshots: Sequence[Snapshot], ours: Sequence[Dataset]) -> Non
 
 
 def kept_snapshots(zfs: Command, top: str, image: str) -> list[str]:
-    """Return the names of the snapshots of an image's clones that `hold` has made.
+    """Return the names of the snapshots of an image's clones that `keep` has made.
 
     Args:
         zfs: zfs(8).
         top: the outermost clone.
         image: the image's id.
     """
+    return [name for name in snapshots_below(zfs, top) if is_of(name, image)]
+
+
+def snapshots_below(zfs: Command, top: str) -> list[str]:
+    """Return the names of all snapshots of a dataset and of those below it, whoever made them."""
     words = ("list", "-H", "-r", "-t", "snapshot", "-o", "name", top)
-    return [name for (name,) in zfs.table(*words, columns=1) if is_of(name, image)]
+    return [name for (name,) in zfs.table(*words, columns=1)]
 
 
 def keep(zfs: Command, top: str, image: str) -> None:
@@ -295,7 +306,9 @@ def destroy(
     Raises:
         RvssError: BUSY if somebody holds or uses a part of it; what was destroyed before is gone.
     """
-    kept = kept_snapshots(zfs, top, image) if top and image else []
+    below = snapshots_below(zfs, top) if top and image else []
+    kept = [name for name in below if is_of(name, image)]
+    refuse_held(zfs, [name for name in below if name not in kept])
     allowed = {HOLD, *(f"{TAGGED}{tag}" for tag in over)}
     held = refuse_used(zfs, kept, [*snapshots, *kept], allowed)
     for tag, names in held.items():

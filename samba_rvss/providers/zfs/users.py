@@ -11,7 +11,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Volume
 from samba_rvss.providers.zfs import bare, tree
 from samba_rvss.providers.zfs.command import Command
-from samba_rvss.providers.zfs.holding import TAGGED, refuse_used, set_holds
+from samba_rvss.providers.zfs.holding import TAGGED, refuse_held, refuse_used, set_holds
 from samba_rvss.providers.zfs.marks import Marks
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.tree import Dataset, Snapshot
@@ -25,15 +25,17 @@ class Whole:
         snapshots: of its volume and what is nested in that, the outermost first.
         clones: of those; likewise.
         kept: the names of the clones' own snapshots.
+        others: the names of snapshots of the clones that somebody else has made.
     """
 
     snapshots: Sequence[Snapshot]
     clones: Sequence[Dataset]
     kept: Sequence[str]
+    others: Sequence[str]
 
     @property
     def names(self) -> list[str]:
-        """The names of all snapshots."""
+        """The names of all its own snapshots."""
         return [*(snapshot.name for snapshot in self.snapshots), *self.kept]
 
 
@@ -50,10 +52,13 @@ def whole(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) ->
     count = bare.count(marks.read(snapshot))
     found = tree.datasets(zfs, tree.clone_name(pool, image))
     clones = tree.parts(image, found)
+    below = tree.snapshots_below(zfs, found[0].name) if found else []
+    kept = [name for name in below if tree.is_of(name, image)]
     return Whole(
         snapshots=tree.of_image(zfs, snapshot, mark.nested, clones, count),
         clones=clones,
-        kept=tree.kept_snapshots(zfs, found[0].name, image) if found else [],
+        kept=kept,
+        others=[name for name in below if name not in kept],
     )
 
 
@@ -66,6 +71,7 @@ def require_free(zfs: Command, image: Whole) -> None:
     try:
         tree.refuse_cloned(image.snapshots, image.clones)
         refuse_used(zfs, image.kept, image.names, None)
+        refuse_held(zfs, image.others)
     except RvssError as exc:
         if exc.problem is not Problem.BUSY:
             raise
