@@ -90,8 +90,8 @@ def _smbd() -> str:
     return "" if find_spec("samba.param") else "python3-samba is not installed"
 
 
-# Not a part of "all": not every kernel can have them.
-_BY_NAME = frozenset({"zfs"})
+# Not a part of "all": not every kernel can have it, or what works on it alone.
+_BY_NAME = frozenset({"zfs", "syncoid"})
 
 # Each returns what the capability lacks, as a sentence; empty if nothing.
 CAPABILITIES: dict[str, Callable[[], str]] = {
@@ -105,6 +105,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
     "podman": cache(lambda: _root() or _tools("podman", "runc")),
     "nbdkit": cache(lambda: _root() or _tools("nbdkit", "nbdfuse")),
     "btrbk": cache(lambda: _root() or _tools("btrbk")),
+    "syncoid": cache(lambda: _root() or _tools("syncoid")),
     "restic": cache(lambda: _tools("restic")),
     "debhelper": cache(
         lambda: _tools("dpkg-buildpackage", "dh", "dh_python3", "pkg-config", "lintian")

@@ -1,4 +1,4 @@
-"""Kept images that zfs(8) carries to another pool, by the lines that the manual has."""
+"""Kept images that zfs(8) and syncoid carry to another pool, by the lines that the manual has."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,12 @@ import pytest
 from samba_rvss.kernel import files
 from samba_rvss.model import Nested
 from samba_rvss.providers.zfs.mounting import mount
+from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
 from samba_rvss.testing.zfs import LoopZfs, Pool
 from tests.kernel.conftest import SEALED
 from tests.kernel.test_provider import seen, take
-from tests.kernel.test_zfs import clone_of, snapshot_of, value
+from tests.kernel.test_zfs import clone_of, snapshot_of, value, zfs
 
 if TYPE_CHECKING:
     from samba_rvss.model import Mark
@@ -60,13 +61,48 @@ def test_what_arrives_is_what_was_sealed(storage: "ZfsStorage", rig_directory: P
                 kept = f"{clone_of(mark)}{part}@rvss-{mark.id}"
                 size = _carry(f"-i {origin} {kept}", f"{other.dataset}/{mark.id}{part}")
                 assert size < 1 << 18
-            sealed = _files(storage.provider, mark)
-            dataset = f"{other.dataset}/{mark.id}"
-            arrived = _of_snapshot(f"{dataset}@rvss-{mark.id}")
-            inside = _of_snapshot(f"{dataset}/1@rvss-{mark.id}")
-            arrived |= {f"inner/{name}": content for name, content in inside.items()}
-            assert arrived == sealed
-            assert {"disk", "recovered", "inner/recovered"} <= sealed.keys()
+            _assert_arrived(storage, mark, f"{other.dataset}/{mark.id}")
+
+
+@pytest.mark.require("syncoid")
+@pytest.mark.vm(seconds=20)
+def test_syncoid_carries_what_it_is_told_to(storage: "ZfsStorage", rig_directory: Path) -> None:
+    share = storage.volume("vms")
+    storage.volume("vms/inner")
+    (share / "disk").write_bytes(os.urandom(2 << 20))
+    with Pool(rig_directory) as pool, LoopZfs(rig_directory, pool) as other:
+        home = f"{other.dataset}/{HOME}"
+        zfs("create", home)
+        untold = _backup(storage, share, "untold")
+        told = []
+        for text in ("first", "second"):  # the second time it carries the differences
+            told.append(_backup(storage, share, text))
+            zfs("set", "syncoid:sync=true", clone_of(told[-1]))
+            before = _names(storage.pool)
+            words = ["-r", "--skip-parent", "--no-sync-snap", "--quiet"]
+            run(["syncoid", *words, storage.pool, other.dataset], timeout=120)
+            assert _names(storage.pool) == before
+        for mark in told:
+            _assert_arrived(storage, mark, f"{home}/{mark.id}")
+        there = _names(other.dataset)
+        assert f"{other.dataset}/vms/inner@rvss-{untold.id}" in there
+        assert f"{home}/{untold.id}" not in there
+
+
+def _names(dataset: str) -> list[str]:
+    """Return the names of a dataset, of those below it, and of all snapshots."""
+    words = ("-H", "-r", "-t", "filesystem,snapshot", "-o", "name")
+    return zfs("list", *words, dataset).splitlines()
+
+
+def _assert_arrived(storage: "ZfsStorage", mark: "Mark", dataset: str) -> None:
+    """Fail unless a dataset has what is in a backup, and another one in it what is nested."""
+    sealed = _files(storage.provider, mark)
+    arrived = _of_snapshot(f"{dataset}@rvss-{mark.id}")
+    inside = _of_snapshot(f"{dataset}/1@rvss-{mark.id}")
+    arrived |= {f"inner/{name}": content for name, content in inside.items()}
+    assert arrived == sealed
+    assert {"disk", "recovered", "inner/recovered"} <= sealed.keys()
 
 
 def _files(provider: "Provider", mark: "Mark") -> dict[str, bytes]:

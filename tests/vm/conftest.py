@@ -100,7 +100,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _required() -> str:
     """Return what nothing may be skipped for in a machine: it has all that there is."""
     words = os.environ.get(REQUIRE, "").replace(",", " ").split()
-    return "all zfs" if {"all", "vm"} & set(words) else shlex.join(words)
+    return "all zfs syncoid" if {"all", "vm"} & set(words) else shlex.join(words)
 
 
 def _say(config: pytest.Config, text: str) -> None:

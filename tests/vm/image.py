@@ -34,7 +34,7 @@ PACKAGES = (
     " linux-image-cloud-amd64 linux-headers-cloud-amd64 zfs-dkms zfsutils-linux btrfs-progs"
     " qemu-utils acl attr samba samba-vfs-modules samba-testsuite smbclient"
     " python3 python3-samba python3-tdb python3-btrfsutil python3-systemd python3-rich"
-    " python3-pyroute2 python3-pytest python3-hypothesis strace"
+    " python3-pyroute2 python3-pytest python3-hypothesis strace sanoid"
 )
 
 # The initial RAM disk holds what finds the root file system and no more: it is unpacked by an
@@ -75,6 +75,7 @@ _MASKED = (
     " serial-getty@ttyS0.service"
     " apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer"
     " e2scrub_reap.service fstrim.timer cron.service networking.service"
+    " sanoid.timer sanoid.service sanoid-prune.service"
 )
 LINKS = {
     f"{_UNITS}/multi-user.target.wants/job.service": "../job.service",
