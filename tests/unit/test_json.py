@@ -127,7 +127,7 @@ def _of_functions() -> list[Any]:
         exposing.as_data(shared),
         backup.as_data(kept),
         listing.other("x", Whose.FORMER, None, "other", "where", "fs", read_only=True),
-        prune.as_data(verdict, kept, {}),
+        prune.as_data(verdict, kept, prune.Left()),
         reconcile.as_data(
             [
                 Finding(fate=Fate.DONE, reason="why", action="delete", target="x"),
