@@ -8,6 +8,7 @@ does not answer.
 import errno
 import os
 import select
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -218,3 +219,29 @@ def boot_id() -> str:
     """Return the kernel's id of this boot (random(4))."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
+
+
+def lead() -> None:
+    """Be in a process group that nobody else is in who did not come from us.
+
+    Where a terminal had ours in the foreground, it has the new one there: its signals come as
+    before.
+    """
+    if os.getpgrp() == os.getpid():
+        return
+    terminal = -1
+    with suppress(OSError):
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        foreground = terminal >= 0 and os.tcgetpgrp(terminal) == os.getpgrp()
+        os.setpgid(0, 0)
+        if foreground:
+            # Who is not in the foreground yet would be stopped by it (tcsetpgrp(3)).
+            before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            try:
+                os.tcsetpgrp(terminal, os.getpgrp())
+            finally:
+                signal.signal(signal.SIGTTOU, before)
+    finally:
+        if terminal >= 0:
+            os.close(terminal)

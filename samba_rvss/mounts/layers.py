@@ -6,12 +6,15 @@ after a crash between the steps of closing, when it is read-only here and still 
 namespace that follows ours.
 """
 
+import errno
 from dataclasses import dataclass
 
 from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.kernel.mounttable import MountInfo
 
 OPEN_MARK = mounting.MOUNT_ATTR_NODIRATIME
+NOT_MOUNTED = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR})
+"""What umount2(2) says of a path where nothing is mounted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

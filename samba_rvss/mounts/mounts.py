@@ -6,18 +6,19 @@ inside it.
 """
 
 import errno
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from datetime import datetime
+from threading import RLock
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting, mounttable
-from samba_rvss.mounts import alone, directories, places, previous, sharing, tree
-from samba_rvss.mounts.layers import OPEN_MARK, Layer, layers
+from samba_rvss.mounts import alone, demand, directories, places, previous, sharing, tree
+from samba_rvss.mounts.demand import Demand
+from samba_rvss.mounts.layers import NOT_MOUNTED, OPEN_MARK, Layer, layers
 from samba_rvss.mounts.way import Gate
 
 _SHOWN = 10
-_NOT_MOUNTED = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR})
 
 
 class Mounts:
@@ -26,12 +27,20 @@ class Mounts:
     Args:
         run_directory: the mounts are below it; only root may write there.
         beneath: whether `replace` may put a mount beneath another where the kernel can.
+
+    Attributes:
+        demand: the backups that are mounted on demand in Previous Versions.
     """
 
     def __init__(self, run_directory: str, *, beneath: bool = True) -> None:
         self._run = run_directory
         self._beneath = beneath
         self._table: mounttable.OpenTable | None = None
+        self._lock = RLock()  # directories of Previous Versions change under it
+        self.demand = Demand(run_directory, self._lock)
+
+    def _changing(self, path: str) -> AbstractContextManager[object]:
+        return self._lock if path.startswith(f"{self._run}/previous/") else nullcontext()
 
     def prepare(self, cleanup: ExitStack) -> None:
         """Prepare for changing mounts: have them seen by others, and be able to close them.
@@ -54,6 +63,25 @@ class Mounts:
             hint = hint if exc.errno == errno.EPERM else ""
             raise RvssError(Problem.SYSTEM, message, hint) from exc
         cleanup.callback(self._end)
+
+    def take_over(self, backups: Collection[str]) -> None:
+        """Take away what a daemon that was killed has left of backups in Previous Versions.
+
+        Args:
+            backups: the paths that backups have there.
+
+        Raises:
+            RvssError: SYSTEM.
+        """
+        try:
+            demand.give_up(self._run, backups)
+        except OSError as exc:
+            message = f"cannot take over {self._run}/previous: {exc.strerror}"
+            raise RvssError(Problem.SYSTEM, message) from exc
+
+    def on_demand(self) -> list[str]:
+        """Return the directories of Previous Versions in which backups are mounted on demand."""
+        return demand.places(self._run, self._read())
 
     def _end(self) -> None:
         table, self._table = self._table, None
@@ -104,11 +132,16 @@ class Mounts:
 
     def make_previous(self, share: str, gates: Sequence[Gate] = ()) -> str:
         """Make the directory that ``shadow:snapdir`` names; see `previous.make`."""
-        return previous.make(self._run, share, gates)
+        path = places.previous(self._run, share)
+        with self._lock:
+            if self.demand.give(path, gates):
+                return path
+            return previous.make(self._run, share, gates)
 
     def reserve_previous(self, share: str, created: datetime, gates: Sequence[Gate] = ()) -> str:
         """Make the directory of a Previous Versions mount; see `previous.reserve`."""
-        return previous.reserve(self._run, share, created, gates)
+        with self._lock:
+            return previous.reserve(self.make_previous(share, gates), created)
 
     # changes
 
@@ -127,7 +160,7 @@ class Mounts:
             RvssError: SYSTEM.
         """
         try:
-            with files.opened(tree.build(parts, path)) as whole:
+            with files.opened(tree.build(parts, path)) as whole, self._changing(path):
                 if not mounttable.is_mount_root(path):
                     directories.put(self._run, whole, path)
         except OSError as exc:
@@ -197,7 +230,7 @@ class Mounts:
         """
         self.close(path)
         try:
-            with files.opened(tree.build(parts, path)) as whole:
+            with files.opened(tree.build(parts, path)) as whole, self._changing(path):
                 found = self._layers(path)
                 # Left by a crash in here: one of both is enough.
                 self._unmount(path, len(found) - 1)
@@ -232,16 +265,18 @@ class Mounts:
         Raises:
             RvssError: SYSTEM.
         """
-        try:
-            while True:
-                mounting.umount(path)
-        except OSError as exc:
-            if exc.errno not in _NOT_MOUNTED:
-                raise RvssError(Problem.SYSTEM, f"cannot unmount {path}: {exc.strerror}") from exc
-        try:
-            directories.remove(path)
-        except OSError as exc:
-            raise RvssError(Problem.SYSTEM, f"cannot remove {path}: {exc.strerror}") from exc
+        with self._changing(path):
+            try:
+                while True:
+                    mounting.umount(path)
+            except OSError as exc:
+                if exc.errno not in NOT_MOUNTED:
+                    message = f"cannot unmount {path}: {exc.strerror}"
+                    raise RvssError(Problem.SYSTEM, message) from exc
+            try:
+                directories.remove(path)
+            except OSError as exc:
+                raise RvssError(Problem.SYSTEM, f"cannot remove {path}: {exc.strerror}") from exc
 
     # what is there
 
@@ -285,7 +320,7 @@ class Mounts:
             try:
                 mounting.umount(path)
             except OSError as exc:
-                if exc.errno not in _NOT_MOUNTED:
+                if exc.errno not in NOT_MOUNTED:
                     raise
 
 

@@ -5,7 +5,7 @@ share itself, if there is one.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from samba_rvss.errors import Problem, RvssError
@@ -47,29 +47,37 @@ def make(run: str, share: str, gates: Sequence[way.Gate]) -> str:
     return path
 
 
-def reserve(run: str, share: str, created: datetime, gates: Sequence[way.Gate]) -> str:
+def reserve(parent: str, created: datetime) -> str:
     """Make the directory of one copy and return its path.
+
+    Args:
+        parent: what `make` returned.
+        created: when the copy was taken.
+
+    Raises:
+        RvssError: BUSY if 3600 seconds are taken; SYSTEM.
+    """
+    for name in names(created):
+        path = f"{parent}/{name}"
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            continue
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot make {path}: {exc.strerror}") from exc
+        return path
+    raise RvssError(Problem.BUSY, f"{parent} has 3600 copies for one hour already")
+
+
+def names(created: datetime) -> Iterator[str]:
+    """Yield the names that a copy may have, the first free one of which it gets.
 
     Names that begin with @GMT have a resolution of one second (source3/modules/vfs_shadow_copy2.c
     reads nothing but the time): a second copy within the same second gets the next second that is
     free.
 
     Args:
-        run: the run directory.
-        share: the share's name.
         created: when the copy was taken.
-        gates: on the way to the share, as `way.to` returns them.
-
-    Raises:
-        RvssError: as `make`; BUSY if 3600 seconds are taken.
     """
-    parent = make(run, share, gates)
     for offset in range(3600):
-        stamp = created + timedelta(seconds=offset)
-        path = f"{parent}/@GMT-{stamp:%Y.%m.%d-%H.%M.%S}"
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            continue
-        return path
-    raise RvssError(Problem.BUSY, f"{parent} has 3600 copies for one hour already")
+        yield f"@GMT-{created + timedelta(seconds=offset):%Y.%m.%d-%H.%M.%S}"

@@ -9,6 +9,7 @@ it can be made again after a reboot, whatever has become of the share's director
 import errno
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -181,6 +182,55 @@ def _gate(fd: int) -> Gate:
         users=tuple(users.items()),
         groups=tuple(groups.items()),
     )
+
+
+def read(path: str) -> Gate:
+    """Return whom a directory lets pass.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+    with files.opened(os.open(path, files.DIRECTORY)) as fd:
+        return _gate(fd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """The owner, the group and the mode of a directory."""
+
+    uid: int
+    gid: int
+    mode: int
+
+
+def ownership(gate: Gate, *, listed: bool = False) -> Ownership | None:
+    """Return what lets pass whom a gate does without an ACL; None if nothing does.
+
+    Its owner can let others pass, as he can at the directory for which it stands.
+
+    Args:
+        gate: whom.
+        listed: whether they may list it too.
+    """
+    if gate.groups or len(gate.users) > 1:
+        return None
+    passing = 0o5 if listed else 0o1
+    uid, owner = (gate.users[0][0], passing * gate.users[0][1]) if gate.users else (0, 0o7)
+    mode = 0o100 * owner | passing * (0o10 * gate.by_group + gate.others)
+    return Ownership(uid=uid, gid=gate.group, mode=mode)
+
+
+def give(fd: int, who: Ownership) -> None:
+    """Give a directory an owner, a group and a mode; at no moment it lets pass anybody else.
+
+    Raises:
+        OSError: if that cannot be done.
+    """
+    status = os.fstat(fd)
+    if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) != (who.uid, who.gid, who.mode):
+        os.fchmod(fd, 0)
+        os.fchown(fd, who.uid, who.gid)
+        os.fchmod(fd, who.mode)
 
 
 def _acl(fd: int) -> bytes:

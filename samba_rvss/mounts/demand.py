@@ -1,0 +1,352 @@
+"""Backups in Previous Versions: mounted when somebody looks into one, and taken away after.
+
+    <run>/previous/<share>          an autofs over the plain directory, while a daemon serves it
+    <run>/previous/<share>/@GMT-…   a shadow copy's mount, as without it; or a backup's directory,
+                                    empty and with mode 0 until somebody looks into it
+
+Place: beside `previous`, for `mounts`. Contract: our owner answers whoever waits. When nobody
+answers any more, nobody but root can look into what is not mounted. The mounts of shadow copies are
+carried over when an autofs comes or goes; files that are open through them stay open. A directory
+that no autofs can stand for, because an ACL closes it to some, stays as it is.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from threading import RLock
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import autofs, files, mounting, mounttable
+from samba_rvss.kernel.autofs import Asked
+from samba_rvss.mounts import directories, tree, way
+from samba_rvss.mounts.layers import NOT_MOUNTED
+
+IDLE_SECONDS = 300
+"""After so long a backup that nobody uses is unmounted."""
+_ENTRY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True, kw_only=True)
+class _Covered:
+    """A directory with an autofs over it: its root, and the image of each backup's name."""
+
+    root: int
+    images: dict[str, str] = field(default_factory=dict)
+
+
+class Demand:
+    """The directories in which the backups of one instance are mounted on demand.
+
+    Args:
+        run: the run directory.
+        lock: whoever changes something in a directory of Previous Versions has it.
+    """
+
+    def __init__(self, run: str, lock: RLock) -> None:
+        self._run = run
+        self._lock = lock
+        self._ours = self._theirs = -1
+        self._covered: dict[str, _Covered] = {}
+
+    def open(self) -> int:
+        """Begin; return a descriptor that can be read when something is asked for."""
+        self._ours, self._theirs = autofs.pipe()
+        return self._ours
+
+    def close(self) -> None:
+        """End: directories are plain again, with the mounts of shadow copies in them."""
+        with ExitStack() as undo:
+            for fd in (self._ours, self._theirs):
+                if fd >= 0:
+                    undo.callback(os.close, fd)
+            self._ours = self._theirs = -1
+            for path in self.covered:
+                undo.callback(self.uncover, path)
+
+    def abandon(self) -> tuple[int, ...]:
+        """Forget everything, as whoever is killed does; return the descriptors, for a test."""
+        fds = (self._ours, self._theirs, *(covered.root for covered in self._covered.values()))
+        self._ours = self._theirs = -1
+        self._covered.clear()
+        return fds
+
+    @property
+    def covered(self) -> tuple[str, ...]:
+        """The directories with an autofs over them."""
+        return tuple(self._covered)
+
+    # directories
+
+    def cover(self, path: str) -> None:
+        """Put an autofs over a directory of Previous Versions, if it is one that clients can see.
+
+        Again is success.
+
+        Raises:
+            RvssError: NOT_SUPPORTED if it cannot stand for the directory, or there is none here.
+        """
+        with self._lock:
+            if path in self._covered:
+                return
+            try:
+                gate = way.read(path)
+                if gate == way.CLOSED:
+                    return  # nor are shadow copies shown: see `previous.make`
+                who = way.ownership(gate, listed=True)
+                if who is None:
+                    raise RvssError(
+                        Problem.NOT_SUPPORTED,
+                        f"the ACL on the way to the share is carried over to {path}, where backups"
+                        " cannot be mounted on demand",
+                        "give the way to the share a group instead of the ACL, or set"
+                        " 'rvss:previous versions limit = 0'",
+                    )
+                self._cover(path, who)
+            except FileNotFoundError:
+                return  # nor are shadow copies shown
+            except OSError as exc:
+                raise _without(path, exc) from exc
+
+    def _cover(self, path: str, who: way.Ownership) -> None:
+        made, root = autofs.mount(self._theirs, IDLE_SECONDS)
+        with files.opened(made), ExitStack() as undo:
+            undo.callback(os.close, root)
+            way.give(root, who)
+            names = os.listdir(path)
+            for name in names:
+                os.mkdir(name, 0o700, dir_fd=root)
+            with _clones(path, names) as clones:
+                for name in names:
+                    _remove(f"{path}/{name}")
+                try:
+                    mounting.move_mount(made, path)
+                    undo.pop_all()
+                    self._covered[path] = _Covered(root=root)
+                finally:
+                    _put(self._run, path, clones)
+
+    def uncover(self, path: str) -> None:
+        """Take an autofs away, with the backups in it; whoever waits hears that there are none.
+
+        Raises:
+            OSError: if it cannot be done.
+        """
+        with self._lock:
+            covered = self._covered.pop(path)
+            with files.opened(covered.root):
+                _uncover(self._run, path, covered.root, covered.images)
+
+    def give(self, path: str, gates: Sequence[way.Gate]) -> bool:
+        """Have a directory let pass whom gates do; return whether there is an autofs for that.
+
+        One that cannot do so is taken away.
+
+        Args:
+            path: the directory.
+            gates: those on the way to its share.
+        """
+        with self._lock:
+            covered = self._covered.get(path)
+            if covered is None:
+                return False
+            gate = gates[0] if gates else way.OPEN
+            who = way.ownership(gate, listed=True) if len(gates) < 2 else None
+            if who is None:
+                self.uncover(path)
+                return False
+            way.give(covered.root, who)
+            return True
+
+    def show(self, path: str, images: Mapping[str, str]) -> frozenset[str]:
+        """Have a directory with an autofs show backups, and no others.
+
+        Args:
+            path: the directory.
+            images: the id of each one's image by the name that it is to have.
+
+        Returns:
+            The names that they cannot have yet: a shadow copy has it still.
+
+        Raises:
+            OSError: if it cannot be done.
+        """
+        with self._lock:
+            covered = self._covered.get(path)
+            if covered is None:
+                return frozenset()
+            for name, image in tuple(covered.images.items()):
+                if images.get(name) != image:
+                    del covered.images[name]
+                    _remove(f"{path}/{name}")
+            for name in sorted(images.keys() - covered.images.keys()):
+                with suppress(FileExistsError):
+                    # Nobody's: only what is mounted there is for clients.
+                    os.mkdir(name, 0, dir_fd=covered.root)
+                    covered.images[name] = images[name]
+            return frozenset(images.keys() - covered.images.keys())
+
+    # questions
+
+    def asked(self) -> list[Asked]:
+        """Return what has been asked for since; each has to be answered. Never waits."""
+        return list(autofs.asked(self._ours))
+
+    def image(self, asked: Asked) -> str:
+        """Return the id of the image that is asked for; empty if there is none."""
+        _, covered = self._find(asked)
+        return covered.images.get(asked.name, "") if covered else ""
+
+    def answer(self, asked: Asked, *, done: bool) -> None:
+        """Answer; who waits looks again. Never waits."""
+        _, covered = self._find(asked)
+        if covered is not None:
+            with suppress(OSError):  # nobody waits for it any more
+                autofs.answer(covered.root, asked.token, done=done)
+
+    def _find(self, asked: Asked) -> tuple[str, _Covered | None]:
+        for path, covered in tuple(self._covered.items()):
+            if autofs.device(covered.root) == asked.device:
+                return path, covered
+        return "", None
+
+    def attach(
+        self, asked: Asked, parts: Sequence[tuple[str, int]], is_wanted: Callable[[], bool]
+    ) -> bool:
+        """Mount what is asked for; return whether it is there.
+
+        Args:
+            asked: what.
+            parts: as `samba_rvss.providers.Provider.open` returns them; the descriptors stay the
+                caller's, who closes them.
+            is_wanted: whether it is a backup still; nobody unmounts it while this is asked.
+
+        Raises:
+            OSError: if it cannot be mounted.
+        """
+        with files.opened(tree.build(parts, asked.name)) as whole, self._lock:
+            path, covered = self._find(asked)
+            if covered is None or asked.name not in covered.images or not is_wanted():
+                return False
+            if not mounttable.is_mount_root(f"{path}/{asked.name}"):
+                with files.opened(os.open(asked.name, _ENTRY, dir_fd=covered.root)) as directory:
+                    mounting.move_mount(whole, directory)
+            return True
+
+    def release(self, asked: Asked) -> bool:
+        """Unmount a backup that nobody uses; return whether it is one of ours.
+
+        Raises:
+            OSError: if it cannot be unmounted.
+        """
+        with self._lock:
+            path, covered = self._find(asked)
+            if covered is None or asked.name not in covered.images:
+                return False
+            _unmount(f"{path}/{asked.name}")
+            return True
+
+    def expire(self) -> None:
+        """Ask for all that nobody uses; it waits until somebody has answered."""
+        for path in self.covered:
+            with ExitStack() as undo:
+                with self._lock:
+                    covered = self._covered.get(path)
+                    if covered is None:
+                        continue
+                    root = os.dup(covered.root)  # it may be closed meanwhile
+                    undo.callback(os.close, root)
+                    most = len(os.listdir(root))
+                for _ in range(most):
+                    if not autofs.expire(root):
+                        break
+
+
+def give_up(run: str, backups: Collection[str]) -> None:
+    """Take away what daemons have left that were killed: as `Demand.close`.
+
+    Args:
+        run: the run directory.
+        backups: the paths that backups have in Previous Versions.
+
+    Raises:
+        OSError: if it cannot be done.
+    """
+    for path in places(run, mounttable.read_mountinfo()):
+        shown = {os.path.basename(each) for each in backups if os.path.dirname(each) == path}
+        with files.opened(os.open(path, files.DIRECTORY)) as root:
+            _uncover(run, path, root, shown)
+
+
+def places(run: str, raw: bytes) -> list[str]:
+    """Return the directories with an autofs over them.
+
+    Args:
+        run: the run directory.
+        raw: what `samba_rvss.kernel.mounttable.read_mountinfo` returned.
+    """
+    lines = [line for line in raw.split(b"\n") if b" - autofs " in line]
+    found = mounttable.mountinfo(b"\n".join(lines)) if lines else ()
+    targets = dict.fromkeys(mount.target for mount in found)
+    return [target for target in targets if os.path.dirname(target) == f"{run}/previous"]
+
+
+def _uncover(run: str, path: str, root: int, backups: Collection[str]) -> None:
+    autofs.silence(root)
+    names = [name for name in os.listdir(root) if name not in backups]
+    with _clones(path, names) as clones:
+        mounting.umount(path)  # with all that is mounted in it
+        _put(run, path, clones)
+
+
+@contextmanager
+def _clones(path: str, names: Iterable[str]) -> Iterator[dict[str, int]]:
+    """Clone what is mounted at some names in a directory, for a block; -1 where nothing is."""
+    clones: dict[str, int] = {}
+    with ExitStack() as closing:
+        for name in names:
+            clones[name] = -1
+            if mounttable.is_mount_root(f"{path}/{name}"):
+                clones[name] = mounting.open_tree(f"{path}/{name}", recursive=True)
+                closing.callback(os.close, clones[name])
+        yield clones
+
+
+def _put(run: str, path: str, clones: Mapping[str, int]) -> None:
+    """Put clones where they belong; one that cannot be put does not keep the others from it."""
+    with ExitStack() as putting:
+        for name, clone in clones.items():
+            if clone >= 0:
+                putting.callback(directories.put, run, clone, f"{path}/{name}")
+            else:
+                putting.callback(_make, f"{path}/{name}")
+
+
+def _make(path: str) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+
+
+def _unmount(path: str) -> None:
+    try:
+        while True:
+            mounting.umount(path)
+    except OSError as exc:
+        if exc.errno not in NOT_MOUNTED:
+            raise
+
+
+def _remove(path: str) -> None:
+    _unmount(path)
+    with suppress(FileNotFoundError):
+        os.rmdir(path)
+
+
+def _without(path: str, exc: OSError) -> RvssError:
+    return RvssError(
+        Problem.NOT_SUPPORTED,
+        f"backups cannot be mounted on demand at {path}: the kernel lets us have no autofs here"
+        f" ({exc.strerror})",
+        "see that the kernel has the module autofs4 (modprobe autofs4), and that samba-rvss may"
+        " mount it",
+    )

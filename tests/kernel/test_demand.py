@@ -1,0 +1,258 @@
+"""Backups that are mounted when somebody looks into them, with the kernel's own autofs."""
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samba_rvss.errors import RvssError
+from samba_rvss.kernel import autofs, files, mounting, mounttable, processes
+from samba_rvss.mounts import Mounts, demand, way
+
+pytestmark = pytest.mark.require("root")
+
+NAMES = [f"@GMT-2026.11.20-10.00.{second:02}" for second in range(4)]
+LIVE = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+
+class Bench:
+    """Two directories that a backup may be, and an instance's mounts."""
+
+    def __init__(self, directory: Path, undo: ExitStack) -> None:
+        self.run = directory / "run"
+        self.run.mkdir()
+        self.run.chmod(0o755)
+        self.image = directory / "image"
+        (self.image / "inner").mkdir(parents=True)
+        self.image.chmod(0o755)
+        (self.image / "file").write_text("old")
+        self.nested = directory / "nested"
+        self.nested.mkdir()
+        (self.nested / "deep").write_text("nested")
+        self.mounts = Mounts(str(self.run))
+        self.mounts.prepare(undo)
+        undo.callback(self.unmount)
+        self.path = Path(self.mounts.make_previous("vms"))
+        self.refused: set[str] = set()
+        self.asked: list[tuple[str, bool]] = []
+
+    def unmount(self) -> None:
+        """Take everything away that is mounted below the run directory."""
+        for target in sorted(mounttable.mount_targets(), reverse=True):
+            if target.startswith(f"{self.run}/") or target == str(self.run):
+                mounting.umount(target)
+
+    def parts(self, undo: ExitStack) -> list[tuple[str, int]]:
+        """Detached mounts, as a provider opens them."""
+        found = [("", mounting.open_tree(str(self.image)))]
+        found.append(("inner", mounting.open_tree(str(self.nested))))
+        for _, fd in found:
+            undo.callback(os.close, fd)
+        return found
+
+    def live(self) -> Path:
+        """Mount something as a shadow copy that is there."""
+        path = self.mounts.reserve_previous("vms", LIVE)
+        with ExitStack() as undo:
+            self.mounts.attach(self.parts(undo), path)
+        return Path(path)
+
+    def serve(self, undo: ExitStack) -> None:
+        """Answer in a thread of its own until the end."""
+        fd = self.mounts.demand.open()
+        undo.callback(self.mounts.demand.close)
+        end, ended = os.pipe()
+        thread = threading.Thread(target=self._serve, args=(fd, end))
+        thread.start()
+        undo.callback(os.close, end)
+        undo.callback(thread.join)
+        undo.callback(os.close, ended)
+
+    def _serve(self, fd: int, end: int) -> None:
+        import select
+
+        while end not in select.select([fd, end], [], [])[0]:
+            for question in self.mounts.demand.asked():
+                self.asked.append((question.name, question.missing))
+                self.mounts.demand.answer(question, done=self._do(question))
+
+    def _do(self, question: autofs.Asked) -> bool:
+        on_demand = self.mounts.demand
+        if not question.missing:
+            return on_demand.release(question)
+        if not on_demand.image(question):
+            return False
+        with ExitStack() as undo:
+            wanted = question.name not in self.refused
+            return on_demand.attach(question, self.parts(undo), lambda: wanted)
+
+    def mounted(self) -> set[str]:
+        """What is mounted in the directory, by its names."""
+        inside = f"{self.path}/"
+        found = (t for t in mounttable.mount_targets() if t.startswith(inside))
+        return {target.removeprefix(inside).split("/")[0] for target in found}
+
+
+def run(*words: str, **how: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a program in a process group of its own, as clients are."""
+    return subprocess.run(
+        words, capture_output=True, text=True, timeout=60, check=False, process_group=0, **how
+    )
+
+
+@pytest.fixture
+def bench(rig_directory: Path) -> Iterator[Bench]:
+    """A bench that serves, with a shadow copy and two backups."""
+    processes.lead()
+    with ExitStack() as undo:
+        found = Bench(rig_directory, undo)
+        found.serve(undo)
+        yield found
+
+
+def test_mounted_when_looked_into(bench: Bench) -> None:
+    live = bench.live()
+    kept = live / "file"
+    with kept.open() as opened:
+        bench.mounts.demand.cover(str(bench.path))
+        assert opened.read() == "old"
+    bench.mounts.demand.show(str(bench.path), dict.fromkeys(NAMES[:2], "an id"))
+    # Listing mounts nothing.
+    done = run("ls", str(bench.path), user=1000, group=1000, extra_groups=[])
+    assert done.stdout.split() == [*NAMES[:2], live.name], done.stderr
+    assert bench.mounted() == {live.name}
+    assert bench.asked == []
+    # Looking into one mounts that, with what is nested in it, as everything of a copy is mounted.
+    words = [str(bench.path / NAMES[0] / name) for name in ("file", "inner/deep")]
+    done = run("cat", *words, user=1000, group=1000, extra_groups=[])
+    assert done.stdout == "oldnested", done.stderr
+    assert bench.mounted() == {live.name, NAMES[0]}
+    (mount,) = [m for m in mounttable.mountinfo() if m.target == str(bench.path / NAMES[0])]
+    assert {"ro", "nosuid", "nodev", "noexec"} <= mount.options
+    # What is not there is not, and nobody makes anything there.
+    for path in (bench.path / NAMES[3] / "file", bench.path / NAMES[3]):
+        assert "No such file" in run("ls", str(path)).stderr
+    assert run("mkdir", str(bench.path / "own")).returncode
+    # One that has gone meanwhile is not an empty directory.
+    bench.refused.add(NAMES[1])
+    assert "No such file" in run("cat", str(bench.path / NAMES[1] / "file")).stderr
+    # A shadow copy's mount is as it is without backups.
+    assert (live / "file").read_text() == "old"
+    bench.mounts.detach(str(live))
+    assert sorted(os.listdir(bench.path)) == NAMES[:2]
+    assert bench.live() == live
+    assert bench.mounts.is_mounted(str(live))
+
+
+def test_unmounted_when_unused(bench: Bench) -> None:
+    live = bench.live()
+    bench.mounts.demand.cover(str(bench.path))
+    bench.mounts.demand.show(str(bench.path), dict.fromkeys(NAMES[:2], "an id"))
+    assert run("ls", *(str(bench.path / name / "inner") for name in NAMES[:2])).returncode == 0
+    assert bench.mounted() == {live.name, *NAMES[:2]}
+    bench.mounts.demand.expire()  # not for so long yet
+    assert bench.mounted() == {live.name, *NAMES[:2]}
+    with files.opened(os.open(bench.path, files.DIRECTORY)) as root:
+        autofs.set_timeout(root, 1)
+    user = subprocess.Popen(["sleep", "60"], cwd=bench.path / NAMES[1], process_group=0)
+    try:
+        while bench.mounted() != {live.name, NAMES[1]}:
+            bench.mounts.demand.expire()
+    finally:
+        user.kill()
+        user.wait()
+    assert (live / "file").read_text() == "old"
+    # And it is there again for who looks once more.
+    assert run("cat", str(bench.path / NAMES[0] / "inner" / "deep")).stdout == "nested"
+
+
+def test_plain_when_nobody_serves(bench: Bench) -> None:
+    live = bench.live()
+    bench.mounts.demand.cover(str(bench.path))
+    bench.mounts.demand.show(str(bench.path), {NAMES[0]: "an id"})
+    assert run("cat", str(bench.path / NAMES[0] / "file")).stdout == "old"
+    # A backup that is deleted, or is another one by that name, is taken away first.
+    bench.mounts.demand.show(str(bench.path), {NAMES[0]: "another"})
+    assert bench.mounted() == {live.name}
+    bench.mounts.demand.show(str(bench.path), {})
+    assert os.listdir(bench.path) == [live.name]
+    bench.mounts.demand.show(str(bench.path), {NAMES[0]: "an id"})
+    bench.mounts.demand.uncover(str(bench.path))
+    assert os.listdir(bench.path) == [live.name]
+    assert (live / "file").read_text() == "old"
+    assert not mounttable.is_mount_root(str(bench.path))
+
+
+def test_after_a_daemon_that_was_killed(rig_directory: Path) -> None:
+    processes.lead()
+    with ExitStack() as undo:
+        bench = Bench(rig_directory, undo)
+        live = bench.live()
+        served = undo.enter_context(ExitStack())
+        bench.serve(served)
+        bench.mounts.demand.cover(str(bench.path))
+        bench.mounts.demand.show(str(bench.path), dict.fromkeys(NAMES[:2], "an id"))
+        assert run("cat", str(bench.path / NAMES[0] / "file")).stdout == "old"
+        # What a SIGKILL leaves: nobody has the other end of the pipe.
+        fds = bench.mounts.demand.abandon()
+        served.close()
+        for fd in fds:
+            os.close(fd)
+        words = ("ls", str(bench.path / NAMES[1]))
+        assert run(*words).returncode
+        client = run(*words, user=1000, group=1000, extra_groups=[])
+        assert (client.stdout, client.returncode) != ("", 0)
+        assert (live / "file").read_text() == "old"
+        kept = [str(bench.path / name) for name in NAMES]
+        demand.give_up(str(bench.run), kept)
+        assert os.listdir(bench.path) == [live.name]
+        assert (live / "file").read_text() == "old"
+        assert bench.mounted() == {live.name}
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        way.Gate(group=7, by_group=True, others=False),
+        way.Gate(group=0, by_group=False, others=False, users=((1000, True),)),
+        way.Gate(group=7, by_group=True, others=True, users=((1000, False),)),
+    ],
+    ids=lambda gate: gate.name,
+)
+def test_as_closed_as_the_way_to_the_share(bench: Bench, gate: way.Gate) -> None:
+    live = bench.live()
+    path = bench.mounts.make_previous("vms", [gate])
+    bench.mounts.demand.cover(path)
+    bench.mounts.demand.show(path, {NAMES[0]: "an id"})
+    for uid, gid in ((1000, 1000), (1001, 7), (1002, 1002)):
+        said = dict(gate.users)
+        passes = said.get(uid, gate.by_group if gid == 7 else gate.others)
+        for words in (("ls", path), ("cat", f"{path}/{NAMES[0]}/file"), ("cat", f"{live}/file")):
+            done = run(*words, user=uid, group=gid, extra_groups=[])
+            assert (done.returncode == 0) == passes, (uid, words, done.stderr)
+    # The way can be closed while it serves, and opened.
+    bench.mounts.make_previous("vms", [way.CLOSED])
+    assert run("ls", path, user=1000, group=7, extra_groups=[]).returncode
+    bench.mounts.make_previous("vms")
+    assert run("ls", path, user=1002, group=1002, extra_groups=[]).returncode == 0
+
+
+def test_an_acl_on_the_way(bench: Bench) -> None:
+    live = bench.live()
+    gate = way.Gate(group=0, by_group=False, others=False, groups=((7, True),))
+    bench.mounts.demand.cover(str(bench.path))
+    bench.mounts.demand.show(str(bench.path), {NAMES[0]: "an id"})
+    # No autofs can stand for it: the shadow copies stay, and are as closed as they have to be.
+    path = bench.mounts.make_previous("vms", [gate])
+    assert os.listdir(path) == [live.name]
+    for gid, passes in ((7, True), (8, False)):
+        done = run("cat", f"{live}/file", user=1001, group=gid, extra_groups=[])
+        assert (done.returncode == 0) == passes
+    with pytest.raises(RvssError, match="ACL"):
+        bench.mounts.demand.cover(path)
