@@ -37,14 +37,15 @@ class Share:
         forced: the setting that makes the hook's user another than the client's; empty if none.
         shadow: the options of vfs_shadow_copy2 that are in effect, without ``shadow:``, and their
             values.
-        maximum_copies, minimum_free, minimum_free_percent, keep, recovery_link, retention,
-            backup_warn_age: see samba-rvss(8); bytes, per cent, seconds.
+        previous_versions_limit, maximum_copies, minimum_free, minimum_free_percent, keep,
+            recovery_link, retention, backup_warn_age: see samba-rvss(8); bytes, per cent, seconds.
     """
 
     name: str
     path: str
     nested: Nested = Nested.REFUSE
     previous_versions: bool = False
+    previous_versions_limit: int = 64
     vfs_objects: tuple[str, ...] = ()
     writers: Writers = Writers.CLIENT
     write_list: str = ""

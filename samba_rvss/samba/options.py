@@ -32,6 +32,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _limit(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        raise ValueError("a number is wanted, 0 for none")
+    return int(text)
+
+
 def _size(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
     if match is None:
@@ -129,6 +135,9 @@ MINIMUM_FREE_PERCENT = Option(
     name="minimum free percent", parse=_percent, default="0", per_share=True
 )
 PREVIOUS_VERSIONS = Option(name="previous versions", parse=boolean, default="no", per_share=True)
+PREVIOUS_VERSIONS_LIMIT = Option(
+    name="previous versions limit", parse=_limit, default="64", per_share=True
+)
 KEEP = Option(name="keep", parse=_keep, default="no", per_share=True)
 RECOVERY_LINK = Option(name="recovery link", parse=boolean, default="yes", per_share=True)
 RETENTION = Option(name="retention", parse=policy.parse, default="*", per_share=True)
@@ -157,6 +166,7 @@ OPTIONS: Mapping[str, Option[Any]] = {
         MINIMUM_FREE,
         MINIMUM_FREE_PERCENT,
         PREVIOUS_VERSIONS,
+        PREVIOUS_VERSIONS_LIMIT,
         KEEP,
         RECOVERY_LINK,
         RETENTION,

@@ -47,6 +47,10 @@ def union(share: Share, twins: Sequence[Share]) -> Share:
         share,
         nested=Nested.INCLUDE if include else share.nested,
         previous_versions=any(twin.previous_versions for twin in twins),
+        previous_versions_limit=max(
+            (twin.previous_versions_limit for twin in twins if twin.previous_versions),
+            default=share.previous_versions_limit,
+        ),
         keep=strongest(*(twin.keep for twin in twins)) if twins else share.keep,
         recovery_link=any(twin.recovery_link for twin in twins),
         # The call may have been for one of which Samba can expose copies.
@@ -103,6 +107,8 @@ def _differ(twins: Sequence[Share]) -> Iterator[str]:
     showing = [twin for twin in twins if twin.previous_versions]
     if 0 < len(showing) < len(twins):
         yield f"and 'rvss:previous versions = yes' of {_named(showing)} is taken for all"
+    if len({twin.previous_versions_limit for twin in showing}) > 1:
+        yield "and the largest 'rvss:previous versions limit' is taken for all"
     kept = strongest(*(twin.keep for twin in twins))
     if len({twin.keep for twin in twins}) > 1:
         named = _named(twin for twin in twins if twin.keep is kept)

@@ -182,6 +182,8 @@ def test_times(text: str, seconds: float) -> None:
         ("state directory", "//var", "an absolute path"),
         ("nested", "maybe", "refuse or include"),
         ("previous versions", "perhaps", "yes or no"),
+        ("previous versions limit", "all", "0 for none"),
+        ("previous versions limit", "-1", "0 for none"),
     ],
 )
 def test_wrong_values(option: str, text: str, wanted: str) -> None:
