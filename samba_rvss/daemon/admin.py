@@ -20,6 +20,7 @@ from samba_rvss.daemon.notifier import Notifier
 from samba_rvss.daemon.requests import Requests
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.sockets import log_request, receive
+from samba_rvss.daemon.versions import Versions
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate, Finding
 from samba_rvss.kernel.processes import Peer
@@ -41,6 +42,7 @@ async def serve(
     runner: Runner,
     access: Access,
     notifier: Notifier,
+    versions: Versions,
 ) -> None:
     """Answer one request of an administrator, and close its connection."""
     started = time.monotonic()
@@ -60,7 +62,7 @@ async def serve(
             await requests.refresh()
             line = await _adopt(connection, requests, request)
         elif verb == "status":
-            line = await _tell(connection, requests, runner, access, notifier)
+            line = await _tell(connection, requests, runner, access, notifier, versions)
         elif verb == "notify":
             line = await notifier.try_out()
         elif verb in ("pruned", "unpruned"):
@@ -208,6 +210,7 @@ async def _tell(
     runner: Runner,
     access: Access,
     notifier: Notifier,
+    versions: Versions,
 ) -> str:
     """Send what only the daemon knows; return the line of the result."""
     last = runner.last
@@ -218,8 +221,8 @@ async def _tell(
         failed=_some(last.failed) if last else (),
         unsealed=_some(runner.delayed),
         refused=_some(requests.refused),
-        late=_some((*requests.late, *runner.late())),
-        lacking=_some((*access.lacking, *await requests.lacking())),
+        late=_some((*requests.late, *runner.late(), *versions.late)),
+        lacking=_some((*access.lacking, *await requests.lacking(), *versions.lacking)),
         unnotified=_some(notifier.wrong),
     )
     await _send(connection, wire.encode_part(presence))

@@ -59,6 +59,7 @@ def take(
     cleanup.callback(ledger.close)
     mounts = Mounts(config.run_directory)
     mounts.prepare(cleanup)
+    mounts.take_over([copy.previous_path for copy in ledger.backups()])
     ours = identity.make(config)
     if not (ours.machine or ours.name):
         _logger.warning(

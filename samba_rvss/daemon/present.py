@@ -8,6 +8,7 @@ and the one before stays in force.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from samba_rvss.copies import advice
@@ -45,10 +46,15 @@ class Present:
         self._samba = samba
         self._signature = signature
         self._reading = asyncio.Lock()
+        self._changed: tuple[Callable[[], None], ...] = ()
 
     def __call__(self) -> Instance:
         """Return the instance as it is now."""
         return self._instance
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Have a function called, in the event loop, whenever the instance has changed."""
+        self._changed = (*self._changed, changed)
 
     def expire(self) -> None:
         """Have the next `refresh` read everything again, changed or not."""
@@ -87,3 +93,5 @@ class Present:
         self._instance = replace(self._instance, config=config)
         self._signature = await in_thread(conf.signature_of_read, config, began)
         await in_thread(holding.make_previous, self._instance)
+        for changed in self._changed:
+            changed()

@@ -28,7 +28,9 @@ from samba_rvss.daemon.rescue import Rescue
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.tasks import Tasks, Threads, in_thread
 from samba_rvss.daemon.turns import Turns
+from samba_rvss.daemon.versions import Versions
 from samba_rvss.daemon.watcher import Watcher
+from samba_rvss.kernel import processes
 from samba_rvss.model import Phase
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
@@ -71,6 +73,7 @@ class Daemon:
             RvssError: CONFIG, STATE or SYSTEM if it cannot start.
         """
         loop = asyncio.get_running_loop()
+        processes.lead()  # see `kernel.autofs`
         loop.set_default_executor(Threads())
         os.umask(0o077)
         with ExitStack() as cleanup:
@@ -96,6 +99,9 @@ class Daemon:
             notifier = Notifier(present, self._configfile, self._judge, signs)
             there = await in_thread(arrivals.volumes, present())
             await self._begin(present, watcher, runner)
+            versions = Versions(present)
+            cleanup.callback(versions.close)
+            present.on_change(versions.wake)
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup, requests)
             config = present().config
             for_hooks, for_admins = await in_thread(sockets.listen, config, cleanup)
@@ -105,13 +111,19 @@ class Daemon:
             access = cleanup.enter_context(Access(config.run_directory))
             serve_hook = partial(hook.serve, requests=requests)
             serve_admin = partial(
-                admin.serve, requests=requests, runner=runner, access=access, notifier=notifier
+                admin.serve,
+                requests=requests,
+                runner=runner,
+                access=access,
+                notifier=notifier,
+                versions=versions,
             )
             tasks = [
                 asyncio.ensure_future(watcher.run()),
                 asyncio.ensure_future(runner.run()),
                 asyncio.ensure_future(rescue.run()),
                 asyncio.ensure_future(notifier.run()),
+                asyncio.ensure_future(versions.run()),
                 asyncio.ensure_future(door.run(for_hooks, access, serve_hook)),
                 asyncio.ensure_future(door.run(for_admins, sockets.RootOnly(), serve_admin)),
                 asyncio.ensure_future(arrivals.follow(present, runner, there)),

@@ -45,7 +45,7 @@ class Ledger:
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         self._file = File(path, read_only=read_only)
-        self._heard: Callable[[Event], None] = lambda event: None
+        self._listeners: tuple[Callable[[Event], None], ...] = ()
         self._told: list[Event] = []  # of the transaction that goes on
         if self._file.set_aside:
             detail = f"the ledger was damaged; what it was is {self._file.set_aside}"
@@ -58,7 +58,7 @@ class Ledger:
         Args:
             heard: must not wait, nor raise anything.
         """
-        self._heard = heard
+        self._listeners = (*self._listeners, heard)
 
     def close(self) -> None:
         """Close the file."""
@@ -335,7 +335,8 @@ class Ledger:
             self._told = events = list[Event]()
             yield database
         for event in events:
-            self._heard(event)
+            for heard in self._listeners:
+                heard(event)
 
     def _first(self, condition: str, value: str) -> ShadowCopy | None:
         found = self._some(condition, value)

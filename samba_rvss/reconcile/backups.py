@@ -94,5 +94,7 @@ def judge_present(seen: Observation, draft: Draft, copy: ShadowCopy, image: Imag
 
 def _is_shown(seen: Observation, copy: ShadowCopy) -> bool:
     """Return whether something of the shadow copy that it was is left."""
-    mounted = bool((seen.mounts or frozenset()) & set(copy.paths))
+    # Where backups are mounted on demand, it is one as a backup.
+    paths = {copy.path} if seen.is_on_demand(copy) else set(copy.paths)
+    mounted = bool((seen.mounts or frozenset()) & paths)
     return mounted or copy.path in (seen.shares or {}).values()

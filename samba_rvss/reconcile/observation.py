@@ -5,6 +5,7 @@ Nothing here changes anything or takes the ledger's write lock.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,7 @@ class Observation:
         inventory: the images.
         mounts: paths of recovery mounts.
         opened: paths of those of them that are open for writing.
+        on_demand: the directories of Previous Versions in which backups are mounted on demand.
         directories: paths of everything at a place where a recovery mount could be.
         samba: srv_fss.tdb; a copy that is absent here has been seen absent twice.
         unproven: ids of copies that have been seen absent once only.
@@ -100,6 +102,7 @@ class Observation:
     changing: frozenset[str] = frozenset()
     mounts: frozenset[str] | None = frozenset()
     opened: frozenset[str] | None = None
+    on_demand: frozenset[str] = frozenset()
     directories: frozenset[str] | None = frozenset()
     samba: SambaState | None = None
     unproven: frozenset[str] = frozenset()
@@ -117,6 +120,10 @@ class Observation:
     findings: Mapping[str, Moment] = field(default_factory=dict)
     starting: bool = False
     problems: tuple[str, ...] = ()
+
+    def is_on_demand(self, copy: ShadowCopy) -> bool:
+        """Return whether a backup is mounted in Previous Versions when somebody looks into it."""
+        return os.path.dirname(copy.previous_path) in self.on_demand
 
     def may_have_image(self, path: str) -> bool:
         """Return whether a path may be that of an image that cannot be listed now."""
@@ -195,6 +202,9 @@ def observe(sources: Sources) -> Observation:
     )
     mounts = looker.look("the mounts", lambda: frozenset(instance.mounts.listing()))
     opened = looker.look("which mounts are open", lambda: frozenset(instance.mounts.opened()))
+    on_demand = looker.look(
+        "what is mounted on demand", lambda: frozenset(instance.mounts.on_demand())
+    )
     directories = looker.look(
         "the mounts' directories", lambda: frozenset(instance.mounts.directories())
     )
@@ -281,6 +291,7 @@ def observe(sources: Sources) -> Observation:
         inventory=inventory,
         mounts=mounts,
         opened=opened,
+        on_demand=on_demand or frozenset(),
         directories=directories,
         samba=samba,
         unproven=unproven,

@@ -25,6 +25,7 @@ def judge(seen: Observation, draft: Draft) -> None:
 def _judge_mounts(seen: Observation, draft: Draft) -> None:
     """Judge mounts and directories; those named after an image that stays, stay."""
     accounted = {path for copy in seen.copies for path in (copy.path, copy.previous_path)}
+    accounted |= {copy.previous_path for copy in seen.backups if seen.is_on_demand(copy)}
     for path in sorted((seen.mounts or frozenset()) | (seen.directories or frozenset())):
         if path in accounted or image_of(path) in draft.staying:
             continue

@@ -282,3 +282,16 @@ def test_what_is_to_be_kept_ends_as_a_backup(keep: Keep, state: SetState, kept: 
         shares={share_of(COPY_ID): path_of("a")},
     )
     assert acts(found) == [KeepAction if kept else Delete]
+
+
+def test_mounted_on_demand_is_no_remnant() -> None:
+    directory = "/run/samba-rvss/previous/vms"
+    copy = replace(BACKUP, previous_path=f"{directory}/@GMT-2024.02.29-23.59.59")
+    looked_into = seen(copy, mounts=frozenset({copy.previous_path}))
+    assert plan(replace(looked_into, on_demand=frozenset({directory}))).actions == ()
+    # Elsewhere it is what the shadow copy has left that it was.
+    assert Finish in [type(action) for action in plan(looked_into).actions]
+    # What no backup has there is nobody's.
+    stray = seen(replace(copy, previous_path=""), mounts=frozenset({copy.previous_path}))
+    stray = replace(stray, on_demand=frozenset({directory}))
+    assert [type(action) for action in plan(stray).actions] == [Unmount]

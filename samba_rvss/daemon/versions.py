@@ -1,0 +1,197 @@
+"""Backups in Previous Versions: which are shown follows the ledger; each is mounted on demand.
+
+Place: beside `requests`; `copies.versions` says what is shown, and `mounts.demand` how. Contract:
+whoever looks into a backup gets an answer within a time limit: the backup, or that there is none.
+The loop waits for no file system. Nothing runs while no backup is shown.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+from samba_rvss.copies import versions
+from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon.looks import Looks
+from samba_rvss.daemon.tasks import Tasks, in_thread
+from samba_rvss.errors import RvssError
+from samba_rvss.kernel import files
+from samba_rvss.kernel.autofs import Asked
+from samba_rvss.model import Event, Phase, ShadowCopy
+
+_logger = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 10.0
+_SETTLE_SECONDS = 0.2
+_AGAIN_SECONDS = 1.0  # after which a name may have become free
+_EXPIRE_SECONDS = 60.0
+
+
+class Versions:
+    """The backups of one instance in Previous Versions.
+
+    Args:
+        present: returns the instance as it is now.
+
+    Attributes:
+        lacking: a sentence on each share whose backups cannot be shown.
+
+    The owner starts `run` as a task and cancels it, and calls `close` in the end: directories are
+    as without backups then.
+    """
+
+    def __init__(self, present: Callable[[], Instance]) -> None:
+        self._present = present
+        self._demand = present().mounts.demand
+        self._looks = Looks()
+        self._tasks = Tasks()
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+        self._woken.set()
+        self._asked = -1
+        self._copies: dict[str, ShadowCopy] = {}
+        self._expired = time.monotonic()
+        self.lacking: tuple[str, ...] = ()
+        present().ledger.listen(self._hear)
+
+    def wake(self) -> None:
+        """Have it looked at soon what is to be shown."""
+        self._woken.set()
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """A sentence on each share whose backups have been waited for without an answer."""
+        return self._looks.late()
+
+    async def run(self) -> None:
+        """Show what is to be shown until cancelled."""
+        while True:
+            await self._woken.wait()
+            await asyncio.sleep(_SETTLE_SECONDS)
+            self._woken.clear()
+            again = True
+            try:
+                again = await self._refresh()
+                await self._expire()
+            except (RvssError, OSError):
+                _logger.exception("which backups are in Previous Versions cannot be told")
+            if again or self._demand.covered:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_AGAIN_SECONDS if again else _EXPIRE_SECONDS):
+                        await self._woken.wait()
+                self._woken.set()
+
+    def close(self) -> None:
+        """Take all of it away; whoever waits hears that there is nothing."""
+        if self._asked >= 0:
+            self._loop.remove_reader(self._asked)
+            self._asked = -1
+            try:
+                self._demand.close()
+            except OSError:
+                _logger.exception("backups stay in Previous Versions, and cannot be read there")
+
+    def _hear(self, event: Event) -> None:
+        """Hear of an event of the ledger, from whichever thread has written it."""
+        if event.what != versions.RECORDED:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._woken.set)
+
+    # what is shown
+
+    async def _refresh(self) -> bool:
+        """Show what is to be shown; return whether something has to be tried again soon."""
+        instance = self._present()
+        showing = any(share.previous_versions for share in instance.config.shares)
+        if not showing and not self._demand.covered:
+            self._lack(())
+            return False
+        found = await in_thread(_found, instance)
+        wanted = [of for of in found if of.backups]
+        self._copies = {copy.id: copy for of in wanted for copy in of.backups.values()}
+        if wanted and self._asked < 0:
+            self._asked = self._demand.open()
+            self._loop.add_reader(self._asked, self._on_asked)
+        lacking, again = await in_thread(_show, instance, wanted)
+        self._lack(lacking)
+        return again
+
+    def _lack(self, lacking: tuple[str, ...]) -> None:
+        for sentence in lacking:
+            if sentence not in self.lacking:
+                _logger.warning("%s", sentence)
+        self.lacking = lacking
+
+    async def _expire(self) -> None:
+        present = time.monotonic()
+        if self._demand.covered and present - self._expired >= _EXPIRE_SECONDS:
+            self._expired = present
+            await in_thread(self._demand.expire)
+
+    # who looks into one
+
+    def _on_asked(self) -> None:
+        for asked in self._demand.asked():
+            copy = self._copies.get(self._demand.image(asked))
+            if not asked.missing:
+                self._tasks.start(self._answer(asked, in_thread(self._demand.release, asked)))
+            elif copy is None:
+                self._demand.answer(asked, done=False)
+            else:
+                attach = partial(_attach, self._present(), asked, copy)
+                end = time.monotonic() + _ANSWER_SECONDS
+                look = self._looks.look(copy.share_path, attach, end)
+                self._tasks.start(self._answer(asked, look))
+
+    async def _answer(self, asked: Asked, doing: Awaitable[bool]) -> None:
+        done = False
+        try:
+            done = await doing
+        except (RvssError, OSError) as exc:
+            _logger.warning("%s in Previous Versions cannot be read: %s", asked.name, exc)
+        finally:
+            self._demand.answer(asked, done=done)
+
+
+def _found(instance: Instance) -> tuple[versions.Shown, ...]:
+    config, ledger = instance.config, instance.ledger
+    found = versions.shown(config.run_directory, config.shares, ledger.copies(), ledger.backups())
+    versions.record(instance, found)
+    return found
+
+
+def _show(instance: Instance, wanted: list[versions.Shown]) -> tuple[tuple[str, ...], bool]:
+    """Show some backups and no others; return what is lacking, and whether to try again soon."""
+    demand, lacking, again = instance.mounts.demand, [], False
+    for path in set(demand.covered) - {of.directory for of in wanted}:
+        demand.uncover(path)
+    for of in wanted:
+        try:
+            demand.cover(of.directory)
+        except RvssError as exc:
+            lacking.append(f"[{of.share}] shows no backups in Previous Versions: {exc.line()}")
+            continue
+        images = {name: copy.id for name, copy in of.backups.items()}
+        again |= bool(demand.show(of.directory, images))
+    return tuple(lacking), again
+
+
+def _attach(instance: Instance, asked: Asked, copy: ShadowCopy) -> bool:
+    """Mount a backup that somebody looks into, if it is one still; return whether it is there.
+
+    Raises:
+        RvssError: as `samba_rvss.providers.Provider.open`.
+        OSError: if it cannot be mounted.
+    """
+
+    def is_kept() -> bool:
+        current = instance.ledger.get(copy.id)
+        return current is not None and current.phase is Phase.KEPT
+
+    if not is_kept():
+        return False
+    parts = instance.provider(copy.volume).open(copy.volume, copy.id)
+    with files.all_opened(fd for _, fd in parts):
+        return instance.mounts.demand.attach(asked, parts, is_kept)

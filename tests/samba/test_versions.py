@@ -1,0 +1,118 @@
+"""Backups in Previous Versions, as clients see them."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss.kernel import autofs, files
+from samba_rvss.model import Phase
+from samba_rvss.run import run
+from samba_rvss.testing.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.samba.conftest import Rig
+
+_LISTED = re.compile(r"^@GMT-\S+$", re.MULTILINE)
+
+
+def _listed(rig: "Rig") -> list[str]:
+    """Return the versions that a client is told of, the newest first."""
+    words = ["smbclient", f"//{rig.samba.address}/vms", "-U"]
+    user = f"{rig.operator.name}%{rig.operator.password}"
+    return _LISTED.findall(run([*words, user, "-c", "allinfo data"], timeout=60))
+
+
+def _wait_for(rig: "Rig", *names: str) -> None:
+    wait_until(f"{names} are listed", lambda: _listed(rig) == list(names), 60, pause=0.2)
+
+
+def test_backups_are_previous_versions(rig: "Rig") -> None:
+    from samba_rvss.testing.smbclient import SmbError
+
+    volume = rig.volume()
+    options = rig.previous_options("vms", volume) | {"rvss:keep": "yes"}
+    rig.share("vms", volume, options)
+    rig.start()
+    directory = rig.daemon.run_directory / "previous" / "vms"
+
+    def mounted() -> list[str]:
+        return [path for path in rig.mounts() if path.startswith(f"{directory}/")]
+
+    with rig.client() as client, rig.session("vms") as session:
+        names = []
+        for text in (b"first", b"second"):
+            (volume / "data").write_bytes(text)
+            taken = rig.expose(client, "vms")
+            taken.complete()
+            (copy,) = rig.wait_for_phase(Phase.SEALED)
+            names.append(Path(copy.previous_path).name)
+            taken.delete()
+        # The client has deleted them: they are still there, and nothing is mounted for that.
+        (volume / "data").write_bytes(b"now")
+        first, second = names
+        wait_until("both are there", lambda: sorted(os.listdir(directory)) == names, 60)
+        assert mounted() == []
+        assert session.read(f"{first}\\data") == b"first"
+        assert mounted() == [str(directory / first)]
+        _wait_for(rig, second, first)
+        assert session.read(f"{second}\\data") == b"second"
+        with pytest.raises(SmbError):
+            session.write(f"{first}\\data", b"")
+        with pytest.raises(SmbError):
+            session.remove(f"{first}\\data")
+        assert rig.command("reconcile", "--dry-run").returncode == 0
+        # What nobody uses any more is unmounted, and is there again for who looks.
+        with files.opened(os.open(directory, files.DIRECTORY)) as root:
+            while autofs.expire(root, at_once=True):
+                pass
+        assert mounted() == []
+        # A shadow copy is beside them.
+        taken = rig.expose(client, "vms")
+        (copy,) = rig.wait_for_phase(Phase.OPEN)
+        assert mounted() == [copy.previous_path]
+        assert session.read(f"{first}\\data") == b"first"
+        # Killed, and started again.
+        rig.daemon.kill()
+        with pytest.raises(SmbError):
+            session.read(f"{second}\\data")
+        third = Path(copy.previous_path).name
+        assert session.read(f"{third}\\data") == b"now"
+        rig.daemon.start()
+        assert session.read(f"{third}\\data") == b"now"
+        _wait_for(rig, third, second, first)
+        assert session.read(f"{first}\\data") == b"first"
+        taken.complete()
+        rig.wait_for_phase(Phase.SEALED)
+        # Whoever looks into one keeps nobody from deleting it, and sees that it has gone.
+        with session.open(f"{first}\\data"):
+            done = rig.command("delete", *(c for c in _backups(rig)[:1]))
+            assert done.returncode == 0, done.stderr
+        with pytest.raises(SmbError):
+            session.read(f"{first}\\data")
+        _wait_for(rig, third, second)
+        # No more than the newest, also of both together.
+        rig.share("vms", volume, options | {"rvss:previous versions limit": "1"})
+        assert rig.command("reconcile").returncode == 0
+        _wait_for(rig, third)
+        assert session.read(f"{third}\\data") == b"now"
+        rig.share("vms", volume, options)
+        assert rig.command("reconcile").returncode == 0
+        _wait_for(rig, third, second)
+    rig.daemon.stop()
+    assert sorted(os.listdir(directory)) == [third]
+    assert mounted() == [copy.previous_path]
+
+
+def _backups(rig: "Rig") -> list[str]:
+    """Return the ids of the backups, the oldest first."""
+    from samba_rvss.ledger import Ledger
+
+    path = rig.daemon.state_directory / "ledger.db"
+    ledger = Ledger(str(path), read_only=True)
+    try:
+        return [copy.id for copy in ledger.backups()]
+    finally:
+        ledger.close()
