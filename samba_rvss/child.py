@@ -36,6 +36,42 @@ def _installed() -> tuple[int, int]:
 _VERSION = _installed()
 
 
+def start(
+    function: Callable[..., None], *args: float, fd: int
+) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+    """Start a process that runs one function; return it, and our end of a socket pair.
+
+    Args:
+        function: of a module; it gets its end of the socket pair, the numbers and the descriptor.
+        args: the numbers.
+        fd: a descriptor that the process gets besides; it stays the caller's.
+
+    Raises:
+        ToolError: if it cannot be started.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        given = ", ".join(map(repr, (theirs.fileno(), *args, fd)))
+        try:
+            return _run(function.__module__, function.__name__, given, (theirs.fileno(), fd)), ours
+        except OSError as exc:
+            ours.close()
+            raise not_started([sys.executable], exc) from exc
+
+
+def _run(module: str, name: str, given: str, fds: tuple[int, ...]) -> "subprocess.Popen[bytes]":
+    code = (
+        f"import sys; sys.path.insert(0, {_ROOT!r}); from {module} import {name}; {name}({given})"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=fds,
+        env=environment(),
+    )
+
+
 class Child(Closing):
     """A process that calls functions for its owner, who has to close it.
 
@@ -54,19 +90,10 @@ class Child(Closing):
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        code = (
-            f"import sys; sys.path.insert(0, {_ROOT!r}); "
-            f"from samba_rvss.child import serve; serve({theirs.fileno()}, {_VERSION!r})"
-        )
+        fd = theirs.fileno()
         self._pipe = Connection(ours.detach())
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env=environment(),
-            )
+            self._process = _run("samba_rvss.child", "serve", f"{fd}, {_VERSION!r}", (fd,))
         except OSError:
             self._pipe.close()
             raise

@@ -9,6 +9,7 @@
     runner      when to reconcile; fates: what becomes of what does not end
     requests    what clients and administrators ask for; deletions and adoptions: theirs
     sockets     listening and admitting; hook, admin: answering on one of the two sockets each
+    versions    backups in Previous Versions; keeper: a process that answers when we do not
     boot        reconciling without a daemon, before smbd starts
 
 Contract: the event loop never reads the ledger or a file (but /proc, to admit a caller), and never

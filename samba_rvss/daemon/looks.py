@@ -5,6 +5,7 @@ of one share there are few at a time, so that a dead file system takes no thread
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -52,6 +53,11 @@ class Looks:
         if not task.done():
             raise too_late(f"the file system of {path}")
         return task.result()
+
+    def is_silent(self, path: str, seconds: float) -> bool:
+        """Return whether a share has not answered for so many seconds, nor yet."""
+        since = min(self._since.get(path, {}).values(), default=math.inf)
+        return time.monotonic() - since >= seconds
 
     def late(self, longest: float = _LONG) -> tuple[str, ...]:
         """Return a sentence on each share that has not answered for so many seconds, nor yet."""

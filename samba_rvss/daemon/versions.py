@@ -7,6 +7,7 @@ The loop waits for no file system. Nothing runs while no backup is shown.
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -14,16 +15,18 @@ from functools import partial
 
 from samba_rvss.copies import versions
 from samba_rvss.copies.instance import Instance
+from samba_rvss.daemon.keeper import Keeper
 from samba_rvss.daemon.looks import Looks
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.errors import RvssError
-from samba_rvss.kernel import files
+from samba_rvss.kernel import autofs, files
 from samba_rvss.kernel.autofs import Asked
 from samba_rvss.model import Event, Phase, ShadowCopy
 
 _logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 10.0
+_GRACE_SECONDS = 1.0  # after which somebody else answers
 _SETTLE_SECONDS = 0.2
 _AGAIN_SECONDS = 1.0  # after which a name may have become free
 _EXPIRE_SECONDS = 60.0
@@ -50,7 +53,8 @@ class Versions:
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._woken.set()
-        self._asked = -1
+        self._keeper: Keeper | None = None
+        self._lost = False  # whether that has ended
         self._copies: dict[str, ShadowCopy] = {}
         self._expired = time.monotonic()
         self.lacking: tuple[str, ...] = ()
@@ -75,7 +79,7 @@ class Versions:
             try:
                 again = await self._refresh()
                 await self._expire()
-            except (RvssError, OSError):
+            except Exception:  # whatever it is, the next look may see more
                 _logger.exception("which backups are in Previous Versions cannot be told")
             if again or self._demand.covered:
                 with suppress(TimeoutError):
@@ -85,9 +89,13 @@ class Versions:
 
     def close(self) -> None:
         """Take all of it away; whoever waits hears that there is nothing."""
-        if self._asked >= 0:
-            self._loop.remove_reader(self._asked)
-            self._asked = -1
+        if self._keeper is not None:
+            self._loop.remove_reader(self._keeper.fileno())
+            self._end(self._keeper)
+
+    def _end(self, keeper: Keeper) -> None:
+        self._keeper, self._lost = None, False
+        with keeper:
             try:
                 self._demand.close()
             except OSError:
@@ -103,6 +111,8 @@ class Versions:
 
     async def _refresh(self) -> bool:
         """Show what is to be shown; return whether something has to be tried again soon."""
+        if self._keeper is not None and self._lost:
+            await in_thread(self._end, self._keeper)
         instance = self._present()
         showing = any(share.previous_versions for share in instance.config.shares)
         if not showing and not self._demand.covered:
@@ -111,9 +121,15 @@ class Versions:
         found = await in_thread(_found, instance)
         wanted = [of for of in found if of.backups]
         self._copies = {copy.id: copy for of in wanted for copy in of.backups.values()}
-        if wanted and self._asked < 0:
-            self._asked = self._demand.open()
-            self._loop.add_reader(self._asked, self._on_asked)
+        if wanted and self._keeper is None:
+            questions, theirs = autofs.pipe()
+            try:
+                self._keeper = await in_thread(Keeper, questions, _ANSWER_SECONDS + _GRACE_SECONDS)
+            except BaseException:
+                os.close(theirs)
+                raise
+            self._demand.open(self._keeper.fileno(), theirs, self._keeper)
+            self._loop.add_reader(self._keeper.fileno(), self._on_asked)
         lacking, again = await in_thread(_show, instance, wanted)
         self._lack(lacking)
         return again
@@ -133,11 +149,20 @@ class Versions:
     # who looks into one
 
     def _on_asked(self) -> None:
-        for asked in self._demand.asked():
+        try:
+            questions = self._demand.asked()
+        except EOFError:
+            _logger.error("the process has ended that hands on what clients ask of backups")
+            if self._keeper is not None:
+                self._lost = True
+                self._loop.remove_reader(self._keeper.fileno())
+            self.wake()
+            return
+        for asked in questions:
             copy = self._copies.get(self._demand.image(asked))
             if not asked.missing:
                 self._tasks.start(self._answer(asked, in_thread(self._demand.release, asked)))
-            elif copy is None:
+            elif copy is None or self._looks.is_silent(copy.share_path, _ANSWER_SECONDS):
                 self._demand.answer(asked, done=False)
             else:
                 attach = partial(_attach, self._present(), asked, copy)

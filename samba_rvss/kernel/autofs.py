@@ -117,20 +117,30 @@ def device(root: int) -> int:
     return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
 
 
-def asked(ours: int) -> Iterator[Asked]:
-    """Yield what has been asked, from our end of a pipe, until there is no more."""
+def questions(ours: int) -> Iterator[tuple[bytes, Asked]]:
+    """Yield what has been asked, as it came and in words, until there is no more.
+
+    Args:
+        ours: our end of a pipe, or of a socket through which somebody hands on what came to him.
+
+    Raises:
+        EOFError: nobody asks any more.
+    """
     while True:
         try:
             data = os.read(ours, _LARGEST)  # one packet each (pipe(2), O_DIRECT)
         except BlockingIOError:
             return
-        if len(data) < _PACKET.size:
-            return
+        if not data:
+            raise EOFError("nobody asks any more")
         _, kind, token, device, _, _, _, pid, _, length = _PACKET.unpack_from(data)
         if kind in (_MISSING, _EXPIRED):
             name = os.fsdecode(data[_PACKET.size : _PACKET.size + length])
-            yield Asked(
-                token=token, device=device, name=name, missing=kind == _MISSING, pid=max(0, pid)
+            yield (
+                data,
+                Asked(
+                    token=token, device=device, name=name, missing=kind == _MISSING, pid=max(0, pid)
+                ),
             )
 
 

@@ -4,6 +4,7 @@
     places        the paths of recovery mounts, and which of a mount table's are such
     directories   those that they are mounted on, and the gates before them
     previous      the directories of Previous Versions
+    demand        backups there, mounted when somebody looks into them
     sharing       the run directory, a shared mount
     tree          an image's parts, put together
     alone         file systems that nothing else keeps in use

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import RLock
+from typing import Protocol
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable
@@ -25,6 +26,19 @@ from samba_rvss.mounts.layers import NOT_MOUNTED
 IDLE_SECONDS = 300
 """After so long a backup that nobody uses is unmounted."""
 _ENTRY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Keeper(Protocol):
+    """Who answers questions in our owner's place, when he does not."""
+
+    def add(self, root: int) -> None:
+        """Answer for a mount, too."""
+
+    def drop(self, root: int) -> None:
+        """Answer no more for a mount."""
+
+    def done(self, asked: Asked) -> None:
+        """Hear that a question has been answered."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,28 +60,33 @@ class Demand:
     def __init__(self, run: str, lock: RLock) -> None:
         self._run = run
         self._lock = lock
-        self._ours = self._theirs = -1
+        self._asked = self._theirs = -1
+        self._keeper: Keeper | None = None
         self._covered: dict[str, _Covered] = {}
 
-    def open(self) -> int:
-        """Begin; return a descriptor that can be read when something is asked for."""
-        self._ours, self._theirs = autofs.pipe()
-        return self._ours
+    def open(self, asked: int, theirs: int, keeper: Keeper | None = None) -> None:
+        """Begin.
+
+        Args:
+            asked: where questions are read from; it stays the caller's.
+            theirs: the end of the pipe that is the kernel's; it is ours from now on.
+            keeper: who is to answer those questions that our owner does not.
+        """
+        self._asked, self._theirs, self._keeper = asked, theirs, keeper
 
     def close(self) -> None:
         """End: directories are plain again, with the mounts of shadow copies in them."""
         with ExitStack() as undo:
-            for fd in (self._ours, self._theirs):
-                if fd >= 0:
-                    undo.callback(os.close, fd)
-            self._ours = self._theirs = -1
+            if self._theirs >= 0:
+                undo.callback(os.close, self._theirs)
+            self._asked = self._theirs = -1
             for path in self.covered:
                 undo.callback(self.uncover, path)
 
     def abandon(self) -> tuple[int, ...]:
         """Forget everything, as whoever is killed does; return the descriptors, for a test."""
-        fds = (self._ours, self._theirs, *(covered.root for covered in self._covered.values()))
-        self._ours = self._theirs = -1
+        fds = (self._theirs, *(covered.root for covered in self._covered.values()))
+        self._asked = self._theirs = -1
         self._covered.clear()
         return fds
 
@@ -116,6 +135,8 @@ class Demand:
             names = os.listdir(path)
             for name in names:
                 os.mkdir(name, 0o700, dir_fd=root)
+            if self._keeper is not None:
+                self._keeper.add(root)
             with _clones(path, names) as clones:
                 for name in names:
                     _remove(f"{path}/{name}")
@@ -135,6 +156,8 @@ class Demand:
         with self._lock:
             covered = self._covered.pop(path)
             with files.opened(covered.root):
+                if self._keeper is not None:
+                    self._keeper.drop(covered.root)
                 _uncover(self._run, path, covered.root, covered.images)
 
     def give(self, path: str, gates: Sequence[way.Gate]) -> bool:
@@ -175,22 +198,29 @@ class Demand:
             covered = self._covered.get(path)
             if covered is None:
                 return frozenset()
+            there = set(os.listdir(covered.root))
             for name, image in tuple(covered.images.items()):
-                if images.get(name) != image:
+                if images.get(name) != image or name not in there:
                     del covered.images[name]
                     _remove(f"{path}/{name}")
             for name in sorted(images.keys() - covered.images.keys()):
-                with suppress(FileExistsError):
-                    # Nobody's: only what is mounted there is for clients.
-                    os.mkdir(name, 0, dir_fd=covered.root)
-                    covered.images[name] = images[name]
+                if mounttable.is_mount_root(f"{path}/{name}"):
+                    continue
+                _remove(f"{path}/{name}")  # an empty one may be left of the shadow copy
+                # Nobody's: only what is mounted there is for clients.
+                os.mkdir(name, 0, dir_fd=covered.root)
+                covered.images[name] = images[name]
             return frozenset(images.keys() - covered.images.keys())
 
     # questions
 
     def asked(self) -> list[Asked]:
-        """Return what has been asked for since; each has to be answered. Never waits."""
-        return list(autofs.asked(self._ours))
+        """Return what has been asked for since; each has to be answered. Never waits.
+
+        Raises:
+            EOFError: nobody asks any more.
+        """
+        return [asked for _, asked in autofs.questions(self._asked)]
 
     def image(self, asked: Asked) -> str:
         """Return the id of the image that is asked for; empty if there is none."""
@@ -203,6 +233,8 @@ class Demand:
         if covered is not None:
             with suppress(OSError):  # nobody waits for it any more
                 autofs.answer(covered.root, asked.token, done=done)
+        if self._keeper is not None:
+            self._keeper.done(asked)
 
     def _find(self, asked: Asked) -> tuple[str, _Covered | None]:
         for path, covered in tuple(self._covered.items()):

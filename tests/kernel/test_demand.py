@@ -1,6 +1,7 @@
 """Backups that are mounted when somebody looks into them, with the kernel's own autofs."""
 
 import os
+import select
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from samba_rvss.daemon.keeper import Keeper
 from samba_rvss.errors import RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable, processes
 from samba_rvss.mounts import Mounts, demand, way
@@ -65,7 +67,9 @@ class Bench:
 
     def serve(self, undo: ExitStack) -> None:
         """Answer in a thread of its own until the end."""
-        fd = self.mounts.demand.open()
+        fd, theirs = autofs.pipe()
+        undo.callback(os.close, fd)
+        self.mounts.demand.open(fd, theirs)
         undo.callback(self.mounts.demand.close)
         end, ended = os.pipe()
         thread = threading.Thread(target=self._serve, args=(fd, end))
@@ -75,8 +79,6 @@ class Bench:
         undo.callback(os.close, ended)
 
     def _serve(self, fd: int, end: int) -> None:
-        import select
-
         while end not in select.select([fd, end], [], [])[0]:
             for question in self.mounts.demand.asked():
                 self.asked.append((question.name, question.missing))
@@ -256,3 +258,34 @@ def test_an_acl_on_the_way(bench: Bench) -> None:
         assert (done.returncode == 0) == passes
     with pytest.raises(RvssError, match="ACL"):
         bench.mounts.demand.cover(path)
+
+
+def test_an_owner_who_does_not_answer(rig_directory: Path) -> None:
+    processes.lead()
+    with ExitStack() as undo:
+        bench = Bench(rig_directory, undo)
+        live = bench.live()
+        fd, theirs = autofs.pipe()
+        keeper = undo.enter_context(Keeper(fd, 0.1))
+        bench.mounts.demand.open(keeper.fileno(), theirs, keeper)
+        undo.callback(bench.mounts.demand.close)
+        bench.mounts.demand.cover(str(bench.path))
+        bench.mounts.demand.show(str(bench.path), dict.fromkeys(NAMES, "an id"))
+        words = ("cat", str(bench.path / NAMES[0] / "file"))
+        for name in NAMES[:3]:  # only for the first one has it to be seen that he does not
+            assert "No such file" in run("cat", str(bench.path / name / "file")).stderr
+        assert (live / "file").read_text() == "old"
+        # He comes back: what he had not answered is over, and the next question is a new one.
+        stale = bench.mounts.demand.asked()
+        assert [question.name for question in stale] == [NAMES[0]]
+        bench.mounts.demand.answer(stale[0], done=True)
+        # He ends while somebody waits: nobody is asked any more.
+        waiting = subprocess.Popen(
+            words, stderr=subprocess.DEVNULL, process_group=0, user=1000, group=1000
+        )
+        assert select.select([keeper.fileno()], [], [], 60)[0]
+        with open(os.devnull) as null:
+            os.dup2(null.fileno(), keeper.fileno())
+        assert waiting.wait(60)
+        assert run(*words, user=1000, group=1000, extra_groups=[]).returncode
+        assert (live / "file").read_text() == "old"
