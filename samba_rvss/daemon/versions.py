@@ -10,8 +10,10 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 from samba_rvss.copies import versions
 from samba_rvss.copies.instance import Instance
@@ -22,6 +24,8 @@ from samba_rvss.errors import RvssError
 from samba_rvss.kernel import autofs, files
 from samba_rvss.kernel.autofs import Asked
 from samba_rvss.model import Event, Phase, ShadowCopy
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class Versions:
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._woken.set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="previous")
         self._keeper: Keeper | None = None
         self._lost = False  # whether that has ended
         self._copies: dict[str, ShadowCopy] = {}
@@ -89,6 +94,7 @@ class Versions:
 
     def close(self) -> None:
         """Take all of it away; whoever waits hears that there is nothing."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
         if self._keeper is not None:
             self._loop.remove_reader(self._keeper.fileno())
             self._end(self._keeper)
@@ -161,9 +167,9 @@ class Versions:
         for asked in questions:
             copy = self._copies.get(self._demand.image(asked))
             if not asked.missing:
-                self._tasks.start(self._answer(asked, in_thread(self._demand.release, asked)))
+                self._tasks.start(self._answer(asked, self._in_turn(self._demand.release, asked)))
             elif copy is None or self._looks.is_silent(copy.share_path, _ANSWER_SECONDS):
-                self._demand.answer(asked, done=False)
+                self._tasks.start(self._answer(asked, self._refuse()))
             else:
                 attach = partial(_attach, self._present(), asked, copy)
                 end = time.monotonic() + _ANSWER_SECONDS
@@ -177,7 +183,14 @@ class Versions:
         except (RvssError, OSError) as exc:
             _logger.warning("%s in Previous Versions cannot be read: %s", asked.name, exc)
         finally:
-            self._demand.answer(asked, done=done)
+            await self._in_turn(partial(self._demand.answer, asked, done=done))
+
+    async def _refuse(self) -> bool:
+        return False
+
+    async def _in_turn(self, function: Callable[..., T], *args: object) -> T:
+        """Run what waits for no file system in a thread of its own: users may ask without end."""
+        return await self._loop.run_in_executor(self._thread, function, *args)
 
 
 def _found(instance: Instance) -> tuple[versions.Shown, ...]:

@@ -5,6 +5,7 @@
     directories   those that they are mounted on, and the gates before them
     previous      the directories of Previous Versions
     demand        backups there, mounted when somebody looks into them
+    covering      an autofs over a directory, and away again
     sharing       the run directory, a shared mount
     tree          an image's parts, put together
     alone         file systems that nothing else keeps in use

@@ -11,8 +11,8 @@ that no autofs can stand for, because an ACL closes it to some, stays as it is.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from threading import RLock
 from typing import Protocol
@@ -20,12 +20,10 @@ from typing import Protocol
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable
 from samba_rvss.kernel.autofs import Asked
-from samba_rvss.mounts import directories, tree, way
-from samba_rvss.mounts.layers import NOT_MOUNTED
+from samba_rvss.mounts import covering, tree, way
 
 IDLE_SECONDS = 300
 """After so long a backup that nobody uses is unmounted."""
-_ENTRY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Keeper(Protocol):
@@ -43,9 +41,18 @@ class Keeper(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class _Covered:
-    """A directory with an autofs over it: its root, and the image of each backup's name."""
+    """A directory with an autofs over it.
+
+    Attributes:
+        root: of the autofs.
+        plain: the directory that it hides.
+        device: what the kernel calls it.
+        images: the id of each backup's image by its name.
+    """
 
     root: int
+    plain: int
+    device: int
     images: dict[str, str] = field(default_factory=dict)
 
 
@@ -85,7 +92,8 @@ class Demand:
 
     def abandon(self) -> tuple[int, ...]:
         """Forget everything, as whoever is killed does; return the descriptors, for a test."""
-        fds = (self._theirs, *(covered.root for covered in self._covered.values()))
+        found = self._covered.values()
+        fds = (self._theirs, *(fd for covered in found for fd in (covered.root, covered.plain)))
         self._asked = self._theirs = -1
         self._covered.clear()
         return fds
@@ -129,23 +137,29 @@ class Demand:
 
     def _cover(self, path: str, who: way.Ownership) -> None:
         made, root = autofs.mount(self._theirs, IDLE_SECONDS)
-        with files.opened(made), ExitStack() as undo:
-            undo.callback(os.close, root)
+        with ExitStack() as closing, ExitStack() as undo:
+            closing.callback(os.close, made)
+            closing.callback(os.close, root)
             way.give(root, who)
-            names = os.listdir(path)
-            for name in names:
-                os.mkdir(name, 0o700, dir_fd=root)
+            plain = os.open(path, files.DIRECTORY)
+            undo.callback(os.close, plain)
+            names = os.listdir(plain)
             if self._keeper is not None:
                 self._keeper.add(root)
-            with _clones(path, names) as clones:
+                undo.callback(self._keeper.drop, root)
+            with (
+                covering.clones(path, names) as clones,
+                files.opened(covering.joined(made, root, clones)) as whole,
+            ):
+                mounting.move_mount(whole, path)
+            covered = _Covered(
+                root=os.open(path, files.DIRECTORY), plain=plain, device=autofs.device(root)
+            )
+            self._covered[path] = covered
+            undo.pop_all()
+            with ExitStack() as removing:
                 for name in names:
-                    _remove(f"{path}/{name}")
-                try:
-                    mounting.move_mount(made, path)
-                    undo.pop_all()
-                    self._covered[path] = _Covered(root=root)
-                finally:
-                    _put(self._run, path, clones)
+                    removing.callback(covering.remove, f"/proc/self/fd/{plain}/{name}")
 
     def uncover(self, path: str) -> None:
         """Take an autofs away, with the backups in it; whoever waits hears that there are none.
@@ -155,10 +169,14 @@ class Demand:
         """
         with self._lock:
             covered = self._covered.pop(path)
-            with files.opened(covered.root):
+            with files.opened(covered.root), files.opened(covered.plain):
                 if self._keeper is not None:
                     self._keeper.drop(covered.root)
-                _uncover(self._run, path, covered.root, covered.images)
+                autofs.silence(covered.root)
+                names = [name for name in os.listdir(covered.root) if name not in covered.images]
+                with covering.clones(path, names) as clones:
+                    covering.put(covered.plain, clones)
+                    mounting.umount(path)  # with all that is mounted in it
 
     def give(self, path: str, gates: Sequence[way.Gate]) -> bool:
         """Have a directory let pass whom gates do; return whether there is an autofs for that.
@@ -202,11 +220,11 @@ class Demand:
             for name, image in tuple(covered.images.items()):
                 if images.get(name) != image or name not in there:
                     del covered.images[name]
-                    _remove(f"{path}/{name}")
+                    covering.remove(f"{path}/{name}")
             for name in sorted(images.keys() - covered.images.keys()):
                 if mounttable.is_mount_root(f"{path}/{name}"):
                     continue
-                _remove(f"{path}/{name}")  # an empty one may be left of the shadow copy
+                covering.remove(f"{path}/{name}")  # an empty one may be left of the shadow copy
                 # Nobody's: only what is mounted there is for clients.
                 os.mkdir(name, 0, dir_fd=covered.root)
                 covered.images[name] = images[name]
@@ -223,22 +241,23 @@ class Demand:
         return [asked for _, asked in autofs.questions(self._asked)]
 
     def image(self, asked: Asked) -> str:
-        """Return the id of the image that is asked for; empty if there is none."""
+        """Return the id of the image that is asked for; empty if there is none. Never waits."""
         _, covered = self._find(asked)
         return covered.images.get(asked.name, "") if covered else ""
 
     def answer(self, asked: Asked, *, done: bool) -> None:
-        """Answer; who waits looks again. Never waits."""
-        _, covered = self._find(asked)
-        if covered is not None:
-            with suppress(OSError):  # nobody waits for it any more
-                autofs.answer(covered.root, asked.token, done=done)
-        if self._keeper is not None:
-            self._keeper.done(asked)
+        """Answer; who waits looks again."""
+        with self._lock:
+            _, covered = self._find(asked)
+            if covered is not None:
+                with suppress(OSError):  # nobody waits for it any more
+                    autofs.answer(covered.root, asked.token, done=done)
+            if self._keeper is not None:
+                self._keeper.done(asked)
 
     def _find(self, asked: Asked) -> tuple[str, _Covered | None]:
         for path, covered in tuple(self._covered.items()):
-            if autofs.device(covered.root) == asked.device:
+            if covered.device == asked.device:
                 return path, covered
         return "", None
 
@@ -261,7 +280,9 @@ class Demand:
             if covered is None or asked.name not in covered.images or not is_wanted():
                 return False
             if not mounttable.is_mount_root(f"{path}/{asked.name}"):
-                with files.opened(os.open(asked.name, _ENTRY, dir_fd=covered.root)) as directory:
+                with files.opened(
+                    os.open(asked.name, covering.ENTRY, dir_fd=covered.root)
+                ) as directory:
                     mounting.move_mount(whole, directory)
             return True
 
@@ -275,7 +296,7 @@ class Demand:
             path, covered = self._find(asked)
             if covered is None or asked.name not in covered.images:
                 return False
-            _unmount(f"{path}/{asked.name}")
+            covering.unmount(f"{path}/{asked.name}")
             return True
 
     def expire(self) -> None:
@@ -292,86 +313,6 @@ class Demand:
                 for _ in range(most):
                     if not autofs.expire(root):
                         break
-
-
-def give_up(run: str, backups: Collection[str]) -> None:
-    """Take away what daemons have left that were killed: as `Demand.close`.
-
-    Args:
-        run: the run directory.
-        backups: the paths that backups have in Previous Versions.
-
-    Raises:
-        OSError: if it cannot be done.
-    """
-    for path in places(run, mounttable.read_mountinfo()):
-        shown = {os.path.basename(each) for each in backups if os.path.dirname(each) == path}
-        with files.opened(os.open(path, files.DIRECTORY)) as root:
-            _uncover(run, path, root, shown)
-
-
-def places(run: str, raw: bytes) -> list[str]:
-    """Return the directories with an autofs over them.
-
-    Args:
-        run: the run directory.
-        raw: what `samba_rvss.kernel.mounttable.read_mountinfo` returned.
-    """
-    lines = [line for line in raw.split(b"\n") if b" - autofs " in line]
-    found = mounttable.mountinfo(b"\n".join(lines)) if lines else ()
-    targets = dict.fromkeys(mount.target for mount in found)
-    return [target for target in targets if os.path.dirname(target) == f"{run}/previous"]
-
-
-def _uncover(run: str, path: str, root: int, backups: Collection[str]) -> None:
-    autofs.silence(root)
-    names = [name for name in os.listdir(root) if name not in backups]
-    with _clones(path, names) as clones:
-        mounting.umount(path)  # with all that is mounted in it
-        _put(run, path, clones)
-
-
-@contextmanager
-def _clones(path: str, names: Iterable[str]) -> Iterator[dict[str, int]]:
-    """Clone what is mounted at some names in a directory, for a block; -1 where nothing is."""
-    clones: dict[str, int] = {}
-    with ExitStack() as closing:
-        for name in names:
-            clones[name] = -1
-            if mounttable.is_mount_root(f"{path}/{name}"):
-                clones[name] = mounting.open_tree(f"{path}/{name}", recursive=True)
-                closing.callback(os.close, clones[name])
-        yield clones
-
-
-def _put(run: str, path: str, clones: Mapping[str, int]) -> None:
-    """Put clones where they belong; one that cannot be put does not keep the others from it."""
-    with ExitStack() as putting:
-        for name, clone in clones.items():
-            if clone >= 0:
-                putting.callback(directories.put, run, clone, f"{path}/{name}")
-            else:
-                putting.callback(_make, f"{path}/{name}")
-
-
-def _make(path: str) -> None:
-    with suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-
-
-def _unmount(path: str) -> None:
-    try:
-        while True:
-            mounting.umount(path)
-    except OSError as exc:
-        if exc.errno not in NOT_MOUNTED:
-            raise
-
-
-def _remove(path: str) -> None:
-    _unmount(path)
-    with suppress(FileNotFoundError):
-        os.rmdir(path)
 
 
 def _without(path: str, exc: OSError) -> RvssError:

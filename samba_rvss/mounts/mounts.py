@@ -13,7 +13,7 @@ from threading import RLock
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting, mounttable
-from samba_rvss.mounts import alone, demand, directories, places, previous, sharing, tree
+from samba_rvss.mounts import alone, covering, directories, places, previous, sharing, tree
 from samba_rvss.mounts.demand import Demand
 from samba_rvss.mounts.layers import NOT_MOUNTED, OPEN_MARK, Layer, layers
 from samba_rvss.mounts.way import Gate
@@ -74,14 +74,14 @@ class Mounts:
             RvssError: SYSTEM.
         """
         try:
-            demand.give_up(self._run, backups)
+            covering.give_up(self._run, backups)
         except OSError as exc:
             message = f"cannot take over {self._run}/previous: {exc.strerror}"
             raise RvssError(Problem.SYSTEM, message) from exc
 
     def on_demand(self) -> list[str]:
         """Return the directories of Previous Versions in which backups are mounted on demand."""
-        return demand.places(self._run, self._read())
+        return covering.places(self._run, self._read())
 
     def _end(self) -> None:
         table, self._table = self._table, None

@@ -3,6 +3,7 @@
 import os
 import select
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ import pytest
 from samba_rvss.daemon.keeper import Keeper
 from samba_rvss.errors import RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable, processes
-from samba_rvss.mounts import Mounts, demand, way
+from samba_rvss.mounts import Mounts, covering, way
 
 pytestmark = pytest.mark.require("root")
 
@@ -191,6 +192,39 @@ def test_plain_when_nobody_serves(bench: Bench) -> None:
     assert not mounttable.is_mount_root(str(bench.path))
 
 
+_READER = """
+import os, sys
+ended, count = False, 0
+os.set_blocking(0, False)
+while not ended:
+    for path in sys.argv[1:]:
+        with open(path) as file:
+            assert file.read() in ("old", "nested")
+    count += 1
+    if count == 1:
+        print("reads", flush=True)
+    try:
+        ended = os.read(0, 1) == b""
+    except BlockingIOError:
+        pass
+"""
+
+
+def test_shadow_copies_are_there_all_the_while(bench: Bench) -> None:
+    live = bench.live()
+    words = [sys.executable, "-I", "-c", _READER, str(live / "file"), str(live / "inner" / "deep")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"reads\n"
+        for _ in range(20):
+            bench.mounts.demand.cover(str(bench.path))
+            bench.mounts.demand.show(str(bench.path), {NAMES[0]: "an id"})
+            bench.mounts.demand.uncover(str(bench.path))
+        _, said = reader.communicate(timeout=60)
+        assert reader.returncode == 0, said
+
+
 def test_after_a_daemon_that_was_killed(rig_directory: Path) -> None:
     processes.lead()
     with ExitStack() as undo:
@@ -212,7 +246,7 @@ def test_after_a_daemon_that_was_killed(rig_directory: Path) -> None:
         assert (client.stdout, client.returncode) != ("", 0)
         assert (live / "file").read_text() == "old"
         kept = [str(bench.path / name) for name in NAMES]
-        demand.give_up(str(bench.run), kept)
+        covering.give_up(str(bench.run), kept)
         assert os.listdir(bench.path) == [live.name]
         assert (live / "file").read_text() == "old"
         assert bench.mounted() == {live.name}

@@ -1,0 +1,107 @@
+"""An autofs that comes over a directory of Previous Versions, or goes, with mounts carried over.
+
+Place: below `demand`, which says when. Contract: what is mounted at a name in the directory is
+there before and after, and files that are open through it stay open.
+"""
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+
+from samba_rvss.kernel import autofs, files, mounting, mounttable
+from samba_rvss.mounts.layers import NOT_MOUNTED
+
+ENTRY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags to open what is to be mounted on."""
+
+
+def give_up(run: str, backups: Collection[str]) -> None:
+    """Take away what daemons have left that were killed: as `Demand.close`.
+
+    Args:
+        run: the run directory.
+        backups: the paths that backups have in Previous Versions.
+
+    Raises:
+        OSError: if it cannot be done.
+    """
+    for path in places(run, mounttable.read_mountinfo()):
+        with files.opened(os.open(path, files.DIRECTORY)) as root:
+            autofs.silence(root)
+            names = [name for name in os.listdir(root) if f"{path}/{name}" not in backups]
+        with clones(path, names) as found:
+            mounting.umount(path)
+            with files.opened(os.open(path, files.DIRECTORY)) as plain:
+                put(plain, found)
+
+
+def places(run: str, raw: bytes) -> list[str]:
+    """Return the directories with an autofs over them, one as often as it has one.
+
+    Args:
+        run: the run directory.
+        raw: what `samba_rvss.kernel.mounttable.read_mountinfo` returned.
+    """
+    lines = [line for line in raw.split(b"\n") if b" - autofs " in line]
+    found = mounttable.mountinfo(b"\n".join(lines)) if lines else ()
+    above = f"{run}/previous"
+    return [mount.target for mount in found if os.path.dirname(mount.target) == above]
+
+
+@contextmanager
+def clones(path: str, names: Iterable[str]) -> Iterator[dict[str, int]]:
+    """Clone what is mounted at some names in a directory, for a block; -1 where nothing is."""
+    found: dict[str, int] = {}
+    with ExitStack() as closing:
+        for name in names:
+            found[name] = -1
+            if mounttable.is_mount_root(f"{path}/{name}"):
+                found[name] = mounting.open_tree(f"{path}/{name}", recursive=True)
+                closing.callback(os.close, found[name])
+                # A peer of what it is put on would be mounted on itself as well.
+                mounting.mount_setattr(found[name], propagation=mounting.MS_PRIVATE)
+        yield found
+
+
+def joined(made: int, root: int, carried: Mapping[str, int]) -> int:
+    """Return one detached mount of an autofs, given its root, with clones at their names in it."""
+    parts = [(made, -1, -1)]
+    with ExitStack() as closing:
+        for name, clone in carried.items():
+            os.mkdir(name, 0o700, dir_fd=root)
+            if clone >= 0:
+                parts.append((clone, os.open(name, ENTRY, dir_fd=root), 0))
+                closing.callback(os.close, parts[-1][1])
+        return os.dup(made) if len(parts) == 1 else mounting.assemble(parts)[0]
+
+
+def put(directory: int, carried: Mapping[str, int]) -> None:
+    """Put clones where they belong; one that cannot be put does not keep the others from it."""
+    with ExitStack() as putting:
+        for name, clone in carried.items():
+            putting.callback(_put_one, directory, name, clone)
+
+
+def _put_one(directory: int, name: str, clone: int) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=directory)
+    if clone >= 0:
+        with files.opened(os.open(name, ENTRY, dir_fd=directory)) as entry:
+            mounting.move_mount(clone, entry)
+
+
+def unmount(path: str) -> None:
+    """Unmount all that is mounted at a path. Nothing is success."""
+    try:
+        while True:
+            mounting.umount(path)
+    except OSError as exc:
+        if exc.errno not in NOT_MOUNTED:
+            raise
+
+
+def remove(path: str) -> None:
+    """Unmount all that is mounted at a path, and remove the directory. Gone is success."""
+    unmount(path)
+    with suppress(FileNotFoundError):
+        os.rmdir(path)
