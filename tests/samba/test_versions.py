@@ -2,12 +2,15 @@
 
 import os
 import re
+import signal
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from samba_rvss.kernel import autofs, files
+from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase
 from samba_rvss.run import run
 from samba_rvss.testing.waiting import wait_until
@@ -25,10 +28,6 @@ def _listed(rig: "Rig") -> list[str]:
     return _LISTED.findall(run([*words, user, "-c", "allinfo data"], timeout=60))
 
 
-def _wait_for(rig: "Rig", *names: str) -> None:
-    wait_until(f"{names} are listed", lambda: _listed(rig) == list(names), 60, pause=0.2)
-
-
 def test_backups_are_previous_versions(rig: "Rig") -> None:
     from samba_rvss.testing.smbclient import SmbError
 
@@ -40,6 +39,13 @@ def test_backups_are_previous_versions(rig: "Rig") -> None:
 
     def mounted() -> list[str]:
         return [path for path in rig.mounts() if path.startswith(f"{directory}/")]
+
+    def wait_for(*names: str) -> None:
+        wait_until(
+            lambda: f"{names} are there: {os.listdir(directory)}",
+            lambda: sorted(os.listdir(directory)) == list(names),
+            60,
+        )
 
     with rig.client() as client, rig.session("vms") as session:
         names = []
@@ -53,11 +59,11 @@ def test_backups_are_previous_versions(rig: "Rig") -> None:
         # The client has deleted them: they are still there, and nothing is mounted for that.
         (volume / "data").write_bytes(b"now")
         first, second = names
-        wait_until("both are there", lambda: sorted(os.listdir(directory)) == names, 60)
+        wait_for(first, second)
         assert mounted() == []
         assert session.read(f"{first}\\data") == b"first"
         assert mounted() == [str(directory / first)]
-        _wait_for(rig, second, first)
+        assert _listed(rig) == [second, first]
         assert session.read(f"{second}\\data") == b"second"
         with pytest.raises(SmbError):
             session.write(f"{first}\\data", b"")
@@ -82,25 +88,26 @@ def test_backups_are_previous_versions(rig: "Rig") -> None:
         assert session.read(f"{third}\\data") == b"now"
         rig.daemon.start()
         assert session.read(f"{third}\\data") == b"now"
-        _wait_for(rig, third, second, first)
+        wait_for(first, second, third)
         assert session.read(f"{first}\\data") == b"first"
         taken.complete()
         rig.wait_for_phase(Phase.SEALED)
         # Whoever looks into one keeps nobody from deleting it, and sees that it has gone.
         with session.open(f"{first}\\data"):
-            done = rig.command("delete", *(c for c in _backups(rig)[:1]))
+            done = rig.command("delete", _backups(rig)[0])
             assert done.returncode == 0, done.stderr
         with pytest.raises(SmbError):
             session.read(f"{first}\\data")
-        _wait_for(rig, third, second)
+        wait_for(second, third)
         # No more than the newest, also of both together.
         rig.share("vms", volume, options | {"rvss:previous versions limit": "1"})
-        assert rig.command("reconcile").returncode == 0
-        _wait_for(rig, third)
+        os.kill(rig.daemon.pid, signal.SIGHUP)
+        wait_for(third)
         assert session.read(f"{third}\\data") == b"now"
         rig.share("vms", volume, options)
-        assert rig.command("reconcile").returncode == 0
-        _wait_for(rig, third, second)
+        os.kill(rig.daemon.pid, signal.SIGHUP)
+        wait_for(second, third)
+        assert _listed(rig) == [third, second]
     rig.daemon.stop()
     assert sorted(os.listdir(directory)) == [third]
     assert mounted() == [copy.previous_path]
@@ -108,11 +115,6 @@ def test_backups_are_previous_versions(rig: "Rig") -> None:
 
 def _backups(rig: "Rig") -> list[str]:
     """Return the ids of the backups, the oldest first."""
-    from samba_rvss.ledger import Ledger
-
     path = rig.daemon.state_directory / "ledger.db"
-    ledger = Ledger(str(path), read_only=True)
-    try:
+    with closing(Ledger(str(path), read_only=True)) as ledger:
         return [copy.id for copy in ledger.backups()]
-    finally:
-        ledger.close()
