@@ -175,6 +175,26 @@ def test_unmounted_when_unused(bench: Bench) -> None:
     assert run("cat", str(bench.path / NAMES[0] / "inner" / "deep")).stdout == "nested"
 
 
+def test_in_a_mount_namespace_that_follows_ours(bench: Bench) -> None:
+    bench.mounts.demand.cover(str(bench.path))
+    bench.mounts.demand.show(str(bench.path), {NAMES[0]: "an id"})
+    words = ("unshare", "--mount", "--propagation", "slave", "sh", "-c")
+    script = f"read -r once; cat {bench.path}/{NAMES[0]}/inner/deep; read -r again; ls {bench.path}"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*words, script], stdin=pipe, stdout=pipe, bufsize=0, process_group=0
+    ) as there:
+        assert there.stdin is not None
+        assert there.stdout is not None
+        there.stdin.write(b"\n")
+        assert there.stdout.read(6) == b"nested"
+        assert bench.mounted() == {NAMES[0]}
+        # What is taken away here is not held there.
+        bench.mounts.demand.uncover(str(bench.path))
+        assert there.communicate(b"\n", timeout=60)[0] == b""
+        assert there.returncode == 0
+
+
 def test_plain_when_nobody_serves(bench: Bench) -> None:
     live = bench.live()
     bench.mounts.demand.cover(str(bench.path))
