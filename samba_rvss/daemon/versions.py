@@ -80,15 +80,16 @@ class Versions:
             await self._woken.wait()
             await asyncio.sleep(_SETTLE_SECONDS)
             self._woken.clear()
-            again = True
             try:
-                again = await self._refresh()
+                pause = _AGAIN_SECONDS if await self._refresh() else _EXPIRE_SECONDS
                 await self._expire()
+                idle = pause == _EXPIRE_SECONDS and not self._demand.covered
             except Exception:  # whatever it is, the next look may see more
                 _logger.exception("which backups are in Previous Versions cannot be told")
-            if again or self._demand.covered:
+                pause, idle = _EXPIRE_SECONDS, False
+            if not idle:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_AGAIN_SECONDS if again else _EXPIRE_SECONDS):
+                    async with asyncio.timeout(pause):
                         await self._woken.wait()
                 self._woken.set()
 
@@ -183,7 +184,8 @@ class Versions:
         except (RvssError, OSError) as exc:
             _logger.warning("%s in Previous Versions cannot be read: %s", asked.name, exc)
         finally:
-            await self._in_turn(partial(self._demand.answer, asked, done=done))
+            with suppress(RuntimeError):  # `close` has answered
+                await self._in_turn(partial(self._demand.answer, asked, done=done))
 
     async def _refuse(self) -> bool:
         return False
