@@ -30,7 +30,6 @@ from samba_rvss.daemon.tasks import Tasks, Threads, in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.versions import Versions
 from samba_rvss.daemon.watcher import Watcher
-from samba_rvss.kernel import processes
 from samba_rvss.model import Phase
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
@@ -73,7 +72,6 @@ class Daemon:
             RvssError: CONFIG, STATE or SYSTEM if it cannot start.
         """
         loop = asyncio.get_running_loop()
-        processes.lead()  # see `kernel.autofs`
         loop.set_default_executor(Threads())
         os.umask(0o077)
         with ExitStack() as cleanup:

@@ -21,7 +21,7 @@ from samba_rvss.daemon.keeper import Keeper
 from samba_rvss.daemon.looks import Looks
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.errors import RvssError
-from samba_rvss.kernel import autofs, files
+from samba_rvss.kernel import autofs, files, processes
 from samba_rvss.kernel.autofs import Asked
 from samba_rvss.model import Event, Phase, ShadowCopy
 
@@ -129,6 +129,7 @@ class Versions:
         wanted = [of for of in found if of.backups]
         self._copies = {copy.id: copy for of in wanted for copy in of.backups.values()}
         if wanted and self._keeper is None:
+            processes.lead()  # whoever is in our group meets empty directories
             questions, theirs = autofs.pipe()
             try:
                 self._keeper = await in_thread(Keeper, questions, _ANSWER_SECONDS + _GRACE_SECONDS)

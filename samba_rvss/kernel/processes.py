@@ -8,7 +8,6 @@ does not answer.
 import errno
 import os
 import select
-import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -224,24 +223,7 @@ def boot_id() -> str:
 def lead() -> None:
     """Be in a process group that nobody else is in who did not come from us.
 
-    Where a terminal had ours in the foreground, it has the new one there: its signals come as
-    before.
+    Who was started in the group of a terminal's program gets no more signals of that terminal.
     """
-    if os.getpgrp() == os.getpid():
-        return
-    terminal = -1
-    with suppress(OSError):
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
-    try:
-        foreground = terminal >= 0 and os.tcgetpgrp(terminal) == os.getpgrp()
+    if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
-        if foreground:
-            # Who is not in the foreground yet would be stopped by it (tcsetpgrp(3)).
-            before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-            try:
-                os.tcsetpgrp(terminal, os.getpgrp())
-            finally:
-                signal.signal(signal.SIGTTOU, before)
-    finally:
-        if terminal >= 0:
-            os.close(terminal)
