@@ -120,6 +120,7 @@ class Versions:
         """Show what is to be shown; return whether something has to be tried again soon."""
         if self._keeper is not None and self._lost:
             await in_thread(self._end, self._keeper)
+            await asyncio.sleep(_AGAIN_SECONDS)  # the next one may end as soon
         instance = self._present()
         showing = any(share.previous_versions for share in instance.config.shares)
         if not showing and not self._demand.covered:
