@@ -113,10 +113,20 @@ def hold(instance: Instance, copy: ShadowCopy) -> None:
 def delete(instance: Instance, mark: Mark, uid: int) -> None:
     """Delete a branch with all that was written to it; its backup is released.
 
+    Once its mark says that it goes, reconciling does the rest of what was cut off.
+
     Raises:
-        RvssError: BUSY, READ_ONLY, SAMBA or SYSTEM: what is left is concealed, or told by `status`.
+        RvssError: HELD if others hold it, and then it stays whole; BUSY, READ_ONLY, SAMBA or
+            SYSTEM: what is left is concealed, or told by `status`.
     """
+    provider = instance.provider(mark.volume)
+    if mark.branch is not None and mark.branch.ready:
+        provider.require_free(mark.volume, mark.id)
     exposing.conceal(instance, mark, uid)
+    current = instance.mark(mark.volume, mark.id)
+    if current.branch is not None and current.branch.ready:
+        provider.claim(replace(current, branch=replace(current.branch, ready=False)))
+    instance.reached("conceal.condemned")
     _destroy(instance, mark)
     instance.reached("conceal.destroyed")
     copy = instance.ledger.get(mark.branch.of) if mark.branch else None

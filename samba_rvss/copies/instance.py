@@ -49,6 +49,7 @@ POINTS = (
     "conceal.intent",
     "conceal.hidden",
     "conceal.recorded",
+    "conceal.condemned",
     "conceal.destroyed",
 )
 """Where a test may end the daemon: ``Instance.reached`` is called with each of them."""

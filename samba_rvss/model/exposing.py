@@ -33,7 +33,8 @@ class Branch:
 
     Attributes:
         of: the id of the backup's image.
-        ready: whether it was whole once; before, nobody can have written to it.
+        ready: whether it lives: before, nobody can have written to it, and when that is taken back,
+            it is to be deleted with what was written.
         exposed: that it is a share; None if it is concealed.
     """
 

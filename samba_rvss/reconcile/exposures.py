@@ -1,8 +1,8 @@
 """Judging what is exposed: backups that are shares by their marks, and the branches beside them.
 
 Place: beside judging backups. A branch is never destroyed here, but one whose making was cut off
-before anybody could write to it. What is over, or cannot have its base share's security any more,
-is concealed, and stays.
+before anybody could write to it, or whose deletion was, which somebody had ordered. What is over,
+or cannot have its base share's security any more, is concealed, and stays.
 """
 
 from samba_rvss.copies.holds import EXPOSED, WRITABLE
@@ -46,7 +46,8 @@ def _judge_branch(
 ) -> None:
     what = f"it is a writable copy of the backup {branch.of}"
     if not branch.ready:
-        action = Discard(image=image, backup=backup, reason=f"{what}, and its making was cut off")
+        reason = f"{what}, and its making, or its deletion, was cut off"
+        action = Discard(image=image, backup=backup, reason=reason)
         if seen.starting:
             draft.act(action)
         else:

@@ -313,8 +313,9 @@ def test_a_writable_copy_beside_a_backup(kept: "Rig") -> None:
 
 _READ_ONLY = ("expose.recorded", "expose.mounted", "expose.shared")
 _WRITABLE = ("expose.held", "expose.branched", "expose.mounted", "expose.shared")
-_CONCEALED = ("conceal.intent", "conceal.hidden", "conceal.recorded", "conceal.destroyed")
-EXPOSING = frozenset((*_READ_ONLY, *_WRITABLE, *_CONCEALED))
+_CONCEALED = ("conceal.intent", "conceal.hidden", "conceal.recorded")
+_DELETED = ("conceal.condemned", "conceal.destroyed")
+EXPOSING = frozenset((*_READ_ONLY, *_WRITABLE, *_CONCEALED, *_DELETED))
 """The points at which the daemon is killed here."""
 
 
@@ -343,12 +344,12 @@ def test_crash_while_a_backup_is_exposed_or_concealed(kept: "Rig") -> None:
         exposed = crash(point, "expose", backup, writable=True)
         assert len(exposed) == (point != "expose.held")
         _delete_copies(rig)
-    for point in _CONCEALED:
+    for point in (*_CONCEALED, *_DELETED):
         _asked(rig, "expose", backup, writable=True)
         write(_name(backup, "-rw"))
         (image,) = _backups(rig)[0].exposed
         left = crash(point, "conceal", image.id, delete=True)
-        gone = point == "conceal.destroyed"
+        gone = point in _DELETED
         assert [each["share"] for each in left] == ([] if gone else [None])
         if not gone:
             _asked(rig, "expose", backup, writable=True)
