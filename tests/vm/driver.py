@@ -1,170 +1,41 @@
 """What runs in a machine whose `disks` outlive it: it makes shadow copies, keeps a record, looks.
 
-Its record is its own and each entry is on disk before it goes on, so that after a power loss it
-still tells what was promised. What it does it says on standard output, for whoever wants to take
-the power away in the middle of it: ``doing VERB FILE-SYSTEM``, ``done VERB FILE-SYSTEM``.
+Its `record` is its own and each entry is on disk before it goes on, so that after a power loss it
+still tells what was promised. What it does it says, for whoever wants to take the power away in the
+middle of it. What it does with backups is in `keeping`.
 """
 
 import json
 import os
-import secrets
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from samba_rvss.model import Context, Phase, ShadowCopy
-from samba_rvss.samba.fsrvp import copyset
+from samba_rvss.model import Context, Phase
 from samba_rvss.samba.fsrvp.client import Client
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.methods import APP_ROLLBACK, BACKUP, FILE_SHARE_BACKUP, NAS_ROLLBACK
-from samba_rvss.testing.smbclient import Session
 from samba_rvss.testing.waiting import wait_until
-from tests.vm import invariants
-from tests.vm.survey import (
-    DATA,
-    HOST,
-    LOGON,
-    NAME,
-    UNITS,
-    digest,
-    ledger,
-    look,
-    output,
-    shown,
+from tests.vm import invariants, keeping, record
+from tests.vm.record import doing, note, say
+from tests.vm.survey import UNITS, backups, command, ledger, look, lose_ledger, output, shown
+from tests.vm.taking import (
+    SETTLE_SECONDS,
+    Taken,
+    connect,
+    copy_of,
+    delete,
+    recover,
+    take,
+    wait_for,
 )
 
 SYSTEMS = ("btrfs", "zfs")
-RECORD = Path("/var/lib/driver/record")
-# Nothing that is under way takes longer on a busy emulated processor.
-SETTLE_SECONDS = 120.0
-_RECOVERED = "recovered"
-
-
-def say(*words: object) -> None:
-    """Tell the other side, at once.
-
-    The port takes 32 KiB at a time (drivers/char/virtio_console.c, port_fops_write()), and an
-    unbuffered Python forgets what a write did not take.
-    """
-    left = f"{' '.join(map(str, words))}\n".encode()
-    while left:
-        left = left[os.write(1, left) :]
-
-
-@contextmanager
-def doing(verb: str, system: str) -> Iterator[None]:
-    """Tell that a verb begins, and that it is over."""
-    say("doing", verb, system)
-    yield
-    say("done", verb, system)
-
-
-# the record
-
-
-def read_record() -> list[dict[str, Any]]:
-    """Return the record; a last line that was not finished is passed over."""
-    if not RECORD.exists():
-        return []
-    text = RECORD.read_text("utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def note(what: str, name: str, **values: object) -> None:
-    """Write an entry; it is on disk when this returns."""
-    RECORD.parent.mkdir(exist_ok=True)
-    fd = os.open(RECORD, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        size = os.fstat(fd).st_size
-        if size and os.pread(fd, 1, size - 1) != b"\n":
-            os.ftruncate(fd, os.pread(fd, size, 0).rfind(b"\n") + 1)
-        os.write(fd, f"{json.dumps({'what': what, 'name': name, **values})}\n".encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    parent = os.open(RECORD.parent, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(parent)
-    os.close(parent)
-
-
-# shadow copies
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """An exposed set with one copy, and the name of the content that it shows."""
-
-    name: str
-    system: str
-    made: CopySet
-
-
-def fill(system: str) -> tuple[str, str]:
-    """Give a share a content of its own, on disk; return its name and the data's digest."""
-    share = Path(f"/srv/{system}/volume/share")
-    name, data = f"{system}-{secrets.token_hex(6)}", secrets.token_bytes(200_000)
-    for file, content in ((NAME, name.encode()), (DATA, data)):
-        with (share / file).open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    return name, digest(data)
-
-
-def connect() -> Client:
-    """Return a connection to the server."""
-    return Client(HOST, LOGON)
-
-
-def take(client: Client, system: str, context: Context) -> Taken:
-    """Take and expose a shadow copy of a share that has a new content."""
-    name, data = fill(system)
-    persistent = bool(context & Context.PERSISTENT)
-    files = {NAME: digest(name.encode()), DATA: data}
-    note("creating", name, system=system, persistent=persistent, files=files)
-    made = copyset.take(client, [system], context)
-    share = made.mappings[0].exposed_share
-    note("exposed", name, set=str(made.id), copy=str(made.mappings[0].copy_id), share=share)
-    return Taken(name=name, system=system, made=made)
-
-
-def recover(taken: Taken) -> None:
-    """Write to a copy, complete its recovery, and wait until it is sealed."""
-    share = taken.made.mappings[0].exposed_share
-    content = secrets.token_bytes(50_000)
-    wait_for(taken, Phase.OPEN)
-    with Session(HOST, share, LOGON) as session:
-        session.write(_RECOVERED, content)
-    before = invariants.promised(read_record())[taken.name]["files"]
-    with doing("seal", taken.system):
-        note("completing", taken.name, files={**before, _RECOVERED: digest(content)})
-        taken.made.complete()
-        wait_for(taken, Phase.SEALED)
-        note("sealed", taken.name)
-
-
-def copy_of(taken: Taken) -> ShadowCopy:
-    """Return what the ledger says of a copy."""
-    (copy,) = (c for c in ledger() if c.copy_id == str(taken.made.mappings[0].copy_id))
-    return copy
-
-
-def wait_for(taken: Taken, phase: Phase) -> None:
-    """Wait until a copy has come to a phase; the ledger learns of it after Samba answers."""
-    copy_id = str(taken.made.mappings[0].copy_id)
-    wait_until(
-        f"{taken.name} is {phase.value}",
-        lambda: phase in (copy.phase for copy in ledger() if copy.copy_id == copy_id),
-        SETTLE_SECONDS,
-        pause=0.2,
-    )
 
 
 def settled() -> tuple[dict[str, Any], list[str]]:
@@ -172,7 +43,7 @@ def settled() -> tuple[dict[str, Any], list[str]]:
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         seen = look()
-        problems = invariants.wrong(seen, read_record())
+        problems = invariants.wrong(seen, record.read())
         if not problems or time.monotonic() > deadline:
             return seen, problems
         time.sleep(2)
@@ -195,6 +66,8 @@ def take_all() -> None:
         ("committed", APP_ROLLBACK | recovery, "committed"),
     )
     found = []
+    # Not persistent, but kept: it lives.
+    kept = [keeping.keep(system, keeping.WAYS[-1]) for system in SYSTEMS]
     with connect() as client:
         for label, context, end in plans:
             for system in SYSTEMS if end != "committed" else SYSTEMS[:1]:
@@ -208,7 +81,7 @@ def take_all() -> None:
                 else:
                     wait_for(taken, Phase.OPEN if context & recovery else Phase.SEALED)
                 found.append(_told(label, taken))
-    _result("taken", {"copies": found, "seen": look()})
+    _result("taken", {"copies": found, "kept": [k.id for k in kept], "seen": look()})
 
 
 def _commit(client: Client, context: Context) -> dict[str, Any]:
@@ -241,9 +114,12 @@ def _told(label: str, taken: Taken) -> dict[str, Any]:
 
 
 def look_again() -> None:
-    """Look after a reboot, at once and when everything has settled; then take a fresh set."""
+    """Look after a reboot, at once and when everything has settled; then take a fresh set.
+
+    In the end the ledger is lost, and backups are looked for once more.
+    """
     first = look()
-    sealing, _ = settled()
+    sealing, problems = settled()
     fresh = []
     with connect() as client:
         for system in SYSTEMS:
@@ -251,52 +127,57 @@ def look_again() -> None:
             recover(taken)
             fresh.append(_told("fresh", taken))
             delete(client, taken)
+    after = look()
+    lose_ledger()
     _result(
         "found",
         {
             "first": first,
             "settled": sealing,
+            "wrong": problems,
             "fresh": fresh,
-            "after": look(),
+            "after": after,
             "journal": output("journalctl", "-b", "-o", "short-monotonic", "-u", UNITS[0]),
+            "without ledger": backups(),
         },
     )
 
 
-def delete(client: Client, taken: Taken) -> None:
-    """Delete a copy as its client does."""
-    note("deleting", taken.name)
-    taken.made.client = client  # it may have been another that took it
-    taken.made.delete()
-    note("deleted", taken.name)
-
-
-def work(system: str) -> None:
-    """Look whether all is well, and then make and delete shadow copies until the power goes.
+def work(system: str, verb: str) -> None:
+    """Look whether all is well, and then make and delete copies or backups until the power goes.
 
     Args:
         system: the file system to begin with.
+        verb: what is to be done; everything that is done with shadow copies is done one after the
+            other, whichever of it this is.
     """
     seen, problems = settled()
-    say("seen", json.dumps({"seen": seen, "record": read_record(), "wrong": problems}))
+    say("seen", json.dumps({"seen": seen, "record": record.read(), "wrong": problems}))
     if problems:
         say(
             "journal",
             json.dumps(output("journalctl", "-b", "-o", "short-monotonic", "-u", UNITS[0])),
         )
         return
+    there = {seen["mounts"][copy["path"]]["name"] for copy in seen["copies"]}
     old = {
         name: copy
-        for name, copy in invariants.promised(read_record()).items()
-        if copy["what"] in ("completing", "sealed", "deleting")
-        and any(name == mount["name"] for mount in seen["mounts"].values())
+        for name, copy in invariants.promised(record.read()).items()
+        if copy["what"] in ("completing", "sealed", "keeping", "deleting") and name in there
     }
+    kept = keeping.known(seen)
+    order = (system, *(other for other in SYSTEMS if other != system))
+    if verb in keeping.VERBS:
+        say("ready")
+        ways = islice(cycle(keeping.WAYS), len(record.read()), None)
+        while True:
+            for each in order:
+                keeping.work(verb, each, kept, ways)
     for each in SYSTEMS:
         with doing("prepare", each), connect() as client:
             take(client, each, BACKUP | Context.AUTO_RECOVERY)  # for the next start to release
     say("ready")
-    order = (system, *(other for other in SYSTEMS if other != system))
-    kept: list[Taken] = []
+    copies: list[Taken] = []
     while True:
         for each in order:
             with connect() as client:
@@ -306,17 +187,17 @@ def work(system: str) -> None:
                 for name in [name for name, copy in old.items() if copy["system"] == each]:
                     with doing("delete", each):
                         _delete_old(name, old.pop(name))
-                for other in [other for other in kept if other.system == each]:
+                for other in [other for other in copies if other.system == each]:
                     with doing("delete", each):
                         delete(client, other)
-                    kept.remove(other)
-                kept.append(taken)
+                    copies.remove(other)
+                copies.append(taken)
 
 
 def _delete_old(name: str, copy: Mapping[str, Any]) -> None:
     """Delete a copy of an earlier start, which Samba does not know any more."""
     note("deleting", name)
-    subprocess.run(["samba-rvss", "delete", copy["copy"]], check=True)
+    command("delete", copy["copy"])
     note("deleted", name)
 
 

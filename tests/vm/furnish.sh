@@ -42,6 +42,7 @@ for system in btrfs zfs; do
 [$system]
     path = /srv/$system/volume/share
     read only = no
+    rvss:retention = latest 1
     vfs objects = shell_snap
     shell_snap:check path command = /usr/libexec/samba-rvss/hook check
     shell_snap:create command = /usr/libexec/samba-rvss/hook create

@@ -1,10 +1,11 @@
 """A machine that loses its power again and again, in the middle of each verb.
 
 Place: above `disks`; for `boots`. The `driver` in the machine takes, recovers, seals and deletes
-shadow copies on btrfs and on ZFS; QEMU is killed at a random moment within the verb whose turn it
-is. After the next start the `invariants` must hold. The machine goes on from there, so that each
-loss meets what the ones before have left. In the turn of ``reconcile`` the power goes twice: while
-copies are in use, and while samba-rvss releases them at the start.
+shadow copies on btrfs and on ZFS, and keeps, exposes, conceals and prunes backups; QEMU is killed
+at a random moment within the verb whose turn it is. After the next start the `invariants` must
+hold. The machine goes on from there, so that each loss meets what the ones before have left. In the
+turn of ``reconcile`` the power goes twice: while copies are in use, and while samba-rvss releases
+them at the start.
 
 SAMBA_RVSS_POWER_SEED in the environment chooses the first verb and the moments;
 SAMBA_RVSS_POWER_VERBS, divided by blanks, has the verbs whose turn it can be.
@@ -23,12 +24,23 @@ from tests.vm import invariants
 from tests.vm.disks import Disks, Running
 from tests.vm.machine import CHECKOUT
 
-VERBS = tuple(os.environ.get("SAMBA_RVSS_POWER_VERBS", "create seal delete reconcile").split())
+# What was exposed when the power went is there when it goes while that is reconciled.
+_ALL = "create seal delete keep expose reconcile conceal prune"
+VERBS = tuple(os.environ.get("SAMBA_RVSS_POWER_VERBS", _ALL).split())
 SYSTEMS = ("btrfs", "zfs")
 SEED_NAME = "SAMBA_RVSS_POWER_SEED"
 SEED = os.environ.get(SEED_NAME) or str(random.SystemRandom().randrange(10**9))
 # Until they have been measured, in seconds.
-_EXPECTED = {"create": 2.0, "seal": 1.0, "delete": 2.0, "reconcile": 8.0}
+_EXPECTED = {
+    "create": 2.0,
+    "seal": 1.0,
+    "delete": 2.0,
+    "reconcile": 8.0,
+    "keep": 4.0,
+    "expose": 8.0,
+    "conceal": 5.0,
+    "prune": 5.0,
+}
 
 
 def turn(number: int) -> tuple[str, str]:
@@ -71,11 +83,11 @@ class Machine:
         """Return whether it runs."""
         return self._running is not None
 
-    def start(self, system: str) -> None:
-        """Switch it on; its driver begins with a file system."""
+    def start(self, system: str, verb: str) -> None:
+        """Switch it on; its driver begins with a file system, and does what a verb needs."""
         if self._disks is None:
             self._disks = Disks(self._place(), self._furnished)
-        command = ["python3", f"{CHECKOUT}/tests/vm/driver.py", "work", system]
+        command = ["python3", f"{CHECKOUT}/tests/vm/driver.py", "work", system, verb]
         self._running = self._power.enter_context(self._disks.boot(command))
 
     def forget(self) -> None:
@@ -157,16 +169,21 @@ def lose_power(machine: Machine, number: int) -> None:
     """
     verb, system = turn(number)
     moments = random.Random(f"{SEED} {number}")  # noqa: S311 - moments are no secret
-    first = system if system in SYSTEMS else SYSTEMS[0]
     if not machine.is_running():
-        machine.start(first)
+        _begin(machine, number)
         machine.whole()
     moment = moments.uniform(0, 1.1)
     if verb == "reconcile":
         machine.cut("create", SYSTEMS[number % 2], moments.uniform(0, 1.1))
-        machine.start(first)
+        _begin(machine, number)
     really = machine.cut(verb, system, moment)
     machine.row = f"{number:3} {verb:10} {system:6} {moment:.2f} {' '.join(really):18}"
-    following = turn(number + 1)[1]
-    machine.start(following if following in SYSTEMS else first)
-    machine.row += f" whole, {len(machine.whole()['copies'])} copies"
+    _begin(machine, number + 1)
+    seen = machine.whole()
+    machine.row += f" whole, {len(seen['copies'])} copies, {len(seen['backups'])} backups"
+
+
+def _begin(machine: Machine, number: int) -> None:
+    """Switch a machine on for a loss."""
+    verb, system = turn(number)
+    machine.start(system if system in SYSTEMS else SYSTEMS[0], verb)

@@ -32,10 +32,14 @@ SEEN: dict[str, Any] = {
             "volume": {"provider": "zfs"},
         }
     ],
-    "images": [{"id": A, "read_only": True}],
+    "ended": [],
+    "backups": [],
+    "images": [{"id": A, "read_only": True, "of": ""}],
+    "written": {},
     "mounts": {PATH: {"read_only": True, "name": "n", "files": FILES}},
     "directories": [PATH],
     "shares": {SHARE: PATH},
+    "shared": {},
     "descriptors": [SHARE.lower()],
     "served": {SHARE: {"files": FILES, "write": "NT_STATUS_MEDIA_WRITE_PROTECTED"}},
     "zfs": [f"tank/samba-rvss/{A}", f"tank/volume@rvss-{A}"],
@@ -55,7 +59,7 @@ def _another(seen: dict[str, Any], name: str) -> None:
     other, path, share = "20240301T000000Z-0123abce", PATH + "e", SHARE + "e"
     copy = {**seen["copies"][0], "id": other, "path": path, "exposed_share": share}
     seen["copies"].append({**copy, "volume": {"provider": "btrfs"}})
-    seen["images"].append({"id": other, "read_only": True})
+    seen["images"].append({"id": other, "read_only": True, "of": ""})
     seen["mounts"][path] = {"read_only": True, "name": name, "files": FILES}
     seen["directories"].append(path)
     seen["shares"][share] = path
@@ -72,7 +76,7 @@ def _empty(seen: dict[str, Any]) -> None:
 
 
 CHANGES: dict[str, Change] = {
-    "image x belongs to nothing": lambda s, _: s["images"].append({"id": "x", "read_only": True}),
+    "image x belongs to nothing": lambda s, _: s["images"].append({"id": "x", "of": ""}),
     "mount /x belongs to nothing": lambda s, _: s["mounts"].update({"/x": {}}),
     f"mount {PATH} is missing": lambda s, _: s["mounts"].clear(),
     "directory /x belongs to nothing": lambda s, _: s["directories"].append("/x"),
@@ -123,4 +127,209 @@ def test_what_nobody_was_promised_may_be_there_or_gone(last: str) -> None:
     assert invariants.wrong(SEEN, record) == []
     seen = deepcopy(SEEN)
     _empty(seen)
+    assert invariants.wrong(seen, record) == []
+
+
+# backups
+
+K, W = "20240301T120000Z-0123abcf", "20240301T120500Z-0123abd0"
+_HOME, _SHARES = "tank/samba-rvss", "/run/samba-rvss/shared/zfs"
+_SEALED = {"name": "4", "data": "5", "recovered": "6"}
+_WRITTEN = {"written-1": "7"}
+
+
+def _backed_up() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what is seen and recorded of a backup on ZFS that is exposed, with a writable copy."""
+    seen, record = deepcopy(SEEN), deepcopy(RECORD)
+    record += [
+        {"what": "creating", "name": "k", "persistent": False, "files": _SEALED},
+        {"what": "keeping", "name": "k", "asked": True},
+        {"what": "kept", "name": "k", "backup": True, "held": True, "tagged": True},
+        {"what": "kept", "name": "k", "shown": True, "branch": True, "open": True},
+        {"what": "kept", "name": "k", "writing": _WRITTEN, "written": _WRITTEN},
+    ]
+    shown = [
+        {"id": K, "writable": False, "share": "zfs-1"},
+        {"id": W, "writable": True, "share": "zfs-1-rw"},
+    ]
+    seen["backups"] = [
+        {
+            "id": K,
+            "parts": [{"id": K, "volume": "zfs:1:2"}],
+            "seen": True,
+            "consistent": True,
+            "missing": "",
+            "tags": ["carried"],
+            "holds": [{"tag": tag} for tag in ("exposed", "offsite", "writable")],
+            "exposed": shown,
+            "mounted": {"read_only": True, "name": "k", "files": dict(_SEALED)},
+        }
+    ]
+    seen["images"] += [
+        {"id": K, "read_only": True, "of": ""},
+        {"id": W, "read_only": False, "of": K},
+    ]
+    files = {W: {**_SEALED, **_WRITTEN}, K: dict(_SEALED)}
+    seen["written"][W] = {"files": files[W]}
+    for each in shown:
+        name, path = str(each["id"]), f"{_SHARES}/{each['id']}"
+        seen["shared"][each["share"]] = path
+        seen["directories"].append(path)
+        seen["mounts"][path] = {"read_only": name == K, "name": "k", "files": files[name]}
+        write = "success" if name == W else "NT_STATUS_ACCESS_DENIED"
+        seen["served"][each["share"]] = {"files": files[name], "write": write}
+    kept = (f"tank/volume@rvss-{K}", f"{_HOME}/{K}@rvss-{K}")
+    branch = f"{_HOME}/{K}@rvss-{W}"
+    seen["zfs"] += [*kept, f"{_HOME}/{K}", branch, f"{_HOME}/{W}"]
+    seen["holds"] += [f"{name} samba-rvss" for name in (*kept, branch)]
+    seen["holds"] += [f"{name} samba-rvss:offsite" for name in kept]
+    return seen, record
+
+
+def _conceal(seen: dict[str, Any], index: int) -> None:
+    """Let something not be a share any more that is one; its image stays."""
+    backup = seen["backups"][0]
+    share, image = backup["exposed"][index]["share"], backup["exposed"][index]["id"]
+    if image == K:
+        del backup["exposed"][index], backup["holds"][0]
+    else:
+        backup["exposed"][index]["share"] = None
+    for name in ("shared", "served"):
+        del seen[name][share]
+    seen["directories"].remove(f"{_SHARES}/{image}")
+    del seen["mounts"][f"{_SHARES}/{image}"]
+
+
+def _discard(seen: dict[str, Any]) -> None:
+    """Let the writable copy be gone."""
+    _conceal(seen, 1)
+    backup = seen["backups"][0]
+    del backup["exposed"][1], backup["holds"][2]
+    for name in ("images", "zfs", "holds"):
+        seen[name] = [x for x in seen[name] if W not in str(x) or str(x) == f"{_HOME}/{K}"]
+
+
+def _lose(seen: dict[str, Any]) -> bool:
+    """Let the backup be gone with all that belongs to it."""
+    _discard(seen)
+    _conceal(seen, 0)
+    seen["backups"].clear()
+    for name in ("images", "zfs", "holds"):
+        seen[name] = [x for x in seen[name] if K not in str(x)]
+    return True
+
+
+def _as_copy(seen: dict[str, Any]) -> None:
+    _lose(seen)
+    _another(seen, "k")
+    seen["mounts"][PATH + "e"]["files"] = dict(_SEALED)
+    seen["served"][SHARE + "e"] = {"files": dict(_SEALED), "write": "NT_STATUS_ACCESS_DENIED"}
+
+
+def _first(seen: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = seen["backups"][0]
+    return found
+
+
+def _say(record: list[dict[str, Any]], what: str, **values: object) -> bool:
+    record.append({"what": what, "name": "k", **values})
+    return True
+
+
+OF_BACKUPS: dict[str, Change] = {
+    f"{K} has ended, and is to be sealed": lambda s, _: s["ended"].append(K),
+    f"image {W} belongs to nothing": lambda s, _: s["images"][2].update(of="x"),
+    "share x belongs to nothing": lambda s, _: s["shared"].update(x="/x"),
+    f"mount {_SHARES}/{K} is missing": lambda s, _: s["mounts"].pop(f"{_SHARES}/{K}"),
+    f"dataset {_HOME}/{K}@rvss-{K} is missing": lambda s, _: s["zfs"].remove(
+        f"{_HOME}/{K}@rvss-{K}"
+    ),
+    f"dataset {_HOME}/{W} is missing": lambda s, _: s["zfs"].remove(f"{_HOME}/{W}"),
+    f"hold {_HOME}/{K}@rvss-{K} samba-rvss is missing": lambda s, _: s["holds"].remove(
+        f"{_HOME}/{K}@rvss-{K} samba-rvss"
+    ),
+    "k was kept, and is gone": lambda s, _: _lose(s),
+    "k was keeping, and is gone": lambda s, r: _lose(s) and _say(r, "keeping"),
+    "k (kept) is no backup": lambda s, _: _as_copy(s),
+    "k (sealed) is a backup": lambda _, r: _say(r, "sealed", backup=False),
+    "k (deleted) is still there": lambda _, r: _say(r, "deleted"),
+    "k (kept) is there 2 times": lambda s, _: _another(s, "k"),
+    f"{K}: its image is not read-only": lambda s, _: s["images"][1].update(read_only=False),
+    f"{K}: its mount is not": lambda s, _: _first(s)["mounted"].update(read_only=False),
+    "it is not consistent: no": lambda s, _: _first(s).update(consistent=False, missing="no"),
+    f"{K}: it holds {{}}, not": lambda s, _: _first(s)["mounted"].update(files={}),
+    "it is not held": lambda s, _: _first(s)["holds"].pop(1),
+    "it is held": lambda _, r: _say(r, "kept", held=False),
+    "it is held as x": lambda s, _: _first(s)["holds"].append({"tag": "x"}),
+    "it is not tagged": lambda s, _: _first(s)["tags"].clear(),
+    f"ZFS does not hold tank/volume@rvss-{K} as offsite": lambda s, _: s["holds"].remove(
+        f"tank/volume@rvss-{K} samba-rvss:offsite"
+    ),
+    "it is not a share": lambda s, _: _conceal(s, 0),
+    "it is a share": lambda _, r: _say(r, "kept", shown=False),
+    "it is not held as exposed": lambda s, _: _first(s)["holds"].pop(0),
+    "it is not branched": lambda s, _: _discard(s),
+    "it is branched": lambda _, r: _say(r, "kept", branch=False, open=False),
+    "it is not open": lambda s, _: _conceal(s, 1),
+    "it is open": lambda _, r: _say(r, "kept", open=False),
+    "it is not held as writable": lambda s, _: _first(s)["holds"].pop(2),
+    "the writable copy holds": lambda s, _: s["written"][W]["files"].pop("written-1"),
+    "[zfs-1] leads to /x": lambda s, _: s["shared"].update({"zfs-1": "/x"}),
+    f"{_SHARES}/{K} is mounted as": lambda s, _: s["mounts"][f"{_SHARES}/{K}"].update(
+        read_only=False
+    ),
+    "[zfs-1] has {}": lambda s, _: s["served"]["zfs-1"].update(files={}),
+    "through [zfs-1] came to success": lambda s, _: s["served"]["zfs-1"].update(write="success"),
+    "through [zfs-1-rw] came to no": lambda s, _: s["served"]["zfs-1-rw"].update(write="no"),
+}
+
+
+@pytest.mark.parametrize("said", OF_BACKUPS)
+def test_it_says_what_is_wrong_with_a_backup(said: str) -> None:
+    seen, record = _backed_up()
+    assert invariants.wrong(seen, record) == []
+    OF_BACKUPS[said](seen, record)
+    assert said in "\n".join(invariants.wrong(seen, record))
+
+
+def _release(seen: dict[str, Any]) -> None:
+    del _first(seen)["holds"][1]
+    seen["holds"] = [hold for hold in seen["holds"] if not hold.endswith(":offsite")]
+
+
+def _write(seen: dict[str, Any]) -> None:
+    path = f"{_SHARES}/{W}"
+    for mounted in (seen["written"][W], seen["mounts"][path], seen["served"]["zfs-1-rw"]):
+        mounted["files"]["written-1"] = "0"
+
+
+def _tear(seen: dict[str, Any]) -> None:
+    _discard(seen)
+    _conceal(seen, 0)
+    _first(seen).update(consistent=False)
+    _first(seen)["mounted"].update(files={})
+
+
+_EITHER = {"shown": None, "branch": None, "open": None}
+UNDECIDED: dict[str, tuple[dict[str, object], Callable[[dict[str, Any]], object]]] = {
+    "held": ({"held": None}, _release),
+    "tagged": ({"tagged": None}, lambda seen: _first(seen)["tags"].clear()),
+    "shown": ({"shown": None}, lambda seen: _conceal(seen, 0)),
+    "open": ({"open": None}, lambda seen: _conceal(seen, 1)),
+    "branch": ({"branch": None, "open": None}, _discard),
+    "written": ({"written": {}}, _write),
+    "kept": ({"what": "keeping", "persistent": True}, _as_copy),
+    "not kept": ({"what": "keeping", "asked": False}, _lose),
+    "deleted": ({"what": "deleting"}, _lose),
+    "torn": ({"unsealed": True, **_EITHER}, _tear),
+}
+
+
+@pytest.mark.parametrize("what", UNDECIDED)
+def test_what_is_under_way_may_be_done_or_not(what: str) -> None:
+    values, change = UNDECIDED[what]
+    seen, record = _backed_up()
+    record.append({"what": "kept", "name": "k", **values})
+    assert invariants.wrong(seen, record) == []
+    change(seen)
     assert invariants.wrong(seen, record) == []

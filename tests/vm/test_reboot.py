@@ -37,7 +37,8 @@ def test_it_was_a_reboot_and_all_was_there_before(told: Mapping[str, Any]) -> No
     assert before["lock"] == after["lock"] == "tmpfs"
     phases = [copy["phase"] for copy in before["copies"]]
     assert sorted(set(phases)) == ["open", "sealed"]
-    assert len(phases) == len(before["images"]) == len(before["mounts"]) == 14
+    kept = len(told["taken"]["kept"])
+    assert len(phases) == len(before["mounts"]) == len(before["images"]) - kept == 14
     assert len(before["shares"]) == len(before["descriptors"]) == 12
 
 
@@ -66,6 +67,26 @@ def test_what_must_live_on_is_where_it_was_and_works(told: Mapping[str, Any]) ->
         assert served["files"] == content["files"], copy
         assert served["write"] in ("NT_STATUS_MEDIA_WRITE_PROTECTED", "NT_STATUS_ACCESS_DENIED")
         assert images[copy["id"]] is True
+
+
+def test_backups_are_kept_with_what_was_sealed(told: Mapping[str, Any]) -> None:
+    """They are listed, held, and what was sealed; their context is not persistent, and they are."""
+    kept, found = told["taken"]["kept"], told["found"]
+    assert len(kept) == len(SYSTEMS)
+    assert found["wrong"] == []
+    before = _facts(told["taken"]["seen"]["backups"])
+    assert sorted(before) == sorted(kept)
+    for backup in before.values():
+        assert backup["mounted"]["files"].keys() == {"name", "data", "recovered"}
+        assert (backup["consistent"], backup["tags"]) == (True, ["carried"])
+    assert _facts(found["settled"]["backups"]) == before
+    assert _facts(found["without ledger"]) == before
+
+
+def _facts(backups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is said of backups, by their ids, but for what changes by itself."""
+    changing = ("size", "parts")
+    return {b["id"]: {k: v for k, v in b.items() if k not in changing} for b in backups}
 
 
 def test_all_others_are_gone_everywhere(told: Mapping[str, Any]) -> None:
