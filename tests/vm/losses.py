@@ -14,6 +14,7 @@ SAMBA_RVSS_POWER_VERBS, divided by blanks, has the verbs whose turn it can be.
 import json
 import os
 import random
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,7 +31,7 @@ VERBS = tuple(os.environ.get("SAMBA_RVSS_POWER_VERBS", _ALL).split())
 SYSTEMS = ("btrfs", "zfs")
 SEED_NAME = "SAMBA_RVSS_POWER_SEED"
 SEED = os.environ.get(SEED_NAME) or str(random.SystemRandom().randrange(10**9))
-# Until they have been measured, in seconds.
+# Until they have been measured: seconds where nothing else runs.
 _EXPECTED = {
     "create": 2.0,
     "seal": 1.0,
@@ -68,7 +69,7 @@ class Machine:
         self._power = ExitStack()
         self._disks: Disks | None = None
         self._running: Running | None = None
-        self._lasts = dict(_EXPECTED)
+        self._lasts: dict[str, float] = {}
         self._doing = ("", "")
         self._since = 0.0
         self.row = ""
@@ -108,7 +109,7 @@ class Machine:
         if word == "doing":
             verb, _, system = rest.partition(" ")
             self._doing, self._since = (verb, system), time.monotonic()
-        elif word == "done" and self._doing[0] in self._lasts:
+        elif word == "done" and self._doing[0] in _EXPECTED:
             self._lasts[self._doing[0]] = time.monotonic() - self._since
         return word, rest
 
@@ -137,7 +138,7 @@ class Machine:
         """
         while self.hear() != ("doing", f"{verb} {system}"):
             pass
-        time.sleep(moment * self._lasts[verb])
+        time.sleep(moment * self._expected(verb))
         self.running.cut()
         self._doing = (verb, system)
         while (line := self.running.line()) is not None:
@@ -148,6 +149,12 @@ class Machine:
         self._power.close()
         self._running = None
         return self._doing
+
+    def _expected(self, verb: str) -> float:
+        """Return how long a verb takes: as it did, or as slow as everything else is here."""
+        slowness = [seconds / _EXPECTED[each] for each, seconds in self._lasts.items()]
+        usual = max(1.0, statistics.median(slowness)) if slowness else 1.0
+        return self._lasts.get(verb, _EXPECTED[verb] * usual)
 
 
 def _explained(machine: Machine, told: Any, problems: list[str]) -> str:
