@@ -161,7 +161,7 @@ def prune(there: list[Kept], system: str) -> None:
             kept.note(held=None)
             command("release", kept.id, "--tag", HOLD)
             kept.note(held=False)
-    plan = json.loads(command("prune", "--dry-run", "--json", "--trust-clock"))
+    plan = json.loads(command("prune", "--dry-run", "--json", "--trust-clock"))["backups"]
     going = {verdict["id"] for verdict in plan if verdict["removed"]}
     gone = [kept for kept in there if kept.id in going]
     with doing("prune", system):

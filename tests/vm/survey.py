@@ -101,7 +101,7 @@ def shares_again() -> dict[str, str]:
 
 def backups() -> list[dict[str, Any]]:
     """Return what is said of each backup, and what is in it where it is mounted."""
-    listed = json.loads(command("backup", "list", "--json"))
+    listed = json.loads(command("backup", "list", "--json"))["backups"]
     return [{**backup, "mounted": _mounted(backup["id"])} for backup in listed]
 
 
