@@ -1,19 +1,20 @@
 """A pytest plugin: rigs as fixtures, capabilities, and a watch for what tests leave behind.
 
-Place: loaded with ``-p samba_rvss.testing.plugin``; for our tests and for other people's.
+Place: for our tests and for other people's, see samba-rvss-testing(7). pytest loads it wherever
+samba-rvss is installed, by its entry point, or with ``-p samba_rvss.testing.plugin``.
 Contract: a rig lives as long as its test. A test that needs what the machine lacks is skipped
 with a reason that says how to force it, and fails where SAMBA_RVSS_REQUIRE names the capability or
-says ``all``, as CI does; ``zfs`` must be named. A test fails that leaves a child process, a mount,
-a loop device or an open file descriptor.
+says ``all``, as CI does; ``zfs`` must be named. A test that uses a rig fails if it leaves a child
+process, a mount, a loop device or an open file descriptor; with ``samba_rvss_leftovers = all`` in
+pytest's configuration, any test does.
 """
 
-import errno
 import gc
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from importlib.util import find_spec
@@ -23,19 +24,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 from samba_rvss.errors import RvssError
-from samba_rvss.kernel import mounting, mounttable, processes
+from samba_rvss.kernel import mounting, mounttable
 from samba_rvss.run import run, tool
+from samba_rvss.testing.daemon import RvssDaemon
+from samba_rvss.testing.disk import SickDisk
+from samba_rvss.testing.leftovers import PREFIX, belongings
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.smbd import PrivateSmbd
+from samba_rvss.testing.zfs import LoopZfs, Pool
 
 if TYPE_CHECKING:
+    from samba_rvss.samba.logon import Logon
+    from samba_rvss.testing.netns import Link
+    from samba_rvss.testing.remote import Remote
     from samba_rvss.testing.users import BackupOperator
 
 REQUIRE = "SAMBA_RVSS_REQUIRE"
-ASIDE: set[int] = set()
-"""Processes that work for the session while its tests run: what they start belongs to no test."""
-
-_PREFIX = "rvss-test-"
+LEFTOVERS = "samba_rvss_leftovers"
 _GRACE = 1.0  # seconds; a loop device frees itself a little after its last user
 
 
@@ -84,6 +89,10 @@ def _zfs() -> str:
     return ""
 
 
+def _module(name: str) -> str:
+    return "" if find_spec(name) else f"python3-{name} is not installed"
+
+
 def _smbd() -> str:
     if missing := _root() or _tools("smbd", "net", "smbpasswd", "useradd"):
         return missing
@@ -103,6 +112,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
     "smbtorture": cache(lambda: _smbd() or _tools("smbtorture")),
     "qemu": cache(lambda: _tools("qemu-img", "qemu-io")),
     "podman": cache(lambda: _root() or _tools("podman", "runc")),
+    "ip": cache(lambda: _tools("ip") or _module("pyroute2")),
     "nbdkit": cache(lambda: _root() or _tools("nbdkit", "nbdfuse")),
     "btrbk": cache(lambda: _root() or _tools("btrbk")),
     "syncoid": cache(lambda: _root() or _tools("syncoid")),
@@ -135,8 +145,20 @@ def require(*names: str) -> None:
             pytest.skip(f"needs {name}: {missing}; {REQUIRE}={name} makes this a failure")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the option that says whose leftovers are looked for."""
+    said = "which tests fail that leave something behind: 'rigs', those that use one, or 'all'"
+    parser.addini(LEFTOVERS, said, default="rigs")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker ``require``."""
+    """Register the marker ``require``.
+
+    Raises:
+        pytest.UsageError: the option has another value.
+    """
+    if config.getini(LEFTOVERS) not in ("rigs", "all"):
+        raise pytest.UsageError(f"{LEFTOVERS} is neither 'rigs' nor 'all'")
     config.addinivalue_line(
         "markers", "require(name, ...): capabilities without which the test is skipped"
     )
@@ -148,81 +170,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         require(*marker.args)
 
 
-def _children() -> Iterator[tuple[str, str]]:
-    aside = set(ASIDE)
-    for pid in processes.descendants(os.getpid()):  # parents come before their children
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # ended and reaped while we looked
-        if int(fields[1]) in aside:
-            aside.add(pid)
-            continue
-        shown = words.replace("\0", " ").strip() or "ended, but not waited for"
-        # A pid comes back, a pid with its start time does not.
-        yield f"child {pid} {fields[19].decode()}", f"process {pid} ({shown})"
-
-
-def _backing_files() -> dict[str, str]:
-    files = {}
-    for device in Path("/sys/block").glob("loop*"):
-        try:
-            backing = (device / "loop" / "backing_file").read_text("utf-8", "replace")
-        except OSError as exc:
-            # Not in use, or freed while we looked.
-            if exc.errno not in {errno.ENOENT, errno.ENXIO, errno.ENODEV}:
-                raise
-            continue
-        files[f"/dev/{device.name}"] = backing.strip()
-    return files
-
-
-def _is_ours(path: str) -> bool:
-    """Return whether a file is in a rig directory of this process, not of another process."""
-    return f"/{_PREFIX}{os.getpid()}-" in path
-
-
-def _devices() -> Iterator[tuple[str, str]]:
-    files = {d: f for d, f in _backing_files().items() if _is_ours(f)}
-    for device, file in files.items():
-        yield f"loop {device} {file.removesuffix(' (deleted)')}", f"loop device {device} of {file}"
-    for mount in mounttable.mountinfo():
-        on_a_loop = mount.source.startswith("/dev/loop")
-        if mount.source not in files if on_a_loop else not _is_ours(mount.target):
-            continue
-        yield f"mount {mount.id} {mount.target}", f"mount of {mount.source} at {mount.target}"
-
-
-def _descriptors() -> Iterator[tuple[str, str]]:
-    for name in os.listdir("/proc/self/fd"):
-        path = Path("/proc/self/fd", name)
-        try:
-            status, link = path.stat(), str(path.readlink())
-        except FileNotFoundError:
-            continue  # the descriptor of the listing itself
-        # Samba's libraries open a database once (registry.tdb, when a configuration includes the
-        # registry) and keep it until the process ends. Their connections they do close.
-        if not link.removesuffix(" (deleted)").endswith(".tdb"):
-            key = f"descriptor {name} {status.st_dev}:{status.st_ino}"
-            yield key, f"file descriptor {name} of {link}"
-
-
-def belongings() -> dict[str, str]:
-    """Return what this process has: children, mounts, loop devices and open descriptors.
-
-    A process that has made itself a daemon is not our child and not seen: each rig ends its own.
-    Loop devices of other test processes, and what is mounted of them, are left out.
-
-    Returns:
-        For each, a key that stays the same as long as it exists, and the words that name it.
-    """
-    return dict((*_children(), *_devices(), *_descriptors()))
-
-
 @pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves something behind; other fixtures are torn down before."""
+    if request.config.getini(LEFTOVERS) != "all" and RIGS.isdisjoint(request.fixturenames):
+        yield
+        return
     before = belongings()
     yield
     deadline = time.monotonic() + _GRACE
@@ -241,7 +194,7 @@ def rig_directory() -> Iterator[Path]:
 
     Mounts that are left below it are taken away in the end, and fail the test.
     """
-    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+    directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     directory.chmod(0o755)
     yield directory
     below = [m.target for m in mounttable.mountinfo() if Path(m.target).is_relative_to(directory)]
@@ -262,13 +215,81 @@ def loop_btrfs(rig_directory: Path) -> Iterator[LoopBtrfs]:
 
 
 @pytest.fixture
+def zfs_dataset(rig_directory: Path) -> Iterator[LoopZfs]:
+    """A dataset of a ZFS pool of its own."""
+    require("root", "zfs")
+    with Pool(rig_directory) as pool, LoopZfs(rig_directory, pool) as dataset:
+        yield dataset
+
+
+@pytest.fixture
+def sick_disk(rig_directory: Path) -> Iterator[Callable[..., SickDisk]]:
+    """Make a disk that stands still, fails or is slow; the arguments are SickDisk's. One a test."""
+    require("root", "nbdkit", "loop")
+    with ExitStack() as undo:
+
+        def make(*, size: int = 256 << 20, delay: float = 0.0) -> SickDisk:
+            return undo.enter_context(SickDisk(rig_directory, size=size, delay=delay))
+
+        yield make
+
+
+@pytest.fixture
+def client_link() -> "Iterator[Link]":
+    """A network namespace for clients, whose link to this machine can be cut."""
+    require("root", "ip")
+    from samba_rvss.testing.netns import Link
+
+    with Link() as link:
+        yield link
+
+
+@pytest.fixture
 def samba_rig() -> Iterator[Callable[..., PrivateSmbd]]:
-    """Make a private Samba, not started yet; the arguments are PrivateSmbd's."""
+    """Make a private Samba, not started yet; the arguments are PrivateSmbd's.
+
+    In a test's arguments it comes after the file systems of its shares, and after `client_link`.
+    """
     require("smbd")
     with ExitStack() as undo:
 
-        def make(*, options: Mapping[str, str] | None = None, log_level: int = 1) -> PrivateSmbd:
-            return undo.enter_context(PrivateSmbd(options=options, log_level=log_level))
+        def make(
+            *,
+            options: Mapping[str, str] | None = None,
+            interfaces: Sequence[str] = (),
+            log_level: int = 1,
+        ) -> PrivateSmbd:
+            return undo.enter_context(
+                PrivateSmbd(options=options, interfaces=interfaces, log_level=log_level)
+            )
+
+        yield make
+
+
+@pytest.fixture
+def rvss_daemon(
+    samba_rig: Callable[..., PrivateSmbd],
+) -> Iterator[Callable[[PrivateSmbd], RvssDaemon]]:
+    """Make a samba-rvss for a private Samba, not started yet."""
+    with ExitStack() as undo:
+
+        def make(samba: PrivateSmbd) -> RvssDaemon:
+            return undo.enter_context(RvssDaemon(samba))
+
+        yield make
+
+
+@pytest.fixture
+def fsrvp_client(
+    samba_rig: Callable[..., PrivateSmbd],
+) -> "Iterator[Callable[..., Remote]]":
+    """Make an FSRVP client in a process of its own; the arguments are Remote's."""
+    from samba_rvss.testing.remote import Remote
+
+    with ExitStack() as undo:
+
+        def make(host: str, logon: "Logon", namespace: str = "") -> Remote:
+            return undo.enter_context(Remote(host, logon, namespace))
 
         yield make
 
@@ -286,3 +307,19 @@ def backup_operator(
             return undo.enter_context(BackupOperator(samba))
 
         yield make
+
+
+RIGS = frozenset(
+    {
+        "rig_directory",
+        "loop_btrfs",
+        "zfs_dataset",
+        "sick_disk",
+        "client_link",
+        "samba_rig",
+        "rvss_daemon",
+        "backup_operator",
+        "fsrvp_client",
+    }
+)
+"""The fixtures for tests; what a test with one of them leaves behind makes it fail."""

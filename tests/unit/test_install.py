@@ -84,8 +84,9 @@ def test_enabling_the_service_enables_all(installed: Path) -> None:
 
 
 def test_manual_pages_are_installed(installed: Path) -> None:
-    pages = {page.name for page in (installed / "usr/share/man/man8").iterdir()}
-    assert pages == {"samba-rvss.8", "samba-rvss-hook.8"}
+    found = (installed / "usr/share/man").glob("*/*")
+    pages = {f"{page.parent.name}/{page.name}" for page in found}
+    assert pages == {"man7/samba-rvss-testing.7", "man8/samba-rvss.8", "man8/samba-rvss-hook.8"}
 
 
 def test_completion_is_installed(installed: Path) -> None:

@@ -12,6 +12,7 @@ from samba_rvss.cli import doctor, reconcile, status
 from samba_rvss.cli.doctor.finding import CHECKS
 from samba_rvss.errors import Problem
 from samba_rvss.samba.options import OPTIONS
+from samba_rvss.testing import plugin
 
 MAN = Path(__file__).parents[2] / "packaging" / "man"
 
@@ -96,3 +97,10 @@ def test_hook_manual_has_its_verbs_and_option() -> None:
     text = (MAN / "samba-rvss-hook.8").read_text()
     for word in ("Cm check", "Cm create", "Cm delete", "Fl S"):
         assert f".{word}" in text or f"It {word}" in text, word
+
+
+def test_the_rigs_are_in_their_manual() -> None:
+    text = (MAN / "samba-rvss-testing.7").read_text()
+    assert set(re.findall(r"^\.It Va (\w+)$", text, re.MULTILINE)) == plugin.RIGS
+    assert plugin.LEFTOVERS in text
+    assert plugin.REQUIRE in text

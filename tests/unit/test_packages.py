@@ -16,7 +16,9 @@ _SECONDS = 600
 _MODULES = re.compile(r"^/usr/lib/(samba-rvss|python3/dist-packages|python3\.\d+/site-packages)/")
 _UNITS = re.compile(r"^(/usr)?/lib/systemd/system/")
 _ZSH = re.compile(r"^/usr/share/zsh/(vendor-completions|site-functions)/")
-_MANUAL = re.compile(r"\.8(\.gz)?$")
+_MANUAL = re.compile(r"\.([78])(\.gz)?$")
+# Only where Python itself looks.
+_ABOUT = f"/samba_rvss-{__version__}.dist-info/"
 _DOCUMENTS = ("/usr/share/doc/", "/usr/share/licenses/", "/usr/share/lintian/")
 
 
@@ -46,12 +48,12 @@ def _files(names: Sequence[str]) -> set[str]:
     """Return which files there are, as they would be without a package; no documents."""
     found = set()
     for name in names:
-        if name.endswith("/") or name.startswith(_DOCUMENTS):
+        if name.endswith("/") or name.startswith(_DOCUMENTS) or _ABOUT in name:
             continue
         name = _MODULES.sub("/usr/lib/samba-rvss/", name)
         name = _UNITS.sub("/usr/lib/systemd/system/", name)
         name = _ZSH.sub("/usr/share/zsh/", name)
-        found.add(_MANUAL.sub(".8", name))
+        found.add(_MANUAL.sub(r".\1", name))
     return found
 
 
@@ -71,6 +73,7 @@ def test_debian(tmp_path: Path) -> None:
         if path.is_file() and path.parent.name != "DEBIAN"
     ]
     assert _files(names) == _installed(tmp_path / "installed")
+    assert any(name.endswith(f"{_ABOUT}entry_points.txt") for name in names)
 
     # What deletes backups by the clock is started by the clock alone.
     scripts = "".join(

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from samba_rvss.testing.plugin import ASIDE, belongings
+from samba_rvss.testing.leftovers import ASIDE, belongings
 
 _PROGRAM = 'read go; sh -c "sleep 60 & echo started; wait" & wait'
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from samba_rvss.testing.plugin import ASIDE, CAPABILITIES, REQUIRE
+from samba_rvss.testing.leftovers import ASIDE
+from samba_rvss.testing.plugin import CAPABILITIES, REQUIRE
 from tests.vm import background, boots, image, selection
 
 NO_VM = "SAMBA_RVSS_NO_VM"
