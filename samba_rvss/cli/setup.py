@@ -7,9 +7,8 @@ The file that was there is kept beside it.
 import argparse
 import difflib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 
 from samba_rvss import output
@@ -19,14 +18,25 @@ from samba_rvss.clock import now
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Keep
 from samba_rvss.mounts import places
-from samba_rvss.samba import conf, control, readable, registry, rewriting, setting, twins, written
-from samba_rvss.samba.edited import Change, edited
+from samba_rvss.samba import (
+    conf,
+    control,
+    outlook,
+    readable,
+    registry,
+    rewriting,
+    setting,
+    twins,
+    written,
+)
+from samba_rvss.samba.edited import Change, edited, is_global
 from samba_rvss.samba.parser import lower_case, open_context, registry_sections, sections_of
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.samba.sections import Section
 from samba_rvss.samba.values import Parameters, plain
 
 _GLOBAL = "global"
+_SHOWN = 3  # of what a text would come to
 
 
 def register(verbs: Verbs) -> None:
@@ -57,7 +67,7 @@ def register(verbs: Verbs) -> None:
         help="let Windows' Previous Versions show the shadow copies",
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
-    verb.set_defaults(function=run)
+    verb.set_defaults(function=run, looks=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +106,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     section = _section(config, arguments.share)
     plan = _plan(config, section, arguments)
-    after = _judged(plan, config, section)
+    after = _judged(plan)
     obstacle = "" if arguments.remove else _obstacle(after, section)
-    backup = ""
+    backup = untold = ""
     if arguments.apply and plan.changes:
         if obstacle:
             raise RvssError(
@@ -106,7 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
                 f"[{section.name}] would still have no shadow copies, and nothing is written:"
                 f" {obstacle}",
             )
-        backup = _apply(plan, config)
+        backup, untold = _apply(plan, config)
+    further = [*filter(None, [untold]), *_further(plan, config, section, arguments)]
     if arguments.json:
         output.print_json(
             {
@@ -125,14 +136,14 @@ def run(arguments: argparse.Namespace) -> int:
                 "obstacle": obstacle,
                 "applied": bool(arguments.apply and plan.changes),
                 "backup": backup or None,
-                "further": list(_further(plan, config, section, arguments)),
+                "further": further,
             }
         )
         return 0
     _show(plan, section, arguments, backup)
     if obstacle:
         output.print_line(f"warning: and still it could have no shadow copies: {obstacle}")
-    for line in _further(plan, config, section, arguments):
+    for line in further:
         output.print_line(line)
     return 0
 
@@ -167,7 +178,8 @@ def _plan(config: conf.Config, section: Section, arguments: argparse.Namespace) 
     name = section.name
     if section.registry:
         known = registry_sections(f"{config.run_directory}/")
-        own = effective = Parameters(dict(known.get(name, ())))
+        own = Parameters(dict(known.get(name, ())))
+        effective = conf.with_copied(own, sections)
     else:
         if lower_case(name) not in parts:
             raise RvssError(
@@ -182,10 +194,22 @@ def _plan(config: conf.Config, section: Section, arguments: argparse.Namespace) 
     if arguments.remove:
         wanted = setting.without(name, own, globals_, config.run_directory)
     else:
-        includes = [text for key, text in parts.get(_GLOBAL, ()) if plain(key) == "include"]
+        includes = [
+            text
+            for part in written.parse(before)
+            if is_global(part.section)
+            for key, text in part.parameters
+            if plain(key) == "include"
+        ]
         general = list(setting.for_all(globals_, includes))
         previous = ""
         if arguments.previous_versions:
+            if elsewhere := setting.shown_elsewhere(effective, config.run_directory):
+                raise RvssError(
+                    Problem.REFUSED,
+                    f"[{name}] shows other Previous Versions: it has '{elsewhere}'",
+                    "take that out first, if samba-rvss is to show its own",
+                )
             named = section.share and twins.shown_by(twins.of(config.shares, section.path))
             previous = places.previous(config.run_directory, named or name)
         wishes = setting.Wishes(keep=arguments.keep or "", previous=previous, path=section.path)
@@ -200,69 +224,75 @@ def _plan(config: conf.Config, section: Section, arguments: argparse.Namespace) 
     )
 
 
-def _judged(plan: _Plan, config: conf.Config, section: Section) -> conf.Config:
+def _judged(plan: _Plan) -> conf.Config:
     """Return what the new text of smb.conf comes to, as Samba reads it.
 
     Raises:
-        RvssError: REFUSED if Samba does not take it, or another share is another one then.
+        RvssError: REFUSED if Samba does not take it, or it means more or less than is planned.
     """
-    with tempfile.TemporaryDirectory(prefix="samba-rvss-") as directory:
-        trial = os.path.join(directory, "smb.conf")
-        with open(trial, "wb") as stream:
-            stream.write(os.fsencode(plan.after))
-        with closing(SambaProcess()) as samba:
-            try:
-                found = samba.call(conf.load, trial)
-            except RvssError as exc:
-                if exc.problem is not Problem.CONFIG:
-                    raise
-                raise RvssError(
-                    Problem.REFUSED, f"Samba would not take {plan.file} then: {exc.message}"
-                ) from exc
-
-    def others(sections: Sequence[Section]) -> dict[str, tuple[str, bool]]:
-        return {
-            each.name: (each.path, each.share is not None)
-            for each in sections
-            if each.name != section.name and not each.registry
-        }
-
-    before, after = others(config.sections), others(found.sections)
-    changed = sorted(
-        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
-    )
-    if changed:
+    with ExitStack() as stack:
+        fd = outlook.of_text(plan.after)
+        stack.callback(os.close, fd)
+        samba = stack.enter_context(closing(SambaProcess()))
+        before = samba.call(outlook.look, plan.file)
+        try:
+            # Another process, in which nothing of the first one is left.
+            other = stack.enter_context(closing(SambaProcess()))
+            after = other.call(outlook.look, f"/proc/{os.getpid()}/fd/{fd}")
+        except RvssError as exc:
+            if exc.problem is not Problem.CONFIG:
+                raise
+            raise RvssError(
+                Problem.REFUSED, f"Samba would not take {plan.file} then: {exc.message}"
+            ) from exc
+    in_file = [change for change in plan.changes if change not in plan.registered]
+    said = list(outlook.unwanted(before, after, in_file))
+    if said:
+        shown = "; ".join(said[:_SHOWN])
+        more = f", and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
         raise RvssError(
             Problem.REFUSED,
-            f"{plan.file} would change other shares too: {', '.join(changed)}",
+            f"{plan.file} is not what is meant with these lines: {shown}{more}",
             "edit it by hand",
         )
-    return found
+    return after.config
 
 
 def _obstacle(after: conf.Config, section: Section) -> str:
     """Return why a share will have no shadow copies all the same; empty if it will."""
     if section.registry:  # its own parameters are not there yet
         return ""
-    found = next((each for each in after.sections if each.name == section.name), None)
+    name = lower_case(section.name)
+    found = next((each for each in after.sections if lower_case(each.name) == name), None)
     if found is None or found.share is None:
         return found.reason if found else "Samba does not see it"
     return found.share.obstacle
 
 
-def _apply(plan: _Plan, config: conf.Config) -> str:
-    """Write a plan, the registry first; return the file that keeps what was there.
+def _apply(plan: _Plan, config: conf.Config) -> tuple[str, str]:
+    """Write a plan: the file first, whose lines for all do no harm alone.
+
+    Returns:
+        The file that keeps what was there, and why Samba could not be told; either may be empty.
 
     Raises:
-        RvssError: REFUSED if smb.conf has changed meanwhile; SAMBA, SYSTEM.
+        RvssError: REFUSED if smb.conf has changed meanwhile; BUSY, SAMBA or SYSTEM.
     """
     backup = ""
-    if plan.registered:
-        _register(plan.registered)
     if plan.after != plan.before:
         backup = rewriting.replace(plan.file, plan.before, plan.after, f"{now():%Y%m%dT%H%M%SZ}")
-    control.reload_config(config.file)
-    return backup
+    if plan.registered:
+        try:
+            _register(plan.registered)
+        except RvssError as exc:
+            if backup:
+                exc.add_note(f"{plan.file} is written, and what was there is in {backup}")
+            raise
+    try:
+        control.reload_config(config.file)
+    except RvssError as exc:
+        return backup, f"Samba was not told: {exc.line()}"
+    return backup, ""
 
 
 def _register(changes: Sequence[Change]) -> None:

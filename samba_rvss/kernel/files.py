@@ -61,7 +61,7 @@ def replace(path: str, data: bytes, like: int | None = None, *, mode: int = 0o60
         OSError: if it fails.
     """
     directory, name = os.path.split(path)
-    new = f"{name}.{os.getpid()}"
+    new = f".{name}.samba-rvss-{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with opened(os.open(directory, DIRECTORY)) as within:
         with suppress(FileNotFoundError):

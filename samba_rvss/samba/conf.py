@@ -182,10 +182,7 @@ def load(configfile: str = "") -> Config:
         for name, parameters in registered.items():
             own = Parameters(dict(parameters))
             if name.lower() not in lower and name.lower() != "global":
-                # `copy =` takes what the section itself does not set (loadparm.c, copy_service)
-                source = own.get("copy", "").lower()
-                base = (sections[s] for s in sections if s.lower() == source)
-                registry[name] = Parameters(*base, own)
+                registry[name] = with_copied(own, sections)
     wrong = {name: faults(name, own) for name, own in (*sections.items(), *registry.items())}
 
     state_directory = _own_directory(STATE_DIRECTORY, globals_)
@@ -263,6 +260,19 @@ def load(configfile: str = "") -> Config:
         notify_command=notify.words,
         helpers_on_demand=bool(context.get("rpc start on demand helpers")),
     )
+
+
+def with_copied(own: Parameters, sections: Mapping[str, Parameters]) -> Parameters:
+    """Return the parameters of a section of the registry with those that it copies.
+
+    ``copy =`` takes what the section itself does not set (loadparm.c, copy_service()).
+
+    Args:
+        own: as they stand there.
+        sections: those of the file.
+    """
+    source = own.get("copy", "").lower()
+    return Parameters(*(sections[s] for s in sections if s.lower() == source), own)
 
 
 def _own_directory(option: Option[str], globals_: Mapping[str, str]) -> str:

@@ -38,8 +38,10 @@ class Change:
 def edited(text: str, changes: Iterable[Change]) -> str:
     """Return a text of smb.conf with changes.
 
-    A parameter that is there is changed where Samba takes it from: of several it takes the last. A
-    new one comes after the last one of its section. [global] is made where it is missing.
+    Of several parts of a section only the last one is changed: at its head Samba forgets the
+    parameters with a colon of the parts before (lib/param/loadparm.c, lp_do_section()). A new
+    parameter comes after the last one, but before a file is included, which may end the section for
+    Samba. [global] is made where it is missing.
 
     Args:
         text: the file's, with lines that end in a line feed.
@@ -49,36 +51,69 @@ def edited(text: str, changes: Iterable[Change]) -> str:
         KeyError: there is no such section.
     """
     for change in changes:
-        text = _with(text, change)
+        # A last line that goes on would take what comes after it.
+        text = _with(text if text.endswith("\n") else f"{text}\n", change)
     return text
+
+
+def is_global(section: str | None) -> bool:
+    """Return whether a section is [global], or what stands before the first one, which is too.
+
+    Source: lib/param/loadparm.c, lpcfg_do_section(), with GLOBAL_NAME and GLOBAL_NAME2.
+    """
+    return section is None or plain(section) in ("global", "globals")
+
+
+def _is(section: str | None, name: str) -> bool:
+    if is_global(name):
+        return is_global(section)
+    return section is not None and lower_case(section) == lower_case(name)
 
 
 def _with(text: str, change: Change) -> str:
     lines = text.split("\n")
-    name = lower_case(change.section)
-    found = [place for place in written.places(text) if lower_case(place.section or "") == name]
+    found = [place for place in written.places(text) if _is(place.section, change.section)]
+    key = plain(change.key)
+    # `include` may be there several times, each with a file of its own.
+    several = key == "include"
     same = [
         place
         for place in found
-        if place.parameter and plain(place.parameter[0]) == plain(change.key)
+        if place.parameter and plain(place.parameter[0]) == key and not several
     ]
     if change.value is None:
         for place in reversed(same):
             del lines[slice(*place.lines)]
         return "\n".join(lines)
-    if same:
-        first, end = same[-1].lines
+    heads = [number for number, place in enumerate(found) if place.parameter is None]
+    last = found[heads[-1] :] if heads else found
+    present = [place for place in last if place in same]
+    if present:
+        first, end = present[-1].lines
         lines[first:end] = [f"{_indentation(lines[first])}{change.line}"]
         return "\n".join(lines)
-    if found:
-        first, end = found[-1].lines
-        before = _indentation(lines[first]) if found[-1].parameter else _INDENTATION
-        lines.insert(end, f"{before}{change.line}")
-    elif name == "global":
+    if last:
+        including = next((place for place in last if _includes(place)), None)
+        if including is not None:
+            at, beside = including.lines[0], including
+        else:
+            at, beside = last[-1].lines[1], last[-1]
+        before = _INDENTATION
+        if beside.parameter is not None:
+            before = _indentation(lines[beside.lines[0]])
+        lines.insert(at, f"{before}{change.line}")
+    elif is_global(change.section):
         lines[:0] = ["[global]", f"{_INDENTATION}{change.line}", ""]
     else:
         raise KeyError(change.section)
     return "\n".join(lines)
+
+
+def _includes(place: written.Place) -> bool:
+    """Return whether a file is included at a place."""
+    if place.parameter is None or plain(place.parameter[0]) != "include":
+        return False
+    return place.parameter[1].lower() != "registry"
 
 
 def _indentation(line: str) -> str:

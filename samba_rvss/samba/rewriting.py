@@ -4,12 +4,15 @@ Contract: the file appears whole, with the owner, mode and ACL that it had, and 
 kept beside it. Nothing is written where others than root could have put it.
 """
 
+import fcntl
 import os
+import time
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, paths
 
 _LARGEST = 4 << 20  # bytes
+_SECONDS = 10.0  # for another one that writes it just now
 
 
 def real(file: str) -> str:
@@ -62,13 +65,32 @@ def replace(file: str, before: str, after: str, when: str) -> str:
     kept = f"{file}.{when}"
     try:
         with files.opened(os.open(file, os.O_RDONLY | os.O_CLOEXEC)) as fd:
-            if text(file) != before:
-                raise RvssError(Problem.REFUSED, f"{file} has changed just now", "try again")
+            _lock(fd, file)
             if os.path.lexists(kept):
                 raise RvssError(Problem.REFUSED, f"{kept} is there", "try again in a second")
             files.replace(kept, os.fsencode(before), fd)
-            files.replace(file, os.fsencode(after), fd)
+            try:
+                # Whoever else writes as we do waits for the lock, and finds another file then.
+                if not os.path.samestat(os.fstat(fd), os.stat(file)) or text(file) != before:
+                    raise RvssError(Problem.REFUSED, f"{file} has changed just now", "try again")
+                files.replace(file, os.fsencode(after), fd)
+            except BaseException:
+                os.unlink(kept)
+                raise
     except OSError as exc:
         message = f"cannot write {exc.filename or file}: {exc.strerror}"
         raise RvssError(Problem.SYSTEM, message) from exc
     return kept
+
+
+def _lock(fd: int, file: str) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise RvssError(Problem.BUSY, f"somebody has locked {file}", "try again") from None
+            time.sleep(0.1)
+        else:
+            return

@@ -18,6 +18,10 @@ HOOK = "/usr/libexec/samba-rvss/hook"
 
 _SHOWS = "shadow_copy2"
 _OBJECTS = "vfs objects"
+# Of vfs_shadow_copy2: how the names of other snapshots are read, and where they are.
+_OTHERS = frozenset(
+    {"format", "localtime", "basedir", "snapdirseverywhere", "snapprefix", "sscanf"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +137,8 @@ def without(name: str, own: Parameters, default: Parameters, run_directory: str)
         return changes
     objects = listed(own[_OBJECTS])
     dropped = {modules.OURS}
-    if shown:
+    others = [key for key in own if plain(key).startswith("shadow:") and key not in gone]
+    if shown and not others:
         dropped.add(_SHOWS)
     left = [entry for entry in objects if modules.name(entry) not in dropped]
     if len(left) < len(objects):
@@ -151,6 +156,24 @@ def _is_ours(key: str, text: str, run_directory: str) -> bool:
         return text.startswith(f"{run_directory}/previous/")
     verbs = {plain(f"shell_snap:{parameter}"): verb for verb, parameter in COMMANDS.items()}
     return key in verbs and is_our_command(text, verbs[key], f"{run_directory}/hook.sock")
+
+
+def shown_elsewhere(effective: Parameters, run_directory: str) -> str:
+    """Return the parameter by which a share's Previous Versions are somebody else's; or "".
+
+    Args:
+        effective: the share's parameters.
+        run_directory: the instance's.
+    """
+    for key, text in effective.items():
+        name = plain(key)
+        if name in ("shadow:snapdir", "shadow:mountpoint"):
+            ours = effective.get("shadow:snapdir", "").startswith(f"{run_directory}/previous/")
+            if not ours:
+                return f"{key} = {text}"
+        elif name.startswith("shadow:") and name.removeprefix("shadow:") in _OTHERS:
+            return f"{key} = {text}"
+    return ""
 
 
 def as_lines(changes: Sequence[Change]) -> Mapping[str, list[Change]]:

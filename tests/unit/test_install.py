@@ -76,9 +76,14 @@ def test_enabling_the_service_enables_all(installed: Path) -> None:
     (also,) = re.findall(r"^Also=(.+)$", text, re.M)
     others = {unit.name for unit in units.iterdir() if "[Install]" in unit.read_text()}
     assert set(also.split()) == others - {"samba-rvss.service"}
-    # Whoever starts it at once has all of them at once.
-    started = " ".join(re.findall(r"^(?:Requires|Wants)=(.+)$", text, re.M))
-    assert set(started.split()) == others - {"samba-rvss.service"}
+    # Whoever enables and starts it has all of them at once; and what is disabled stays so.
+    for unit in sorted(others - {"samba-rvss.service"}):
+        own = (units / unit).read_text()
+        required = re.findall(r"^Requires=(.+)$", text, re.M)
+        by_it = "samba-rvss.service" in " ".join(re.findall(r"^WantedBy=(.+)$", own, re.M)).split()
+        assert by_it is unit.endswith(".timer"), unit
+        assert (unit in " ".join(required).split()) is unit.endswith(".socket"), unit
+    assert "\nWants=" not in text
     (before,) = re.findall(r"^Before=(.+)$", text, re.M)
     assert "smbd.service" in before.split()
 

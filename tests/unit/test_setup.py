@@ -212,6 +212,74 @@ def test_a_share_in_an_included_file_is_refused(site: Site) -> None:
     assert "stands in an included file" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("shares", "more", "said"),
+    [
+        (SHARE, "\tinclude = {0}/stale.conf\n", "'fss:prune stale' of [global] is 'yes'"),
+        # At the second head, Samba forgets what stands under the first one: nothing is said twice.
+        (f"{SHARE}[copy]\n\tcopy = vms\n\tpath = /srv/c\n", "", "of [copy] would be"),
+    ],
+)
+def test_what_would_not_hold_is_refused(site: Site, shares: str, more: str, said: str) -> None:
+    (site.directory / "stale.conf").write_text("fss:prune stale = yes\n")
+    site.write(shares, more.format(site.directory))
+    before = site.file.read_bytes()
+    for words in ((), ("--apply",)):
+        done = site.setup("vms", *words)
+        assert done.returncode == Problem.REFUSED, done.stdout
+        assert said in done.stderr
+    assert site.file.read_bytes() == before
+
+
+def test_what_the_registry_has_is_not_served_unasked(site: Site) -> None:
+    site.write(SHARE, "\tregistry shares = yes\n\tinclude = registry\n")
+    run(["net", f"--configfile={site.file}", "conf", "addshare", "old", "/srv/old"], timeout=60)
+    site.write(SHARE)
+    done = site.setup("vms", "--apply")
+    assert done.returncode == Problem.REFUSED
+    assert "shares that Samba's registry has would be served: old" in done.stderr
+    site.write(SHARE, "\tregistry shares = yes\n")
+    assert site.setup("vms", "--apply").returncode == 0
+
+
+def test_what_a_registry_share_copies_stays(site: Site) -> None:
+    site.write(
+        "[base]\n\tpath = /srv/base\n\tvfs objects = acl_xattr full_audit\n",
+        "\tregistry shares = yes\n\tinclude = registry\n",
+    )
+    for words in (("addshare", "regs", "/srv/regs"), ("setparm", "regs", "copy", "base")):
+        run(["net", f"--configfile={site.file}", "conf", *words], timeout=60)
+    done = site.setup("regs", "--apply")
+    assert done.returncode == 0, done.stderr
+    assert site.load().modules("regs") == ("acl_xattr", "full_audit", "shell_snap")
+
+
+def test_each_part_of_a_section_and_globals(site: Site) -> None:
+    """As some files are: [globals], an include that ends it, and a share in two parts."""
+    (site.directory / "shares.conf").write_text("[third]\n\tpath = /srv/third\n")
+    site.write(
+        "[vms]\n\tpath = /srv/vms\n\trvss:keep = no\n[other]\n\tpath = /o\n"
+        "[vms]\n\tread only = no\n"
+    )
+    text = site.file.read_text().replace("[global]", "[globals]")
+    head, _, tail = text.partition("; the shares\n")
+    site.file.write_text(f"{head}\tinclude = {site.directory}/shares.conf\n{tail}".rstrip("\n"))
+    done = site.setup("vms", "--apply", "--keep", "yes")
+    assert done.returncode == 0, done.stderr
+    config = site.load()
+    (share,) = config.shares
+    assert share.keep.value == "yes"
+    assert config.warnings == ()
+    assert "[global]" not in site.file.read_text()
+
+
+def test_the_previous_versions_of_others_stay(site: Site) -> None:
+    site.write(SHARE.replace("\tread only", "\tshadow:snapdir = .snapshots\n\tread only"))
+    done = site.setup("vms", "--apply", "--previous-versions")
+    assert done.returncode == Problem.REFUSED
+    assert "'shadow:snapdir = .snapshots'" in done.stderr
+
+
 def test_a_file_that_others_may_write_is_not_trusted(site: Site) -> None:
     site.write(SHARE)
     site.file.chmod(0o666)
@@ -249,6 +317,19 @@ def test_a_parameter_of_several_lines() -> None:
     assert edited(text, [change("a", "validusers", "me")]) == (
         "[a]\n  validusers = me\n  # a comment \\\n  path = /a\n"
     )
+
+
+def test_a_part_before_does_not_count() -> None:
+    text = "[a]\n  x = 1\n[a]\n  y = 2\n"
+    assert edited(text, [change("a", "x", "9")]) == "[a]\n  x = 1\n[a]\n  y = 2\n  x = 9\n"
+
+
+def test_what_is_new_comes_before_an_include() -> None:
+    text = "x = 1\n[ GlobalS ]\n  y = 2\n  include = /a\n  include = registry\n  z = 3"
+    assert edited(text, [change("global", "new", "9")]) == (
+        "x = 1\n[ GlobalS ]\n  y = 2\n  new = 9\n  include = /a\n  include = registry\n  z = 3\n"
+    )
+    assert edited("a = \\", [change("global", "b", "2")]) == "a = \\\n\nb = 2"
 
 
 def test_a_section_that_is_missing() -> None:
