@@ -353,7 +353,12 @@ def test_crash_while_a_copy_becomes_a_backup(rig: "Rig", client: "Client", point
     wait_until(lambda: f"it is a backup: {backups()}", lambda: len(backups()) == 1)
     listed = backups()
     assert [(found["id"], found["consistent"]) for found in listed] == [(copy.id, not unsealed)]
-    assert {*rig.left(sets=False)} <= {"images"}
+    # It is in Previous Versions again, where it is mounted on demand: now it is not.
+    versions = str(rig.daemon.run_directory / "previous" / "vms")
+    left = rig.left(sets=False)
+    assert left.keys() == {"images", "mounts", "directories"}
+    assert left["mounts"] == [versions]
+    assert [os.path.dirname(str(entry)) for entry in left["directories"]] == [versions]
     with rig.image(copy) as image:
         assert (image / "share" / "data").read_bytes() == RECOVERED
     done = rig.command("delete", copy.id)
