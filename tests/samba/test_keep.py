@@ -221,7 +221,7 @@ def test_prune_removes_what_no_rule_keeps_and_says_why(kept: "Rig") -> None:
     assert (unasked.returncode, len(_kept(rig))) == (2, 3)
     # What somebody reads goes the next time, and until then nothing is wrong.
     with files.opened(leases.take(str(rig.daemon.run_directory), oldest["id"])):
-        assert "is being read" in _json(rig, "prune", "--yes")[2]["in_use"]
+        assert "is being read" in _json(rig, "prune", "--yes")["backups"][2]["in_use"]
     status = _json(rig, "status")
     assert status["wrong"] == []
     assert [each["id"] for each in status["pruning"]["in_use"]] == [oldest["id"]]
