@@ -160,6 +160,14 @@ def test_manual_rules_and_dashboard_know_each_metric_and_no_other() -> None:
     json.loads((PACKAGING / "monitoring" / "dashboard.json").read_text())
 
 
+def test_a_file_that_is_not_there_is_an_alert() -> None:
+    text = (PACKAGING / "monitoring" / "alerts.yml").read_text()
+    (rule,) = re.findall(r"alert: SambaRvssUnwatched\n(.*?)\n      - alert:", text, re.S)
+    told = r"last_over_time\(samba_rvss_collected_timestamp_seconds\[1d\]\)"
+    assert re.search(rf"time\(\) - {told} > \d+", rule), "one that was deleted"
+    assert re.search(rf"or absent\({told}\)", rule), "one that never came"
+
+
 def test_every_failure_that_is_counted_is_one_of_the_ledger_s() -> None:
     """By name, for some are written by rooms that do not name them."""
     package = Path(metrics.__file__).parents[1]
