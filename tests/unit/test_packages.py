@@ -82,6 +82,13 @@ def test_debian(tmp_path: Path) -> None:
     assert "samba-rvss-prune.timer" in scripts
     assert "samba-rvss-prune.service" not in scripts
     assert "samba-rvss-reconcile.service" not in scripts
+    # A callout that queues while the daemon is replaced is answered by the new one.
+    postinst = (unpacked / "DEBIAN" / "postinst").read_text()
+    asked = re.findall(r"deb-systemd-invoke (\S+) (.*?) >", postinst)
+    assert [verb for verb, _ in asked] == ["start", "restart"], "what is new starts, nothing stops"
+    assert asked[1][1] == "samba-rvss.service"
+    prerm = (unpacked / "DEBIAN" / "prerm").read_text()
+    assert re.findall(r'"\$1" = (\w+) ', prerm) == ["remove"], "it stops them when it goes only"
     assert "/var/lib" not in scripts, "purging leaves what says whose the images are"
 
     (changes,) = (tmp_path / "deb").glob("*.changes")
