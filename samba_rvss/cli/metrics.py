@@ -8,7 +8,7 @@ import argparse
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -259,7 +259,18 @@ def _orphans(look: "Look") -> list[Sample]:
 
 
 def _of(name: str, text: str, samples: Iterable[Sample], unit: str = "") -> Gauge:
-    return Gauge(name=PREFIX + name, help=text, unit=unit, samples=tuple(samples))
+    """Return a gauge; of what is written alike, numbers are added, and of times the worst is told.
+
+    That is the earliest, and the longest.
+    """
+    together: Callable[[Iterable[float]], float] = max if unit else sum
+    if name.endswith(("_timestamp_seconds", "_warn_age_seconds")):
+        together = min
+    elif name == "backup_stale":
+        together = max
+    return Gauge(
+        name=PREFIX + name, help=text, unit=unit, samples=tuple(samples), together=together
+    )
 
 
 def _one(

@@ -5,6 +5,7 @@ import os
 import re
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from samba_rvss import cli
 from samba_rvss.cli import metrics, standing
 from samba_rvss.cli.openmetrics import Gauge, render
+from samba_rvss.copies.backup import OfShare
 from samba_rvss.errors import Problem
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Moment, Phase
@@ -66,6 +68,24 @@ def test_whatever_a_share_is_called(name: str) -> None:
     (((known, labels), found),) = parsed(text).items()
     assert (known, found) == ("a_seconds", 1.5)
     assert dict(labels) == {"configuration": "c", "share": printable(name)}
+
+
+def test_what_is_written_alike_comes_once() -> None:
+    """node_exporter drops a file in which a sample comes twice."""
+    alike = ("a\n", "a\\n")
+    shares = [
+        OfShare(share=name, count=2 + n, newest=NOW - timedelta(days=n), warn_age=None, here_only=0)
+        for n, name in enumerate(alike)
+    ]
+    there = looked()
+    judged = replace(standing.standing(there, {}), backups=tuple(shares))
+    text = render(metrics.of_instance(there, judged), {})
+    samples = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(set(samples)) == len(samples)
+    told = parsed(text)
+    assert value(told, "backups", share="a\\n") == 5
+    oldest = NOW - timedelta(days=1)
+    assert value(told, "newest_backup_timestamp_seconds", share="a\\n") == oldest.timestamp()
 
 
 @pytest.mark.require("root", "smbd")
