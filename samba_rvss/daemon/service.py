@@ -19,7 +19,7 @@ from typing import Any
 from samba_rvss.access import Access
 from samba_rvss.clock import now
 from samba_rvss.copies.seal import close_recovered
-from samba_rvss.daemon import admin, arrivals, holding, hook, sockets
+from samba_rvss.daemon import admin, arrivals, holding, hook, manager, sockets
 from samba_rvss.daemon.news import Judge, nothing_wrong
 from samba_rvss.daemon.notifier import Notifier
 from samba_rvss.daemon.present import Present
@@ -33,7 +33,6 @@ from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.model import Phase
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
-from systemd import daemon as systemd
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +41,7 @@ _HISTORY = timedelta(days=90)
 _DAY_SECONDS = 86400.0
 _ADMITTING = 2  # threads
 _AFTER_RESCUE = 1.0
+_AGAIN_SECONDS = 1.0
 
 
 class Daemon:
@@ -126,20 +126,19 @@ class Daemon:
                 asyncio.ensure_future(door.run(for_admins, sockets.RootOnly(), serve_admin)),
                 asyncio.ensure_future(arrivals.follow(present, runner, there)),
                 asyncio.ensure_future(_housekeep(present)),
-                asyncio.ensure_future(be_watched()),
                 asyncio.ensure_future(self._stopping.wait()),
             ]
             for line in access.lacking:
                 _logger.warning("%s", line)
             ours = len(config.shares)
             _logger.info("serving %d shares of %s at %s", ours, config.file, config.hook_socket)
-            systemd.notify("READY=1")
+            tasks.append(asyncio.ensure_future(be_watched()))
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
             finally:
-                systemd.notify("STOPPING=1")
+                manager.tell(manager.STOPPING)
                 await self._stop(tasks)
 
     async def _take(self, cleanup: ExitStack) -> Present:
@@ -178,16 +177,19 @@ class Daemon:
 
 
 async def be_watched() -> None:
-    """Tell systemd again and again that the event loop runs, if the unit has ``WatchdogSec=``.
+    """Tell systemd that we serve, and if the unit has ``WatchdogSec=``, that the event loop runs.
 
-    What a thread waits for is no reason to be restarted: that would wait again.
+    What a thread waits for is no reason to be restarted: that would wait again. Neither is it that
+    systemd takes nothing for a while.
     """
+    while not manager.tell(manager.READY):
+        await asyncio.sleep(_AGAIN_SECONDS)
     # sd_watchdog_enabled(3): microseconds, and whom they are for.
     given = os.environ.get("WATCHDOG_USEC", "")
     ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     seconds = int(given) / 2e6 if ours and given.isdecimal() else 0.0
     while seconds:
-        systemd.notify("WATCHDOG=1")
+        manager.tell(manager.WATCHDOG)
         await asyncio.sleep(seconds)
     await asyncio.get_running_loop().create_future()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from samba_rvss.daemon.manager import tell
 from samba_rvss.daemon.service import be_watched
 
 UNIT = Path(__file__).parents[2] / "systemd" / "samba-rvss.service"
@@ -42,7 +43,8 @@ async def _until(manager: socket.socket, count: int) -> None:
         while len(found) < count:
             await asyncio.sleep(0.01)
             found += messages(manager)
-    assert set(found) == {b"WATCHDOG=1"}
+    assert found[0] == b"READY=1"
+    assert set(found[1:]) == {b"WATCHDOG=1"}
     time.sleep(0.2)  # a loop that does not run
     assert messages(manager) == []
     watched.cancel()
@@ -79,7 +81,27 @@ def test_it_is_not_told_unasked(
                 pytest.fail("it has ended, and the daemon with it")
 
     asyncio.run(wait())
-    assert messages(manager) == []
+    assert messages(manager) == [b"READY=1"]
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_nobody_waits_for_a_manager_that_stands_still(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    abstract: bool,  # noqa: FBT001 - pytest has no keywords
+) -> None:
+    name = "@samba-rvss-" + tmp_path.name if abstract else str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    assert not tell("READY=1")  # nobody is there yet
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as heard:
+        heard.bind(name.replace("@", "\0"))
+        count = 0
+        while tell("WATCHDOG=1"):
+            count += 1
+        assert count
+        assert len(messages(heard)) == count
+        assert tell("READY=1")
+        assert messages(heard) == [b"READY=1"]
 
 
 def test_the_unit_asks_for_it() -> None:
