@@ -2,18 +2,20 @@
 
 Place: beside `run`, which is for other programs. Contract: the child inherits standard error and
 one end of a socket pair, nothing else. It ends by itself when its owner is gone; `close` kills and
-reaps it. One call at a time: an owner with several threads needs a lock.
+reaps it. One call at a time: an owner with several threads needs a lock. A package may be upgraded
+while its daemon runs: one version's code never meets the values or the code of another.
 """
 
 import importlib
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeAlias, TypeVar, cast
 
 from samba_rvss.closing import Closing
 from samba_rvss.errors import Problem, RvssError
@@ -26,14 +28,72 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _ROOT = os.path.dirname(_PACKAGE)
 
 
-def _installed() -> tuple[int, int]:
+_Version: TypeAlias = tuple[int, int, int]
+
+
+def _installed() -> _Version | None:
     """Return what changes when another version is put in the place of this one."""
-    status = os.stat(os.path.join(_PACKAGE, "__init__.py"))
-    return status.st_ino, status.st_mtime_ns
+    try:
+        status = os.stat(os.path.join(_PACKAGE, "__init__.py"))
+    except OSError:
+        return None
+    # A package's files may have the time of its release; a number of an inode comes again.
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 # As it was when this process began.
 _VERSION = _installed()
+
+
+def _require(version: _Version | None) -> None:
+    """See that what is installed now is a version.
+
+    Raises:
+        RvssError: BUSY.
+    """
+    if version is None or version != _installed():
+        raise RvssError(
+            Problem.BUSY,
+            "another version of samba-rvss was installed while this one runs",
+            "systemctl restart samba-rvss.service",
+        )
+
+
+class _Guard:
+    """Refuses modules of ours that are not loaded yet, if they are another version's now.
+
+    It stands first in `sys.meta_path`, and finds nothing itself.
+    """
+
+    def __init__(self, version: _Version | None) -> None:
+        self._version = version
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
+        """Refuse a module, or leave it to whoever comes next.
+
+        Raises:
+            RvssError: BUSY.
+        """
+        if name.partition(".")[0] == __package__:
+            _require(self._version)
+
+
+def guard(version: _Version | None) -> None:
+    """Have this process, a child, import no modules of ours but its owner's version.
+
+    Raises:
+        RvssError: BUSY if it is of another version itself.
+    """
+    _require(version)
+    sys.meta_path.insert(0, _Guard(version))
+
+
+def enter(version: _Version | None) -> None:
+    """Do as `guard`, in a child that has nobody to tell: it ends with a sentence."""
+    try:
+        guard(version)
+    except RvssError as exc:
+        sys.exit(exc.line())
 
 
 def start(
@@ -46,34 +106,43 @@ def start(
         args: the numbers.
         fd: a descriptor that the process gets besides; it stays the caller's.
 
+    If another version was installed meanwhile, it ends at once, after saying so.
+
     Raises:
         ToolError: if it cannot be started.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         given = ", ".join(map(repr, (theirs.fileno(), *args, fd)))
+        code = (
+            f"from samba_rvss import child; child.enter({_VERSION!r});"
+            f" from {function.__module__} import {function.__name__} as run; run({given})"
+        )
         try:
-            return _run(function.__module__, function.__name__, given, (theirs.fileno(), fd)), ours
+            return _run(code, (theirs.fileno(), fd)), ours
         except OSError as exc:
             ours.close()
             raise not_started([sys.executable], exc) from exc
 
 
-def _run(module: str, name: str, given: str, fds: tuple[int, ...]) -> "subprocess.Popen[bytes]":
-    code = (
-        f"import sys; sys.path.insert(0, {_ROOT!r}); from {module} import {name}; {name}({given})"
-    )
+def _run(code: str, fds: tuple[int, ...], *, apart: bool = False) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-I", "-c", code],
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {_ROOT!r}); {code}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=fds,
         env=environment(),
+        start_new_session=apart,
     )
 
 
 class Child(Closing):
     """A process that calls functions for its owner, who has to close it.
+
+    Args:
+        apart: whether it is in a session of its own: what it has begun when its owner is ended by
+            his terminal, it does to the end. In the owner's process group it can look at mounts
+            that are his on demand without having them made (autofs).
 
     Attributes:
         pid: its process id.
@@ -82,18 +151,19 @@ class Child(Closing):
         ToolError: if it cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, apart: bool = False) -> None:
         try:
-            self._start()
+            self._start(apart=apart)
         except OSError as exc:
             raise not_started([sys.executable], exc) from exc
 
-    def _start(self) -> None:
+    def _start(self, *, apart: bool) -> None:
         ours, theirs = socket.socketpair()
         fd = theirs.fileno()
         self._pipe = Connection(ours.detach())
         try:
-            self._process = _run("samba_rvss.child", "serve", f"{fd}, {_VERSION!r}", (fd,))
+            code = f"from samba_rvss.child import serve; serve({fd}, {_VERSION!r})"
+            self._process = _run(code, (fd,), apart=apart)
         except OSError:
             self._pipe.close()
             raise
@@ -133,30 +203,37 @@ class Child(Closing):
         self._process.wait()
 
 
-def serve(fd: int, version: tuple[int, int]) -> None:
+def serve(fd: int, version: _Version | None) -> None:
     """Answer calls until the owner closes its end (the child's main function).
 
     Args:
         fd: our end.
-        version: the owner's; another one's calls are refused, which may mean another thing.
+        version: the owner's; what another one's values and calls mean is not known.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
+    refusal: RvssError | None = None
+    try:
+        guard(version)
+    except RvssError as exc:
+        refusal = exc
     while True:
         try:
-            module, name, args, kwargs = pipe.recv()
+            data = pipe.recv_bytes()
         except EOFError:
             return
-        try:
-            if version != _VERSION:
-                raise RvssError(
-                    Problem.BUSY,
-                    "another version of samba-rvss was installed while this one runs",
-                    "systemctl restart samba-rvss.service",
-                )
-            answer = (True, getattr(importlib.import_module(module), name)(*args, **kwargs))
-        except RvssError as exc:
-            answer = (False, exc)
-        except Exception as exc:  # noqa: BLE001 - an unknown failure is the caller's to report
-            answer = (False, RuntimeError(f"{module}.{name}: {type(exc).__name__}: {exc}"))
-        pipe.send(answer)
+        pipe.send(_answer(data) if refusal is None else (False, refusal))
+
+
+def _answer(data: bytes) -> tuple[bool, object]:
+    """Carry out a call; return whether it went well, and the result or the error."""
+    name = "the call"
+    try:
+        # Reading it imports what it needs.
+        module, function, args, kwargs = pickle.loads(data)  # noqa: S301 - the owner's, who is we
+        name = f"{module}.{function}"
+        return True, getattr(importlib.import_module(module), function)(*args, **kwargs)
+    except RvssError as exc:
+        return False, exc
+    except Exception as exc:  # noqa: BLE001 - an unknown failure is the caller's to report
+        return False, RuntimeError(f"{name}: {type(exc).__name__}: {exc}")

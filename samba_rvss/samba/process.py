@@ -54,13 +54,15 @@ class SambaProcess(Closing):
 
     Args:
         seconds: time limit of one call.
+        apart: whether the child is in a session of its own, see `samba_rvss.child.Child`.
 
     Attributes:
         seconds: the time limit; a change is for the calls after it.
     """
 
-    def __init__(self, seconds: float = _SECONDS) -> None:
+    def __init__(self, seconds: float = _SECONDS, *, apart: bool = False) -> None:
         self.seconds = seconds
+        self._apart = apart
         self._lock = threading.Lock()
         self._child: Child | None = None
 
@@ -95,7 +97,7 @@ class SambaProcess(Closing):
             self._stop()
 
     def _start(self) -> Child:
-        self._child = Child()
+        self._child = Child(apart=self._apart)
         _logger.debug("python-samba runs as %d", self._child.pid)
         return self._child
 

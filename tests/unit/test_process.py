@@ -217,31 +217,62 @@ def test_the_child_ends_with_its_owner() -> None:
 
 
 def test_a_child_of_another_version_does_nothing(tmp_path: Path) -> None:
-    """A package may be upgraded while its old daemon runs; it is restarted a moment later."""
+    """A package may be upgraded while its old daemon runs; it is restarted a moment later.
+
+    Of what is loaded by then an old child makes use, and loads nothing more; a new one does not
+    even look at what it is sent, a value of ours that says so as soon as it is loaded.
+    """
     package = Path(samba_rvss.__file__).parent
     shutil.copytree(package, tmp_path / "samba_rvss", ignore=shutil.ignore_patterns("*.pyc"))
+    (tmp_path / "samba_rvss" / "value.py").write_text(
+        "class Value:\n"
+        "    def __setstate__(self, state):\n"
+        "        raise AssertionError('it was loaded')\n"
+    )
+    (tmp_path / "samba_rvss" / "more.py").write_text("def name():\n    return 'more'\n")
     program = (
         "import os, shutil, sys\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from samba_rvss import child, more, value\n"
         "from samba_rvss.child import Child\n"
         "from samba_rvss.errors import Problem, RvssError\n"
+        "def serve(*_): pass\n"
+        "serve.__module__ = 'samba_rvss.more'\n"
+        "it = value.Value()\n"
+        "it.x = 1\n"
+        "def refused(called, *args):\n"
+        "    try:\n"
+        "        print('it ran:', called.call(30, *args))\n"
+        "    except RvssError as exc:\n"
+        "        assert exc.problem is Problem.BUSY\n"
+        "        print(exc.line())\n"
         "old = Child()\n"
         "assert old.call(30, os.getpid) == old.pid\n"
         f"file = {str(tmp_path / 'samba_rvss' / '__init__.py')!r}\n"
-        "shutil.copy(file, file + '.new')\n"
+        "shutil.copystat(file, shutil.copy(file, file + '.new'))\n"
         "os.rename(file + '.new', file)\n"
         "assert old.call(30, os.getpid) == old.pid\n"
+        "refused(old, more.name)\n"
+        "refused(old, os.fspath, it)\n"
         "new = Child()\n"
-        "try:\n"
-        "    print('ran as', new.call(30, os.getpid))\n"
-        "except RvssError as exc:\n"
-        "    assert exc.problem is Problem.BUSY\n"
-        "    print(exc.line())\n"
+        "refused(new, os.getpid)\n"
+        "refused(new, os.fspath, it)\n"
         "old.close()\n"
         "new.close()\n"
+        "process, ours = child.start(serve, fd=0)\n"
+        "print('it ended with', process.wait())\n"
+        "ours.close()\n"
     )
-    said = run([sys.executable, "-I", "-c", program], timeout=60)
-    assert said == (
+    told = run([sys.executable, "-I", "-c", program], timeout=60).splitlines()
+    refusal = (
         "another version of samba-rvss was installed while this one runs:"
-        " systemctl restart samba-rvss.service\n"
+        " systemctl restart samba-rvss.service"
     )
+    assert told == [*[refusal] * 4, "it ended with 1"]
+
+
+def test_a_child_apart_is_in_a_session_of_its_own(samba: SambaProcess) -> None:
+    """Others are in ours: what is mounted on demand is mounted for no process of our group."""
+    assert samba.call(os.getpgid, 0) == os.getpgid(0)
+    with closing(SambaProcess(apart=True)) as other:
+        assert other.call(os.getsid, 0) == other.pid
