@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,17 +15,19 @@ from samba_rvss.testing.example import HOOK
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is installed; nobody changes it."""
+    to = tmp_path_factory.mktemp("installed")
     for _ in range(2):  # the second time replaces the first
         subprocess.run(
             [ROOT / "packaging" / "install"],
-            env={**os.environ, "DESTDIR": str(tmp_path)},
+            env={**os.environ, "DESTDIR": str(to)},
             check=True,
             timeout=60,
             stdout=subprocess.DEVNULL,
         )
-    return tmp_path
+    return to
 
 
 def test_hook_is_where_the_example_says(installed: Path) -> None:
@@ -40,9 +43,9 @@ def test_hook_is_where_the_example_says(installed: Path) -> None:
     assert "start samba-rvss.service" in done.stderr
 
 
-def test_command_runs(installed: Path) -> None:
+def test_command_runs(installed: Path, tmp_path: Path) -> None:
     command = (installed / "usr/bin/samba-rvss").read_text()
-    moved = installed / "samba-rvss"
+    moved = tmp_path / "samba-rvss"
     moved.write_text(command.replace('"/usr/lib', f'"{installed}/usr/lib'))
     done = subprocess.run(
         ["/usr/bin/python3", "-I", moved, "--version"],
@@ -86,6 +89,30 @@ def test_enabling_the_service_enables_all(installed: Path) -> None:
     assert "\nWants=" not in text
     (before,) = re.findall(r"^Before=(.+)$", text, re.M)
     assert "smbd.service" in before.split()
+
+
+def test_what_cannot_be_written_leaves_what_was_there(installed: Path, tmp_path: Path) -> None:
+    """A full disk, or here a limit that some files exceed."""
+    to = shutil.copytree(installed, tmp_path / "to")
+
+    def files() -> dict[str, int]:
+        return {
+            str(path.relative_to(to)): path.stat().st_ino
+            for path in to.rglob("*")
+            if path.is_file() and ".new" not in str(path)
+        }
+
+    before = files()
+    assert not [path for path in installed.rglob("*") if path.suffix in (".new", ".old")]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 8; exec "$0"', ROOT / "packaging" / "install"],
+        env={**os.environ, "DESTDIR": str(to)},
+        check=False,
+        timeout=60,
+        capture_output=True,
+    )
+    assert done.returncode != 0
+    assert files() == before
 
 
 def test_manual_pages_are_installed(installed: Path) -> None:
