@@ -6,6 +6,7 @@ python-samba has global state and can block: see `samba_rvss.samba.process`.
 import socket
 from dataclasses import dataclass
 
+from samba_rvss.kernel.addresses import is_local
 from samba_rvss.samba.parser import open_context
 
 _MEMBER = "ROLE_DOMAIN_MEMBER"  # lib/param/loadparm_server_role.c
@@ -21,7 +22,8 @@ class Server:
         host_name: the machine's own, without its domain.
         realm: of its Active Directory domain, in lower case; empty if it has none.
         is_member: whether it is a member of a domain.
-        address: an address at which its smbd can be reached from here.
+        address: an address at which its smbd can be reached from here. It is this machine's:
+            ``interfaces`` may name one that another node of a failover pair has now.
         version: that of python-samba, whose libraries are Samba's.
     """
 
@@ -50,16 +52,6 @@ def look(configfile: str) -> Server:
         host_name=socket.gethostname().partition(".")[0],
         realm=str(context.get("realm") or "").lower(),
         is_member=context.server_role() == _MEMBER,
-        address=next(filter(_is_address, addresses), "127.0.0.1"),
+        address=next(filter(is_local, addresses), "127.0.0.1"),
         version=str(samba.version),
     )
-
-
-def _is_address(text: str) -> bool:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, text)
-        except (OSError, ValueError):
-            continue
-        return True
-    return False

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +22,14 @@ from samba_rvss.cli.doctor.tools import Place
 from samba_rvss.copies.locate import Target
 from samba_rvss.copies.room import Space
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel.addresses import is_local
 from samba_rvss.model import Share, Volume
 from samba_rvss.run import environment
 from samba_rvss.samba import privileged
 from samba_rvss.samba.privileged import Privileged
+from samba_rvss.samba.process import SambaProcess
 from samba_rvss.samba.sections import Section
-from samba_rvss.samba.server import Server
+from samba_rvss.samba.server import Server, look
 from samba_rvss.testing.example import GLOBAL_EXAMPLE, share_section
 from samba_rvss.testing.smbd import PrivateSmbd
 from samba_rvss.testing.users import BackupOperator, User
@@ -143,6 +146,22 @@ def test_whether_an_address_is_here() -> None:
     assert found
     assert is_here
     assert here.addresses(replace(server, netbios_name="192.0.2.1")) == (("192.0.2.1",), False)
+
+
+def test_the_address_to_try_is_one_of_this_machine(tmp_path: Path) -> None:
+    """``interfaces`` may name one that the other node of a failover pair has."""
+    file = tmp_path / "smb.conf"
+
+    def address(interfaces: str) -> str:
+        lines = ["[global]", "bind interfaces only = yes", f"interfaces = {interfaces}", ""]
+        file.write_text("\n".join(lines))
+        with closing(SambaProcess()) as samba:
+            return samba.call(look, str(file)).address
+
+    assert address("192.0.2.1/24 eth9 127.0.0.7/8") == "127.0.0.7"
+    assert address("192.0.2.1/24 2001:db8::1") == "127.0.0.1"
+    assert is_local("::1%lo") == os.path.exists("/proc/net/if_inet6")
+    assert not is_local("x")
 
 
 def test_facts_of_this_machine() -> None:

@@ -27,6 +27,7 @@ from samba_rvss.kernel import (
     processes,
     timekeeping,
 )
+from samba_rvss.kernel.addresses import is_local
 from samba_rvss.run import run
 from samba_rvss.samba import accounts, control
 from samba_rvss.samba.conf import Config
@@ -209,16 +210,7 @@ def addresses(server: Server) -> tuple[tuple[str, ...] | None, bool]:
             infos = socket.getaddrinfo(name.lower(), None, type=socket.SOCK_DGRAM)
             found += [str(info[4][0]) for info in infos]
     unique = tuple(dict.fromkeys(found))
-    return unique or None, any(map(_is_local, unique))
-
-
-def _is_local(address: str) -> bool:
-    """Return whether an address is one of this machine's: then one can bind to it."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe, suppress(OSError):
-        probe.bind((address, 0))
-        return True
-    return False
+    return unique or None, any(map(is_local, unique))
 
 
 def kind_of(directory: str) -> str:
