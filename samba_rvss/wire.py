@@ -21,7 +21,7 @@ MAXIMUM = 16384
 VERBS = frozenset({"check", "create", "delete"})
 OF_A_COPY = frozenset(
     {
-        *("delete", "lost", "keep", "hold", "release", "tag", "deferred"),
+        *("delete", "lost", "keep", "unkeep", "hold", "release", "tag", "deferred"),
         *("expose", "conceal"),
     }
 )

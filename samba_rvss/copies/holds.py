@@ -54,6 +54,31 @@ def want(instance: Instance, copy: ShadowCopy, uid: int = -1) -> ShadowCopy:
     return wanted
 
 
+def unwant(instance: Instance, copy: ShadowCopy, uid: int = -1) -> ShadowCopy:
+    """Have a shadow copy be deleted when it ends, whatever its share's options say.
+
+    Returns:
+        Its record.
+
+    Raises:
+        RvssError: STATE if it is sealed, or has ended: then its mark may say otherwise.
+    """
+    early = (Phase.TAKEN, Phase.OPEN)
+    changed = instance.ledger.change(
+        copy,
+        "not to be kept",
+        unless=[phase for phase in Phase if phase not in early],
+        uid=uid,
+        keep=Keep.NO,
+    )
+    if changed is None:
+        raise RvssError(
+            Problem.STATE,
+            f"{copy.id} is {copy.phase.value}: whether it is kept is decided",
+        )
+    return changed
+
+
 def hold(instance: Instance, copy: ShadowCopy, tag: str, until: datetime | None, uid: int) -> None:
     """Hold an image: until that is released or over, it is not deleted.
 

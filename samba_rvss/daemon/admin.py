@@ -119,6 +119,9 @@ async def _annotate(
         case "keep":
             await requests.annotate(copy, lambda it, of: holds.want(it, of, uid))
             return f"{copy.id} is kept"
+        case "unkeep":
+            await requests.annotate(copy, lambda it, of: holds.unwant(it, of, uid))
+            return f"{copy.id} is deleted when it ends"
         case "hold":
             await requests.annotate(copy, lambda it, of: holds.hold(it, of, tag, until, uid))
             return f"{copy.id} is held as '{tag}'"
