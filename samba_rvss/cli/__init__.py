@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="the smb.conf of the instance (default: Samba's own)",
     )
-    top.set_defaults(looks=False)
+    top.set_defaults(looks=False, probe=False)
     verbs = top.add_subparsers(metavar="VERB", required=True, dest="verb")
     for verb in _VERBS:
         verb.register(verbs)
@@ -105,7 +105,8 @@ def _begin(argv: list[str] | None) -> int:
         raise RvssError(Problem.REFUSED, "only root may use samba-rvss", "try sudo")
     command = partial(arguments.function, arguments)
     if argv is None and arguments.looks:
-        return apart.run(partial(_told, command))
+        patience = doctor.PROBE_SECONDS if arguments.probe else apart.SECONDS
+        return apart.run(partial(_told, command), patience)
     status: int = command()
     return status
 

@@ -8,22 +8,31 @@ command is ended before that, so is the child.
 
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 
-_END_SECONDS = 1.0
+SECONDS = 1.0
+"""For how long a command that is interrupted may go on, if nothing else is said."""
+
 _INTERRUPTED = 130
+_INTERRUPTION = (signal.SIGINT,)
 
 
-def run(command: Callable[[], int]) -> int:
+def run(command: Callable[[], int], patience: float = SECONDS) -> int:
     """Run a command in a child, and return its exit status as soon as it is known.
 
     Args:
         command: returns the exit status; no other thread may run yet.
+        patience: for how many seconds it may go on when it is interrupted, which it hears itself.
+            Who interrupts it again waits no longer.
     """
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     alive, life = os.pipe2(os.O_CLOEXEC)
+    # It waits until both of us are ready for it, and is none of the thread's.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTION)
     child = os.fork()
     if not child:
         os.close(ours)
@@ -33,13 +42,16 @@ def run(command: Callable[[], int]) -> int:
     os.close(alive)
     os.close(theirs)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTION)
         told = os.read(ours, 1)
         if told:
             _reap(child)
             return told[0]
         _, status = os.waitpid(child, 0)
     except KeyboardInterrupt:  # the child has been interrupted as well, and says so
-        _reap(child)
+        with suppress(KeyboardInterrupt):
+            select.select([ours], [], [], patience)  # its status, or its end
+            _reap(child)
         return _INTERRUPTED
     ended = os.waitstatus_to_exitcode(status)
     return ended if ended >= 0 else 128 - ended
@@ -54,6 +66,7 @@ def _end_with_parent(alive: int) -> None:
 def _be_child(command: Callable[[], int], told: int) -> None:
     status = 1
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTION)
         status = command()
     finally:
         sys.stdout.flush()
@@ -68,6 +81,6 @@ def _be_child(command: Callable[[], int], told: int) -> None:
 def _reap(child: int) -> None:
     """Wait for the end of a child that has no thread which hangs."""
     pidfd = os.pidfd_open(child)
-    if select.select([pidfd], [], [], _END_SECONDS)[0]:
+    if select.select([pidfd], [], [], SECONDS)[0]:
         os.waitpid(child, 0)
     os.close(pidfd)

@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,39 @@ def test_the_status_comes_at_once(command: str, status: int) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("said\n", "", status)
+
+
+def test_what_has_to_come_to_its_end_is_waited_for() -> None:
+    """It hears of the interruption itself, as whatever a terminal has in its foreground."""
+    code = (
+        "import os, signal, sys\n"
+        "from samba_rvss.cli import apart\n"
+        "apart.SECONDS = 0.0\n"
+        "def work():\n"
+        "    signal.signal(signal.SIGINT, lambda *_: os.write(1, b'heard\\n'))\n"
+        "    print('ready', flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "    print('removed')\n"
+        "    return 0\n"
+        "sys.exit(apart.run(work, 60.0))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment({"PYTHONPATH": ROOT}),
+        start_new_session=True,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stdin is not None
+        assert command.stdout.readline() == "ready\n"
+        os.killpg(command.pid, signal.SIGINT)
+        assert command.stdout.readline() == "heard\n"
+        command.stdin.write("\n")
+        command.stdin.flush()
+        assert command.stdout.read() == "removed\n"
+        assert command.wait(60) == 130
 
 
 def test_it_ends_with_who_waits_for_it(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ERRORS, WARNINGS = 1, 3
 """The exit statuses for what a check finds: an error, or nothing worse than a warning."""
 
+PROBE_SECONDS = 900.0
+"""Longer than a self-test takes, which removes what it took whoever interrupts it."""
+
 
 def register(verbs: Verbs) -> None:
     """Add the verb."""
