@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from samba_rvss.cli import doctor
 from samba_rvss.cli.doctor import probe
 from samba_rvss.cli.doctor.check import Severity
+from samba_rvss.ledger import Ledger
 from samba_rvss.samba import conf, server
 from samba_rvss.samba.process import SambaProcess
 from tests.samba.filesystems import only
@@ -52,6 +53,8 @@ def test_all_is_well_and_then_it_is_not(rig: "Rig", tmp_path: Path) -> None:
     assert tried.severity is Severity.GOOD, tried
     assert f"{rig.operator.name} took a shadow copy through Samba" in tried.what
     assert "it was read, recovered, sealed and removed" in tried.what
+    with closing(Ledger(config.ledger, read_only=True)) as ledger:
+        assert not ledger.last_of_shares("kept"), "for a moment it was the newest backup"
     rig.assert_nothing_left()
 
     # A share that is added while a worker lives; an smb.conf that its users cannot read.

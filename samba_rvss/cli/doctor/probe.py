@@ -3,18 +3,20 @@
 With a user it goes through Samba, as a backup program's does; without one it goes to the daemon
 alone, which takes it as for Samba's callout.
 
-Contract: bounded in time; what was taken is removed, for good, whatever the share keeps; if that
-fails it is said, and reconciling removes it as that of a client that has vanished.
+Contract: bounded in time, which Ctrl-C does not shorten; what was taken is removed, for good,
+whatever the share keeps. If that fails, or what may be left is not known, it is said. The client is
+a process that a terminal's end does not end: it deletes what it took in any case.
 """
 
 import argparse
 import getpass
 import os
+import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,20 +24,20 @@ from samba_rvss import wire
 from samba_rvss.cli.common import ask, open_ledger
 from samba_rvss.cli.doctor.bounded import bounded
 from samba_rvss.cli.doctor.check import Severity
+from samba_rvss.cli.doctor.client import CALL_SECONDS, sequence
 from samba_rvss.cli.doctor.finding import PROBE, Finding, found, of_error
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Context, Phase, ShadowCopy, Share
+from samba_rvss.model import Phase, ShadowCopy, Share
 from samba_rvss.mounts import image_of
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.logon import Logon
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.samba.server import Server
+from samba_rvss.samba.values import directory
 
 _CALLOUT_SECONDS = 58.0  # as the hook waits
-_CALL_SECONDS = 60.0  # for each method, as Windows gives a Commit
-_SECONDS = 240.0  # for all of them
+_SECONDS = 600.0  # for a client's whole way, whatever `rvss:seal deadline` says
 _LOOK_SECONDS = 10.0
-_PAUSE = 0.05
 _HERE = "127.0.0.1"
 
 
@@ -45,21 +47,6 @@ class Trial:
 
     share: Share
     logon: Logon | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """What came of it through Samba.
-
-    Attributes:
-        copy: Samba's id of the shadow copy; empty if none was taken.
-        seconds: how long the Commit took.
-        failure: why it went no further; None if it went to the end.
-    """
-
-    copy: str = ""
-    seconds: float = 0.0
-    failure: RvssError | None = None
 
 
 def plan(config: Config, arguments: argparse.Namespace) -> Trial:
@@ -121,15 +108,34 @@ def _from_file(path: str) -> Logon:
 def run(config: Config, trial: Trial, server: Server | None) -> Iterator[Finding]:
     """Take a shadow copy and remove it; yield what went wrong, or that it went well.
 
+    It belongs to the main thread.
+
     Args:
         config: the instance's.
         trial: what is to be tried.
         server: what kind of server it is, None if that is not known.
     """
-    if trial.logon is None:
-        return _by_daemon(config, trial.share)
-    host = server.address if server else _HERE
-    return _by_samba(config, trial.share, trial.logon, host)
+    with to_the_end():
+        if trial.logon is None:
+            yield from _by_daemon(config, trial.share)
+        else:
+            host = server.address if server else _HERE
+            yield from _by_samba(config, trial.share, trial.logon, host)
+
+
+@contextmanager
+def to_the_end() -> Iterator[None]:
+    """Have Ctrl-C end nothing, and say so."""
+
+    def say(_number: int, _frame: object) -> None:
+        with suppress(OSError):  # who prints just now cannot print this as well
+            os.write(2, b"samba-rvss: the self-test removes its shadow copy first, and ends then\n")
+
+    before = signal.signal(signal.SIGINT, say)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # the daemon alone
@@ -153,7 +159,7 @@ def _by_daemon(config: Config, share: Share) -> Iterator[Finding]:
     except (RvssError, OSError) as exc:
         wrong.append(found(PROBE, f"{path} cannot be looked at: {exc}", share=share.name))
     finally:
-        wrong += _remove(config, share, [image_of(path)])
+        wrong += _remove(config, share, [image_of(path)], {})
     yield from wrong
     if not wrong:
         what = f"the daemon took a shadow copy in {spent:.2f} s, and removed it again"
@@ -202,13 +208,16 @@ def _callout(config: Config, verb: str, *paths: str) -> str:
 
 
 def _by_samba(config: Config, share: Share, logon: Logon, host: str) -> Iterator[Finding]:
+    before = _of_share(config, share)
     try:
-        with closing(SambaProcess(_SECONDS)) as samba:
-            taken = samba.call(sequence, config, host, logon, share.name)
-    except RvssError as exc:
-        yield of_error(PROBE, exc, share.name)
+        with closing(SambaProcess(_SECONDS + CALL_SECONDS, apart=True)) as samba:
+            taken = samba.call(sequence, config, host, logon, share.name, _SECONDS)
+    except (RvssError, RuntimeError) as exc:
+        error = exc if isinstance(exc, RvssError) else RvssError(Problem.INTERNAL, str(exc))
+        yield of_error(PROBE, error, share.name)
+        yield perhaps_left(config, share, before)
         return
-    wrong = [*_remove(config, share, _ids(config, taken.copy))]
+    wrong = [*_remove(config, share, _ids(config, taken.copy), before)]
     if taken.failure is not None:
         severity = _severity(taken.failure)
         wrong.insert(0, of_error(PROBE, taken.failure, share.name, severity))
@@ -219,69 +228,6 @@ def _by_samba(config: Config, share: Share, logon: Logon, host: str) -> Iterator
             f"{logon.user} took a shadow copy through Samba, whose Commit took"
             f" {taken.seconds:.2f} s: it was read, recovered, sealed and removed",
         )
-
-
-def sequence(config: Config, host: str, logon: Logon, share: str) -> Taken:
-    """Take a shadow copy as a backup program does, and delete it; it runs in a child.
-
-    Args:
-        config: the instance's.
-        host: where Samba serves.
-        logon: who takes it.
-        share: of which share.
-    """
-    from samba_rvss.samba import reach
-    from samba_rvss.samba.fsrvp.client import Client
-    from samba_rvss.samba.fsrvp.copyset import CopySet
-
-    taken: CopySet | None = None
-    failure: RvssError | None = None
-    try:
-        with closing(Client(host, logon, timeout=_CALL_SECONDS)) as client:
-            taken = CopySet(client, Context.AUTO_RECOVERY)
-            taken.check(share)
-            taken.prepare(share)
-            taken.commit()
-            try:
-                (exposed,) = taken.expose()
-                reach.names(host, exposed, logon)
-                taken.complete()
-                _await_seal(config, str(taken.copies[share]))
-            finally:
-                with suppress(RvssError):  # what is left is removed by the caller
-                    taken.delete()
-    except RvssError as exc:
-        failure = RvssError(exc.problem, exc.message, exc.hint)
-    calls = taken.calls if taken else []
-    return Taken(
-        copy=next((str(copy) for copy in taken.copies.values()), "") if taken else "",
-        seconds=sum(call.seconds for call in calls if call.method == "CommitShadowCopySet"),
-        failure=failure,
-    )
-
-
-def _await_seal(config: Config, copy_id: str) -> None:
-    """Wait until a recovered shadow copy is sealed.
-
-    Raises:
-        RvssError: NOT_SEALED if it is not within `rvss:seal deadline`; STATE, NOT_FOUND.
-    """
-    deadline = time.monotonic() + config.seal_deadline
-    while True:
-        with open_ledger(config) as ledger:
-            copy = next(iter(ledger.find(copy_id)), None)
-        if copy is not None and copy.phase is Phase.SEALED:
-            if os.statvfs(copy.path).f_flag & os.ST_RDONLY:
-                return
-            raise RvssError(Problem.NOT_SEALED, f"{copy.id} is sealed, and its mount is open")
-        if time.monotonic() > deadline:
-            phase = copy.phase.value if copy else "in no record"
-            raise RvssError(
-                Problem.NOT_SEALED,
-                f"{config.seal_deadline:g} s after RecoveryComplete the shadow copy is {phase}",
-                "see the journal of samba-rvss.service",
-            )
-        time.sleep(_PAUSE)
 
 
 def _severity(failure: RvssError) -> Severity | None:
@@ -305,9 +251,50 @@ def _is_left(copy: ShadowCopy, copy_id: str) -> bool:
     return copy.copy_id == copy_id and copy.phase is not Phase.GONE
 
 
-def _remove(config: Config, share: Share, ids: Sequence[str]) -> Iterator[Finding]:
+def _of_share(config: Config, share: Share) -> dict[str, ShadowCopy] | None:
+    """Return what there is of a share's directory by id, backups too; None if that is not known."""
+    with suppress(RvssError), open_ledger(config) as ledger:
+        known = (*ledger.copies(), *ledger.backups())
+        return {copy.id: copy for copy in known if directory(copy.share_path) == share.path}
+    return None
+
+
+def perhaps_left(config: Config, share: Share, before: Container[str] | None) -> Finding:
+    """Return what is to be said where nobody knows what the self-test has left.
+
+    Args:
+        config: the instance's.
+        share: that was tried.
+        before: the ids of what it had before; None if that is not known. What came since may be
+            another client's as well.
+    """
+    after = _of_share(config, share)
+    names = "which one is not known"
+    if before is not None and after is not None:
+        came = [name for name in after if name not in before]
+        names = f"{' or '.join(came)}, which came meanwhile" if came else "none is recorded yet"
+    return found(
+        PROBE,
+        f"a shadow copy of the self-test may be left: {names}",
+        write="see 'samba-rvss list', and delete it if it is no other client's",
+        share=share.name,
+    )
+
+
+def _remove(
+    config: Config, share: Share, ids: Sequence[str], before: Mapping[str, ShadowCopy] | None
+) -> Iterator[Finding]:
     """Remove what is left of the shadow copy, for good; it may have become a backup."""
     for copy in ids:
+        if is_last(copy, before or {}, _of_share(config, share) or {}):
+            yield found(
+                PROBE,
+                f"the shadow copy {copy} of the self-test has become a backup, and those of before"
+                " are gone: it is left",
+                write=f"samba-rvss delete {copy}",
+                share=share.name,
+            )
+            continue
         try:
             ask(config, wire.AdminRequest(verb="delete", copy=copy))
         except RvssError as exc:
@@ -318,6 +305,23 @@ def _remove(config: Config, share: Share, ids: Sequence[str]) -> Iterator[Findin
                     write=f"samba-rvss delete {copy}",
                     share=share.name,
                 )
+
+
+def is_last(copy: str, before: Mapping[str, ShadowCopy], after: Mapping[str, ShadowCopy]) -> bool:
+    """Return whether a copy is the only backup left of a share that had others.
+
+    Args:
+        copy: its id.
+        before: what the share had before, by id.
+        after: what it has now.
+    """
+
+    def backups(of: Mapping[str, ShadowCopy]) -> bool:
+        return any(each.phase is Phase.KEPT for name, each in of.items() if name != copy)
+
+    mine = after.get(copy)
+    is_backup = mine is not None and (mine.phase is Phase.KEPT or mine.ended)
+    return is_backup and backups(before) and not backups(after)
 
 
 def _went_well(share: Share, what: str) -> Finding:
