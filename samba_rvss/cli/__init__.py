@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="the smb.conf of the instance (default: Samba's own)",
     )
-    top.set_defaults(looks=False, probe=False)
+    top.set_defaults(looks=False, probe=False, apart=False)
     verbs = top.add_subparsers(metavar="VERB", required=True, dest="verb")
     for verb in _VERBS:
         verb.register(verbs)
@@ -104,7 +104,8 @@ def _begin(argv: list[str] | None) -> int:
     if os.geteuid() != 0:
         raise RvssError(Problem.REFUSED, "only root may use samba-rvss", "try sudo")
     command = partial(arguments.function, arguments)
-    if argv is None and arguments.looks:
+    arguments.apart = argv is None and arguments.looks
+    if arguments.apart:
         patience = doctor.PROBE_SECONDS if arguments.probe else apart.SECONDS
         return apart.run(partial(_told, command), patience)
     status: int = command()

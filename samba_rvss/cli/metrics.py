@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from samba_rvss import __version__, output
 from samba_rvss.cli.common import Verbs, configuration, ledger_or_empty
+from samba_rvss.cli.looks import limited
 from samba_rvss.cli.openmetrics import Gauge, render
 from samba_rvss.clock import now
 from samba_rvss.errors import Problem, RvssError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PREFIX = "samba_rvss_"
 _DAY = timedelta(days=1)
+_OTHERS_SECONDS = 10.0
 _FILE_MODE = 0o644  # node_exporter is not root
 _PHASES = tuple(phase for phase in Phase if phase not in (Phase.KEPT, Phase.GONE))
 _ORPHANS = ("copy", "image", "branch", "mount", "share", "security")
@@ -72,7 +74,10 @@ def _collect(arguments: argparse.Namespace) -> Iterator[Gauge]:
     from samba_rvss.cli.status import judge
 
     config = configuration(arguments)
-    look, standing, *_ = judge(config)
+    with limited(
+        config.run_directory, "metrics", 1, seconds=_OTHERS_SECONDS, for_good=arguments.apart
+    ):
+        look, standing, *_ = judge(config)
     yield from of_instance(look, standing)
     with ledger_or_empty(config) as ledger:
         yield from of_history(
