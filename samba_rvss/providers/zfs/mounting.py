@@ -28,15 +28,13 @@ def mount(dataset: str) -> int:
 
 
 def write_out(dataset: str) -> None:
-    """Write to disk what is in memory of a dataset that may be mounted.
+    """Write to disk what is in memory of a dataset that may be mounted, or in its intent log.
 
     Raises:
         RvssError: SYSTEM.
     """
     try:
         root = mounting.detached_mount("zfs", {"source": dataset})
-    except PermissionError:
-        return  # its key is not loaded, so it is not mounted, and nothing is in memory
     except OSError as exc:
         if exc.errno == errno.EBUSY:
             return  # mounted after it was sealed, read-only, as `mount` says: nothing was written

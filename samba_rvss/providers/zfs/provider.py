@@ -228,6 +228,10 @@ class Zfs:
                         f"somebody has set readonly on {part.name} itself",
                         f"zfs inherit readonly {part.name}",
                     )
+            # What recovery flushed before a loss of power is in the intent logs: mounting replays
+            # them, and must have done so before anything is read-only and called sealed.
+            for part in parts:
+                tree.require_key(part)
             for part in parts:
                 write_out(part.name)
             self._reached("seal.snapshot")
