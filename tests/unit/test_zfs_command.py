@@ -1,9 +1,11 @@
 """What zfs(8) prints, as OpenZFS 2.3.9 does, and what we make of it."""
 
+from pathlib import Path
+
 import pytest
 
 from samba_rvss.errors import Problem
-from samba_rvss.providers.zfs.command import problem, rows
+from samba_rvss.providers.zfs.command import Command, problem, rows
 
 SAID = {
     "cannot create snapshots : out of space": Problem.NO_SPACE,
@@ -42,3 +44,13 @@ def test_last_field_of_a_table_is_any_text() -> None:
         ["a", "yes", "/mnt/tab\tand\nline\n\nbreaks\rin it"],
         ["b", "no", "/mnt/b"],
     ]
+
+
+def test_more_names_than_a_program_can_be_given(tmp_path: Path) -> None:
+    program = tmp_path / "zfs"
+    program.write_text('#!/bin/sh\nshift 2\nprintf "%s\\theld\\n" "$@"\n')
+    program.chmod(0o755)
+    zfs = Command(search=f"{tmp_path}:/usr/bin:/bin")
+    names = [f"{'n' * 240}@{number}" for number in range(12_000)]  # ARG_MAX is 2 MiB
+    assert zfs.about(names, "holds", "-H", columns=2) == [[name, "held"] for name in names]
+    assert zfs.about([], "holds", "-H", columns=2) == []

@@ -6,12 +6,14 @@ messages tell (lib/libzfs/libzfs_util.c, libzfs_error_description() and zfs_stan
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import ToolError, beginning, run, tool
+
+_AT_ONCE = 500  # names in one command
 
 # Whole phrases: any single word may be the name of a dataset.
 _PHRASES = (
@@ -76,6 +78,24 @@ class Command:
             RvssError: as a call.
         """
         return rows(self(*words), columns)
+
+    def about(self, names: Sequence[str], *words: str, columns: int) -> list[list[str]]:
+        """Return what zfs(8) prints of many datasets or snapshots, as `table` does.
+
+        The kernel lets nobody give a program all the names that there may be at once.
+
+        Args:
+            names: theirs; none for no rows.
+            words: what comes before the names.
+            columns: as `table` takes it.
+
+        Raises:
+            RvssError: as a call.
+        """
+        found = []
+        for start in range(0, len(names), _AT_ONCE):
+            found += self.table(*words, *names[start : start + _AT_ONCE], columns=columns)
+        return found
 
     def sent(self, size: int, *words: str) -> bytes:
         """Return the beginning of what ``zfs send`` sends; the rest is not waited for.

@@ -91,14 +91,11 @@ def refuse_used(
     Raises:
         RvssError: BUSY.
     """
-    if kept:
-        words = ("get", "-H", "-p", "-o", "name,value", "clones", *kept)
-        for name, clones in zfs.table(*words, columns=2):
-            if clones not in ("", "-"):
-                raise RvssError(Problem.BUSY, f"others have made clones of {name}")
+    for name, clones in zfs.about(kept, "get", "-H", "-p", "-o", "name,value", "clones", columns=2):
+        if clones not in ("", "-"):
+            raise RvssError(Problem.BUSY, f"others have made clones of {name}")
     held: dict[str, list[str]] = {}
-    holds = zfs.table("holds", "-H", *names, columns=3) if names else []
-    for name, tag, _ in holds:
+    for name, tag, _ in zfs.about(names, "holds", "-H", columns=3):
         ours = tag == HOLD or tag.startswith(TAGGED)
         if not ours or (allowed is not None and tag not in allowed):
             hint = f"'zfs release {tag} {name}' lets go of it"

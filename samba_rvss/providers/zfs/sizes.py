@@ -13,8 +13,6 @@ from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.marks import Marks
 from samba_rvss.providers.zfs.pools import Pool
 
-_AT_ONCE = 500  # names in one command
-
 
 def of(zfs: Command, marks: Marks, pool: Pool, wanted: Collection[str]) -> dict[str, int]:
     """Return how many bytes come free with each image, by their ids.
@@ -51,9 +49,5 @@ def of(zfs: Command, marks: Marks, pool: Pool, wanted: Collection[str]) -> dict[
 
 
 def _used(zfs: Command, names: list[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for start in range(0, len(names), _AT_ONCE):
-        words = ("get", "-H", "-p", "-o", "name,value", "used", *names[start : start + _AT_ONCE])
-        rows = zfs.table(*words, columns=2)
-        found |= {name: int(value) for name, value in rows if value.isdecimal()}
-    return found
+    rows = zfs.about(names, "get", "-H", "-p", "-o", "name,value", "used", columns=2)
+    return {name: int(value) for name, value in rows if value.isdecimal()}
