@@ -81,6 +81,7 @@ def test_what_is_written_to_a_branch_is_not_in_the_backup(storage: "Storage") ->
     assert again.mark.branch == concealed
     with seen(provider, branch) as image:
         assert (image / "inner" / "file").read_text() == "written"
+    provider.require_free(sealed.volume, sealed.id)  # no branch is others': the mark forbids it
     provider.destroy(branch.volume, branch.id)
     provider.destroy(branch.volume, branch.id)
     assert [image.id for image in provider.inventory().images] == [sealed.id]

@@ -563,6 +563,13 @@ def fails_to_destroy(storage: "ZfsStorage", mark: Mark, match: str) -> None:
     assert caught.value.problem is Problem.BUSY
 
 
+def is_not_free(storage: "ZfsStorage", mark: Mark, match: str) -> None:
+    """Expect that a deletion is not even begun."""
+    with pytest.raises(RvssError, match=match) as caught:
+        storage.provider.require_free(mark.volume, mark.id)
+    assert caught.value.problem is Problem.HELD
+
+
 def test_what_others_do_with_an_image_is_reported_and_not_forced(storage: "ZfsStorage") -> None:
     share = storage.volume("vms")
     (share / "big").write_bytes(os.urandom(8 << 20))
@@ -578,10 +585,13 @@ def test_what_others_do_with_an_image_is_reported_and_not_forced(storage: "ZfsSt
     zfs("snapshot", "-r", f"{pool}@daily")
     zfs("hold", "somebody", f"{clone_of(mark)}@daily")
     fails_to_destroy(storage, mark, f"holds {clone_of(mark)}@daily as 'somebody'")
-    with pytest.raises(RvssError, match="'somebody'") as caught:
-        storage.provider.require_free(mark.volume, mark.id)
-    assert caught.value.problem is Problem.HELD
+    is_not_free(storage, mark, "'somebody'")
     zfs("release", "somebody", f"{clone_of(mark)}@daily")
+    zfs("clone", f"{clone_of(mark)}@daily", f"{pool}/theirs")
+    fails_to_destroy(storage, mark, f"clones of {clone_of(mark)}@daily")
+    is_not_free(storage, mark, f"clones of {clone_of(mark)}@daily")
+    assert HOLD in zfs("holds", "-H", snapshot).split("\t")
+    zfs("destroy", f"{pool}/theirs")
 
     zfs("clone", snapshot, f"{pool}/theirs")
     with subprocess.Popen(["zfs", "send", snapshot], stdout=subprocess.PIPE) as sender:

@@ -219,6 +219,7 @@ def test_writable_image_beside_a_bare_backup(storage: "ZfsStorage") -> None:
             (image / name).write_text("written")
     assert _contents(provider, backup) == ["sealed"] * 2
     provider.clear(backup.volume, backup.id)  # nothing is taken from beneath it
+    provider.require_free(backup.volume, backup.id)  # a branch is ours: the mark forbids deletion
     found = _images(storage)
     assert found.keys() == {backup.id, branch.id}
     assert not provider.inventory().foreign

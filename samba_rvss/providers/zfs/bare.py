@@ -155,8 +155,7 @@ def clear(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) ->
 
 
 def _has_branches(zfs: Command, top: str) -> bool:
-    words = ("get", "-H", "-r", "-s", "local", "-t", "snapshot", "-o", "name", MARK, top)
-    return bool(zfs.table(*words, columns=1))
+    return any(each.source == "local" for each in tree.marked_snapshots(zfs, top))
 
 
 def clone_again(

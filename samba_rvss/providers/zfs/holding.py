@@ -57,7 +57,7 @@ def _refuse_deferred(zfs: Command, snapshots: Sequence[str]) -> None:
 
 
 def refuse_held(zfs: Command, names: Sequence[str]) -> None:
-    """Refuse to destroy snapshots that somebody else has made in an image, and holds.
+    """Refuse to destroy snapshots that somebody else has made in an image, and holds or has cloned.
 
     A recursive snapshot takes our clones along, and programs that carry snapshots hold their own.
 
@@ -65,8 +65,7 @@ def refuse_held(zfs: Command, names: Sequence[str]) -> None:
         RvssError: BUSY.
     """
     try:
-        if names:
-            refuse_used(zfs, (), names, None)
+        refuse_used(zfs, names, names, None)
     except RvssError as exc:
         if exc.problem is not Problem.NOT_FOUND:
             raise
@@ -81,7 +80,7 @@ def refuse_used(
 
     Args:
         zfs: zfs(8).
-        kept: those of our clones, which should have none.
+        kept: those of which no clones should be.
         names: all of them.
         allowed: the tags of holds that may be there; None for all that begin as ours do.
 

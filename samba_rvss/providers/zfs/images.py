@@ -37,7 +37,7 @@ def images(zfs: Command, marks: Marks, provider: str, pool: Pool) -> list[Image 
     for left in reversed(range(_LOOKS)):
         listing = _Listing(marks, provider, pool, tree.datasets(zfs, pool.name))
         try:
-            found = listing.of_snapshots(tree.marked_snapshots(zfs, pool))
+            found = listing.of_snapshots(tree.marked_snapshots(zfs, pool.name))
             break
         except _Renamed:
             if not left:

@@ -28,7 +28,7 @@ def of(zfs: Command, marks: Marks, pool: Pool, wanted: Collection[str]) -> dict[
     """
     snapshots = defaultdict[str, list[str]](list)
     clones = {image: tree.clone_name(pool, image) for image in wanted}
-    for snapshot in tree.marked_snapshots(zfs, pool):
+    for snapshot in tree.marked_snapshots(zfs, pool.name):
         dataset, _, leaf = snapshot.name.partition("@rvss-")
         # What was received is somebody's copy; what is in the container, a clone's own.
         if snapshot.source == "local" and not dataset.startswith(f"{pool.name}/{tree.HOME}/"):

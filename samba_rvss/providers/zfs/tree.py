@@ -145,10 +145,10 @@ def datasets(zfs: Command, top: str) -> list[Dataset]:
     return [_dataset(name, properties) for name, properties in found.items()]
 
 
-def marked_snapshots(zfs: Command, pool: Pool) -> list[Snapshot]:
-    """Return the snapshots in a pool that bear marks themselves, those of parents first."""
+def marked_snapshots(zfs: Command, top: str) -> list[Snapshot]:
+    """Return the snapshots that bear marks themselves, in a pool or dataset; of parents first."""
     words = ("get", "-H", "-p", "-r", "-s", "local,received", "-t", "snapshot")
-    rows = zfs.table(*words, "-o", "name,source,value", MARK, pool.name, columns=3)
+    rows = zfs.table(*words, "-o", "name,source,value", MARK, top, columns=3)
     return [Snapshot(name=name, mark=mark, source=source) for name, source, mark in rows]
 
 

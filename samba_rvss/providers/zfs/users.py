@@ -4,7 +4,7 @@ What they keep is theirs as well. Before a deletion begins it is refused; should
 `tree.destroy` stops where it is.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
@@ -12,7 +12,7 @@ from samba_rvss.model import Volume
 from samba_rvss.providers.zfs import bare, tree
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import TAGGED, refuse_held, refuse_used, set_holds
-from samba_rvss.providers.zfs.marks import Marks
+from samba_rvss.providers.zfs.marks import OURS, Marks
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.tree import Dataset, Snapshot
 
@@ -25,7 +25,8 @@ class Whole:
         snapshots: of its volume and what is nested in that, the outermost first.
         clones: of those; likewise.
         kept: the names of the clones' own snapshots.
-        others: the names of snapshots of the clones that somebody else has made.
+        others: the names of snapshots of the clones that somebody else has made; those that
+            branches of ours are clones of are not among them.
     """
 
     snapshots: Sequence[Snapshot]
@@ -54,12 +55,20 @@ def whole(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) ->
     clones = tree.parts(image, found)
     below = tree.snapshots_below(zfs, found[0].name) if found else []
     kept = [name for name in below if tree.is_of(name, image)]
+    ours = {*kept, *(_of_branches(zfs, marks, pool, found[0].name) if found else ())}
     return Whole(
         snapshots=tree.of_image(zfs, snapshot, mark.nested, clones, count),
         clones=clones,
         kept=kept,
-        others=[name for name in below if name not in kept],
+        others=[name for name in below if name not in ours],
     )
+
+
+def _of_branches(zfs: Command, marks: Marks, pool: Pool, top: str) -> Iterator[str]:
+    for snapshot in tree.marked_snapshots(zfs, top):
+        image = snapshot.name.rpartition("@rvss-")[2]
+        if marks.whose(snapshot, image, pool) in OURS:
+            yield snapshot.name
 
 
 def require_free(zfs: Command, image: Whole) -> None:
