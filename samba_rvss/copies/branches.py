@@ -116,8 +116,8 @@ def delete(instance: Instance, mark: Mark, uid: int) -> None:
     Once its mark says that it goes, reconciling does the rest of what was cut off.
 
     Raises:
-        RvssError: HELD if others hold it, and then it stays whole; BUSY, READ_ONLY, SAMBA or
-            SYSTEM: what is left is concealed, or told by `status`.
+        RvssError: HELD if others hold it, and then it stays whole; SAMBA, or what else keeps it
+            from being concealed; BUSY, READ_ONLY or SYSTEM, and then it goes as soon as it can.
     """
     provider = instance.provider(mark.volume)
     if mark.branch is not None and mark.branch.ready:
@@ -127,7 +127,10 @@ def delete(instance: Instance, mark: Mark, uid: int) -> None:
     if current.branch is not None and current.branch.ready:
         provider.claim(replace(current, branch=replace(current.branch, ready=False)))
     instance.reached("conceal.condemned")
-    _destroy(instance, mark)
+    try:
+        _destroy(instance, mark)
+    except RvssError as exc:
+        raise _left_behind(mark, exc) from exc
     instance.reached("conceal.destroyed")
     copy = instance.ledger.get(mark.branch.of) if mark.branch else None
     if copy is not None and copy.phase is Phase.KEPT:
@@ -137,6 +140,16 @@ def delete(instance: Instance, mark: Mark, uid: int) -> None:
             keep.clear(instance, copy)
         except RvssError as exc:  # reconciling finds it, and tries again
             _logger.warning("%s: cannot clear away: %s", copy.title, exc)
+
+
+def _left_behind(mark: Mark, reason: RvssError) -> RvssError:
+    """Return the error for a branch that goes, and cannot go yet."""
+    when = "nobody uses it" if reason.problem is Problem.BUSY else "that is possible"
+    return RvssError(
+        reason.problem,
+        f"{mark.id} is concealed, and not deleted yet ({reason.line()})",
+        f"it is deleted as soon as {when}",
+    )
 
 
 def _destroy(instance: Instance, mark: Mark) -> None:
