@@ -139,7 +139,8 @@ class Provider(Protocol):
                 from the sealed image to its volume: on btrfs, for btrbk.
 
         Raises:
-            RvssError: BUSY, READ_ONLY or SYSTEM.
+            RvssError: HELD or NOT_SEALED if others have put or written something there; BUSY,
+                READ_ONLY or SYSTEM.
         """
 
     def mark(self, volume: Volume, image: str) -> Mark | None:

@@ -243,6 +243,12 @@ def test_writable_image_beside_a_bare_backup(storage: "ZfsStorage") -> None:
     assert storage.names() == []
 
 
+def _fails_to_clear(provider: "Provider", mark: Mark, problem: Problem, match: str) -> None:
+    with pytest.raises(RvssError, match=match) as caught:
+        provider.clear(mark.volume, mark.id)
+    assert caught.value.problem is problem
+
+
 def test_clones_that_are_in_use_stay_for_a_while(storage: "ZfsStorage") -> None:
     """They are nobody's backup any more, and go as soon as they can."""
     provider, share = storage.provider, _share(storage)
@@ -251,11 +257,17 @@ def test_clones_that_are_in_use_stay_for_a_while(storage: "ZfsStorage") -> None:
     parts = provider.open(mark.volume, mark.id)
     with files.all_opened(part for _, part in parts):
         backup = _end(provider, mark)
-        with pytest.raises(RvssError) as caught:
-            provider.clear(mark.volume, mark.id)
-        assert caught.value.problem is Problem.BUSY
+        _fails_to_clear(provider, mark, Problem.BUSY, "busy")
         # Whoever opens it now has its snapshots, and keeps no clone in use.
         again = provider.open(mark.volume, mark.id)
+    # What others put or write there is nowhere else: then it is not for us to destroy.
+    inner = f"{clone_of(mark)}/1"
+    zfs("create", "-o", "readonly=off", f"{inner}/theirs")
+    _fails_to_clear(provider, mark, Problem.HELD, f"put {inner}/theirs into it")
+    zfs("destroy", f"{inner}/theirs")
+    zfs("set", "readonly=off", inner)
+    _fails_to_clear(provider, mark, Problem.NOT_SEALED, f"made {inner} writable")
+    zfs("inherit", "readonly", inner)
     with files.all_opened(part for _, part in again):
         provider.clear(mark.volume, mark.id)
         assert _clones(storage) == []

@@ -136,8 +136,8 @@ def clear(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) ->
     """Destroy the clones of an image if it is bare, and there is no branch of them.
 
     Raises:
-        RvssError: BAD_PATH if the image is not ours; BUSY if somebody holds or uses a clone; as a
-            `Command` does.
+        RvssError: BAD_PATH if the image is not ours; BUSY if somebody holds or uses a clone; HELD
+            or NOT_SEALED if there may be in them what is nowhere else; as a `Command` does.
     """
     clones = tree.datasets(zfs, tree.clone_name(pool, image))
     snapshot = tree.outermost(zfs, pool, volume, image) if clones else None
@@ -147,11 +147,26 @@ def clear(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) ->
     top = clones[0].name
     if not is_bare(marks.read(snapshot)) or _has_branches(zfs, top):
         return
+    _refuse_theirs(image, clones)
     zfs("inherit", MARK, top)  # from now on nobody takes it for the image
     kept = tree.kept_snapshots(zfs, top, image)
     for tag, names in refuse_used(zfs, kept, kept, None).items():
         zfs("release", tag, *names)
     tree.destroy_busy(zfs, "-r", top)
+
+
+def _refuse_theirs(image: str, clones: Sequence[Dataset]) -> None:
+    """Refuse to destroy the clones of a bare image with what somebody has put or written there."""
+    ours = tree.parts(image, clones)
+    for part in clones:
+        if part not in ours:
+            raise RvssError(Problem.HELD, f"somebody has put {part.name} into it", "take it away")
+        if not part.read_only:
+            raise RvssError(
+                Problem.NOT_SEALED,
+                f"somebody has made {part.name} writable",
+                "copy away what was written there, then set readonly=on",
+            )
 
 
 def _has_branches(zfs: Command, top: str) -> bool:
