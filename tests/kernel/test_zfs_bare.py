@@ -11,7 +11,7 @@ import pytest
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting, mounttable
-from samba_rvss.model import Exposed, Hold, Identity, Image, Kept, Mark, Nested, Whose
+from samba_rvss.model import Exposed, Hold, Identity, Image, Kept, Mark, Nested, Volume, Whose
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.providers.zfs.properties import MARK
@@ -238,6 +238,16 @@ def test_writable_image_beside_a_bare_backup(storage: "ZfsStorage") -> None:
     zfs("clone", snapshot_of(backup), f"{storage.pool}/theirs")
     with pytest.raises(RvssError, match="is a clone of"):
         provider.destroy(backup.volume, backup.id)
+    # While his clone is promoted, the snapshot is of that: the backup is not taken for gone.
+    zfs("promote", f"{storage.pool}/theirs")
+    attempts: list[Callable[[Volume, str], object]] = [provider.mark, provider.destroy]
+    for attempt in attempts:
+        with pytest.raises(RvssError, match="was one promoted") as caught:
+            attempt(backup.volume, backup.id)
+        assert caught.value.problem is Problem.BAD_PATH
+        assert f"'zfs promote {backup.volume.name}'" in caught.value.hint
+    zfs("promote", backup.volume.name)
+    assert _contents(provider, backup) == ["sealed"] * 2
     zfs("destroy", f"{storage.pool}/theirs")
     provider.destroy(backup.volume, backup.id)
     assert storage.names() == []

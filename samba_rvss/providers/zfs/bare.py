@@ -19,7 +19,7 @@ from samba_rvss.providers.mark import Marked
 from samba_rvss.providers.zfs import cloning, tree
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import HOLD, refuse_used, set_holds
-from samba_rvss.providers.zfs.marks import SNAPSHOTS, Marks
+from samba_rvss.providers.zfs.marks import OURS, SNAPSHOTS, Marks
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK, PART
 from samba_rvss.providers.zfs.tree import Dataset, Snapshot
@@ -113,6 +113,28 @@ def _is_same(zfs: Command, older: str, newer: str) -> bool:
         and int.from_bytes(begin[8:16], sys.byteorder) == _MAGIC
         and int.from_bytes(end[:4], sys.byteorder) == _END
     )
+
+
+def refuse_moved(zfs: Command, marks: Marks, pool: Pool, image: str) -> None:
+    """Refuse to take an image for gone whose outermost snapshot is another dataset's now.
+
+    ``zfs promote`` of a clone moves the snapshots of its origin, with their marks and holds. Of an
+    image that is not bare the clones are left, and tell.
+
+    Raises:
+        RvssError: BAD_PATH; as a `Command` does.
+    """
+    for each in tree.marked_snapshots(zfs, pool.name):
+        if not tree.is_of(each.name, image) or marks.whose(each, image, pool) not in OURS:
+            continue
+        marked = marks.read(each)
+        if marked is not None and is_bare(marked):
+            raise RvssError(
+                Problem.BAD_PATH,
+                f"{each.name} is of another dataset than its mark says: was one promoted?",
+                f"'zfs promote {pool.here(marked.mark.volume.name)}' undoes that; or release its"
+                " holds and destroy it by hand",
+            )
 
 
 def prepare(zfs: Command, clones: Sequence[Dataset], snapshots: Sequence[Snapshot]) -> None:

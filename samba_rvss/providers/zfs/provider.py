@@ -267,6 +267,7 @@ class Zfs:
             pool = self._pool(volume)
             snapshot = tree.outermost(self._zfs, pool, volume, image)
             if snapshot is None:
+                bare.refuse_moved(self._zfs, self._marks, pool, image)
                 return None
             mark = self._marks.require(snapshot, image, pool)
             if bare.is_bare(self._marks.read(snapshot)):

@@ -19,7 +19,8 @@ def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) 
     """Remove an image and everything in it. Gone already is success.
 
     Raises:
-        RvssError: as `samba_rvss.providers.Provider.destroy`.
+        RvssError: as `samba_rvss.providers.Provider.destroy`; BAD_PATH if what was cloned from it
+            was promoted.
     """
     clones = tree.datasets(zfs, tree.clone_name(pool, image))
     # Datasets may have been renamed: their snapshots went with them.
@@ -29,6 +30,7 @@ def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) 
         if clones:
             message = f"{clones[0].name} is no clone of a snapshot of ours"
             raise RvssError(Problem.BAD_PATH, message, "see who made it")
+        bare.refuse_moved(zfs, marks, pool, image)
         return
     mark = marks.require(snapshot, image, pool)
     marked = marks.read(snapshot)
