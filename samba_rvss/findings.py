@@ -11,7 +11,7 @@ class Fate(Enum):
     DONE = "done"
     BEGUN = "begun"  # a seal, which goes on until it succeeds
     FAILED = "failed"
-    STALE = "not needed any more"  # no longer called for when its turn came
+    STALE = "not needed any more"  # when its turn came; or in use, and tried again
     LEFT_ALONE = "left alone"
     WRONG = "wrong"  # left alone, and for an administrator to mend
     UNSEEN = "not seen"  # it could not be observed

@@ -21,11 +21,11 @@ from samba_rvss.daemon import fates, journal
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
-from samba_rvss.errors import RvssError
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate
 from samba_rvss.model import Moment
 from samba_rvss.reconcile import apply
-from samba_rvss.reconcile.decision import Action, Delete, Plan, Seal
+from samba_rvss.reconcile.decision import Action, Clear, Delete, Plan, Seal
 from samba_rvss.reconcile.observation import Sources, observe
 from samba_rvss.reconcile.plan import plan
 from samba_rvss.reconcile.report import Outcome
@@ -274,6 +274,10 @@ class Runner:
                 finally:
                     await self._watcher.resume(action.target)
         except RvssError as exc:
+            if isinstance(action, Clear) and exc.problem is Problem.BUSY:
+                # Somebody reads it, or sends it: nobody has to see to that.
+                _logger.info("reconcile: cannot %s yet: %s", action.describe(), exc)
+                return Outcome(action=action, fate=Fate.STALE)
             about = journal.of_action(journal.Message.NOT_RECONCILED, action)
             _logger.error("reconcile: cannot %s: %s", action.describe(), exc, extra=about)
             return Outcome(action=action, fate=Fate.FAILED, error=exc)

@@ -245,7 +245,6 @@ class SimulatedWorld:
                 world = world.with_image(replace(image, mark=replace(image.mark, kept=kept)))
                 if copy.phase is Phase.KEPT:
                     return world
-                world = world.with_image(replace(world.images[copy.id], remnants=False))
                 return world.changed(copy, phase=Phase.KEPT)
             case Delete(copy=copy):
                 world = self.without_image(copy.id).without_share(copy.exposed_share)

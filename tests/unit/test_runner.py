@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,50 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon.runner import Runner
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.watcher import Watcher
-from samba_rvss.errors import Problem
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate
-from samba_rvss.model import Inventory
+from samba_rvss.model import Inventory, Mark, Phase, Volume
+from samba_rvss.reconcile.decision import Clear, Finish
 from samba_rvss.reconcile.report import Outcome
 from samba_rvss.samba.process import SambaProcess
-from tests.unit.site import Site
+from tests.unit.site import Shelf, Site, with_samba
+from tests.unit.values import image_of, sealed_of
 
 # umount(2) wants it, also to say that nothing is mounted.
 pytestmark = pytest.mark.require("root")
 
 NAMES = "abc"
+
+
+class InUse(Shelf):
+    """A file system with one sealed image, of which something is left when it is a backup.
+
+    Args:
+        site: whose it is.
+        problem: why that cannot be cleared away.
+    """
+
+    def __init__(self, site: Site, problem: Problem) -> None:
+        super().__init__(site.inventory)
+        self._site = site
+        self._problem = problem
+        site.images = (image_of("a", site.copy.created, sealed=sealed_of()),)
+        site.ledger.add(replace(site.copy, phase=Phase.KEPT), "create")
+
+    def mark(self, volume: Volume, image: str) -> Mark | None:
+        """See `samba_rvss.providers.Provider`."""
+        return self._site.images[0].mark
+
+    def keep(self, volume: Volume, image: str) -> None:
+        """See `samba_rvss.providers.Provider`."""
+
+    def claim(self, mark: Mark) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        self._site.images = (replace(self._site.images[0], mark=mark, remnants=True),)
+
+    def clear(self, volume: Volume, image: str, *, link: bool = False) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        raise RvssError(self._problem, "dataset is busy")
 
 
 class Leftovers:
@@ -203,3 +237,28 @@ def test_the_loop_goes_on_while_the_ledger_waits(leftovers: Leftovers) -> None:
 
     assert asyncio.run(story()) == [Fate.DONE] * 3
     assert max(gaps) < blocked / 2
+
+
+@pytest.mark.parametrize(
+    ("problem", "fate", "failed"),
+    [
+        (Problem.BUSY, Fate.STALE, []),
+        (Problem.HELD, Fate.FAILED, ["dataset is busy"]),
+    ],
+)
+def test_that_somebody_uses_what_is_to_be_cleared_away_is_no_failure(
+    tmp_path: Path, problem: Problem, fate: Fate, failed: list[str]
+) -> None:
+    """He may read it for hours; it is tried again, as what failed is."""
+    with with_samba(tmp_path) as site:
+        instance = replace(site.instance(), providers=(InUse(site, problem),))
+        turns = Turns()
+        runner = Runner(lambda: instance, Watcher(lambda: instance, turns), turns)
+        # First that it became a backup, which was cut off, is finished: that does not fail with it.
+        for action, comes in ((Finish, Fate.DONE), (Clear, fate)):
+            _, (outcome,) = asyncio.run(runner.reconcile(starting=True))
+            assert (type(outcome.action), outcome.fate) == (action, comes)
+        assert runner.last is not None
+        assert [line.rpartition(": ")[2] for line in runner.last.failed] == failed
+        assert runner.last.done == ()
+        assert runner.due < 60.0
