@@ -8,6 +8,8 @@ is deleted by `delete` and by nothing else. One backup has one branch at most.
 import logging
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from samba_rvss.clock import now
@@ -122,24 +124,42 @@ def delete(instance: Instance, mark: Mark, uid: int) -> None:
     provider = instance.provider(mark.volume)
     if mark.branch is not None and mark.branch.ready:
         provider.require_free(mark.volume, mark.id)
-    exposing.conceal(instance, mark, uid)
-    current = instance.mark(mark.volume, mark.id)
-    if current.branch is not None and current.branch.ready:
-        provider.claim(replace(current, branch=replace(current.branch, ready=False)))
+    condemned = False
+    with _even_if_full(mark):  # it is hidden all the same
+        exposing.conceal(instance, mark, uid)
+    with _even_if_full(mark):
+        current = instance.mark(mark.volume, mark.id)
+        if current.branch is not None and current.branch.ready:
+            provider.claim(replace(current, branch=replace(current.branch, ready=False)))
+        condemned = True
     instance.reached("conceal.condemned")
     try:
         _destroy(instance, mark)
     except RvssError as exc:
+        if not condemned:
+            raise
         raise _left_behind(mark, exc) from exc
     instance.reached("conceal.destroyed")
     copy = instance.ledger.get(mark.branch.of) if mark.branch else None
     if copy is not None and copy.phase is Phase.KEPT:
         instance.ledger.note(copy, "writable copy deleted", uid=uid, detail=mark.id)
-        settle(instance, copy, sure=True)
+        with _even_if_full(mark):  # reconciling finds it, and tries again
+            settle(instance, copy, sure=True)
         try:
             keep.clear(instance, copy)
-        except RvssError as exc:  # reconciling finds it, and tries again
+        except RvssError as exc:  # likewise
             _logger.warning("%s: cannot clear away: %s", copy.title, exc)
+
+
+@contextmanager
+def _even_if_full(mark: Mark) -> Iterator[None]:
+    """Go on where there is no room for what a mark is to say: deleting makes room."""
+    try:
+        yield
+    except RvssError as exc:
+        if exc.problem is not Problem.NO_SPACE:
+            raise
+        _logger.warning("%s is deleted, and no mark says so: %s", mark.id, exc)
 
 
 def _left_behind(mark: Mark, reason: RvssError) -> RvssError:

@@ -112,10 +112,13 @@ class Exposures:
             volumes = [*(mark.volume for mark in marks), *(copy.volume for copy in copies)]
             async with self._turns.take(*volumes):
                 try:
-                    return await in_thread(_conceal, self._present(), image, uid, delete=delete)
+                    line = await in_thread(_conceal, self._present(), image, uid, delete=delete)
                 except RvssError:
                     self._runner.wake(_AFTER_FAILURE)
                     raise
+        if delete:
+            self._runner.wake(_AFTER_FAILURE)  # its backup may not be released, or cleared, yet
+        return line
 
 
 def _parts(instance: Instance, copy: ShadowCopy) -> list[ShadowCopy]:

@@ -366,6 +366,16 @@ def test_half_of_a_bare_backup(storage: "ZfsStorage") -> None:
     assert storage.names() == []
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Full(Command):
+    """zfs(8), for a pool that has no room for another property."""
+
+    def __call__(self, *words: str) -> str:
+        if words[0] == "set":
+            raise RvssError(Problem.NO_SPACE, "out of space")
+        return Command.__call__(self, *words)
+
+
 def test_mark_of_a_bare_backup_is_none_for_older_daemons(storage: "ZfsStorage") -> None:
     """Those would take it for an image whose creation was cut off."""
     # Without a nested dataset it is one snapshot, also in the pool's own dataset.
@@ -378,6 +388,8 @@ def test_mark_of_a_bare_backup_is_none_for_older_daemons(storage: "ZfsStorage") 
         assert os.listdir(image) == []
     names = [*map(snapshot_of, marks), f"{storage.dataset(share / 'inner')}@rvss-{marks[1].id}"]
     assert [json.loads(value(name, MARK))["version"] for name in names] == [2, 2, 1]
+    # Destroying needs less room than writing that it is being destroyed.
+    full = Zfs(Identity(id="one", machine="here"), _Full())
     for mark in marks:
-        storage.provider.destroy(mark.volume, mark.id)
+        full.destroy(mark.volume, mark.id)
     assert storage.names() == []

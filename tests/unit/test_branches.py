@@ -8,7 +8,7 @@ import pytest
 
 from samba_rvss.copies import branches
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Branch, Mark, Volume
+from samba_rvss.model import Branch, Exposed, Mark, Volume
 from tests.unit.site import Shelf, Site, with_samba
 from tests.unit.values import mark_of
 
@@ -77,3 +77,21 @@ def test_one_that_is_in_use_is_told_to_go_later(
     assert caught.value.problem is Problem.BUSY
     said = "b is concealed, and not deleted yet (dataset is busy)"
     assert caught.value.line() == f"{said}: it is deleted as soon as nobody uses it"
+
+
+@pytest.mark.parametrize("exposed", [None, Exposed(share="vms-1")], ids=["concealed", "exposed"])
+def test_one_on_a_full_file_system_goes(site: Site, exposed: Exposed | None) -> None:
+    """There is no room to write that it goes, and it is what takes the room."""
+    shelf = OneBranch(site, attempts=0, full=True)
+    shelf.last = replace(BRANCH, branch=Branch(of="a", ready=True, exposed=exposed))
+    branches.delete(replace(site.instance(), providers=(shelf,)), shelf.last, 0)
+    assert shelf.destroyed == ["b"]
+
+
+def test_one_on_a_full_file_system_that_is_in_use_is_not_said_to_go(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(branches, "_BUSY_SECONDS", 0.0)
+    with pytest.raises(RvssError) as caught:
+        delete(site, OneBranch(site, attempts=1000, full=True))
+    assert caught.value.line() == "dataset is busy"

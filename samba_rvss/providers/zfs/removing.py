@@ -4,6 +4,7 @@ The outermost snapshot bears the mark from the beginning, and goes last. What ot
 named and left alone; so is what others have put in the place of our clone.
 """
 
+import logging
 from dataclasses import replace
 
 from samba_rvss.errors import Problem, RvssError
@@ -13,6 +14,9 @@ from samba_rvss.providers.zfs import bare, busy, tree
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.marks import Marks
 from samba_rvss.providers.zfs.pools import Pool
+from samba_rvss.providers.zfs.properties import MARK
+
+_logger = logging.getLogger(__name__)
 
 
 def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) -> None:
@@ -49,13 +53,15 @@ def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) 
     for other in found[1:]:
         marks.require(other, image, pool)
     snapshots = [part.name for part in found]
-    # Half of a bare image must not look like a whole one.
-    unmarked = ""
-    if bare.is_bare(marked) and len(found) > 1:
-        unmarked = marks.encode(replace(mark, sealed=None, kept=None), pool)
+
+    def begin() -> None:
+        if bare.is_bare(marked) and len(found) > 1:
+            plain = marks.encode(replace(mark, sealed=None, kept=None), pool)
+            _set_mark(zfs, plain, snapshot.name)
+
     try:
         tree.refuse_cloned(found, parts)
-        tree.destroy(zfs, parts[0].name if parts else "", snapshots, image, over, unmarked)
+        tree.destroy(zfs, parts[0].name if parts else "", snapshots, image, over, begin)
     except RvssError as exc:
         if exc.problem is not Problem.BUSY:
             raise
@@ -65,3 +71,16 @@ def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) 
         who = "; ".join(busy.holders(zfs, mounted, snapshots))
         message = f"{exc.message} ({who})" if who else exc.message
         raise RvssError(exc.problem, message, exc.hint) from exc
+
+
+def _set_mark(zfs: Command, mark: str, snapshot: str) -> None:
+    """Have half of a bare image not look like a whole one; where there is no room, it goes anyway.
+
+    Its mark says of how many snapshots it consists, and destroying needs less room than writing.
+    """
+    try:
+        zfs("set", f"{MARK}={mark}", snapshot)
+    except RvssError as exc:
+        if exc.problem is not Problem.NO_SPACE:
+            raise
+        _logger.warning("the mark of %s cannot say that it goes: %s", snapshot, exc)

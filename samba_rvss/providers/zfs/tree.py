@@ -1,7 +1,7 @@
 """The clones and snapshots that an image consists of: listing and destroying them."""
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
@@ -290,7 +290,7 @@ def destroy(
     snapshots: Sequence[str],
     image: str = "",
     over: Collection[str] = (),
-    unmarked: str = "",
+    begin: Callable[[], object] = lambda: None,
 ) -> None:
     """Destroy an image, its outermost snapshot last; what others hold stays as it is.
 
@@ -300,8 +300,7 @@ def destroy(
         snapshots: the outermost first.
         image: the image's id, if its clones may have snapshots of ours.
         over: the tags of holds that its mark says are over.
-        unmarked: a mark that the outermost snapshot is to bear before the first one goes; empty
-            for the one that it has.
+        begin: called before the first snapshot goes, once nobody is seen to hold one.
 
     Raises:
         RvssError: BUSY if somebody holds or uses a part of it; what was destroyed before is gone.
@@ -315,8 +314,7 @@ def destroy(
         inner = [name for name in names if name in kept]
         if inner:
             zfs("release", tag, *inner)
-    if unmarked:
-        zfs("set", f"{MARK}={unmarked}", snapshots[0])
+    begin()
     if top:
         destroy_busy(zfs, "-r", top)
     for tag, names in held.items():
