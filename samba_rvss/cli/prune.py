@@ -150,7 +150,10 @@ def _note(config: Config, left: Left, name: str, part: str, exc: RvssError) -> N
         left.in_use[name] = why
         output.print_error(f"{name} is not deleted yet: {why}")
         if exc.problem is Problem.BUSY:  # a hold, such as another program's on ZFS, is meant
-            ask(config, wire.AdminRequest(verb="deferred", copy=part, reason=why[:_DETAIL]))
+            try:
+                ask(config, wire.AdminRequest(verb="deferred", copy=part, reason=why[:_DETAIL]))
+            except RvssError as unrecorded:  # by an older daemon: the rest goes anyway
+                output.print_error(f"that {name} is in use is not recorded: {unrecorded.line()}")
         return
     left.failures[name] = why
     output.print_error(f"{name} is not deleted: {why}")

@@ -187,6 +187,19 @@ def test_what_another_program_holds_is_no_failure_of_pruning(
     assert "a is not deleted yet: why a stays\n" in capsys.readouterr().err
 
 
+def test_pruning_goes_on_where_it_cannot_be_recorded_what_is_in_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a daemon that has ended, or that is older and does not know of it."""
+    left = prune.Left()
+    config = replace(CONFIG, run_directory=str(tmp_path))
+    prune._note(config, left, "a", "a", RvssError(Problem.BUSY, "somebody reads a"))
+    assert (left.in_use, left.failures, left.status) == ({"a": "somebody reads a"}, {}, 0)
+    said = capsys.readouterr().err
+    assert "a is not deleted yet: somebody reads a\n" in said
+    assert "that a is in use is not recorded: " in said
+
+
 def backup_of(share: str, hours: float, *tags: str) -> Backup:
     part = replace(COPY, share=share, phase=Phase.KEPT, created=NOW - timedelta(hours=hours))
     return Backup(id=part.id, parts=(part,), missing="", tags=frozenset(tags), holds=(), seen=True)
