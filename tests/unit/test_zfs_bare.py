@@ -98,3 +98,15 @@ def test_zfs_that_hangs_or_is_not_there(tmp_path: Path) -> None:
     program.chmod(0o755)
     hung = Command(search=str(tmp_path), seconds=0.1)
     assert not can_become(hung, "a", [TOP], SNAPSHOTS[:1])
+
+
+def test_time_is_for_all_parts_together(tmp_path: Path) -> None:
+    """The volume's turn is kept meanwhile; sleep(1) never ends before its time."""
+    zfs = sends(tmp_path, BEGUN + ENDED)
+    program = tmp_path / "zfs"
+    program.write_text(program.read_text().replace("#!/bin/sh\n", "#!/bin/sh\nsleep 0.1\n"))
+    parts = [clone(f"t/samba-rvss/a/{n}", f"t/vms/{n}@rvss-a") for n in range(3)]
+    snapshots = [Snapshot(name=part.origin, mark="", source="") for part in parts]
+    assert can_become(zfs, "a", parts, snapshots, seconds=60.0)
+    assert not can_become(zfs, "a", parts, snapshots, seconds=0.25)
+    assert not can_become(zfs, "a", parts[:1], snapshots[:1], seconds=0.0)

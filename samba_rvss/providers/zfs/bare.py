@@ -9,6 +9,7 @@ whose recovery wrote something, or of which that cannot be told, never becomes b
 import json
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -30,6 +31,8 @@ _logger = logging.getLogger(__name__)
 _RECORD = 312
 _BEGIN, _END = 0, 5
 _MAGIC = 0x2F5BACBAC
+
+_SECONDS = 10.0  # so long its volume's turn may be kept for this: what cannot be told is safe
 
 
 def is_bare(marked: Marked | None) -> bool:
@@ -74,7 +77,12 @@ def _as_part(snapshot: Snapshot) -> Dataset:
 
 
 def can_become(
-    zfs: Command, image: str, clones: Sequence[Dataset], snapshots: Sequence[Snapshot]
+    zfs: Command,
+    image: str,
+    clones: Sequence[Dataset],
+    snapshots: Sequence[Snapshot],
+    *,
+    seconds: float = _SECONDS,
 ) -> bool:
     """Return whether a sealed image may become bare: recovery has written nothing to any clone.
 
@@ -87,13 +95,15 @@ def can_become(
         image: its id.
         clones: the outermost one and all that is below it; `tree.keep` has taken their snapshots.
         snapshots: of which those are clones.
+        seconds: how long to look at all of them, at most.
     """
+    deadline = time.monotonic() + seconds
     origins = [snapshot.name for snapshot in snapshots]
     if sorted(part.origin for part in clones) != sorted(origins):
         return False
     try:
         return all(
-            part.read_only and _is_same(zfs, part.origin, f"{part.name}@rvss-{image}")
+            part.read_only and _is_same(zfs, part.origin, f"{part.name}@rvss-{image}", deadline)
             for part in clones
         )
     except RvssError as exc:
@@ -101,9 +111,16 @@ def can_become(
         return False
 
 
-def _is_same(zfs: Command, older: str, newer: str) -> bool:
-    """Return whether two snapshots have the same in them, the newer being a clone's."""
-    sent = zfs.sent(_RECORD * 2 + 1, "-i", older, newer)
+def _is_same(zfs: Command, older: str, newer: str, deadline: float) -> bool:
+    """Return whether two snapshots have the same in them, the newer being a clone's.
+
+    Raises:
+        RvssError: as `Command.sent`; TOOL if that cannot be told before a time (`time.monotonic`).
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise RvssError(Problem.TOOL, f"there was no time left to look at {newer}")
+    sent = replace(zfs, seconds=min(zfs.seconds, left)).sent(_RECORD * 2 + 1, "-i", older, newer)
     if len(sent) != _RECORD * 2:
         return False
     begin, end = sent[:_RECORD], sent[_RECORD:]
