@@ -12,13 +12,18 @@ from samba_rvss.providers.zfs.tree import Dataset, Snapshot
 BEGIN, FREE_OBJECTS, END = 0, 2, 5
 
 
-def record(kind: int, payload: int = 0, magic: int = 0) -> bytes:
-    """Return a record of a stream; the magic number is a begin's."""
-    return struct.pack("=IIQ", kind, payload, magic).ljust(312, b"\r")
+def begin(payload: int = 0, magic: int = 0x2F5BACBAC, kind: int = 1, older: int = 6) -> bytes:
+    """Return the first record of a stream; its kind is that of one dataset's."""
+    head = struct.pack("=IIQQQIIQQ", BEGIN, payload, magic, 4 << 2 | kind, 0, 2, 0, 7, older)
+    return head.ljust(312, b"\0")
 
 
-BEGUN = record(BEGIN, magic=0x2F5BACBAC)
-ENDED = record(END)
+def end(newer: int = 7) -> bytes:
+    """Return the last record of a stream."""
+    return struct.pack("=II4QQ", END, 0, 1, 2, 3, 4, newer).ljust(312, b"\0")
+
+
+BEGUN, ENDED, OTHER = begin(), end(), struct.pack("=II", FREE_OBJECTS, 0).ljust(312, b"\r")
 
 
 def clone(name: str, origin: str, *, read_only: bool = True) -> Dataset:
@@ -64,15 +69,18 @@ def test_nothing_is_a_begin_and_an_end(tmp_path: Path) -> None:
     [
         (b"", 0),
         (BEGUN, 0),
-        (BEGUN + record(FREE_OBJECTS), 0),
-        (BEGUN + record(FREE_OBJECTS) + ENDED, 0),
+        (BEGUN + OTHER, 0),
+        (BEGUN + OTHER + ENDED, 0),
         (BEGUN + ENDED + ENDED, 0),
         (BEGUN + ENDED[:-1], 0),
-        (record(BEGIN, payload=312, magic=0x2F5BACBAC) + ENDED, 0),
-        (record(BEGIN, magic=0xACCBBAF502) + ENDED, 0),
+        (begin(payload=312) + ENDED, 0),
+        (begin(magic=0xACCBBAF502) + ENDED, 0),
+        (begin(kind=2) + ENDED, 0),
+        (begin(older=0) + ENDED, 0),
+        (BEGUN + end(newer=8), 0),
         (ENDED + BEGUN, 0),
         (BEGUN + ENDED, 1),
-        (BEGUN + record(FREE_OBJECTS) * 5000, 1),
+        (BEGUN + OTHER * 5000, 1),
     ],
 )
 def test_anything_else_is_something(tmp_path: Path, stream: bytes, status: int) -> None:

@@ -27,10 +27,12 @@ from samba_rvss.providers.zfs.tree import Dataset, Snapshot
 
 _logger = logging.getLogger(__name__)
 
-# include/sys/zfs_ioctl.h: struct dmu_replay_record, its drr_type, and the magic number of a begin.
+# include/sys/zfs_ioctl.h: struct dmu_replay_record, its drr_type; of a begin the magic number, and
+# in the lowest bits of drr_versioninfo the kind of stream: one of snapshots of one dataset.
 _RECORD = 312
 _BEGIN, _END = 0, 5
 _MAGIC = 0x2F5BACBAC
+_OF_ONE = 1
 
 _SECONDS = 10.0  # so long its volume's turn may be kept for this: what cannot be told is safe
 
@@ -125,11 +127,18 @@ def _is_same(zfs: Command, older: str, newer: str, deadline: float) -> bool:
         return False
     begin, end = sent[:_RECORD], sent[_RECORD:]
     return (
-        int.from_bytes(begin[:4], sys.byteorder) == _BEGIN
-        and int.from_bytes(begin[4:8], sys.byteorder) == 0  # nothing follows it
-        and int.from_bytes(begin[8:16], sys.byteorder) == _MAGIC
-        and int.from_bytes(end[:4], sys.byteorder) == _END
+        _number(begin, 0, 4) == _BEGIN
+        and _number(begin, 4, 4) == 0  # nothing follows it
+        and _number(begin, 8) == _MAGIC
+        and _number(begin, 16) & 3 == _OF_ONE
+        and _number(begin, 48) != 0  # it is a difference
+        and _number(end, 0, 4) == _END
+        and _number(end, 40) == _number(begin, 40) != 0  # to the same snapshot
     )
+
+
+def _number(record: bytes, at: int, size: int = 8) -> int:
+    return int.from_bytes(record[at : at + size], sys.byteorder)
 
 
 def refuse_moved(zfs: Command, marks: Marks, pool: Pool, image: str) -> None:
