@@ -144,6 +144,20 @@ def questions(ours: int) -> Iterator[tuple[bytes, Asked]]:
             )
 
 
+def shows(root: int, name: str) -> bool:
+    """Return whether a name is in a mount; for whom is in its process group: he meets no question.
+
+    What is mounted there is not looked at.
+    """
+    try:
+        os.close(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass  # it cannot be told
+    return True
+
+
 def answer(root: int, token: int, *, done: bool) -> None:
     """Answer a question: it is done, or those who wait are told that there is no such thing.
 

@@ -33,7 +33,7 @@ class Keeper(Protocol):
         """Answer for a mount, too."""
 
     def drop(self, root: int) -> None:
-        """Answer no more for a mount."""
+        """Answer no more for a mount, which asks nothing any more."""
 
     def done(self, asked: Asked) -> None:
         """Hear that a question has been answered."""
@@ -170,9 +170,9 @@ class Demand:
         with self._lock:
             covered = self._covered.pop(path)
             with files.opened(covered.root), files.opened(covered.plain):
+                autofs.silence(covered.root)
                 if self._keeper is not None:
                     self._keeper.drop(covered.root)
-                autofs.silence(covered.root)
                 names = [name for name in os.listdir(covered.root) if name not in covered.images]
                 with covering.clones(path, names) as clones:
                     covering.put(covered.plain, clones)

@@ -2,9 +2,11 @@
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ from samba_rvss.daemon.keeper import Keeper
 from samba_rvss.errors import RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable, processes
 from samba_rvss.mounts import Mounts, covering, way
+from samba_rvss.testing.waiting import wait_until
 
 pytestmark = pytest.mark.require("root")
 
@@ -78,6 +81,27 @@ class Bench:
         undo.callback(os.close, end)
         undo.callback(thread.join)
         undo.callback(os.close, ended)
+
+    def keep(self, undo: ExitStack, seconds: float, **how: float) -> Keeper:
+        """Have a process hand on questions, and answer those that nobody answers in time."""
+        fd, theirs = autofs.pipe()
+        keeper = undo.enter_context(Keeper(fd, seconds, **how))
+        self.mounts.demand.open(keeper.fileno(), theirs, keeper)
+        undo.callback(self.mounts.demand.close)
+        self.mounts.demand.cover(str(self.path))
+        self.mounts.demand.show(str(self.path), dict.fromkeys(NAMES, "an id"))
+        return keeper
+
+    def look(self, name: str) -> "subprocess.Popen[bytes]":
+        """Have somebody look into a backup."""
+        return subprocess.Popen(
+            ("cat", str(self.path / name / "file")),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+            user=1000,
+            group=1000,
+        )
 
     def _serve(self, fd: int, end: int) -> None:
         while end not in select.select([fd, end], [], [])[0]:
@@ -319,12 +343,7 @@ def test_an_owner_who_does_not_answer(rig_directory: Path) -> None:
     with ExitStack() as undo:
         bench = Bench(rig_directory, undo)
         live = bench.live()
-        fd, theirs = autofs.pipe()
-        keeper = undo.enter_context(Keeper(fd, 0.1))
-        bench.mounts.demand.open(keeper.fileno(), theirs, keeper)
-        undo.callback(bench.mounts.demand.close)
-        bench.mounts.demand.cover(str(bench.path))
-        bench.mounts.demand.show(str(bench.path), dict.fromkeys(NAMES, "an id"))
+        keeper = bench.keep(undo, 0.1)
         words = ("cat", str(bench.path / NAMES[0] / "file"))
         for name in NAMES[:3]:  # only for the first one has it to be seen that he does not
             assert "No such file" in run("cat", str(bench.path / name / "file")).stderr
@@ -334,12 +353,104 @@ def test_an_owner_who_does_not_answer(rig_directory: Path) -> None:
         assert [question.name for question in stale] == [NAMES[0]]
         bench.mounts.demand.answer(stale[0], done=True)
         # He ends while somebody waits: nobody is asked any more.
-        waiting = subprocess.Popen(
-            words, stderr=subprocess.DEVNULL, process_group=0, user=1000, group=1000
-        )
+        waiting = bench.look(NAMES[0])
         assert select.select([keeper.fileno()], [], [], 60)[0]
         with open(os.devnull) as null:
             os.dup2(null.fileno(), keeper.fileno())
         assert waiting.wait(60)
         assert run(*words, user=1000, group=1000, extra_groups=[]).returncode
         assert (live / "file").read_text() == "old"
+
+
+def process_of(keeper: Keeper) -> int:
+    """Return the id of a keeper's process."""
+    (pid,) = processes.descendants(os.getpid())
+    assert keeper.fileno() >= 0
+    return pid
+
+
+_FLOOD = """
+import os, sys, time
+end = time.monotonic() + 60
+number = 0
+while time.monotonic() < end:
+    number += 1
+    try:
+        os.stat(f"{sys.argv[1]}/@GMT-none-{os.getpid()}-{number}/file")
+    except OSError as exc:
+        assert exc.errno == 2, exc
+    if number == 20:
+        print("looks", flush=True)
+"""
+
+
+def test_who_looks_for_what_is_not_there_keeps_nobody_from_what_is(rig_directory: Path) -> None:
+    processes.lead()
+    with ExitStack() as undo:
+        bench = Bench(rig_directory, undo)
+        keeper = bench.keep(undo, 0.1)
+        for name in ("none", "@GMT-2026.11.20-10.00.09", "\udcff"):
+            assert "No such" in run("ls", str(bench.path / name)).stderr
+        assert bench.mounts.demand.asked() == []
+        words = (sys.executable, "-I", "-c", _FLOOD, str(bench.path))
+        for _ in range(3):
+            flood = subprocess.Popen(
+                words, stdout=subprocess.PIPE, process_group=0, user=1000, group=1000
+            )
+            undo.callback(flood.wait)
+            undo.callback(flood.kill)
+            assert flood.stdout is not None
+            undo.callback(flood.stdout.close)
+            assert flood.stdout.readline() == b"looks\n"
+        # Who has a question about what is there gets an answer, and that alone reaches the owner.
+        waiting = bench.look(NAMES[0])
+        assert waiting.wait(60)
+        assert [question.name for question in bench.mounts.demand.asked()] == [NAMES[0]]
+        with open(os.devnull) as null:
+            os.dup2(null.fileno(), keeper.fileno())  # he ends
+        assert bench.look(NAMES[1]).wait(60)
+
+
+def test_an_answer_reaches_a_keeper_that_took_nothing(rig_directory: Path) -> None:
+    processes.lead()
+    with ExitStack() as undo:
+        bench = Bench(rig_directory, undo)
+        keeper = bench.keep(undo, 0.1)
+        pid = process_of(keeper)
+        waiting = bench.look(NAMES[0])
+        assert select.select([keeper.fileno()], [], [], 60)[0]
+        (question,) = bench.mounts.demand.asked()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            other = autofs.Asked(token=0, device=question.device, name="", missing=True, pid=0)
+            for _ in range(2000):
+                keeper.done(other)
+            with pytest.raises(BlockingIOError):  # what comes later does not overtake it
+                keeper.add(0)
+            bench.mounts.demand.answer(question, done=False)
+            time.sleep(0.2)  # its time is up when it goes on
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert waiting.wait(60)
+
+        def asks_again() -> bool:
+            keeper.done(other)
+            with bench.look(NAMES[1]):
+                return any(question.name == NAMES[1] for question in bench.mounts.demand.asked())
+
+        wait_until("the owner is asked again", asks_again)
+
+
+def test_an_owner_who_never_says_that_he_has_answered(rig_directory: Path) -> None:
+    processes.lead()
+    with ExitStack() as undo:
+        bench = Bench(rig_directory, undo)
+        bench.keep(undo, 0.1, forget=0.1)
+        assert bench.look(NAMES[0]).wait(60)
+        assert [question.name for question in bench.mounts.demand.asked()] == [NAMES[0]]
+
+        def asks_again() -> bool:
+            bench.look(NAMES[1]).wait(60)
+            return bool(bench.mounts.demand.asked())
+
+        wait_until("the owner is asked again", asks_again)
