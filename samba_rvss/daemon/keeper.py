@@ -173,6 +173,8 @@ class _Serving:
                 return False
             what, device, token = _MESSAGE.unpack(data)
             if what == _ROOT:
+                if not fds:  # EMFILE: we cannot answer for it; once we have ended, the owner does
+                    return False
                 early = [key for key in self._open if key[0] == device]
                 self._forget(device)
                 self._roots[device] = fds[0]

@@ -30,6 +30,7 @@ from samba_rvss.daemon.tasks import Tasks, Threads, in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.versions import Versions
 from samba_rvss.daemon.watcher import Watcher
+from samba_rvss.kernel import processes
 from samba_rvss.model import Phase
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
@@ -74,6 +75,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(Threads())
         os.umask(0o077)
+        processes.open_many_files()
         with ExitStack() as cleanup:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stopping.set)

@@ -7,6 +7,7 @@ does not answer.
 
 import errno
 import os
+import resource
 import select
 import socket
 import struct
@@ -20,6 +21,8 @@ SO_PEERPIDFD = 77
 # linux/capability.h
 CAP_SYS_PTRACE = 19
 CAP_SYS_ADMIN = 21
+# A program may close all that it might have inherited, one by one.
+_MOST_FILES = 524288
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,3 +230,11 @@ def lead() -> None:
     """
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
+
+
+def open_many_files() -> None:
+    """Let this process, and those that it starts, have as many files open as it may let them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

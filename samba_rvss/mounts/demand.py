@@ -151,10 +151,13 @@ class Demand:
                 covering.clones(path, names) as clones,
                 files.opened(covering.joined(made, root, clones)) as whole,
             ):
+                # All that may fail comes before it is there: nobody would answer for it.
+                top = os.open(".", files.DIRECTORY, dir_fd=whole)
+                undo.callback(os.close, top)
+                covered = _Covered(root=top, plain=plain, device=autofs.device(top))
                 mounting.move_mount(whole, path)
-            covered = _Covered(
-                root=os.open(path, files.DIRECTORY), plain=plain, device=autofs.device(root)
-            )
+                undo.callback(mounting.umount, path)
+                undo.callback(autofs.silence, top)
             self._covered[path] = covered
             undo.pop_all()
             with ExitStack() as removing:
@@ -252,8 +255,8 @@ class Demand:
             if covered is not None:
                 with suppress(OSError):  # nobody waits for it any more
                     autofs.answer(covered.root, asked.token, done=done)
-            if self._keeper is not None:
-                self._keeper.done(asked)
+                if self._keeper is not None:
+                    self._keeper.done(asked)
 
     def _find(self, asked: Asked) -> tuple[str, _Covered | None]:
         for path, covered in tuple(self._covered.items()):

@@ -1,6 +1,7 @@
 """Backups that are mounted when somebody looks into them, with the kernel's own autofs."""
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -454,3 +455,33 @@ def test_an_owner_who_never_says_that_he_has_answered(rig_directory: Path) -> No
             return bool(bench.mounts.demand.asked())
 
         wait_until("the owner is asked again", asks_again)
+
+
+def test_without_descriptors_nothing_is_there_that_nobody_answers(rig_directory: Path) -> None:
+    processes.lead()
+    with ExitStack() as undo:
+        bench = Bench(rig_directory, undo)
+        live = bench.live()
+        bench.keep(undo, 0.1)
+        path = str(bench.path)
+        bench.mounts.demand.uncover(path)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        open_now = len(os.listdir("/proc/self/fd"))
+        failures = 0
+        while True:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + failures, before[1]))
+            try:
+                bench.mounts.demand.cover(path)
+                break
+            except (RvssError, OSError):
+                failures += 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            assert not mounttable.is_mount_root(path)
+            assert len(os.listdir("/proc/self/fd")) == open_now
+        assert failures > 3
+        assert bench.mounts.demand.covered == (path,)
+        bench.mounts.demand.show(path, {NAMES[0]: "an id"})
+        assert (live / "file").read_text() == "old"
+        assert bench.look(NAMES[0]).wait(60)
+        assert [question.name for question in bench.mounts.demand.asked()] == [NAMES[0]]
