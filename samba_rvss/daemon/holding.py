@@ -17,7 +17,7 @@ from samba_rvss.daemon import living
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounttable, paths
 from samba_rvss.ledger import Ledger
-from samba_rvss.mounts import Mounts, way
+from samba_rvss.mounts import Mounts, covering, way
 from samba_rvss.providers.all import providers
 from samba_rvss.providers.patience import COMMON
 from samba_rvss.samba.conf import Config
@@ -49,6 +49,7 @@ def take(
     for warning in advice.of(config):
         _logger.warning("%s", warning)
     _make_directories(config)
+    _wake(config.run_directory)
     locks = [_lock(config.state_directory, hint)]
     cleanup.callback(os.close, locks[0])
     # Sockets and mounts are the run directory's: whoever uses that is no second instance either.
@@ -81,6 +82,14 @@ def take(
     )
     make_previous(instance)
     return instance
+
+
+def _wake(run: str) -> None:
+    """Let go of who waits for a daemon that was killed, whether we can take its place or not."""
+    try:
+        COMMON.look(run, partial(covering.wake, run))
+    except (RvssError, OSError) as exc:
+        _logger.warning("%s/previous: who looks into a backup may wait: %s", run, exc)
 
 
 def is_taken(config: Config) -> bool:

@@ -5,6 +5,7 @@ there before and after, and files that are open through it stay open.
 """
 
 import os
+import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -13,6 +14,21 @@ from samba_rvss.mounts.layers import NOT_MOUNTED
 
 ENTRY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags to open what is to be mounted on."""
+
+
+def wake(run: str) -> None:
+    """Let go of whoever waits for daemons that were killed; who is served notices nothing.
+
+    The kernel notices that nobody reads a mount's questions when it asks the next one: for a name
+    that nobody waits for already. This waits for an answer, if anybody answers: it must be given a
+    time limit.
+
+    Args:
+        run: the run directory.
+    """
+    for path in places(run, mounttable.read_mountinfo()):
+        with suppress(OSError):
+            os.stat(f"{path}/.{secrets.token_hex(8)}")
 
 
 def give_up(run: str, backups: Collection[str]) -> None:

@@ -3,12 +3,13 @@
 import os
 import resource
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -485,3 +486,50 @@ def test_without_descriptors_nothing_is_there_that_nobody_answers(rig_directory:
         assert (live / "file").read_text() == "old"
         assert bench.look(NAMES[0]).wait(60)
         assert [question.name for question in bench.mounts.demand.asked()] == [NAMES[0]]
+
+
+def _after_the_service(directory: str) -> list[str]:
+    """Return what systemd does after the service (systemd.service(5)), for a run directory."""
+    unit = Path(__file__).parents[2] / "systemd" / "samba-rvss.service"
+    (line,) = (
+        line.removeprefix("ExecStopPost=-")
+        for line in unit.read_text().splitlines()
+        if line.startswith("ExecStopPost=")
+    )
+    assert "%t/samba-rvss/" in line
+    return shlex.split(line.replace("%t/samba-rvss", directory).replace("$$", "$"))
+
+
+def _next_daemon(directory: str) -> list[str]:
+    code = f"from samba_rvss.mounts import covering; covering.wake({directory!r})"
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize("words", [_after_the_service, _next_daemon])
+def test_who_waits_when_all_are_killed(
+    rig_directory: Path, words: Callable[[str], list[str]]
+) -> None:
+    processes.lead()
+    with ExitStack() as undo:
+        bench = Bench(rig_directory, undo)
+        live = bench.live()
+        keeper = bench.keep(undo, 600)
+        # Whom somebody serves it does not disturb.
+        done = run(*words(str(bench.run)), cwd=Path(__file__).parents[2])
+        assert (done.stdout, done.stderr) == ("", "")
+        pidfd = os.pidfd_open(process_of(keeper))
+        undo.callback(os.close, pidfd)
+        waiting = bench.look(NAMES[0])
+        undo.callback(waiting.wait)
+        undo.callback(waiting.kill)
+        assert select.select([keeper.fileno()], [], [], 60)[0]
+        for fd in bench.mounts.demand.abandon():
+            os.close(fd)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        wait_until("the keeper has ended", lambda: processes.has_ended(pidfd))
+        assert waiting.poll() is None
+        done = run(*words(str(bench.run)), cwd=Path(__file__).parents[2])
+        assert (done.stdout, done.stderr) == ("", "")
+        assert waiting.wait(60)
+        assert bench.look(NAMES[1]).wait(60)
+        assert (live / "file").read_text() == "old"
