@@ -162,6 +162,7 @@ class Versions:
             questions = self._demand.asked()
         except EOFError:
             _logger.error("the process has ended that hands on what clients ask of backups")
+            self._demand.silence()
             if self._keeper is not None:
                 self._lost = True
                 self._loop.remove_reader(self._keeper.fileno())

@@ -131,6 +131,8 @@ def questions(ours: int) -> Iterator[tuple[bytes, Asked]]:
             data = os.read(ours, _LARGEST)  # one packet each (pipe(2), O_DIRECT)
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            continue  # he has ended, and not heard everything; what he said comes after this
         if not data:
             raise EOFError("nobody asks any more")
         _, kind, token, device, _, _, _, pid, _, length = _PACKET.unpack_from(data)

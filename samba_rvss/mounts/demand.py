@@ -239,9 +239,25 @@ class Demand:
         """Return what has been asked for since; each has to be answered. Never waits.
 
         Raises:
-            EOFError: nobody asks any more.
+            EOFError: nobody asks any more, and all has been returned that was asked.
         """
-        return [asked for _, asked in autofs.questions(self._asked)]
+        found: list[Asked] = []
+        try:
+            for _, asked in autofs.questions(self._asked):
+                found.append(asked)
+        except EOFError:
+            if not found:
+                raise
+        return found
+
+    def silence(self) -> None:
+        """Have nothing asked any more: whoever waits, for an answer or in `expire`, is let go.
+
+        Never waits, not even for who has the lock.
+        """
+        for covered in tuple(self._covered.values()):
+            with suppress(OSError):  # it has just been taken away
+                autofs.silence(covered.root)
 
     def image(self, asked: Asked) -> str:
         """Return the id of the image that is asked for; empty if there is none. Never waits."""

@@ -533,3 +533,39 @@ def test_who_waits_when_all_are_killed(
         assert waiting.wait(60)
         assert bench.look(NAMES[1]).wait(60)
         assert (live / "file").read_text() == "old"
+
+
+def test_a_keeper_that_ends_while_something_is_to_be_unmounted(rig_directory: Path) -> None:
+    processes.lead()
+    with ExitStack() as undo:
+        bench = Bench(rig_directory, undo)
+        keeper = bench.keep(undo, 600)
+        pid = process_of(keeper)
+        pidfd = os.pidfd_open(pid)
+        undo.callback(os.close, pidfd)
+        waiting = bench.look(NAMES[0])
+        assert select.select([keeper.fileno()], [], [], 60)[0]
+        (question,) = bench.mounts.demand.asked()
+        parts = bench.parts(undo)
+        done = bench.mounts.demand.attach(question, parts, lambda: True)
+        bench.mounts.demand.answer(question, done=done)
+        assert waiting.wait(60) == 0
+        root = os.open(bench.path, files.DIRECTORY)
+        undo.callback(os.close, root)
+        expiring = threading.Thread(
+            target=autofs.expire, args=(root,), kwargs={"at_once": True}, daemon=True
+        )
+        expiring.start()
+        assert select.select([keeper.fileno()], [], [], 60)[0]
+        os.kill(pid, signal.SIGSTOP)
+        keeper.done(question)  # it ends without having heard that
+        os.kill(pid, signal.SIGKILL)
+        # What it has handed on comes first, and then that it has ended.
+        wait_until("it has ended", lambda: processes.has_ended(pidfd))
+        asked = bench.mounts.demand.asked()
+        with pytest.raises(EOFError):
+            bench.mounts.demand.asked()
+        assert [(question.name, question.missing) for question in asked] == [(NAMES[0], False)]
+        bench.mounts.demand.silence()
+        expiring.join(60)
+        assert not expiring.is_alive()
