@@ -29,7 +29,7 @@ from itertools import islice
 
 from samba_rvss import child
 from samba_rvss.closing import Closing
-from samba_rvss.kernel import autofs
+from samba_rvss.kernel import autofs, processes
 from samba_rvss.kernel.autofs import Asked
 
 _MESSAGE = struct.Struct("=BII")  # what, a mount's device, a question's token
@@ -112,6 +112,10 @@ def serve(fd: int, seconds: float, forget: float, questions: int) -> None:
         seconds, forget, questions: as `Keeper` has them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.chdir("/")
+    # To be in the mounts' process group is enough to answer. Whom their directories let pass is not
+    # for us: we have to see what is in them.
+    processes.keep_capability(processes.CAP_DAC_READ_SEARCH)
     with socket.socket(fileno=fd) as owner:
         _Serving(owner, seconds, forget, questions).run()
 

@@ -23,6 +23,7 @@ libc.ioctl.argtypes = (_i, ctypes.c_ulong, ctypes.c_void_p)
 libc.open_by_handle_at.argtypes = (_i, _c, _i)
 libc.fstatfs.argtypes = (_i, ctypes.c_void_p)
 libc.syncfs.argtypes = (_i,)
+libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 libc.statx.argtypes = (_i, _c, _i, _u, ctypes.c_void_p)
 
 

@@ -5,6 +5,7 @@ read. Nothing but `executable_uid` touches another process's files, which may be
 does not answer.
 """
 
+import ctypes
 import errno
 import os
 import resource
@@ -16,11 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
+from samba_rvss.kernel.libc import checked, libc
+
 # asm-generic/socket.h (Linux 6.5)
 SO_PEERPIDFD = 77
 # linux/capability.h
+CAP_DAC_READ_SEARCH = 2
 CAP_SYS_PTRACE = 19
 CAP_SYS_ADMIN = 21
+_CAPABILITY_VERSION = 0x20080522
 # A program may close all that it might have inherited, one by one.
 _MOST_FILES = 524288
 
@@ -111,6 +116,15 @@ def is_capable(capability: int) -> bool:
     with open("/proc/thread-self/status", "rb") as status:
         effective = next(int(line.split()[1], 16) for line in status if line[:7] == b"CapEff:")
     return bool(effective >> capability & 1)
+
+
+def keep_capability(capability: int) -> None:
+    """Have this thread, and those that it starts, give up all capabilities but one that it has."""
+    kept = is_capable(capability) << capability
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION, 0))
+    low, high = kept & 0xFFFFFFFF, kept >> 32  # effective, permitted, inheritable
+    data = ctypes.create_string_buffer(struct.pack("=6I", low, low, 0, high, high, 0))
+    checked(libc.capset(header, data))
 
 
 def executable_uid(pid: int) -> int:
