@@ -4,11 +4,13 @@ Place: below `demand`, which says when. Contract: what is mounted at a name in t
 there before and after, and files that are open through it stay open.
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable
 from samba_rvss.mounts.layers import NOT_MOUNTED
 
@@ -121,3 +123,16 @@ def remove(path: str) -> None:
     unmount(path)
     with suppress(FileNotFoundError):
         os.rmdir(path)
+
+
+def failed(path: str, exc: OSError) -> RvssError:
+    """Return the error for a directory that no autofs could be put over."""
+    message = f"backups cannot be mounted on demand at {path}"
+    if exc.errno not in (errno.ENODEV, errno.EPERM):
+        return RvssError(Problem.SYSTEM, f"{message}: {exc.strerror}")
+    return RvssError(
+        Problem.NOT_SUPPORTED,
+        f"{message}: the kernel lets us have no autofs here ({exc.strerror})",
+        "see that the kernel has the module autofs4 (modprobe autofs4), and that samba-rvss may"
+        " mount it",
+    )

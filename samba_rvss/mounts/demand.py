@@ -83,10 +83,10 @@ class Demand:
 
     def close(self) -> None:
         """End: directories are plain again, with the mounts of shadow copies in them."""
-        with ExitStack() as undo:
+        with self._lock, ExitStack() as undo:
             if self._theirs >= 0:
                 undo.callback(os.close, self._theirs)
-            self._asked = self._theirs = -1
+            self._asked = self._theirs = -1  # nothing is covered any more
             for path in self.covered:
                 undo.callback(self.uncover, path)
 
@@ -108,13 +108,14 @@ class Demand:
     def cover(self, path: str) -> None:
         """Put an autofs over a directory of Previous Versions, if it is one that clients can see.
 
-        Again is success.
+        Again is success. After the end nothing is done.
 
         Raises:
-            RvssError: NOT_SUPPORTED if it cannot stand for the directory, or there is none here.
+            RvssError: NOT_SUPPORTED if it cannot stand for the directory, or there is none here;
+                SYSTEM.
         """
         with self._lock:
-            if path in self._covered:
+            if path in self._covered or self._theirs < 0:
                 return
             try:
                 gate = way.read(path)
@@ -133,7 +134,7 @@ class Demand:
             except FileNotFoundError:
                 return  # nor are shadow copies shown
             except OSError as exc:
-                raise _without(path, exc) from exc
+                raise covering.failed(path, exc) from exc
 
     def _cover(self, path: str, who: way.Ownership) -> None:
         made, root = autofs.mount(self._theirs, IDLE_SECONDS)
@@ -332,13 +333,3 @@ class Demand:
                 for _ in range(most):
                     if not autofs.expire(root):
                         break
-
-
-def _without(path: str, exc: OSError) -> RvssError:
-    return RvssError(
-        Problem.NOT_SUPPORTED,
-        f"backups cannot be mounted on demand at {path}: the kernel lets us have no autofs here"
-        f" ({exc.strerror})",
-        "see that the kernel has the module autofs4 (modprobe autofs4), and that samba-rvss may"
-        " mount it",
-    )

@@ -26,6 +26,7 @@ from samba_rvss.testing.waiting import wait_until
 pytestmark = pytest.mark.require("root")
 
 NAMES = [f"@GMT-2026.11.20-10.00.{second:02}" for second in range(4)]
+OF_A_USER = way.Gate(group=0, by_group=False, others=False, users=((1000, True),))
 LIVE = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
 
@@ -302,7 +303,7 @@ def test_after_a_daemon_that_was_killed(rig_directory: Path) -> None:
     "gate",
     [
         way.Gate(group=7, by_group=True, others=False),
-        way.Gate(group=0, by_group=False, others=False, users=((1000, True),)),
+        OF_A_USER,
         way.Gate(group=7, by_group=True, others=True, users=((1000, False),)),
     ],
     ids=lambda gate: gate.name,
@@ -390,10 +391,16 @@ def test_who_looks_for_what_is_not_there_keeps_nobody_from_what_is(rig_directory
     processes.lead()
     with ExitStack() as undo:
         bench = Bench(rig_directory, undo)
+        bench.path = Path(bench.mounts.make_previous("vms", [OF_A_USER]))
         keeper = bench.keep(undo, 0.1)
         for name in ("none", "@GMT-2026.11.20-10.00.09", "\udcff"):
             assert "No such" in run("ls", str(bench.path / name)).stderr
         assert bench.mounts.demand.asked() == []
+        # It has what it needs for that, and no more.
+        pid = process_of(keeper)
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        assert f"CapPrm:\t{1 << processes.CAP_DAC_READ_SEARCH:016x}\n" in status
         words = (sys.executable, "-I", "-c", _FLOOD, str(bench.path))
         for _ in range(3):
             flood = subprocess.Popen(
@@ -411,6 +418,9 @@ def test_who_looks_for_what_is_not_there_keeps_nobody_from_what_is(rig_directory
         with open(os.devnull) as null:
             os.dup2(null.fileno(), keeper.fileno())  # he ends
         assert bench.look(NAMES[1]).wait(60)
+        bench.mounts.demand.close()
+        bench.mounts.demand.cover(str(bench.path))
+        assert bench.mounts.demand.covered == ()
 
 
 def test_an_answer_reaches_a_keeper_that_took_nothing(rig_directory: Path) -> None:
@@ -468,19 +478,21 @@ def test_without_descriptors_nothing_is_there_that_nobody_answers(rig_directory:
         bench.mounts.demand.uncover(path)
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         open_now = len(os.listdir("/proc/self/fd"))
-        failures = 0
+        failures: list[str] = []
         while True:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + failures, before[1]))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + len(failures), before[1]))
             try:
                 bench.mounts.demand.cover(path)
                 break
-            except (RvssError, OSError):
-                failures += 1
+            except RvssError as exc:
+                failures.append(str(exc))
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, before)
             assert not mounttable.is_mount_root(path)
             assert len(os.listdir("/proc/self/fd")) == open_now
-        assert failures > 3
+        assert len(failures) > 3
+        expected = f"backups cannot be mounted on demand at {path}: Too many open files"
+        assert set(failures) == {expected}
         assert bench.mounts.demand.covered == (path,)
         bench.mounts.demand.show(path, {NAMES[0]: "an id"})
         assert (live / "file").read_text() == "old"
