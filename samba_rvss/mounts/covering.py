@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable
+from samba_rvss.mounts import way
 from samba_rvss.mounts.layers import NOT_MOUNTED
 
 ENTRY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,6 +48,9 @@ def give_up(run: str, backups: Collection[str]) -> None:
         with files.opened(os.open(path, files.DIRECTORY)) as root:
             autofs.silence(root)
             names = [name for name in os.listdir(root) if f"{path}/{name}" not in backups]
+            # What comes to light lets pass nobody whom the autofs has not.
+            with files.opened(beneath(path)) as plain:
+                way.apply(plain, way.let_by(root), listed=True)
         with clones(path, names) as found:
             mounting.umount(path)
             with files.opened(os.open(path, files.DIRECTORY)) as plain:
@@ -64,6 +68,13 @@ def places(run: str, raw: bytes) -> list[str]:
     found = mounttable.mountinfo(b"\n".join(lines)) if lines else ()
     above = f"{run}/previous"
     return [mount.target for mount in found if os.path.dirname(mount.target) == above]
+
+
+def beneath(path: str) -> int:
+    """Open the directory that an autofs hides; the caller closes it."""
+    above, name = os.path.split(path)
+    with files.opened(mounting.open_tree(above)) as clone:  # nothing is mounted in it
+        return os.open(name, files.DIRECTORY, dir_fd=clone)
 
 
 @contextmanager

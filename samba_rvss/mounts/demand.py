@@ -20,7 +20,7 @@ from typing import Protocol
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable
 from samba_rvss.kernel.autofs import Asked
-from samba_rvss.mounts import covering, tree, way
+from samba_rvss.mounts import covering, previous, tree, way
 
 IDLE_SECONDS = 300
 """After so long a backup that nobody uses is unmounted."""
@@ -185,17 +185,22 @@ class Demand:
     def give(self, path: str, gates: Sequence[way.Gate]) -> bool:
         """Have a directory let pass whom gates do; return whether there is an autofs for that.
 
-        One that cannot do so is taken away.
+        One that cannot do so is taken away. The directory beneath is as closed as it has to be
+        whenever it comes to light.
 
         Args:
             path: the directory.
             gates: those on the way to its share.
+
+        Raises:
+            OSError: if it cannot be done.
         """
         with self._lock:
             covered = self._covered.get(path)
             if covered is None:
                 return False
-            gate = gates[0] if gates else way.OPEN
+            gate = previous.standing_for(gates)
+            way.apply(covered.plain, gate, listed=len(gates) < 2)
             who = way.ownership(gate, listed=True) if len(gates) < 2 else None
             if who is None:
                 self.uncover(path)

@@ -134,8 +134,11 @@ class Mounts:
         """Make the directory that ``shadow:snapdir`` names; see `previous.make`."""
         path = places.previous(self._run, share)
         with self._lock:
-            if self.demand.give(path, gates):
-                return path
+            try:
+                if self.demand.give(path, gates):
+                    return path
+            except OSError as exc:
+                raise RvssError(Problem.SYSTEM, f"cannot make {path}: {exc.strerror}") from exc
             return previous.make(self._run, share, gates)
 
     def reserve_previous(self, share: str, created: datetime, gates: Sequence[Gate] = ()) -> str:

@@ -28,13 +28,9 @@ def make(run: str, share: str, gates: Sequence[way.Gate]) -> str:
             SYSTEM.
     """
     path = places.previous(run, share)
-    if len(gates) > 1:
-        gate, listed = way.CLOSED, False
-    else:
-        gate, listed = gates[0] if gates else way.OPEN, True
     try:
         directories.make(run, os.path.dirname(path))
-        way.make(path, gate, listed=listed)
+        way.make(path, standing_for(gates), listed=len(gates) < 2)
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot make {path}: {exc.strerror}") from exc
     if len(gates) > 1:
@@ -45,6 +41,13 @@ def make(run: str, share: str, gates: Sequence[way.Gate]) -> str:
             "let the same people into each of them, or take 'rvss:previous versions' away",
         )
     return path
+
+
+def standing_for(gates: Sequence[way.Gate]) -> way.Gate:
+    """Return whom the directory of a share lets pass, by all gates on the way to the share."""
+    if len(gates) > 1:
+        return way.CLOSED
+    return gates[0] if gates else way.OPEN
 
 
 def reserve(parent: str, created: datetime) -> str:

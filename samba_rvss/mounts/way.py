@@ -116,7 +116,7 @@ def to(path: str) -> tuple[Gate, ...]:
     found: dict[Gate, None] = {}
     try:
         for above, fd in _ancestors(path):
-            gate = _gate(fd)
+            gate = let_by(fd)
             if not gate.open_to_all:
                 if len(gate.name) > _LONGEST:
                     raise RvssError(
@@ -147,8 +147,12 @@ def _ancestors(path: str) -> Iterator[tuple[str, int]]:
                 above = os.path.join(above, name)
 
 
-def _gate(fd: int) -> Gate:
-    """Return whom a directory lets pass."""
+def let_by(fd: int) -> Gate:
+    """Return whom a directory lets pass.
+
+    Raises:
+        OSError: if it cannot be told.
+    """
     status, acl = os.fstat(fd), _acl(fd)
     if not acl and status.st_mode & _ALL_WALK == _ALL_WALK:
         return OPEN
@@ -191,7 +195,7 @@ def read(path: str) -> Gate:
         OSError: if it cannot be opened.
     """
     with files.opened(os.open(path, files.DIRECTORY)) as fd:
-        return _gate(fd)
+        return let_by(fd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,22 +262,36 @@ def make(path: str, gate: Gate, *, listed: bool = False) -> None:
     """
     with suppress(FileExistsError):
         os.mkdir(path, 0)
+    with files.opened(os.open(path, files.DIRECTORY)) as fd:
+        apply(fd, gate, listed=listed)
+
+
+def apply(fd: int, gate: Gate, *, listed: bool = False) -> None:
+    """Have a directory of root's let pass whom a gate does; at no moment it lets pass anybody else.
+
+    Args:
+        fd: the directory.
+        gate: whom.
+        listed: whether they may list it too.
+
+    Raises:
+        OSError: if that cannot be done.
+    """
     passing = 0o5 if listed else 0o1
     mode = 0o700 | passing * (0o10 * gate.by_group + gate.others)
     acl = b""
     if gate.users or gate.groups:
         acl = gate.entries(passing)
         mode = 0o700 | passing * (0o10 + gate.others)  # the mask stands in the group's place
-    with files.opened(os.open(path, files.DIRECTORY)) as fd:
-        status = os.fstat(fd)
-        now = (status.st_uid, status.st_gid, status.st_mode & 0o7777, _acl(fd))
-        if now == (0, gate.group, mode, acl):
-            return
-        os.fchmod(fd, 0)
-        if now[3]:
-            os.removexattr(fd, _ACL)
-        os.fchown(fd, 0, gate.group)
-        if acl:
-            os.setxattr(fd, _ACL, acl)
-        else:
-            os.fchmod(fd, mode)
+    status = os.fstat(fd)
+    now = (status.st_uid, status.st_gid, status.st_mode & 0o7777, _acl(fd))
+    if now == (0, gate.group, mode, acl):
+        return
+    os.fchmod(fd, 0)
+    if now[3]:
+        os.removexattr(fd, _ACL)
+    os.fchown(fd, 0, gate.group)
+    if acl:
+        os.setxattr(fd, _ACL, acl)
+    else:
+        os.fchmod(fd, mode)

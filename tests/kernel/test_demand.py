@@ -27,6 +27,7 @@ pytestmark = pytest.mark.require("root")
 
 NAMES = [f"@GMT-2026.11.20-10.00.{second:02}" for second in range(4)]
 OF_A_USER = way.Gate(group=0, by_group=False, others=False, users=((1000, True),))
+PRIVATE = way.Gate(group=7, by_group=True, others=False)
 LIVE = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
 
@@ -324,6 +325,33 @@ def test_as_closed_as_the_way_to_the_share(bench: Bench, gate: way.Gate) -> None
     assert run("ls", path, user=1000, group=7, extra_groups=[]).returncode
     bench.mounts.make_previous("vms")
     assert run("ls", path, user=1002, group=1002, extra_groups=[]).returncode == 0
+
+
+@pytest.mark.parametrize("how", ["uncovered", "killed"])
+def test_what_was_closed_meanwhile_stays_closed(rig_directory: Path, how: str) -> None:
+    processes.lead()
+    with ExitStack() as undo:
+        bench = Bench(rig_directory, undo)
+        live, path = bench.live(), str(bench.path)
+        served = undo.enter_context(ExitStack())
+        bench.serve(served)
+        bench.mounts.demand.cover(path)
+        bench.mounts.make_previous("vms", [PRIVATE])
+        if how == "uncovered":
+            bench.mounts.demand.uncover(path)
+        else:
+            fds = bench.mounts.demand.abandon()
+            served.close()
+            for fd in fds:
+                os.close(fd)
+            covering.give_up(str(bench.run), ())
+            bench.serve(undo)
+        for turn in ("plain", "covered"):
+            for gid in (7, 8):
+                for words in (("ls", path), ("cat", f"{live}/file")):
+                    done = run(*words, user=1001, group=gid, extra_groups=[])
+                    assert (done.returncode == 0) == (gid == 7), (turn, gid, words, done.stderr)
+            bench.mounts.demand.cover(path)
 
 
 def test_an_acl_on_the_way(bench: Bench) -> None:
