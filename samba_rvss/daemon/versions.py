@@ -121,6 +121,8 @@ class Versions:
         if self._keeper is not None and self._lost:
             await in_thread(self._end, self._keeper)
             await asyncio.sleep(_AGAIN_SECONDS)  # the next one may end as soon
+        if self._keeper is None and self._demand.covered:  # it could not be closed
+            await in_thread(self._demand.close)
         instance = self._present()
         showing = any(share.previous_versions for share in instance.config.shares)
         if not showing and not self._demand.covered:

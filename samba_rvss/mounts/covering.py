@@ -7,8 +7,10 @@ there before and after, and files that are open through it stay open.
 import errno
 import os
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from threading import Thread
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable
@@ -119,19 +121,65 @@ def _put_one(directory: int, name: str, clone: int) -> None:
             mounting.move_mount(clone, entry)
 
 
-def unmount(path: str) -> None:
-    """Unmount all that is mounted at a path. Nothing is success."""
+@contextmanager
+def letting_go(seconds: float = 0) -> Iterator[Callable[[str], None]]:
+    """Unmount without waiting for a file system, for a block.
+
+    Whoever takes the last mount of a file system away shuts that down, and waits for its disks,
+    which may never answer. So what is mounted is held, and a thread of its own lets go of it, which
+    nobody waits for in the end.
+
+    Args:
+        seconds: how long to wait for that thread all the same, after the block: a file system that
+            answers is shut down when this returns.
+
+    Yields:
+        A function that holds what is to be unmounted at a path, and in that.
+    """
+    held: list[int] = []
+
+    def hold(path: str) -> None:
+        with suppress(OSError):  # without a descriptor it is unmounted all the same
+            if mounttable.is_mount_root(path):
+                held.append(mounting.open_tree(path, recursive=True))
+                # What is unmounted elsewhere would be unmounted in it as well.
+                mounting.mount_setattr(held[-1], propagation=mounting.MS_PRIVATE)
+
+    try:
+        yield hold
+    finally:
+        end = time.monotonic() + seconds
+        threads = [Thread(target=os.close, args=(fd,), daemon=True) for fd in held]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+
+def unmount(path: str, hold: Callable[[str], None]) -> None:
+    """Unmount all that is mounted at a path. Nothing is success.
+
+    Args:
+        path: the path.
+        hold: from `letting_go`.
+    """
     try:
         while True:
+            hold(path)
             mounting.umount(path)
     except OSError as exc:
         if exc.errno not in NOT_MOUNTED:
             raise
 
 
-def remove(path: str) -> None:
-    """Unmount all that is mounted at a path, and remove the directory. Gone is success."""
-    unmount(path)
+def remove(path: str, hold: Callable[[str], None]) -> None:
+    """Unmount all that is mounted at a path, and remove the directory. Gone is success.
+
+    Args:
+        path: the path.
+        hold: from `letting_go`.
+    """
+    unmount(path, hold)
     with suppress(FileNotFoundError):
         os.rmdir(path)
 

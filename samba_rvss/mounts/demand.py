@@ -10,6 +10,7 @@ carried over when an autofs comes or goes; files that are open through them stay
 that no autofs can stand for, because an ACL closes it to some, stays as it is.
 """
 
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -24,6 +25,8 @@ from samba_rvss.mounts import covering, previous, tree, way
 
 IDLE_SECONDS = 300
 """After so long a backup that nobody uses is unmounted."""
+
+_CLOSE_SECONDS = 5.0
 
 
 class Keeper(Protocol):
@@ -82,8 +85,20 @@ class Demand:
         self._asked, self._theirs, self._keeper = asked, theirs, keeper
 
     def close(self) -> None:
-        """End: directories are plain again, with the mounts of shadow copies in them."""
-        with self._lock, ExitStack() as undo:
+        """End: directories are plain again, with the mounts of shadow copies in them.
+
+        If that does not come to an end, those who wait hear at least that there is nothing.
+
+        Raises:
+            OSError: if it cannot be done; TimeoutError if somebody does not free the lock.
+        """
+        for covered in tuple(self._covered.values()):
+            with suppress(OSError):  # `uncover` has closed it meanwhile
+                autofs.silence(covered.root)
+        if not self._lock.acquire(timeout=_CLOSE_SECONDS):
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), self._run)
+        with ExitStack() as undo:
+            undo.callback(self._lock.release)
             if self._theirs >= 0:
                 undo.callback(os.close, self._theirs)
             self._asked = self._theirs = -1  # nothing is covered any more
@@ -161,9 +176,9 @@ class Demand:
                 undo.callback(autofs.silence, top)
             self._covered[path] = covered
             undo.pop_all()
-            with ExitStack() as removing:
+            with covering.letting_go() as hold, ExitStack() as removing:
                 for name in names:
-                    removing.callback(covering.remove, f"/proc/self/fd/{plain}/{name}")
+                    removing.callback(covering.remove, f"/proc/self/fd/{plain}/{name}", hold)
 
     def uncover(self, path: str) -> None:
         """Take an autofs away, with the backups in it; whoever waits hears that there are none.
@@ -178,8 +193,10 @@ class Demand:
                 if self._keeper is not None:
                     self._keeper.drop(covered.root)
                 names = [name for name in os.listdir(covered.root) if name not in covered.images]
-                with covering.clones(path, names) as clones:
+                with covering.letting_go() as hold, covering.clones(path, names) as clones:
                     covering.put(covered.plain, clones)
+                    for name in covered.images:
+                        hold(f"{path}/{name}")
                     mounting.umount(path)  # with all that is mounted in it
 
     def give(self, path: str, gates: Sequence[way.Gate]) -> bool:
@@ -221,7 +238,7 @@ class Demand:
         Raises:
             OSError: if it cannot be done.
         """
-        with self._lock:
+        with covering.letting_go() as hold, self._lock:
             covered = self._covered.get(path)
             if covered is None:
                 return frozenset()
@@ -229,11 +246,12 @@ class Demand:
             for name, image in tuple(covered.images.items()):
                 if images.get(name) != image or name not in there:
                     del covered.images[name]
-                    covering.remove(f"{path}/{name}")
+                    covering.remove(f"{path}/{name}", hold)
             for name in sorted(images.keys() - covered.images.keys()):
                 if mounttable.is_mount_root(f"{path}/{name}"):
                     continue
-                covering.remove(f"{path}/{name}")  # an empty one may be left of the shadow copy
+                # An empty one may be left of the shadow copy.
+                covering.remove(f"{path}/{name}", hold)
                 # Nobody's: only what is mounted there is for clients.
                 os.mkdir(name, 0, dir_fd=covered.root)
                 covered.images[name] = images[name]
@@ -317,11 +335,11 @@ class Demand:
         Raises:
             OSError: if it cannot be unmounted.
         """
-        with self._lock:
+        with covering.letting_go() as hold, self._lock:
             path, covered = self._find(asked)
             if covered is None or asked.name not in covered.images:
                 return False
-            covering.unmount(f"{path}/{asked.name}")
+            covering.unmount(f"{path}/{asked.name}", hold)
             return True
 
     def expire(self) -> None:

@@ -19,6 +19,7 @@ from samba_rvss.mounts.layers import NOT_MOUNTED, OPEN_MARK, Layer, layers
 from samba_rvss.mounts.way import Gate
 
 _SHOWN = 10
+_LETTING_GO_SECONDS = 1.0
 
 
 class Mounts:
@@ -268,14 +269,13 @@ class Mounts:
         Raises:
             RvssError: SYSTEM.
         """
-        with self._changing(path):
+        # What is shut down in time is destroyed right after.
+        with covering.letting_go(_LETTING_GO_SECONDS) as hold, self._changing(path):
             try:
-                while True:
-                    mounting.umount(path)
+                covering.unmount(path, hold)
             except OSError as exc:
-                if exc.errno not in NOT_MOUNTED:
-                    message = f"cannot unmount {path}: {exc.strerror}"
-                    raise RvssError(Problem.SYSTEM, message) from exc
+                message = f"cannot unmount {path}: {exc.strerror}"
+                raise RvssError(Problem.SYSTEM, message) from exc
             try:
                 directories.remove(path)
             except OSError as exc:

@@ -20,7 +20,7 @@ import pytest
 from samba_rvss.daemon.keeper import Keeper
 from samba_rvss.errors import RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable, processes
-from samba_rvss.mounts import Mounts, covering, way
+from samba_rvss.mounts import Mounts, covering, demand, way
 from samba_rvss.testing.waiting import wait_until
 
 pytestmark = pytest.mark.require("root")
@@ -50,6 +50,7 @@ class Bench:
         undo.callback(self.unmount)
         self.path = Path(self.mounts.make_previous("vms"))
         self.refused: set[str] = set()
+        self.is_wanted: Callable[[], bool] = lambda: True
         self.asked: list[tuple[str, bool]] = []
 
     def unmount(self) -> None:
@@ -120,8 +121,9 @@ class Bench:
         if not on_demand.image(question):
             return False
         with ExitStack() as undo:
-            wanted = question.name not in self.refused
-            return on_demand.attach(question, self.parts(undo), lambda: wanted)
+            if question.name in self.refused:
+                return on_demand.attach(question, self.parts(undo), lambda: False)
+            return on_demand.attach(question, self.parts(undo), self.is_wanted)
 
     def mounted(self) -> set[str]:
         """What is mounted in the directory, by its names."""
@@ -367,6 +369,33 @@ def test_an_acl_on_the_way(bench: Bench) -> None:
         assert (done.returncode == 0) == passes
     with pytest.raises(RvssError, match="ACL"):
         bench.mounts.demand.cover(path)
+
+
+def test_the_end_waits_for_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demand, "_CLOSE_SECONDS", 0.1)
+    live = bench.live()
+    bench.mounts.demand.cover(str(bench.path))
+    bench.mounts.demand.show(str(bench.path), dict.fromkeys(NAMES[:2], "an id"))
+    reached, ended = threading.Event(), threading.Event()
+
+    def hang() -> bool:
+        reached.set()
+        return ended.wait(60)
+
+    bench.is_wanted = hang
+    words = ("cat", str(bench.path / NAMES[0] / "file"))
+    with subprocess.Popen(words, stderr=subprocess.PIPE, process_group=0) as waiting:
+        assert reached.wait(60)
+        try:
+            # Somebody is in the midst of a change: who waits is told all the same.
+            with pytest.raises(TimeoutError):
+                bench.mounts.demand.close()
+            assert b"No such file" in waiting.communicate(timeout=60)[1]
+        finally:
+            ended.set()
+    bench.mounts.demand.uncover(str(bench.path))
+    assert os.listdir(bench.path) == [live.name]
+    assert (live / "file").read_text() == "old"
 
 
 def test_an_owner_who_does_not_answer(rig_directory: Path) -> None:
