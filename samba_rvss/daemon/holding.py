@@ -60,7 +60,6 @@ def take(
     cleanup.callback(ledger.close)
     mounts = Mounts(config.run_directory)
     mounts.prepare(cleanup)
-    mounts.take_over([copy.previous_path for copy in ledger.backups()])
     ours = identity.make(config)
     if not (ours.machine or ours.name):
         _logger.warning(
@@ -71,6 +70,7 @@ def take(
     for lock in locks:
         living.announce(lock, ours)
     living.require_alone(ours)
+    mounts.take_over([copy.previous_path for copy in ledger.backups()])
     instance = Instance(
         config=config,
         ledger=ledger,
