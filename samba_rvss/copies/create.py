@@ -93,20 +93,17 @@ def forced(instance: Instance, copy: ShadowCopy) -> str:
 def reserve_previous(instance: Instance, copy: ShadowCopy, gates: Sequence[way.Gate]) -> str:
     """Make the directory of a copy's Previous Versions; return its path, or "" if it has none.
 
+    That is logged: what comes besides a shadow copy does not cost the copy.
+
     Args:
         instance: the copy's.
         copy: its share, the directory of that, and its time matter.
         gates: of the way to its share.
-
-    Raises:
-        RvssError: SYSTEM or BUSY.
     """
     shown = twins.shown_by(twins.of(instance.config.shares, copy.share_path)) or copy.share
     try:
         return instance.mounts.reserve_previous(shown, copy.created, gates)
     except RvssError as exc:
-        if exc.problem is not Problem.NOT_SUPPORTED:
-            raise
         _logger.error("%s is not in Previous Versions: %s", copy.title, exc)
         return ""
 

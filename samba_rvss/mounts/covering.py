@@ -118,6 +118,8 @@ def _put_one(directory: int, name: str, clone: int) -> None:
         os.mkdir(name, 0o700, dir_fd=directory)
     if clone >= 0:
         with files.opened(os.open(name, ENTRY, dir_fd=directory)) as entry:
+            if mounttable.mount_id(entry) != mounttable.mount_id(directory):
+                return  # it has been put there before
             mounting.move_mount(clone, entry)
 
 

@@ -51,11 +51,13 @@ class _Covered:
         plain: the directory that it hides.
         device: what the kernel calls it.
         images: the id of each backup's image by its name.
+        ended: whether it asks nothing any more, and is to be taken away.
     """
 
     root: int
     plain: int
     device: int
+    ended: bool = False
     images: dict[str, str] = field(default_factory=dict)
 
 
@@ -130,9 +132,13 @@ class Demand:
                 SYSTEM.
         """
         with self._lock:
-            if path in self._covered or self._theirs < 0:
+            if self._theirs < 0:
                 return
             try:
+                if path in self._covered:
+                    if not self._covered[path].ended:
+                        return
+                    self.uncover(path)  # it could not be done before
                 gate = way.read(path)
                 if gate == way.CLOSED:
                     return  # nor are shadow copies shown: see `previous.make`
@@ -183,21 +189,26 @@ class Demand:
     def uncover(self, path: str) -> None:
         """Take an autofs away, with the backups in it; whoever waits hears that there are none.
 
+        Again is success, if it could not be done before.
+
         Raises:
             OSError: if it cannot be done.
         """
         with self._lock:
-            covered = self._covered.pop(path)
-            with files.opened(covered.root), files.opened(covered.plain):
-                autofs.silence(covered.root)
-                if self._keeper is not None:
-                    self._keeper.drop(covered.root)
-                names = [name for name in os.listdir(covered.root) if name not in covered.images]
-                with covering.letting_go() as hold, covering.clones(path, names) as clones:
-                    covering.put(covered.plain, clones)
-                    for name in covered.images:
-                        hold(f"{path}/{name}")
-                    mounting.umount(path)  # with all that is mounted in it
+            covered = self._covered[path]
+            autofs.silence(covered.root)
+            if self._keeper is not None and not covered.ended:
+                self._keeper.drop(covered.root)
+            covered.ended = True
+            names = [name for name in os.listdir(covered.root) if name not in covered.images]
+            with covering.letting_go() as hold, covering.clones(path, names) as clones:
+                covering.put(covered.plain, clones)
+                for name in covered.images:
+                    hold(f"{path}/{name}")
+                mounting.umount(path)  # with all that is mounted in it
+            del self._covered[path]
+            os.close(covered.root)
+            os.close(covered.plain)
 
     def give(self, path: str, gates: Sequence[way.Gate]) -> bool:
         """Have a directory let pass whom gates do; return whether there is an autofs for that.

@@ -6,6 +6,7 @@ inside it.
 """
 
 import errno
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from datetime import datetime
@@ -17,6 +18,8 @@ from samba_rvss.mounts import alone, covering, directories, places, previous, sh
 from samba_rvss.mounts.demand import Demand
 from samba_rvss.mounts.layers import NOT_MOUNTED, OPEN_MARK, Layer, layers
 from samba_rvss.mounts.way import Gate
+
+_logger = logging.getLogger(__name__)
 
 _SHOWN = 10
 _LETTING_GO_SECONDS = 1.0
@@ -264,7 +267,8 @@ class Mounts:
     def detach(self, path: str) -> None:
         """Unmount every layer, lazily if it is in use, and remove the directory.
 
-        Gates that lead to nothing afterwards go too. Gone already is success.
+        Gates that lead to nothing afterwards go too. Gone already is success. So it is if the
+        directory cannot be removed for now because backups in it are shown no more.
 
         Raises:
             RvssError: SYSTEM.
@@ -279,7 +283,11 @@ class Mounts:
             try:
                 directories.remove(path)
             except OSError as exc:
-                raise RvssError(Problem.SYSTEM, f"cannot remove {path}: {exc.strerror}") from exc
+                message = f"cannot remove {path}: {exc.strerror}"
+                if exc.errno != errno.EACCES:
+                    raise RvssError(Problem.SYSTEM, message) from exc
+                # An autofs that asks nothing any more: it goes with that, and nobody reaches it.
+                _logger.warning("%s", message)
 
     # what is there
 

@@ -398,6 +398,43 @@ def test_the_end_waits_for_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     assert (live / "file").read_text() == "old"
 
 
+def test_an_autofs_that_asks_nothing_any_more(bench: Bench) -> None:
+    first = bench.live()
+    second = Path(bench.mounts.reserve_previous("vms", LIVE))
+    bench.mounts.demand.cover(str(bench.path))
+    bench.mounts.demand.show(str(bench.path), {NAMES[0]: "an id"})
+    with files.opened(os.open(bench.path, files.DIRECTORY)) as root:
+        autofs.silence(root)
+    # The kernel lets nobody make or remove anything in it; a shadow copy goes all the same.
+    with pytest.raises(RvssError, match="Permission denied"):
+        bench.mounts.reserve_previous("vms", LIVE)
+    bench.mounts.detach(str(first))
+    assert bench.mounted() == set()
+    bench.mounts.demand.uncover(str(bench.path))
+    assert sorted(os.listdir(bench.path)) == [first.name, second.name]
+    for path in (first, second):
+        bench.mounts.detach(str(path))
+    assert os.listdir(bench.path) == []
+
+
+def test_what_could_not_be_uncovered_is_the_next_time(bench: Bench) -> None:
+    live = bench.live()
+    bench.mounts.demand.cover(str(bench.path))
+    bench.mounts.demand.show(str(bench.path), {NAMES[0]: "an id"})
+    bench.path.parent.rename(aside := bench.run / "aside")
+    with pytest.raises(FileNotFoundError):
+        bench.mounts.demand.uncover(str(bench.path))
+    aside.rename(bench.path.parent)
+    assert "No such file" in run("cat", str(bench.path / NAMES[0] / "file")).stderr
+    bench.mounts.demand.cover(str(bench.path))
+    bench.mounts.demand.show(str(bench.path), {NAMES[0]: "an id"})
+    assert run("cat", str(bench.path / NAMES[0] / "file")).stdout == "old"
+    bench.mounts.demand.uncover(str(bench.path))
+    assert bench.mounted() == {live.name}
+    bench.mounts.detach(str(live))
+    assert os.listdir(bench.path) == []
+
+
 def test_an_owner_who_does_not_answer(rig_directory: Path) -> None:
     processes.lead()
     with ExitStack() as undo:
