@@ -70,7 +70,8 @@ def take(
     for lock in locks:
         living.announce(lock, ours)
     living.require_alone(ours)
-    mounts.take_over([copy.previous_path for copy in ledger.backups()])
+    for sentence in mounts.take_over([copy.previous_path for copy in ledger.backups()]):
+        _logger.error("%s", sentence)
     instance = Instance(
         config=config,
         ledger=ledger,

@@ -209,17 +209,23 @@ def _found(instance: Instance) -> tuple[versions.Shown, ...]:
 
 def _show(instance: Instance, wanted: list[versions.Shown]) -> tuple[tuple[str, ...], bool]:
     """Show some backups and no others; return what is lacking, and whether to try again soon."""
-    demand, lacking, again = instance.mounts.demand, [], False
+    demand, again = instance.mounts.demand, False
+    # What could not be taken over at the start, if anything.
+    paths = [copy.previous_path for copy in instance.ledger.backups()]
+    lacking = instance.mounts.take_over(paths)
     for path in set(demand.covered) - {of.directory for of in wanted}:
-        demand.uncover(path)
+        try:
+            demand.uncover(path)
+        except OSError as exc:
+            lacking.append(f"backups cannot be taken away from {path}: {exc.strerror}")
     for of in wanted:
+        images = {name: copy.id for name, copy in of.backups.items()}
         try:
             demand.cover(of.directory)
-        except RvssError as exc:
-            lacking.append(f"[{of.share}] shows no backups in Previous Versions: {exc.line()}")
-            continue
-        images = {name: copy.id for name, copy in of.backups.items()}
-        again |= bool(demand.show(of.directory, images))
+            again |= bool(demand.show(of.directory, images))
+        except (RvssError, OSError) as exc:
+            why = exc.line() if isinstance(exc, RvssError) else str(exc)
+            lacking.append(f"[{of.share}] does not show its backups in Previous Versions: {why}")
     return tuple(lacking), again
 
 

@@ -36,27 +36,44 @@ def wake(run: str) -> None:
             os.stat(f"{path}/.{secrets.token_hex(8)}")
 
 
-def give_up(run: str, backups: Collection[str]) -> None:
+def give_up(run: str, backups: Collection[str], served: Collection[str] = ()) -> list[str]:
     """Take away what daemons have left that were killed: as `Demand.close`.
 
     Args:
         run: the run directory.
         backups: the paths that backups have in Previous Versions.
+        served: the directories that are our own, and stay.
 
-    Raises:
-        OSError: if it cannot be done.
+    Returns:
+        A sentence on each directory of which that could not be done. Nobody waits there either.
     """
-    for path in places(run, mounttable.read_mountinfo()):
-        with files.opened(os.open(path, files.DIRECTORY)) as root:
+    left = [path for path in places(run, mounttable.read_mountinfo()) if path not in served]
+    failed = []
+    for path in left:
+        with suppress(OSError), files.opened(os.open(path, files.DIRECTORY)) as root:
             autofs.silence(root)
-            names = [name for name in os.listdir(root) if f"{path}/{name}" not in backups]
-            # What comes to light lets pass nobody whom the autofs has not.
-            with files.opened(beneath(path)) as plain:
-                way.apply(plain, way.let_by(root), listed=True)
-        with clones(path, names) as found:
-            mounting.umount(path)
-            with files.opened(os.open(path, files.DIRECTORY)) as plain:
-                put(plain, found)
+    for path in left:
+        try:
+            _give_up(path, backups)
+        except OSError as exc:
+            failed.append(f"{path} cannot be taken over: {exc.strerror}")
+    return failed
+
+
+def _give_up(path: str, backups: Collection[str]) -> None:
+    with files.opened(os.open(path, files.DIRECTORY)) as root:
+        autofs.silence(root)
+        names = [name for name in os.listdir(root) if f"{path}/{name}" not in backups]
+        # What comes to light lets pass nobody whom the autofs has not.
+        with files.opened(beneath(path)) as plain:
+            way.apply(plain, way.let_by(root), listed=True)
+    with clones(path, names) as found, letting_go() as hold:
+        for name in os.listdir(path):
+            if name not in found:
+                hold(f"{path}/{name}")
+        mounting.umount(path)
+        with files.opened(os.open(path, files.DIRECTORY)) as plain:
+            put(plain, found)
 
 
 def places(run: str, raw: bytes) -> list[str]:
@@ -81,17 +98,38 @@ def beneath(path: str) -> int:
 
 @contextmanager
 def clones(path: str, names: Iterable[str]) -> Iterator[dict[str, int]]:
-    """Clone what is mounted at some names in a directory, for a block; -1 where nothing is."""
+    """Clone what is mounted at some names in a directory, for a block; -1 where nothing is.
+
+    Raises:
+        OSError: if one cannot be cloned: what is not carried over would be lost.
+    """
     found: dict[str, int] = {}
     with ExitStack() as closing:
         for name in names:
             found[name] = -1
-            if mounttable.is_mount_root(f"{path}/{name}"):
+            if is_mounted(f"{path}/{name}"):
                 found[name] = mounting.open_tree(f"{path}/{name}", recursive=True)
                 closing.callback(os.close, found[name])
                 # A peer of what it is put on would be mounted on itself as well.
                 mounting.mount_setattr(found[name], propagation=mounting.MS_PRIVATE)
         yield found
+
+
+def is_mounted(path: str) -> bool:
+    """Return whether something is mounted at a path; its file system is not asked.
+
+    Raises:
+        OSError: if it cannot be told; not if nothing is there.
+    """
+    above, name = os.path.split(path)
+    try:
+        with (
+            files.opened(os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory,
+            files.opened(os.open(name, ENTRY, dir_fd=directory)) as entry,
+        ):
+            return mounttable.mount_id(entry) != mounttable.mount_id(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def joined(made: int, root: int, carried: Mapping[str, int]) -> int:
@@ -142,7 +180,7 @@ def letting_go(seconds: float = 0) -> Iterator[Callable[[str], None]]:
 
     def hold(path: str) -> None:
         with suppress(OSError):  # without a descriptor it is unmounted all the same
-            if mounttable.is_mount_root(path):
+            if is_mounted(path):
                 held.append(mounting.open_tree(path, recursive=True))
                 # What is unmounted elsewhere would be unmounted in it as well.
                 mounting.mount_setattr(held[-1], propagation=mounting.MS_PRIVATE)

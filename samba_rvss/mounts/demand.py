@@ -19,7 +19,7 @@ from threading import RLock
 from typing import Protocol
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import autofs, files, mounting, mounttable
+from samba_rvss.kernel import autofs, files, mounting
 from samba_rvss.kernel.autofs import Asked
 from samba_rvss.mounts import covering, previous, tree, way
 
@@ -139,6 +139,10 @@ class Demand:
                     if not self._covered[path].ended:
                         return
                     self.uncover(path)  # it could not be done before
+                if covering.is_mounted(path):
+                    raise RvssError(
+                        Problem.NOT_SUPPORTED, f"something is mounted at {path}", "unmount that"
+                    )
                 gate = way.read(path)
                 if gate == way.CLOSED:
                     return  # nor are shadow copies shown: see `previous.make`
@@ -259,7 +263,7 @@ class Demand:
                     del covered.images[name]
                     covering.remove(f"{path}/{name}", hold)
             for name in sorted(images.keys() - covered.images.keys()):
-                if mounttable.is_mount_root(f"{path}/{name}"):
+                if covering.is_mounted(f"{path}/{name}"):
                     continue
                 # An empty one may be left of the shadow copy.
                 covering.remove(f"{path}/{name}", hold)
@@ -333,7 +337,7 @@ class Demand:
             path, covered = self._find(asked)
             if covered is None or asked.name not in covered.images or not is_wanted():
                 return False
-            if not mounttable.is_mount_root(f"{path}/{asked.name}"):
+            if not covering.is_mounted(f"{path}/{asked.name}"):
                 with files.opened(
                     os.open(asked.name, covering.ENTRY, dir_fd=covered.root)
                 ) as directory:

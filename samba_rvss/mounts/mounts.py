@@ -68,20 +68,19 @@ class Mounts:
             raise RvssError(Problem.SYSTEM, message, hint) from exc
         cleanup.callback(self._end)
 
-    def take_over(self, backups: Collection[str]) -> None:
+    def take_over(self, backups: Collection[str]) -> list[str]:
         """Take away what a daemon that was killed has left of backups in Previous Versions.
 
         Args:
             backups: the paths that backups have there.
 
-        Raises:
-            RvssError: SYSTEM.
+        Returns:
+            A sentence on each directory of which that could not be done; none of it is shown.
         """
-        try:
-            covering.give_up(self._run, backups)
-        except OSError as exc:
-            message = f"cannot take over {self._run}/previous: {exc.strerror}"
-            raise RvssError(Problem.SYSTEM, message) from exc
+        if set(self.on_demand()).issubset(self.demand.covered):
+            return []  # nobody waits for us while the mount table is read
+        with self._lock:
+            return covering.give_up(self._run, backups, self.demand.covered)
 
     def on_demand(self) -> list[str]:
         """Return the directories of Previous Versions in which backups are mounted on demand."""

@@ -302,6 +302,40 @@ def test_after_a_daemon_that_was_killed(rig_directory: Path) -> None:
         assert bench.mounted() == {live.name}
 
 
+def test_one_directory_that_cannot_be_taken_over(rig_directory: Path) -> None:
+    processes.lead()
+    with ExitStack() as undo:
+        bench = Bench(rig_directory, undo)
+        live = bench.live()
+        served = undo.enter_context(ExitStack())
+        bench.serve(served)
+        paths = [str(bench.path), bench.mounts.make_previous("more")]
+        for path in paths:
+            bench.mounts.demand.cover(path)
+            bench.mounts.demand.show(path, {NAMES[0]: "an id"})
+        fds = bench.mounts.demand.abandon()
+        served.close()
+        for fd in fds:
+            os.close(fd)
+        # Somebody has mounted something over the second one.
+        with files.opened(mounting.open_tree(str(bench.image))) as theirs:
+            mounting.move_mount(theirs, paths[1])
+        backups = [f"{path}/{NAMES[0]}" for path in paths]
+        (failed,) = bench.mounts.take_over(backups)
+        assert paths[1] in failed
+        assert os.listdir(bench.path) == [live.name]
+        assert (live / "file").read_text() == "old"
+        bench.serve(undo)
+        bench.mounts.demand.cover(paths[0])
+        with pytest.raises(RvssError, match="something is mounted"):
+            bench.mounts.demand.cover(paths[1])
+        # What is served is nobody's to take over; the other is when it can be.
+        mounting.umount(paths[1])
+        assert bench.mounts.take_over(backups) == []
+        assert bench.mounts.on_demand() == [paths[0]]
+        bench.mounts.demand.cover(paths[1])
+
+
 @pytest.mark.parametrize(
     "gate",
     [
