@@ -213,7 +213,8 @@ def _show(instance: Instance, wanted: list[versions.Shown]) -> tuple[tuple[str, 
     # What could not be taken over at the start, if anything.
     paths = [copy.previous_path for copy in instance.ledger.backups()]
     lacking = instance.mounts.take_over(paths)
-    for path in set(demand.covered) - {of.directory for of in wanted}:
+    stays = {of.directory for of in wanted}.intersection(instance.mounts.on_demand())
+    for path in set(demand.covered) - stays:  # or somebody has unmounted it: it is covered anew
         try:
             demand.uncover(path)
         except OSError as exc:

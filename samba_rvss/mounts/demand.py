@@ -209,7 +209,11 @@ class Demand:
                 covering.put(covered.plain, clones)
                 for name in covered.images:
                     hold(f"{path}/{name}")
-                mounting.umount(path)  # with all that is mounted in it
+                try:
+                    mounting.umount(path)  # with all that is mounted in it
+                except OSError as exc:
+                    if exc.errno != errno.EINVAL:  # somebody has done that
+                        raise
             del self._covered[path]
             os.close(covered.root)
             os.close(covered.plain)

@@ -469,6 +469,18 @@ def test_what_could_not_be_uncovered_is_the_next_time(bench: Bench) -> None:
     assert os.listdir(bench.path) == []
 
 
+def test_an_autofs_that_somebody_unmounts(bench: Bench) -> None:
+    live = bench.live()
+    for _ in range(2):
+        bench.mounts.demand.cover(str(bench.path))
+        bench.mounts.demand.show(str(bench.path), {NAMES[0]: "an id"})
+        assert run("cat", str(bench.path / NAMES[0] / "file")).stdout == "old"
+        mounting.umount(str(bench.path))
+        assert bench.mounts.on_demand() == []
+        bench.mounts.demand.uncover(str(bench.path))
+        assert os.listdir(bench.path) == [live.name]
+
+
 def test_an_owner_who_does_not_answer(rig_directory: Path) -> None:
     processes.lead()
     with ExitStack() as undo:
