@@ -34,6 +34,7 @@ _GRACE_SECONDS = 1.0  # after which somebody else answers
 _SETTLE_SECONDS = 0.2
 _AGAIN_SECONDS = 1.0  # after which a name may have become free
 _EXPIRE_SECONDS = 60.0
+_FAILED_SECONDS = 10.0  # for so long one that could not be mounted is not tried again
 
 
 class Versions:
@@ -61,6 +62,7 @@ class Versions:
         self._keeper: Keeper | None = None
         self._lost = False  # whether that has ended
         self._copies: dict[str, ShadowCopy] = {}
+        self._failed: dict[str, float] = {}  # until when, by the image
         self._expired = time.monotonic()
         self.lacking: tuple[str, ...] = ()
         present().ledger.listen(self._hear)
@@ -174,20 +176,29 @@ class Versions:
             copy = self._copies.get(self._demand.image(asked))
             if not asked.missing:
                 self._tasks.start(self._answer(asked, self._in_turn(self._demand.release, asked)))
-            elif copy is None or self._looks.is_silent(copy.share_path, _ANSWER_SECONDS):
+            elif (
+                copy is None
+                or self._failed.get(copy.id, 0.0) > time.monotonic()
+                or self._looks.is_silent(copy.share_path, _ANSWER_SECONDS)
+            ):
                 self._tasks.start(self._answer(asked, self._refuse()))
             else:
                 attach = partial(_attach, self._present(), asked, copy)
                 end = time.monotonic() + _ANSWER_SECONDS
                 look = self._looks.look(copy.share_path, attach, end)
-                self._tasks.start(self._answer(asked, look))
+                self._tasks.start(self._answer(asked, look, copy.id))
 
-    async def _answer(self, asked: Asked, doing: Awaitable[bool]) -> None:
+    async def _answer(self, asked: Asked, doing: Awaitable[bool], image: str = "") -> None:
         done = False
         try:
             done = await doing
         except (RvssError, OSError) as exc:
-            _logger.warning("%s in Previous Versions cannot be read: %s", asked.name, exc)
+            present = time.monotonic()
+            if self._failed.get(image, 0.0) <= present:  # others may have asked for it meanwhile
+                _logger.warning("%s in Previous Versions cannot be read: %s", asked.name, exc)
+            self._failed = {key: end for key, end in self._failed.items() if end > present}
+            if image:
+                self._failed[image] = present + _FAILED_SECONDS
         finally:
             with suppress(RuntimeError):  # `close` has answered
                 await self._in_turn(partial(self._demand.answer, asked, done=done))
@@ -234,7 +245,7 @@ def _attach(instance: Instance, asked: Asked, copy: ShadowCopy) -> bool:
     """Mount a backup that somebody looks into, if it is one still; return whether it is there.
 
     Raises:
-        RvssError: as `samba_rvss.providers.Provider.open`.
+        RvssError: as `samba_rvss.providers.Provider.open`, and `Demand.attach`.
         OSError: if it cannot be mounted.
     """
 
@@ -244,6 +255,7 @@ def _attach(instance: Instance, asked: Asked, copy: ShadowCopy) -> bool:
 
     if not is_kept():
         return False
+    instance.mounts.demand.make_room()
     parts = instance.provider(copy.volume).open(copy.volume, copy.id)
     with files.all_opened(fd for _, fd in parts):
         return instance.mounts.demand.attach(asked, parts, is_kept)

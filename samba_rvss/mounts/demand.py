@@ -26,6 +26,9 @@ from samba_rvss.mounts import covering, previous, tree, way
 IDLE_SECONDS = 300
 """After so long a backup that nobody uses is unmounted."""
 
+MOST = 128
+"""So many backups are mounted at a time; users may look into all that there are."""
+
 _CLOSE_SECONDS = 5.0
 
 
@@ -51,6 +54,7 @@ class _Covered:
         plain: the directory that it hides.
         device: what the kernel calls it.
         images: the id of each backup's image by its name.
+        mounted: the names of those that may be mounted.
         ended: whether it asks nothing any more, and is to be taken away.
     """
 
@@ -59,6 +63,7 @@ class _Covered:
     device: int
     ended: bool = False
     images: dict[str, str] = field(default_factory=dict)
+    mounted: set[str] = field(default_factory=set)
 
 
 class Demand:
@@ -266,6 +271,7 @@ class Demand:
                 if images.get(name) != image or name not in there:
                     del covered.images[name]
                     covering.remove(f"{path}/{name}", hold)
+                    covered.mounted.discard(name)
             for name in sorted(images.keys() - covered.images.keys()):
                 if covering.is_mounted(f"{path}/{name}"):
                     continue
@@ -336,17 +342,27 @@ class Demand:
 
         Raises:
             OSError: if it cannot be mounted.
+            RvssError: BUSY if too many are; see `make_room`.
         """
         with files.opened(tree.build(parts, asked.name)) as whole, self._lock:
             path, covered = self._find(asked)
             if covered is None or asked.name not in covered.images or not is_wanted():
                 return False
             if not covering.is_mounted(f"{path}/{asked.name}"):
+                if self._is_full:
+                    raise RvssError(
+                        Problem.BUSY, f"{MOST} backups in Previous Versions are in use already"
+                    )
                 with files.opened(
                     os.open(asked.name, covering.ENTRY, dir_fd=covered.root)
                 ) as directory:
                     mounting.move_mount(whole, directory)
+            covered.mounted.add(asked.name)
             return True
+
+    @property
+    def _is_full(self) -> bool:
+        return sum(len(covered.mounted) for covered in tuple(self._covered.values())) >= MOST
 
     def release(self, asked: Asked) -> bool:
         """Unmount a backup that nobody uses; return whether it is one of ours.
@@ -359,10 +375,18 @@ class Demand:
             if covered is None or asked.name not in covered.images:
                 return False
             covering.unmount(f"{path}/{asked.name}", hold)
+            covered.mounted.discard(asked.name)
             return True
 
     def expire(self) -> None:
-        """Ask for all that nobody uses; it waits until somebody has answered."""
+        """Ask for all that nobody has used for a while; it waits until somebody has answered."""
+        self._expire(lambda: False, at_once=False)
+
+    def make_room(self) -> None:
+        """Ask for something that nobody uses, if no more can be mounted; it waits as `expire`."""
+        self._expire(lambda: not self._is_full, at_once=True)
+
+    def _expire(self, is_enough: Callable[[], bool], *, at_once: bool) -> None:
         for path in self.covered:
             with ExitStack() as undo:
                 with self._lock:
@@ -373,5 +397,5 @@ class Demand:
                     undo.callback(os.close, root)
                     most = len(os.listdir(root))
                 for _ in range(most):
-                    if not autofs.expire(root):
+                    if is_enough() or not autofs.expire(root, at_once=at_once):
                         break

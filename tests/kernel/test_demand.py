@@ -123,7 +123,10 @@ class Bench:
         with ExitStack() as undo:
             if question.name in self.refused:
                 return on_demand.attach(question, self.parts(undo), lambda: False)
-            return on_demand.attach(question, self.parts(undo), self.is_wanted)
+            try:
+                return on_demand.attach(question, self.parts(undo), self.is_wanted)
+            except RvssError:
+                return False
 
     def mounted(self) -> set[str]:
         """What is mounted in the directory, by its names."""
@@ -203,6 +206,34 @@ def test_unmounted_when_unused(bench: Bench) -> None:
     assert (live / "file").read_text() == "old"
     # And it is there again for who looks once more.
     assert run("cat", str(bench.path / NAMES[0] / "inner" / "deep")).stdout == "nested"
+
+
+def test_no_more_than_so_many(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demand, "MOST", 2)
+    bench.mounts.demand.cover(str(bench.path))
+    bench.mounts.demand.show(str(bench.path), dict.fromkeys(NAMES, "an id"))
+    directories = [bench.path / name for name in NAMES]
+    users = []
+    try:
+        for directory in directories[:2]:
+            assert run("ls", str(directory / "inner")).returncode == 0
+            users.append(subprocess.Popen(["sleep", "60"], cwd=directory, process_group=0))
+        bench.mounts.demand.make_room()  # they are in use
+        assert "No such file" in run("ls", str(directories[2] / "inner")).stderr
+        assert bench.mounted() == set(NAMES[:2])
+    finally:
+        for user in users:
+            user.kill()
+            user.wait()
+    while len(bench.mounted()) > 1:
+        bench.mounts.demand.make_room()
+    bench.mounts.demand.make_room()
+    assert len(bench.mounted()) == 1
+    assert run("ls", str(directories[2] / "inner")).returncode == 0
+    # One that goes in another way leaves its room.
+    bench.mounts.demand.show(str(bench.path), {NAMES[3]: "an id"})
+    assert run("ls", str(directories[3] / "inner")).returncode == 0
+    assert bench.mounted() == {NAMES[3]}
 
 
 def test_in_a_mount_namespace_that_follows_ours(bench: Bench) -> None:
