@@ -22,7 +22,6 @@ from samba_rvss.copies import identity
 from samba_rvss.copies.backup import Backup
 from samba_rvss.copies.locate import find
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Volume
 from samba_rvss.providers.patience import COMMON
 from samba_rvss.samba import twins
 from samba_rvss.samba.conf import Config
@@ -163,7 +162,7 @@ def _note(config: Config, left: Left, name: str, part: str, exc: RvssError) -> N
 def _as_pruned(found: Backup) -> pruning.Backup:
     return pruning.Backup(
         id=found.id,
-        groups=frozenset(group_of(part.volume) for part in found.parts),
+        groups=frozenset(part.volume.group for part in found.parts),
         taken=found.taken.astimezone(UTC),
         consistent=found.is_consistent,
         holds=tuple((hold.tag, hold.until) for hold in found.holds),
@@ -176,11 +175,6 @@ def _as_pruned(found: Backup) -> pruning.Backup:
     )
 
 
-def group_of(volume: Volume) -> str:
-    """Return what the backups of a share's directory have in common, whatever it is called."""
-    return f"{volume.key}/{volume.inode}"
-
-
 def _policies(config: Config) -> dict[str, Policy | None]:
     """Return the rules of each group; of one that two shares give different rules, none."""
     from samba_rvss.providers.all import providers
@@ -190,7 +184,7 @@ def _policies(config: Config) -> dict[str, Policy | None]:
     names: dict[str, str] = {}
     for path, alike in twins.grouped(config.shares).items():
         try:
-            group = group_of(COMMON.look(path, partial(find, alike[0], known)))
+            group = COMMON.look(path, partial(find, alike[0], known)).group
         except RvssError as exc:
             for share in alike:
                 output.print_error(f"[{share.name}] nothing of it is pruned: {exc.line()}")

@@ -2,14 +2,14 @@
 
 Place: beside `requests`; `copies.versions` says what is shown, and `mounts.demand` how. Contract:
 whoever looks into a backup gets an answer within a time limit: the backup, or that there is none.
-The loop waits for no file system. Nothing runs while no backup is shown.
+The loop waits for no file system. Nothing runs while no backup is shown, nor lacking.
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -61,6 +61,8 @@ class Versions:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="previous")
         self._keeper: Keeper | None = None
         self._lost = False  # whether that has ended
+        self._places = versions.Places(_EXPIRE_SECONDS)
+        self._shown: tuple[versions.Shown, ...] = ()
         self._copies: dict[str, ShadowCopy] = {}
         self._failed: dict[str, float] = {}  # until when, by the image
         self._expired = time.monotonic()
@@ -68,7 +70,8 @@ class Versions:
         present().ledger.listen(self._hear)
 
     def wake(self) -> None:
-        """Have it looked at soon what is to be shown."""
+        """Have it looked at soon what is to be shown, and what the shares lead to."""
+        self._places = versions.Places(_EXPIRE_SECONDS)
         self._woken.set()
 
     @property
@@ -85,7 +88,8 @@ class Versions:
             try:
                 pause = _AGAIN_SECONDS if await self._refresh() else _EXPIRE_SECONDS
                 await self._expire()
-                idle = pause == _EXPIRE_SECONDS and not self._demand.covered
+                busy = self._demand.covered or self.lacking
+                idle = pause == _EXPIRE_SECONDS and not busy
             except Exception:  # whatever it is, the next look may see more
                 _logger.exception("which backups are in Previous Versions cannot be told")
                 pause, idle = _EXPIRE_SECONDS, False
@@ -130,7 +134,7 @@ class Versions:
         if not showing and not self._demand.covered:
             self._lack(())
             return False
-        found = await in_thread(_found, instance)
+        found = self._shown = await in_thread(_found, instance, self._places, self._shown)
         wanted = [of for of in found if of.backups]
         self._copies = {copy.id: copy for of in wanted for copy in of.backups.values()}
         if wanted and self._keeper is None:
@@ -144,7 +148,7 @@ class Versions:
             self._demand.open(self._keeper.fileno(), theirs, self._keeper)
             self._loop.add_reader(self._keeper.fileno(), self._on_asked)
         lacking, again = await in_thread(_show, instance, wanted)
-        self._lack(lacking)
+        self._lack((*lacking, *_left_out(found)))
         return again
 
     def _lack(self, lacking: tuple[str, ...]) -> None:
@@ -211,11 +215,26 @@ class Versions:
         return await self._loop.run_in_executor(self._thread, function, *args)
 
 
-def _found(instance: Instance) -> tuple[versions.Shown, ...]:
+def _found(
+    instance: Instance, places: versions.Places, before: tuple[versions.Shown, ...]
+) -> tuple[versions.Shown, ...]:
     config, ledger = instance.config, instance.ledger
-    found = versions.shown(config.run_directory, config.shares, ledger.copies(), ledger.backups())
+    living, backups = ledger.copies(), ledger.backups()
+    there = places.look(instance) if backups else {}
+    found = versions.shown(config.run_directory, config.shares, living, backups, there, before)
     versions.record(instance, found)
     return found
+
+
+def _left_out(found: tuple[versions.Shown, ...]) -> Iterator[str]:
+    for of in found:
+        for count, why in (
+            (of.others, f"they are of another directory than the one at {of.path}"),
+            (of.untold, f"whether they are of the directory at {of.path} cannot be told"),
+        ):
+            if count:
+                shown = f"[{of.share}] does not show {count} of its backups in Previous Versions"
+                yield f"{shown}: {why}"
 
 
 def _show(instance: Instance, wanted: list[versions.Shown]) -> tuple[tuple[str, ...], bool]:

@@ -89,3 +89,8 @@ class Volume:
     def key(self) -> str:
         """The whole identity as one word, for locks and for what is shown: nobody parses it."""
         return f"{self.provider}:{self.file_system}:{self.id}"
+
+    @property
+    def group(self) -> str:
+        """What the backups of a share's directory have in common, whatever it is called."""
+        return f"{self.key}/{self.inode}"

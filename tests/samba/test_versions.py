@@ -100,6 +100,21 @@ def test_backups_are_previous_versions(rig: "Rig") -> None:
         with pytest.raises(SmbError):
             session.read(f"{first}\\data")
         wait_for(second, third)
+        if rig.fs.kind == "btrfs":
+            # Another directory that takes the place of the share's has none of its backups.
+            aside = volume.with_name("aside")
+            volume.rename(aside)
+            volume.mkdir()
+            rig.share("vms", volume, options | {"rvss:previous versions limit": "9"})
+            os.kill(rig.daemon.pid, signal.SIGHUP)
+            wait_for(third)
+            wait_until(
+                lambda: "status tells of it",
+                lambda: "does not show 1 of its backups" in rig.command("status").stdout,
+                60,
+            )
+            volume.rmdir()
+            aside.rename(volume)
         # No more than the newest, also of both together.
         rig.share("vms", volume, options | {"rvss:previous versions limit": "1"})
         os.kill(rig.daemon.pid, signal.SIGHUP)

@@ -1,5 +1,6 @@
 """Which backups are in Previous Versions, and by which names: pure, without a file system."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -8,12 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_rvss.copies import versions
-from samba_rvss.model import Phase, ShadowCopy, Share
-from tests.unit.values import NOW, copy_of
+from samba_rvss.model import Phase, ShadowCopy, Share, Volume
+from tests.unit.values import NOW, VOLUME, copy_of
 
 RUN = "/run/samba-rvss"
 VMS = f"{RUN}/previous/vms"
 SHARE = Share(name="vms", path="/srv/vms", previous_versions=True)
+
+
+def volume_at(path: str) -> Volume:
+    """Return the volume of a share: `values.VOLUME`, or one of its own."""
+    return VOLUME if os.path.normpath(path) == SHARE.path else replace(VOLUME, id=path)
+
+
+def led_to(*shares: Share) -> dict[str, str]:
+    """Return what shares lead to."""
+    return {os.path.normpath(share.path): volume_at(share.path).group for share in shares}
 
 
 def at(seconds: int, name: str, directory: str = VMS, phase: Phase = Phase.KEPT) -> ShadowCopy:
@@ -29,14 +40,14 @@ def names_of(
     """Return what each directory shows: names, from the second on, and ids."""
     return {
         of.directory: [(name[-8:], copy.id) for name, copy in sorted(of.backups.items())]
-        for of in versions.shown(RUN, shares or (SHARE,), living, kept)
+        for of in versions.shown(RUN, shares or (SHARE,), living, kept, led_to(*shares, SHARE))
     }
 
 
 def test_a_backup_keeps_its_name() -> None:
     kept = [at(59, "a"), at(58, "b"), replace(at(50, "x"), phase=Phase.SEALING)]
     assert names_of(kept) == {VMS: [("23.59.00", "a"), ("23.59.01", "b")]}
-    assert list(versions.renamed(versions.shown(RUN, (SHARE,), (), kept))) == []
+    assert list(versions.renamed(versions.shown(RUN, (SHARE,), (), kept, led_to(SHARE)))) == []
 
 
 def test_a_backup_without_a_name_gets_the_next_that_is_free() -> None:
@@ -45,7 +56,7 @@ def test_a_backup_without_a_name_gets_the_next_that_is_free() -> None:
     living = [at(58, "d", phase=Phase.SEALED)]
     expected = [("23.59.00", "a"), ("23.59.02", "e"), ("23.59.03", "b"), ("23.59.04", "c")]
     assert names_of(kept, living) == {VMS: expected}
-    found = versions.shown(RUN, (SHARE,), living, kept)
+    found = versions.shown(RUN, (SHARE,), living, kept, led_to(SHARE))
     assert [(copy.id, path[-8:]) for copy, path in versions.renamed(found)] == [
         ("b", "23.59.03"),
         ("c", "23.59.04"),
@@ -80,6 +91,7 @@ def test_by_directory() -> None:
     hidden = replace(SHARE, name="hidden", path="/srv/c", previous_versions=False)
     kept = [at(2, "a"), at(1, "b"), replace(at(3, "c", ""), share_path="/srv/b")]
     kept += [replace(at(4, "d", ""), share_path="/srv/c")]
+    kept[2:] = [replace(copy, volume=volume_at(copy.share_path)) for copy in kept[2:]]
     # Several shares of one directory have one, and the largest limit of those that show anything.
     found = names_of(kept, (), replace(twin, previous_versions=False), twin, SHARE, other, hidden)
     assert found == {
@@ -87,6 +99,37 @@ def test_by_directory() -> None:
         f"{RUN}/previous/a=2Fb": [("23.59.56", "c")],
     }
     assert names_of(kept, (), hidden) == {}
+
+
+def test_of_what_is_there_now_and_nothing_else() -> None:
+    kept = [at(3, "old"), replace(at(2, "new"), volume=volume_at("new"))]
+
+    def look(
+        told: dict[str, str], before: Sequence[versions.Shown] = (), *shares: Share
+    ) -> tuple[versions.Shown, ...]:
+        return versions.shown(RUN, shares or (SHARE,), (), kept, told, before)
+
+    def ids(found: Sequence[versions.Shown]) -> list[tuple[list[str], int, int]]:
+        return [([copy.id for copy in of.backups.values()], of.others, of.untold) for of in found]
+
+    # Another directory has taken the place of the one of which the first backup is.
+    first, second = look(led_to(SHARE)), look({SHARE.path: volume_at("new").group})
+    assert (ids(first), ids(second)) == ([(["old"], 1, 0)], [(["new"], 1, 0)])
+    assert ids(look({SHARE.path: ""})) == [([], 2, 0)]
+    # Where that cannot be told, what is shown stays, unless it is of another path.
+    assert ids(look({})) == [([], 0, 2)]
+    assert ids(look({}, first)) == [(["old"], 0, 1)]
+    assert ids(look({}, first, replace(SHARE, path="/srv/else"))) == [([], 0, 0)]
+    assert ids(look({}, (), replace(SHARE, previous_versions_limit=0))) == [([], 0, 0)]
+    # Wherever the directory is now, its backups are there, and in one place.
+    moved = replace(SHARE, path="/srv/moved")
+    third = look({moved.path: VOLUME.group}, (), moved)
+    assert ids(third) == ids(look({}, third, moved)) == [(["old"], 0, 0)]
+    both = (replace(SHARE, name="a", path="/srv/a"), moved)
+    told = {share.path: VOLUME.group for share in both}
+    assert ids(look(told, (), *both)) == [([], 0, 0), (["old"], 0, 0)]
+    kept[0] = at(3, "old", f"{RUN}/previous/a")
+    assert ids(look(told, (), *both)) == [(["old"], 0, 0), ([], 0, 0)]
 
 
 @given(
@@ -104,11 +147,14 @@ def test_names_are_one_each(given_: list[tuple[int, bool, bool]], limit: int) ->
             living.append(replace(copy, phase=Phase.SEALED))
         else:
             kept.append(copy)
-    (found,) = versions.shown(RUN, (share,), living, kept)
+    (found,) = versions.shown(RUN, (share,), living, kept, led_to(share))
     there = {copy.previous_path.rpartition("/")[2] for copy in living}
     assert there.isdisjoint(found.backups)
     assert len(found.backups) + len(living) <= max(limit, len(living))
     for copy, path in versions.renamed([found]):
         kept[kept.index(copy)] = replace(copy, previous_path=path)
-    assert versions.shown(RUN, (share,), living, kept)[0].backups.keys() == found.backups.keys()
-    assert list(versions.renamed(versions.shown(RUN, (share,), living, kept))) == []
+    assert (
+        versions.shown(RUN, (share,), living, kept, led_to(share))[0].backups.keys()
+        == found.backups.keys()
+    )
+    assert list(versions.renamed(versions.shown(RUN, (share,), living, kept, led_to(share)))) == []
