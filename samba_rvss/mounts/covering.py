@@ -89,6 +89,28 @@ def places(run: str, raw: bytes) -> list[str]:
     return [mount.target for mount in found if os.path.dirname(mount.target) == above]
 
 
+def passing(path: str) -> way.Ownership | None:
+    """Return what lets pass whom a directory does, for its autofs; None if nobody passes it.
+
+    Raises:
+        RvssError: NOT_SUPPORTED if nothing does: an autofs has no ACL.
+        OSError: if it cannot be opened.
+    """
+    gate = way.read(path)
+    if gate == way.CLOSED:
+        return None
+    who = way.ownership(gate, listed=True)
+    if who is None:
+        raise RvssError(
+            Problem.NOT_SUPPORTED,
+            f"the ACL on the way to the share is carried over to {path}, where backups"
+            " cannot be mounted on demand",
+            "give the way to the share a group instead of the ACL, or set"
+            " 'rvss:previous versions limit = 0'",
+        )
+    return who
+
+
 def beneath(path: str) -> int:
     """Open the directory that an autofs hides; the caller closes it."""
     above, name = os.path.split(path)

@@ -148,18 +148,9 @@ class Demand:
                     raise RvssError(
                         Problem.NOT_SUPPORTED, f"something is mounted at {path}", "unmount that"
                     )
-                gate = way.read(path)
-                if gate == way.CLOSED:
-                    return  # nor are shadow copies shown: see `previous.make`
-                who = way.ownership(gate, listed=True)
+                who = covering.passing(path)
                 if who is None:
-                    raise RvssError(
-                        Problem.NOT_SUPPORTED,
-                        f"the ACL on the way to the share is carried over to {path}, where backups"
-                        " cannot be mounted on demand",
-                        "give the way to the share a group instead of the ACL, or set"
-                        " 'rvss:previous versions limit = 0'",
-                    )
+                    return  # nor are shadow copies shown: see `previous.make`
                 self._cover(path, who)
             except FileNotFoundError:
                 return  # nor are shadow copies shown
