@@ -54,26 +54,29 @@ def give_up(run: str, backups: Collection[str], served: Collection[str] = ()) ->
             autofs.silence(root)
     for path in left:
         try:
-            _give_up(path, backups)
+            failed += _give_up(path, backups)
         except OSError as exc:
             failed.append(f"{path} cannot be taken over: {exc.strerror}")
     return failed
 
 
-def _give_up(path: str, backups: Collection[str]) -> None:
+def _give_up(path: str, backups: Collection[str]) -> list[str]:
+    """Take one away; return a sentence on each mount that is lost, for reconciling to make anew."""
     with files.opened(os.open(path, files.DIRECTORY)) as root:
         autofs.silence(root)
         names = [name for name in os.listdir(root) if f"{path}/{name}" not in backups]
         # What comes to light lets pass nobody whom the autofs has not.
         with files.opened(beneath(path)) as plain:
             way.apply(plain, way.let_by(root), listed=True)
-    with clones(path, names) as found, letting_go() as hold:
+    lost: list[str] = []
+    with clones(path, names, lost) as found, letting_go() as hold:
         for name in os.listdir(path):
             if name not in found:
                 hold(f"{path}/{name}")
         mounting.umount(path)
         with files.opened(os.open(path, files.DIRECTORY)) as plain:
             put(plain, found)
+    return lost
 
 
 def places(run: str, raw: bytes) -> list[str]:
@@ -119,22 +122,49 @@ def beneath(path: str) -> int:
 
 
 @contextmanager
-def clones(path: str, names: Iterable[str]) -> Iterator[dict[str, int]]:
+def clones(
+    path: str, names: Iterable[str], lost: list[str] | None = None
+) -> Iterator[dict[str, int]]:
     """Clone what is mounted at some names in a directory, for a block; -1 where nothing is.
 
+    Args:
+        path: the directory.
+        names: the names.
+        lost: gets a sentence on each that cannot be cloned, and is not carried over then.
+
     Raises:
-        OSError: if one cannot be cloned: what is not carried over would be lost.
+        OSError: without that, if one cannot be cloned.
     """
     found: dict[str, int] = {}
     with ExitStack() as closing:
         for name in names:
             found[name] = -1
-            if is_mounted(f"{path}/{name}"):
-                found[name] = mounting.open_tree(f"{path}/{name}", recursive=True)
-                closing.callback(os.close, found[name])
-                # A peer of what it is put on would be mounted on itself as well.
-                mounting.mount_setattr(found[name], propagation=mounting.MS_PRIVATE)
+            try:
+                clone = _clone(f"{path}/{name}")
+            except OSError as exc:
+                if lost is None:
+                    raise
+                lost.append(f"what is mounted at {path}/{name} is not carried over: {exc.strerror}")
+                continue
+            if clone >= 0:
+                closing.callback(os.close, clone)
+                found[name] = clone
         yield found
+
+
+def _clone(path: str) -> int:
+    """Clone what is mounted at a path; return -1 if nothing is."""
+    if not is_mounted(path):
+        return -1
+    clone = mounting.open_tree(path, recursive=True)
+    try:
+        # A peer of what it is put on would be mounted on itself as well, and what is unmounted
+        # elsewhere would be unmounted in it.
+        mounting.mount_setattr(clone, propagation=mounting.MS_PRIVATE)
+    except OSError:
+        os.close(clone)
+        raise
+    return clone
 
 
 def is_mounted(path: str) -> bool:
@@ -202,10 +232,9 @@ def letting_go(seconds: float = 0) -> Iterator[Callable[[str], None]]:
 
     def hold(path: str) -> None:
         with suppress(OSError):  # without a descriptor it is unmounted all the same
-            if is_mounted(path):
-                held.append(mounting.open_tree(path, recursive=True))
-                # What is unmounted elsewhere would be unmounted in it as well.
-                mounting.mount_setattr(held[-1], propagation=mounting.MS_PRIVATE)
+            clone = _clone(path)
+            if clone >= 0:
+                held.append(clone)
 
     try:
         yield hold

@@ -337,7 +337,7 @@ def test_one_directory_that_cannot_be_taken_over(rig_directory: Path) -> None:
     processes.lead()
     with ExitStack() as undo:
         bench = Bench(rig_directory, undo)
-        live = bench.live()
+        live, other = bench.live(), bench.live()
         served = undo.enter_context(ExitStack())
         bench.serve(served)
         paths = [str(bench.path), bench.mounts.make_previous("more")]
@@ -351,11 +351,15 @@ def test_one_directory_that_cannot_be_taken_over(rig_directory: Path) -> None:
         # Somebody has mounted something over the second one.
         with files.opened(mounting.open_tree(str(bench.image))) as theirs:
             mounting.move_mount(theirs, paths[1])
+        # And something is mounted that cannot be carried over (mount_namespaces(7)).
+        assert run("mount", "--make-unbindable", str(other)).returncode == 0
         backups = [f"{path}/{NAMES[0]}" for path in paths]
-        (failed,) = bench.mounts.take_over(backups)
-        assert paths[1] in failed
-        assert os.listdir(bench.path) == [live.name]
+        lost, left = bench.mounts.take_over(backups)
+        assert str(other) in lost
+        assert paths[1] in left
+        assert sorted(os.listdir(bench.path)) == [live.name, other.name]
         assert (live / "file").read_text() == "old"
+        assert bench.mounted() == {live.name}
         bench.serve(undo)
         bench.mounts.demand.cover(paths[0])
         with pytest.raises(RvssError, match="something is mounted"):
