@@ -48,13 +48,14 @@ def test_backups_are_previous_versions(rig: "Rig") -> None:
         )
 
     with rig.client() as client, rig.session("vms") as session:
-        names = []
+        names, ids = [], []
         for text in (b"first", b"second"):
             (volume / "data").write_bytes(text)
             taken = rig.expose(client, "vms")
             taken.complete()
             (copy,) = rig.wait_for_phase(Phase.SEALED)
             names.append(Path(copy.previous_path).name)
+            ids.append(copy.id)
             taken.delete()
         # The client has deleted them: they are still there, and nothing is mounted for that.
         (volume / "data").write_bytes(b"now")
@@ -95,7 +96,7 @@ def test_backups_are_previous_versions(rig: "Rig") -> None:
         # Whoever looks into one keeps nobody from deleting it, and sees that it has gone.
         assert session.read(f"{first}\\data") == b"first"
         assert str(directory / first) in mounted()
-        done = rig.command("delete", _backups(rig)[0])
+        done = rig.command("delete", ids[0])
         assert done.returncode == 0, done.stderr
         with pytest.raises(SmbError):
             session.read(f"{first}\\data")
