@@ -78,6 +78,7 @@ class Demand:
         self._run = run
         self._lock = lock
         self._asked = self._theirs = -1
+        self._ending = False
         self._keeper: Keeper | None = None
         self._covered: dict[str, _Covered] = {}
 
@@ -90,6 +91,7 @@ class Demand:
             keeper: who is to answer those questions that our owner does not.
         """
         self._asked, self._theirs, self._keeper = asked, theirs, keeper
+        self._ending = False
 
     def close(self) -> None:
         """End: directories are plain again, with the mounts of shadow copies in them.
@@ -99,6 +101,7 @@ class Demand:
         Raises:
             OSError: if it cannot be done; TimeoutError if somebody does not free the lock.
         """
+        self._ending = True  # whoever has the lock covers nothing more
         for covered in tuple(self._covered.values()):
             with suppress(OSError):  # `uncover` has closed it meanwhile
                 autofs.silence(covered.root)
@@ -137,7 +140,7 @@ class Demand:
                 SYSTEM.
         """
         with self._lock:
-            if self._theirs < 0:
+            if self._theirs < 0 or self._ending:
                 return
             try:
                 if path in self._covered:
