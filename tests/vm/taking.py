@@ -83,8 +83,14 @@ def recover(taken: Taken) -> None:
 
 
 def copy_of(taken: Taken) -> ShadowCopy:
-    """Return what the ledger says of a copy."""
-    (copy,) = (c for c in ledger() if c.copy_id == str(taken.made.mappings[0].copy_id))
+    """Return what the ledger says of a copy; it learns of it after Samba answers."""
+    copy_id = str(taken.made.mappings[0].copy_id)
+    (copy,) = wait_until(
+        f"{taken.name} is learned",
+        lambda: [copy for copy in ledger() if copy.copy_id == copy_id],
+        SETTLE_SECONDS,
+        pause=0.2,
+    )
     return copy
 
 
