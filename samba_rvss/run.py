@@ -119,21 +119,7 @@ def run(
             failure.
     """
     words = [argv[0] if "/" in argv[0] else tool(argv[0]), *argv[1:]]
-    _reap_abandoned()
-    try:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(env),
-            text=True,
-            errors="surrogateescape",
-            start_new_session=True,
-        )
-    except (OSError, ValueError, subprocess.SubprocessError) as exc:
-        tool.cache_clear()  # it may be somewhere else by now
-        raise not_started(words, exc) from exc
+    process = _start(words, env, subprocess.PIPE)
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as exc:
@@ -164,20 +150,7 @@ def beginning(argv: Sequence[str], size: int, *, timeout: float) -> bytes:
         ToolError: if it could not be started, or ended with a failure before that, or did not end
             in time.
     """
-    _reap_abandoned()
-    try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment(),
-            text=True,
-            start_new_session=True,
-        )
-    except (OSError, ValueError, subprocess.SubprocessError) as exc:
-        tool.cache_clear()
-        raise not_started(argv, exc) from exc
+    process = _start(argv, None, subprocess.DEVNULL)
     deadline = time.monotonic() + timeout
     try:
         found = _read(process, size, deadline)
@@ -191,6 +164,36 @@ def beginning(argv: Sequence[str], size: int, *, timeout: float) -> bytes:
         how = f"ended with status {process.returncode}"
         raise ToolError(argv, process.returncode, "", "", how)
     return found
+
+
+def _start(
+    words: Sequence[str], env: Mapping[str, str] | None, stderr: int
+) -> subprocess.Popen[str]:
+    """Start a program in a session of its own, which prints into a pipe.
+
+    Args:
+        words: its absolute path and its arguments.
+        env: additions to the fixed environment.
+        stderr: where its standard error goes, as `subprocess.Popen` has it.
+
+    Raises:
+        ToolError: it could not be started.
+    """
+    _reap_abandoned()
+    try:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment(env),
+            text=True,
+            errors="surrogateescape",
+            start_new_session=True,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as exc:
+        tool.cache_clear()  # it may be somewhere else by now
+        raise not_started(words, exc) from exc
 
 
 def _read(process: subprocess.Popen[str], size: int, deadline: float) -> bytes:
