@@ -128,33 +128,22 @@ def _show(
             )
         )
     lines += map(_other_line, others)
-    if sys.stdout.isatty():
-        columns = ["ID", "SHARE", "AGE", "PHASE", "CONNECTED", "WAITS FOR"]
-        shown = [
-            [
-                at.id,
-                at.share,
-                rows.age(at.taken) if at.taken else "-",
-                at.phase,
-                at.clients,
-                at.waits,
-            ]
-            for at in lines
+    at_terminal = sys.stdout.isatty()  # which has no room for paths
+    when, told = ("AGE", rows.age) if at_terminal else ("TAKEN", output.local_time)
+    path = [] if at_terminal else ["PATH"]
+    columns = ["ID", "SHARE", when, "PHASE", *path, "CONNECTED", "WAITS FOR"]
+    shown = [
+        [
+            at.id,
+            at.share,
+            told(at.taken) if at.taken else "-",
+            at.phase,
+            *([] if at_terminal else [at.path]),
+            at.clients,
+            at.waits,
         ]
-    else:
-        columns = ["ID", "SHARE", "TAKEN", "PHASE", "PATH", "CONNECTED", "WAITS FOR"]
-        shown = [
-            [
-                at.id,
-                at.share,
-                output.local_time(at.taken) if at.taken else "-",
-                at.phase,
-                at.path,
-                at.clients,
-                at.waits,
-            ]
-            for at in lines
-        ]
+        for at in lines
+    ]
     output.print_table(columns, shown, "There are no shadow copies.", rows.STYLES)
 
 
