@@ -29,7 +29,7 @@ from samba_rvss.samba import (
     twins,
     written,
 )
-from samba_rvss.samba.edited import Change, edited, is_global
+from samba_rvss.samba.edited import Change, edited
 from samba_rvss.samba.parser import lower_case, open_context, registry_sections, sections_of
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.samba.sections import Section
@@ -197,7 +197,7 @@ def _plan(config: conf.Config, section: Section, arguments: argparse.Namespace) 
         includes = [
             text
             for part in written.parse(before)
-            if is_global(part.section)
+            if written.is_global(part.section)
             for key, text in part.parameters
             if plain(key) == "include"
         ]

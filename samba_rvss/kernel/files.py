@@ -46,6 +46,13 @@ def all_opened(fds: Iterable[int]) -> Iterator[None]:
         yield
 
 
+def write(fd: int, data: bytes) -> None:
+    """Write all of something, in as many pieces as the kernel takes it in."""
+    left = data
+    while left:
+        left = left[os.write(fd, left) :]
+
+
 def replace(path: str, data: bytes, like: int | None = None, *, mode: int = 0o600) -> None:
     """Put a file in the place of another one: in one step, and durable; or leave that as it was.
 
@@ -68,9 +75,7 @@ def replace(path: str, data: bytes, like: int | None = None, *, mode: int = 0o60
             os.unlink(new, dir_fd=within)
         with opened(os.open(new, flags, 0o600, dir_fd=within)) as fd:
             try:
-                left = data
-                while left:
-                    left = left[os.write(fd, left) :]
+                write(fd, data)
                 if like is None:
                     os.fchmod(fd, mode)
                 else:

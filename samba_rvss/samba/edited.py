@@ -56,17 +56,9 @@ def edited(text: str, changes: Iterable[Change]) -> str:
     return text
 
 
-def is_global(section: str | None) -> bool:
-    """Return whether a section is [global], or what stands before the first one, which is too.
-
-    Source: lib/param/loadparm.c, lpcfg_do_section(), with GLOBAL_NAME and GLOBAL_NAME2.
-    """
-    return section is None or plain(section) in ("global", "globals")
-
-
 def _is(section: str | None, name: str) -> bool:
-    if is_global(name):
-        return is_global(section)
+    if written.is_global(name):
+        return written.is_global(section)
     return section is not None and lower_case(section) == lower_case(name)
 
 
@@ -102,7 +94,7 @@ def _with(text: str, change: Change) -> str:
         if beside.parameter is not None:
             before = _indentation(lines[beside.lines[0]])
         lines.insert(at, f"{before}{change.line}")
-    elif is_global(change.section):
+    elif written.is_global(change.section):
         lines[:0] = ["[global]", f"{_INDENTATION}{change.line}", ""]
     else:
         raise KeyError(change.section)

@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from samba_rvss.kernel import files
 from samba_rvss.samba import conf, needs, registry, written
 from samba_rvss.samba.conf import Config
-from samba_rvss.samba.edited import Change, is_global
+from samba_rvss.samba.edited import Change
 from samba_rvss.samba.parser import lower_case, open_context, sections_of
 from samba_rvss.samba.values import is_true, listed, plain
+from samba_rvss.samba.written import is_global
 
 _GLOBAL = "global"
 
@@ -110,9 +112,7 @@ def of_text(text: str) -> int:
     """Return a descriptor of a file without a name that has a text; its path is in /proc."""
     fd = os.memfd_create("smb.conf", os.MFD_CLOEXEC)
     try:
-        left = os.fsencode(text)
-        while left:
-            left = left[os.write(fd, left) :]
+        files.write(fd, os.fsencode(text))
     except BaseException:
         os.close(fd)
         raise

@@ -116,10 +116,18 @@ def files(path: str, above: tuple[str, ...] = ()) -> Iterator[str]:
                 yield from files(value, (*above, path))
 
 
+def is_global(section: str | None) -> bool:
+    """Return whether a section is [global], or what stands before the first one, which is too.
+
+    Source: lib/param/loadparm.c, lpcfg_do_section(), with GLOBAL_NAME and GLOBAL_NAME2.
+    """
+    return section is None or plain(section) in ("global", "globals")
+
+
 def in_global(path: str) -> Iterator[Parameter]:
     """Yield the parameters of [global] in their order, each file's where it is included."""
     for part in read(path):
-        if part.section is not None and plain(part.section) not in ("global", "globals"):
+        if not is_global(part.section):
             continue
         for each in part.parameters:
             yield each
