@@ -12,12 +12,35 @@ from samba_rvss.samba.clocks import IDLE, SEQUENCE, SHORT_IDLE, clocks, number
 from samba_rvss.samba.values import is_true, joined, plain
 from samba_rvss.samba.written import Parameter
 
+WORKERS, PRUNE_STALE = "rpcd_fsrvp:num_workers", "fss:prune stale"
+"""Parameters of [global] that make Remote VSS work, or break it; the third is `clocks.IDLE`."""
+
 # lib/param/loadparm_server_role.c
 _DOMAIN_CONTROLLER = "ROLE_ACTIVE_DIRECTORY_DC"
 # Where the registry is, and what is opened with it (source3/registry/reg_init_smbconf.c).
 _DIRECTORIES = frozenset(
     map(plain, ("state directory", "lock directory", "cache directory", "private dir"))
 )
+
+
+def serves_registry(globals_: Mapping[str, str]) -> bool:
+    """Return whether Samba serves the shares of its registry."""
+    return is_true(globals_.get("registry shares", "no"))
+
+
+def has_one_worker(globals_: Mapping[str, str]) -> bool:
+    """Return whether one worker has all shadow copy sets."""
+    return number(globals_.get(WORKERS)) == 1
+
+
+def forgets_soon(globals_: Mapping[str, str]) -> bool:
+    """Return whether the set of a client that has vanished is forgotten soon."""
+    return clocks(globals_).idle <= SHORT_IDLE
+
+
+def prunes_stale(globals_: Mapping[str, str]) -> bool:
+    """Return whether Samba is told to do what crashes rpcd_fsrvp."""
+    return is_true(globals_.get(PRUNE_STALE, "no"))
 
 
 def breaking(globals_: Mapping[str, str], role: str) -> Iterator[Advice]:
@@ -35,21 +58,21 @@ def breaking(globals_: Mapping[str, str], role: str) -> Iterator[Advice]:
             " there Samba offers no Remote VSS",
             write="have a member server serve the shares",
         )
-    if not is_true(globals_.get("registry shares", "no")):
+    if not serves_registry(globals_):
         yield Advice(
             check="registry",
             what="'registry shares' is off in [global]",
             why="Samba cannot expose shadow copies",
             write="set 'registry shares = yes' and 'include = registry'",
         )
-    if number(globals_.get("rpcd_fsrvp:num_workers")) != 1:
+    if not has_one_worker(globals_):
         yield Advice(
             check="workers",
             what="'rpcd_fsrvp:num_workers = 1' is missing in [global]",
             why="with more workers, clients erase each other's shadow copy sets",
             write="write 'rpcd_fsrvp:num_workers = 1' into [global]",
         )
-    if clocks(globals_).idle > SHORT_IDLE:
+    if not forgets_soon(globals_):
         yield Advice(
             check="idle",
             what=f"'{IDLE} = {SHORT_IDLE}' is missing in [global]",
@@ -57,7 +80,7 @@ def breaking(globals_: Mapping[str, str], role: str) -> Iterator[Advice]:
             " longer than it must",
             write=f"write '{IDLE} = {SHORT_IDLE}' into [global]",
         )
-    if is_true(globals_.get("fss:prune stale", "no")):
+    if prunes_stale(globals_):
         yield Advice(
             check="prune-stale",
             what="'fss:prune stale' is on in [global]",
@@ -103,7 +126,7 @@ def limiting(globals_: Mapping[str, str], parameters: Sequence[Parameter]) -> It
     """
     whole = any((plain(n), plain(v)) == ("configbackend", "registry") for n, v in parameters)
     includes = whole or any(_opens_registry(plain(name), value) for name, value in parameters)
-    if is_true(globals_.get("registry shares", "no")) and not includes:
+    if serves_registry(globals_) and not includes:
         # source3/param/loadparm.c, lp_file_list_changed()
         yield Advice(
             check="include",

@@ -12,7 +12,7 @@ from samba_rvss.samba import conf, needs, registry, written
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.edited import Change
 from samba_rvss.samba.parser import lower_case, open_context, sections_of
-from samba_rvss.samba.values import is_true, listed, plain
+from samba_rvss.samba.values import Parameters, listed, plain
 from samba_rvss.samba.written import is_global
 
 _GLOBAL = "global"
@@ -49,9 +49,8 @@ def look(file: str) -> Outlook:
         lower_case(name): {plain(key): text for key, text in own.items()}
         for name, own in sections_of(context).items()
     }
-    served = is_true(sections.get(_GLOBAL, {}).get("registryshares", "no"))
     names: frozenset[str] = frozenset()
-    if served:
+    if needs.serves_registry(Parameters(sections.get(_GLOBAL, {}))):
         with registry.reading() as database:
             names = frozenset(name for name in database.share_names() if not is_global(name))
     parameters = tuple(written.in_global(file))

@@ -6,8 +6,8 @@ Contract: pure: from the parameters that are there, which are to be changed, eac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from samba_rvss.samba import modules
-from samba_rvss.samba.clocks import IDLE, SHORT_IDLE, clocks, number
+from samba_rvss.samba import modules, needs
+from samba_rvss.samba.clocks import IDLE, SHORT_IDLE
 from samba_rvss.samba.edited import Change
 from samba_rvss.samba.options import RUN_DIRECTORY
 from samba_rvss.samba.sections import COMMANDS, is_our_command
@@ -50,19 +50,19 @@ def for_all(globals_: Parameters, includes: Sequence[str]) -> Iterator[Change]:
     def change(key: str, value: str | None, why: str) -> Change:
         return Change(section="global", key=key, value=value, why=why)
 
-    if not is_true(globals_.get("registry shares", "no")):
+    if not needs.serves_registry(globals_):
         why = "exposed shadow copies are shares that Samba keeps in its registry"
         yield change("registry shares", "yes", why)
     if "registry" not in map(str.lower, includes):
         yield change("include", "registry", "so that Samba finds them there")
-    if number(globals_.get("rpcd_fsrvp:num_workers")) != 1:
+    if not needs.has_one_worker(globals_):
         why = "several workers erase each other's shadow copy sets"
-        yield change("rpcd_fsrvp:num_workers", "1", why)
-    if clocks(globals_).idle > SHORT_IDLE:
+        yield change(needs.WORKERS, "1", why)
+    if not needs.forgets_soon(globals_):
         why = "the set of a client that has vanished is in the way of all others until then"
         yield change(IDLE, str(SHORT_IDLE), why)
-    if is_true(globals_.get("fss:prune stale", "no")):
-        yield change("fss:prune stale", None, "rpcd_fsrvp crashes with it when it starts")
+    if needs.prunes_stale(globals_):
+        yield change(needs.PRUNE_STALE, None, "rpcd_fsrvp crashes with it when it starts")
 
 
 def for_share(

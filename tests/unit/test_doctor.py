@@ -363,7 +363,7 @@ CASES = {
         write="no client for 10 s, or 'kill 9'",
     ),
     "versions": Case(
-        seen=lambda seen: replace(seen, daemon=replace(seen.daemon, replaced=True)),  # type: ignore[type-var]  # it is one
+        seen=lambda seen: replace(seen, daemon=replace(seen.daemon, replaced=True)),  # type: ignore[type-var]  # it is not None there
         severity=WARNING,
         what="the daemon (process 8) was started before samba-rvss was installed anew",
         why="two versions",
