@@ -13,6 +13,7 @@ import pytest
 
 from samba_rvss.errors import Problem
 from samba_rvss.model import Phase
+from samba_rvss.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from samba_rvss.samba.fsrvp.copyset import CopySet
@@ -36,7 +37,12 @@ def _exposed(rig: "Rig") -> "CopySet":
         taken = rig.expose(client, SHARE)
         rig.wait_for_phase(Phase.OPEN)
         taken.complete()
-        rig.wait_for_phase(Phase.SEALED)
+        (copy,) = rig.wait_for_phase(Phase.SEALED)
+    # What recovery wrote to is cleared away afterwards: a daemon that stops before leaves it.
+    whole = f"image {copy.id}"
+    wait_until(
+        lambda: f"{rig.fs.parts()} has one {whole}", lambda: rig.fs.parts().count(whole) == 1
+    )
     return taken
 
 
