@@ -3,7 +3,8 @@
 The socket is open to all, because the hook runs as the client's user. So the kernel is asked which
 process connected, and /proc which processes started it; nothing that the caller says counts. Nor
 is anybody let in who would get a path that he cannot see: that of a recovery mount in a mount
-namespace which does not follow ours, where Samba would find an empty directory.
+namespace which does not follow ours, where Samba would find an empty directory. Nor is a Samba that
+we could not look after, because its processes have other numbers here, or other databases.
 """
 
 import errno
@@ -22,6 +23,7 @@ from samba_rvss.samba import control
 _PARENTS = 4
 _NOT_PERMITTED = (errno.EACCES, errno.EPERM)
 _PTRACE = "give samba-rvss the capability CAP_SYS_PTRACE"
+_TOGETHER = "let Samba and samba-rvss share one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,12 @@ class Access(Closing):
 
     Args:
         run_directory: where its recovery mounts are.
+        lock_directory: where its Samba has its locks.
     """
 
-    def __init__(self, run_directory: str) -> None:
+    def __init__(self, run_directory: str, lock_directory: str) -> None:
         self._run = run_directory
+        self._locks = lock_directory
         self._namespace = processes.mount_namespace(os.getpid())
         self._lock = Lock()
         self._started: dict[int, float] = {}  # when workers were, whose programs are root's
@@ -104,13 +108,13 @@ class Access(Closing):
     def _admit(self, connection: socket.socket, *, slowly: bool) -> Peer | None:
         peer = processes.peer_credentials(connection)
         if peer.pid == 0:
-            if peer.uid == 0:
-                return peer
-            raise RvssError(
+            refusal = RvssError(
                 Problem.REFUSED,
                 f"a process of user {peer.uid} in another PID namespace may not use the hook",
-                "let Samba and samba-rvss share one",
+                _TOGETHER,
             )
+            self._refusal = refusal.line()
+            raise refusal
         try:
             # By the pidfd it is noticed if the process ends and its pid is used again.
             pidfd = processes.peer_pidfd(connection, peer.pid)
@@ -144,7 +148,10 @@ class Access(Closing):
         """
         found = _worker_of(peer)
         if found is None:
-            raise _refusal(peer, f"no {control.WORKER} of root started it")
+            # root there may be somebody else here
+            raise _elsewhere(peer, peer.pid) or _refusal(
+                peer, f"no {control.WORKER} of root started it"
+            )
         started = processes.started(found.pid)
         if self._started.get(found.pid) == started:
             return found.pid
@@ -154,10 +161,30 @@ class Access(Closing):
             raise _refusal(
                 peer, f"the program of the {control.WORKER} that started it is not root's"
             )
+        self._look_for(found.pid, peer)
         with self._lock:
             living = {pid: at for pid, at in self._started.items() if processes.started(pid) == at}
             self._started = {**living, found.pid: started}
         return found.pid
+
+    def _look_for(self, worker: int, peer: Peer) -> None:
+        """Do nothing if a worker is one of our Samba's, known here by the number that it has there.
+
+        Raises:
+            RvssError: REFUSED if it is not: what Samba does would not be noticed.
+            OSError: if it cannot be told.
+        """
+        refusal = _elsewhere(peer, worker)
+        if refusal is None and not control.has_locks(worker, self._locks):
+            refusal = _refusal(
+                peer,
+                f"the Samba that started it has its locks elsewhere than in {self._locks}, and what"
+                " it records would not be seen",
+                "let Samba and samba-rvss have one smb.conf, and its directories in common",
+            )
+        if refusal is not None:
+            self._refusal = refusal.line()
+            raise refusal
 
     def _sees_mounts(self, peer: Peer, *, slowly: bool) -> bool:
         """Return whether a process sees our recovery mounts; False if that takes longer to tell.
@@ -223,6 +250,18 @@ def _refusal(peer: Peer, reason: str, hint: str = "") -> RvssError:
         f"process {peer.pid} of user {peer.uid} may not use the hook: {reason}",
         hint,
     )
+
+
+def _elsewhere(peer: Peer, pid: int) -> RvssError | None:
+    """Return the refusal of who is in a namespace in which users or processes have other numbers.
+
+    Raises:
+        OSError: if it cannot be told.
+    """
+    for kind, name in (("pid", "PID"), ("user", "user")):
+        if not processes.shares_namespace(pid, kind):
+            return _refusal(peer, f"it is in another {name} namespace", _TOGETHER)
+    return None
 
 
 def _unreadable(peer: Peer, exc: OSError) -> RvssError:

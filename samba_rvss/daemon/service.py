@@ -108,7 +108,9 @@ class Daemon:
             threads = ThreadPoolExecutor(_ADMITTING, thread_name_prefix="admit")
             cleanup.callback(threads.shutdown, wait=False, cancel_futures=True)
             door = sockets.Door(self._tasks, threads)
-            access = cleanup.enter_context(Access(config.run_directory))
+            access = cleanup.enter_context(
+                Access(config.run_directory, config.samba_lock_directory)
+            )
             serve_hook = partial(hook.serve, requests=requests)
             serve_admin = partial(
                 admin.serve,

@@ -178,6 +178,16 @@ def mount_namespace(pid: int) -> str:
     return os.readlink(f"/proc/{pid}/ns/mnt")
 
 
+def shares_namespace(pid: int, kind: str) -> bool:
+    """Return whether a process is in the same namespace as we are.
+
+    Args:
+        pid: its number.
+        kind: "pid" or "user", as in /proc/PID/ns (namespaces(7)).
+    """
+    return os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
+
+
 def working_directory(pid: int) -> str:
     """Return the working directory of a process, by its path in that process's mount namespace."""
     return os.readlink(f"/proc/{pid}/cwd")

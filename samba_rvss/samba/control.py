@@ -57,9 +57,6 @@ def worker_pids(lock_directory: str) -> list[int]:
 def pids_of(program: str, lock_directory: str) -> list[int]:
     """Return the process ids of a program of one Samba's, run by root and belonging to root.
 
-    Each Samba process has a lock file named after it there (lib/messages_dgm.c,
-    messaging_dgm_lockfile_create()).
-
     Raises:
         RvssError: SAMBA if one may be it, and cannot be looked at.
     """
@@ -68,7 +65,7 @@ def pids_of(program: str, lock_directory: str) -> list[int]:
         try:
             if (
                 processes.command(pid) == program
-                and os.path.exists(f"{lock_directory}/msg.lock/{pid}")
+                and has_locks(pid, lock_directory)
                 and _is_called(processes.process(pid), program)
                 and processes.executable_uid(pid) == 0
             ):
@@ -82,6 +79,14 @@ def pids_of(program: str, lock_directory: str) -> list[int]:
         except OSError:  # it has ended
             continue
     return sorted(found)
+
+
+def has_locks(pid: int, lock_directory: str) -> bool:
+    """Return whether a process of Samba is one of the Samba that has its locks in a directory.
+
+    Each has a lock file named after it there (lib/messages_dgm.c, messaging_dgm_lockfile_create()).
+    """
+    return os.path.exists(f"{lock_directory}/msg.lock/{pid}")
 
 
 def is_worker(process: processes.Process) -> bool:

@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,9 +42,15 @@ for line in sys.stdin:
 
 
 class Worker:
-    """What the kernel says of it is what it says of Samba's."""
+    """What the kernel says of it is what it says of Samba's.
 
-    def __init__(self, directory: Path, undo: ExitStack) -> None:
+    Args:
+        directory: for its program, and for Samba's locks.
+        undo: ends it.
+        above: a program that starts it, with its arguments.
+    """
+
+    def __init__(self, directory: Path, undo: ExitStack, above: Sequence[str] = ()) -> None:
         name = secrets.token_hex(8)
         self._undo = undo
         self._listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
@@ -55,7 +61,7 @@ class Worker:
         shutil.copy(Path(sys.executable).resolve(), program)
         self._process = undo.enter_context(
             subprocess.Popen(
-                [program, "-ISEc", _WORKER, name],
+                [*above, program, "-ISEc", _WORKER, name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment(),
@@ -63,6 +69,8 @@ class Worker:
             )
         )
         undo.callback(self._process.kill)
+        (directory / "msg.lock").mkdir()
+        (directory / "msg.lock" / str(self._process.pid)).touch()
 
     def callout(self) -> tuple[socket.socket, int]:
         """Begin one; return its connection and the pid of its shell."""
@@ -82,7 +90,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
 
 
 def test_one_callout_at_a_time(worker: Worker, tmp_path: Path) -> None:
-    with Access(str(tmp_path)) as access:
+    with Access(str(tmp_path), str(tmp_path)) as access:
         first, shell = worker.callout()
         assert access.quickly(first) is None  # whose program it is can take long to tell
         peer = access.slowly(first)
@@ -102,3 +110,41 @@ def test_one_callout_at_a_time(worker: Worker, tmp_path: Path) -> None:
         second.close()
         wait_until("it has ended", lambda: not os.path.exists(f"/proc/{ending.pid}"))
         assert access.quickly(worker.callout()[0]) is not None
+
+
+@contextmanager
+def user_namespace() -> Iterator[list[str]]:
+    """Yield what runs a program in another user namespace, in which users have the same numbers."""
+    with subprocess.Popen(["unshare", "--user", "sleep", "infinity"]) as process:
+        try:
+            pid = process.pid
+            wait_until("it is there", lambda: not processes.shares_namespace(pid, "user"))
+            for name in ("uid_map", "gid_map"):
+                Path(f"/proc/{pid}/{name}").write_text("0 0 65536\n")
+            yield ["nsenter", f"--user=/proc/{pid}/ns/user"]
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("kind", ["PID", "user"])
+def test_a_samba_in_another_namespace_is_refused(kind: str, tmp_path: Path) -> None:
+    """As one in a container can be, though its processes are seen here."""
+    reason = f"it is in another {kind} namespace"
+    with ExitStack() as undo, Access(str(tmp_path), str(tmp_path)) as access:
+        above = ["unshare", "--pid", "--fork", "--kill-child"]
+        if kind == "user":
+            above = undo.enter_context(user_namespace())
+        connection, _ = Worker(tmp_path, undo, above).callout()
+        assert access.quickly(connection) is None
+        with pytest.raises(RvssError, match=reason) as caught:
+            access.slowly(connection)
+        assert caught.value.problem is Problem.REFUSED
+        assert reason in " ".join(access.lacking)
+
+
+def test_a_samba_with_other_locks_is_refused(worker: Worker, tmp_path: Path) -> None:
+    with Access(str(tmp_path), str(tmp_path / "elsewhere")) as access:
+        connection, _ = worker.callout()
+        with pytest.raises(RvssError, match="has its locks elsewhere than in"):
+            access.slowly(connection)
+        assert "has its locks elsewhere" in " ".join(access.lacking)

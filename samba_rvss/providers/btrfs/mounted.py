@@ -56,7 +56,7 @@ def device(file_system: str) -> str:
     raise RvssError(
         Problem.NOT_FOUND,
         f"no device of the btrfs file system {file_system} is in /dev",
-        "give the container the host's /dev",
+        "give the container the disk (--device)",
     )
 
 
