@@ -1,6 +1,7 @@
 """Who may use the hook's socket: one callout of a worker at a time, and none that it has left."""
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -18,6 +19,10 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import processes
 from samba_rvss.run import environment
 from samba_rvss.testing.waiting import wait_until
+
+_ROOT = Path(__file__).parents[2]
+# Starts a program in a PID namespace of its own, and ends it when it is ended itself.
+_APART = ["unshare", "--pid", "--fork", "--kill-child"]
 
 pytestmark = pytest.mark.require("root")
 
@@ -39,6 +44,39 @@ for line in sys.stdin:
         os._exit(0)
     print(shell, flush=True)
 """
+
+# Says why it refuses whoever connects first.
+_DAEMON = """
+import socket, sys
+from samba_rvss.access import Access
+from samba_rvss.errors import RvssError
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    listener.bind(sys.argv[1] + "/socket")
+    listener.listen()
+    print("listens", flush=True)
+    connection = listener.accept()[0]
+    with connection, Access(sys.argv[1], sys.argv[1]) as access:
+        try:
+            access.quickly(connection)
+        except RvssError as exc:
+            print(exc.line(), flush=True)
+"""
+
+
+def _manual() -> str:
+    page = _ROOT / "packaging" / "man" / "samba-rvss-containers.7"
+    return " ".join(page.read_text().split())
+
+
+def _is_in_the_manual(refusal: RvssError, *, elsewhere: str = "") -> bool:
+    """Return whether samba-rvss-containers(7) has a refusal, word for word.
+
+    Args:
+        refusal: as it was raised.
+        elsewhere: what stands there for Samba's lock directory.
+    """
+    line = re.sub(r"process \d+ of user \d+", "process PID of user UID", refusal.line())
+    return (line.replace(elsewhere, "/run/samba") if elsewhere else line) in _manual()
 
 
 class Worker:
@@ -131,20 +169,38 @@ def test_a_samba_in_another_namespace_is_refused(kind: str, tmp_path: Path) -> N
     """As one in a container can be, though its processes are seen here."""
     reason = f"it is in another {kind} namespace"
     with ExitStack() as undo, Access(str(tmp_path), str(tmp_path)) as access:
-        above = ["unshare", "--pid", "--fork", "--kill-child"]
-        if kind == "user":
-            above = undo.enter_context(user_namespace())
+        above = undo.enter_context(user_namespace()) if kind == "user" else _APART
         connection, _ = Worker(tmp_path, undo, above).callout()
         assert access.quickly(connection) is None
         with pytest.raises(RvssError, match=reason) as caught:
             access.slowly(connection)
         assert caught.value.problem is Problem.REFUSED
         assert reason in " ".join(access.lacking)
+        assert _is_in_the_manual(caught.value)
 
 
 def test_a_samba_with_other_locks_is_refused(worker: Worker, tmp_path: Path) -> None:
     with Access(str(tmp_path), str(tmp_path / "elsewhere")) as access:
         connection, _ = worker.callout()
-        with pytest.raises(RvssError, match="has its locks elsewhere than in"):
+        with pytest.raises(RvssError, match="has its locks elsewhere than in") as caught:
             access.slowly(connection)
         assert "has its locks elsewhere" in " ".join(access.lacking)
+        assert _is_in_the_manual(caught.value, elsewhere=str(tmp_path / "elsewhere"))
+
+
+def test_who_is_not_seen_is_refused_even_as_root(tmp_path: Path) -> None:
+    """As by a daemon in a container, whose PID namespace has no number for the process."""
+    with subprocess.Popen(
+        [*_APART, "--mount-proc", sys.executable, "-c", _DAEMON, tmp_path],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=environment({"PYTHONPATH": str(_ROOT)}),
+        text=True,
+    ) as daemon:
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == "listens\n"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+            peer.connect(str(tmp_path / "socket"))
+            said = daemon.stdout.readline().strip()
+        assert said.startswith("a process of user 0 in another PID namespace may not use the hook")
+        assert said.replace("user 0", "user UID") in _manual()
