@@ -1,7 +1,8 @@
 """podman, with all that it keeps in a directory of its own.
 
 Place: a rig for tests, below `container`. Contract: leaving the context ends its containers and
-removes them, its images and its control groups; of runc an empty /run/runc stays.
+removes them, its images and its control groups. What stays is an empty /run/runc, and the cache in
+/var/lib/containers/cache, which tells where podman has seen a layer.
 """
 
 import errno
@@ -16,7 +17,7 @@ from samba_rvss.run import run, tool
 from samba_rvss.testing.undoing import Undoing
 from samba_rvss.testing.waiting import wait_until
 
-_SECONDS = 60.0
+_SECONDS = 120.0  # an emulated machine beside us may need the processors
 _CGROUPS = Path("/sys/fs/cgroup")
 
 # Otherwise its locks are in one file in /dev/shm for all that root runs; and its runtime is crun,

@@ -74,6 +74,7 @@ def test_debian(tmp_path: Path) -> None:
     ]
     assert _files(names) == _installed(tmp_path / "installed")
     assert any(name.endswith(f"{_ABOUT}entry_points.txt") for name in names)
+    assert any(name.endswith("/examples/container/compose.yml") for name in names)
 
     # What deletes backups by the clock is started by the clock alone.
     scripts = "".join(
@@ -104,6 +105,7 @@ def test_rpm(tmp_path: Path) -> None:
     rows = _run(["rpm", "-qp", "--queryformat", query, package]).splitlines()
     names = [name for name, _, digest in (row.partition(" ") for row in rows) if digest]
     assert _files(names) == _installed(tmp_path / "installed")
+    assert any(name.endswith("/container/compose.yml") for name in names)
 
 
 def test_an_installed_tree_is_needed_for_a_check(tmp_path: Path) -> None:
