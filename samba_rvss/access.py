@@ -10,7 +10,7 @@ we could not look after, because its processes have other numbers here, or other
 import errno
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from samba_rvss.closing import Closing
@@ -137,7 +137,7 @@ class Access(Closing):
                     self._refusal = refusal.line()
                 raise refusal from exc
         self._refusal = ""
-        return peer
+        return replace(peer, worker=f"{worker}@{self._started[worker]}") if worker else peer
 
     def _worker(self, peer: Peer, *, slowly: bool) -> int | None:
         """Return the pid of the worker that started a process; None if that takes longer.

@@ -4,9 +4,14 @@ A problem's number is the status byte on both sockets, the exit status of the ho
 ``samba-rvss``, and the entry in samba-rvss(8). Numbers are never reused.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
+from typing import TypeVar
 
 from samba_rvss.text import printable
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Problem(IntEnum):
@@ -61,3 +66,11 @@ class RvssError(Exception):
     def line(self) -> str:
         """Return the error as one printable line, whatever bytes its parts held."""
         return printable(str(self).strip())
+
+
+def attempted(action: Callable[[T], R], argument: T) -> R | RvssError:
+    """Return what an action returns, or the known failure that it raises."""
+    try:
+        return action(argument)
+    except RvssError as exc:
+        return exc

@@ -17,7 +17,7 @@ from samba_rvss.cli.common import (
     open_ledger,
     the_copy,
 )
-from samba_rvss.copies import identity
+from samba_rvss.copies import identity, instants
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import (
     ENDED,
@@ -62,12 +62,15 @@ def run_list(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     wanted = {share.lower() for share in arguments.share}
     waits: dict[str, str] = {}
+    sets: dict[str, list[ShadowCopy]] = {}
     try:
         with open_ledger(config) as ledger:
             copies = ledger.copies(gone=arguments.all)
             if not arguments.all:  # what its client has deleted, and is still to be sealed
                 copies += [copy for copy in ledger.backups() if copy.phase is not Phase.KEPT]
-            if not arguments.json:
+            if arguments.json:
+                sets = {name: ledger.of_set(name) for name in {copy.set_id for copy in copies}}
+            else:
                 waits = rows.waiting(config, ledger, copies)
     except RvssError as exc:
         if exc.problem is not Problem.NOT_FOUND:
@@ -81,9 +84,10 @@ def run_list(arguments: argparse.Namespace) -> int:
     exposed = [image for image in exposed if not wanted or image.mark.share.lower() in wanted]
     others = [row for row in others if not wanted or str(row["share"]).lower() in wanted]
     if arguments.json:
+        told = [copy_data(copy, sets.get(copy.set_id, ())) for copy in copies]
         output.print_json(
             {
-                "copies": [as_data(copy) for copy in copies],
+                "copies": told,
                 "exposed": [exposing.as_data(image) for image in exposed],
                 "images": others,
             }
@@ -254,9 +258,10 @@ def run_show(arguments: argparse.Namespace) -> int:
     with open_ledger(configuration(arguments)) as ledger:
         copy = the_copy(ledger, arguments.copy, gone=True)
         history = ledger.events(copy.id)
+        members = ledger.of_set(copy.set_id)
     if arguments.json:
         told = [events.as_data(event, copy) for event in history]
-        output.print_json({"copy": as_data(copy), "events": told})
+        output.print_json({"copy": copy_data(copy, members), "events": told})
         return 0
     volume = copy.volume
     said = next((event.detail for event in history if event.what == "create"), "")
@@ -267,6 +272,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "share": copy.share,
             "share path": copy.share_path,
             "taken": output.local_time(copy.created),
+            "of one instant": _instant(copy, members),
             "phase": copy.phase.value,
             "volume": f"{volume.name} on {volume.provider} {volume.file_system}",
             "directory in it": volume.directory or "/",
@@ -285,6 +291,34 @@ def run_show(arguments: argparse.Namespace) -> int:
         ["TIME", "EVENT", "TOOK", "UID", "DETAIL"], [_event_row(event) for event in history], ""
     )
     return 0
+
+
+def _instant(copy: ShadowCopy, members: Sequence[ShadowCopy]) -> str:
+    """Return what of a copy, or of its set, is of one instant, in words."""
+    said = {
+        None: "not known",
+        instants.OneInstant.NONE: "not all of its volume: what is nested is of other instants",
+        instants.OneInstant.VOLUME: "its volume",
+        instants.OneInstant.SET: "its set",
+    }[instants.of(copy, members)]
+    gap = instants.gap(members)
+    if gap is None:
+        return said
+    between = f"{gap.total_seconds() * 1000:.0f} ms between its file systems"
+    return f"{said}, on this file system; {between}"
+
+
+def copy_data(copy: ShadowCopy, members: Sequence[ShadowCopy]) -> dict[str, Any]:
+    """Return a copy as JSON has it.
+
+    Args:
+        copy: the copy.
+        members: all copies of its set.
+    """
+    found: dict[str, Any] = as_data(copy)
+    instant, gap = instants.of(copy, members), instants.gap(members)
+    milliseconds = None if gap is None else round(gap.total_seconds() * 1000)
+    return {**found, "instant": as_data(instant), "gap_ms": milliseconds}
 
 
 def as_data(value: object) -> Any:

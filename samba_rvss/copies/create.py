@@ -1,86 +1,212 @@
-"""Creating a shadow copy: reserve it in the ledger, take the image, publish its mount.
+"""Creating shadow copies: reserve them in the ledger, take their images, publish their mounts.
 
-Contract: each step is one function of one copy, so that a set's copies can go through a step
-together later on. The record comes first, so that after a crash reconciling finds the copy, and
-knows by its phase that no client has it. A caller of the steps calls `undo` when one of them fails.
+Images of several shares are taken together, since Samba will ask for one after the other; each is
+claimed by the create callout of its share. Contract: the record comes first, so that after a crash
+reconciling finds the copy, and knows by its phase that no client has it.
 """
 
 import logging
+import os
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from samba_rvss.clock import now
 from samba_rvss.copies import room
-from samba_rvss.copies.delete import withdraw
+from samba_rvss.copies.delete import delete, withdraw
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.model import Mark, Phase, ShadowCopy
+from samba_rvss.model import Mark, Nested, Phase, ShadowCopy, Taken
 from samba_rvss.mounts import way
 from samba_rvss.samba import twins
 
 _logger = logging.getLogger(__name__)
 
+UNCLAIMED = "unclaimed"
+"""The event of an image that was taken along with others, and that nobody asked for."""
 
-def create(instance: Instance, target: Target, uid: int, deadline: float) -> ShadowCopy:
-    """Take a shadow copy and mount it, read-only; all is undone if anything fails.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A copy whose image was taken, and that nobody has yet.
+
+    Attributes:
+        copy: its record.
+        taken: the image; its mounts are the holder's, who claims or discards it.
+    """
+
+    copy: ShadowCopy
+    taken: Taken
+
+
+def prepare(
+    instance: Instance, target: Target, others: Sequence[Target], uid: int, deadline: float
+) -> dict[str, Prepared | RvssError]:
+    """Take the images of shares, all at one instant if that can be had in time.
 
     Args:
-        instance: the share's.
-        target: what `locate` returned.
+        instance: the shares'.
+        target: what is asked for.
+        others: what may be asked for next, on the same file system. Those of which there are too
+            many copies, or that have too little space, are left out.
         uid: the client's user.
-        deadline: time (`time.monotonic`) after which the copy is not wanted any more.
+        deadline: time (`time.monotonic`) after which the copies are not wanted any more.
+
+    Returns:
+        What was taken, or why it was not, and has been undone, by the shares' names.
 
     Raises:
-        RvssError: DEADLINE, NO_SPACE, READ_ONLY, NESTED, BAD_PATH, STATE or SYSTEM.
+        RvssError: of what is asked for: LIMIT, DEADLINE or STATE; BAD_PATH or NOT_SUPPORTED if the
+            way to the share cannot be carried over. Nothing is taken then.
     """
-    started = time.monotonic()
     _require_time(deadline)
-    copy = reserve(instance, target, uid)
+    counts = instance.ledger.counts()
+    room.refuse_many(target.share, counts.get(target.share.name.lower(), 0))
+    wanted = {target.share.name: (target, _new(instance, target, uid))}
+    for other in others:
+        # Its own callout says why.
+        with suppress(RvssError):
+            room.refuse_many(other.share, counts.get(other.share.name.lower(), 0))
+            room.refuse_full(other.share, other.space)
+            wanted[other.share.name] = (other, _new(instance, other, uid))
+    copies = [copy for _, copy in wanted.values()]
     try:
-        take(instance, copy, target)
-        _require_time(deadline)
-        return publish(instance, copy, started, deadline)
+        instance.ledger.add_all(copies, "create", [forced(instance, copy) for copy in copies])
     except BaseException as exc:
-        undo(instance, copy, exc)
+        for copy in copies:
+            undo(instance, copy, exc)
+        raise
+    instance.reached("create.intent")
+    marks = [_mark(copy, each.share.nested) for each, copy in wanted.values()]
+    made = _take(instance, copies, marks, deadline)
+    instance.reached("create.image")
+    found: dict[str, Prepared | RvssError] = {}
+    for copy in copies:
+        image = made[copy.id]
+        if isinstance(image, RvssError):
+            undo(instance, copy, image)
+            found[copy.share] = image
+        else:
+            found[copy.share] = Prepared(copy=copy, taken=image)
+    return found
+
+
+def _take(
+    instance: Instance, copies: Sequence[ShadowCopy], marks: Sequence[Mark], deadline: float
+) -> Mapping[str, Taken | RvssError]:
+    try:
+        return instance.provider(copies[0].volume).create(marks, deadline)
+    except BaseException as exc:
+        for copy in copies:
+            undo(instance, copy, exc)
         raise
 
 
-def reserve(instance: Instance, target: Target, uid: int) -> ShadowCopy:
-    """Give a new copy an id that nothing else has, and record that it is being created.
+def claim(
+    instance: Instance, prepared: Prepared, uid: int, started: float, deadline: float
+) -> ShadowCopy:
+    """Mount a copy whose image was taken, and record that Samba may have its path.
+
+    All is undone if anything fails.
+
+    Args:
+        instance: the copy's.
+        prepared: it; nobody else may claim or discard it any more.
+        uid: the client's user.
+        started: when it was asked for (`time.monotonic`).
+        deadline: time (`time.monotonic`) after which it is not wanted any more.
 
     Raises:
-        RvssError: LIMIT or STATE; BAD_PATH or NOT_SUPPORTED if the way to the share cannot be
-            carried over; SYSTEM or BUSY if there can be no directory for Previous Versions.
+        RvssError: DEADLINE, NOT_FOUND, BAD_PATH, STATE or SYSTEM; BUSY if there can be no
+            directory for Previous Versions.
     """
+    copy, taken = prepared.copy, prepared.taken
+    try:
+        copy = _with_previous(instance, copy)
+        with files.all_opened(fd for _, fd in taken.mounts):
+            _require_time(deadline)
+            instance.mounts.attach(taken.mounts, copy.path)
+        instance.reached("create.mounted")
+        attach(instance, copy, copy.paths[1:])
+        _require_time(deadline)
+        claimed = instance.ledger.change(
+            copy,
+            "taken",
+            uid=uid,
+            client=uid,
+            phase=Phase.TAKEN,
+            previous_path=copy.previous_path,
+            transid=taken.transid,
+            taken=taken.at,
+            duration=time.monotonic() - started,
+            detail="; ".join(filter(None, (forced(instance, copy), _several(taken)))),
+        )
+        if claimed is None:
+            raise RvssError(Problem.STATE, f"the record of {copy.id} vanished")
+        instance.reached("create.taken")
+    except BaseException as exc:
+        undo(instance, copy, exc)
+        raise
+    return claimed
+
+
+def _several(taken: Taken) -> str:
+    return "" if taken.transid else "not all of it is of one instant: btrfs was too busy"
+
+
+def discard(instance: Instance, prepared: Prepared, reason: str) -> None:
+    """Remove a copy that was prepared, and that nobody has asked for.
+
+    Raises:
+        RvssError: as `copies.delete.delete`; reconciling tries it again then.
+    """
+    copy = prepared.copy
+    for _, fd in prepared.taken.mounts:
+        os.close(fd)
+    instance.ledger.note(copy, UNCLAIMED, detail=reason)
+    delete(instance, copy)
+
+
+def _new(instance: Instance, target: Target, uid: int) -> ShadowCopy:
+    """Return a new copy, with an id that nothing else has."""
     share = target.share
-    room.refuse_many(share, instance.ledger.counts().get(share.name.lower(), 0))
-    gates = way.to(share.path)
     created = now().replace(microsecond=0)
     name = f"{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-    copy = ShadowCopy(
+    return ShadowCopy(
         id=name,
         share=share.name,
         share_path=share.path,
         volume=target.volume,
         created=created,
         phase=Phase.CREATING,
-        path=instance.mounts.exposed_path(share.name, name, gates),
+        path=instance.mounts.exposed_path(share.name, name, way.to(share.path)),
         uid=uid,
         keep=share.keep,
     )
-    if share.previous_versions:
-        copy = replace(copy, previous_path=reserve_previous(instance, copy, gates))
-    try:
-        instance.ledger.add(copy, "create", forced(instance, copy))
-    except BaseException as exc:
-        undo(instance, copy, exc)
-        raise
-    instance.reached("create.intent")
-    return copy
+
+
+def _with_previous(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
+    """Give a copy its directory for Previous Versions; users see that as soon as it is there."""
+    share = instance.config.share(copy.share)
+    if share is None or not share.previous_versions:
+        return copy
+    gates = way.to(copy.share_path)
+    return replace(copy, previous_path=reserve_previous(instance, copy, gates))
+
+
+def _mark(copy: ShadowCopy, nested: Nested) -> Mark:
+    return Mark(
+        id=copy.id,
+        share=copy.share,
+        share_path=copy.share_path,
+        volume=copy.volume,
+        created=copy.created,
+        nested=nested,
+    )
 
 
 def forced(instance: Instance, copy: ShadowCopy) -> str:
@@ -106,55 +232,6 @@ def reserve_previous(instance: Instance, copy: ShadowCopy, gates: Sequence[way.G
     except RvssError as exc:
         _logger.error("%s is not in Previous Versions: %s", copy.title, exc)
         return ""
-
-
-def take(instance: Instance, copy: ShadowCopy, target: Target) -> None:
-    """Take the image of a reserved copy, durable on return, and mount it at the copy's path.
-
-    Raises:
-        RvssError: as `samba_rvss.providers.Provider.create`, and `attach`.
-    """
-    mark = Mark(
-        id=copy.id,
-        share=copy.share,
-        share_path=copy.share_path,
-        volume=copy.volume,
-        created=copy.created,
-        nested=target.share.nested,
-    )
-    parts = instance.provider(copy.volume).create(mark)
-    with files.all_opened(fd for _, fd in parts):
-        instance.reached("create.image")
-        instance.mounts.attach(parts, copy.path)
-    instance.reached("create.mounted")
-
-
-def publish(instance: Instance, copy: ShadowCopy, started: float, deadline: float) -> ShadowCopy:
-    """Mount the image for Previous Versions too, and record that Samba may have the copy's path.
-
-    Args:
-        instance: the copy's.
-        copy: its image has been taken.
-        started: when its creation began (`time.monotonic`).
-        deadline: time (`time.monotonic`) after which it is not wanted any more.
-
-    Raises:
-        RvssError: DEADLINE, BAD_PATH, STATE or SYSTEM.
-    """
-    attach(instance, copy, copy.paths[1:])
-    _require_time(deadline)
-    taken = instance.ledger.change(
-        copy,
-        "taken",
-        uid=copy.uid,
-        phase=Phase.TAKEN,
-        duration=time.monotonic() - started,
-        detail=forced(instance, copy),
-    )
-    if taken is None:
-        raise RvssError(Problem.STATE, f"the record of {copy.id} vanished")
-    instance.reached("create.taken")
-    return taken
 
 
 def attach(instance: Instance, copy: ShadowCopy, paths: Sequence[str]) -> None:

@@ -67,9 +67,9 @@ async def serve(connection: socket.socket, peer: Peer, requests: Requests) -> No
         status, line = 0, ""
         if verb == "check":
             await requests.refresh()
-            await requests.check(words, _user(peer))
+            await requests.check(words, _user(peer), peer)
         elif verb == "create":
-            made = await requests.create(words, peer.uid, started)
+            made = await requests.create(words, peer, started)
             line, subject = made.path, made.title
         else:
             await requests.refresh()

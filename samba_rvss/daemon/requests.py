@@ -14,7 +14,6 @@ from functools import partial
 
 from samba_rvss.backups.plausibility import DEFERRED, PRUNED, UNPRUNED
 from samba_rvss.copies import room
-from samba_rvss.copies.create import create
 from samba_rvss.copies.delete import find
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target, locate
@@ -26,6 +25,7 @@ from samba_rvss.daemon.notifier import NO_ROOM, NOT_DELETED, NOT_TAKEN
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.rescue import Rescue
 from samba_rvss.daemon.runner import Runner
+from samba_rvss.daemon.sets import Sets
 from samba_rvss.daemon.stuck import Asker
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.daemon.turns import Turns
@@ -33,6 +33,7 @@ from samba_rvss.daemon.underway import UnderWay
 from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel.permissions import User
+from samba_rvss.kernel.processes import Peer
 from samba_rvss.model import ShadowCopy, Share
 from samba_rvss.samba import readable, twins
 from samba_rvss.samba.conf import find_share
@@ -41,6 +42,7 @@ _logger = logging.getLogger(__name__)
 
 _LONGEST = 30.0  # that a request should take, or as long as a Commit may, if that is less
 _STATUS_SECONDS = 2.0
+_SEALING_PAUSES = (0.05,) * 20 + (0.5,) * 28  # between looks whether a copy is sealed
 _AT_ONCE = 8  # shares that are looked at for a status
 # Of how many users it is said that they cannot read smb.conf, and for how long.
 _MOST_UNREAD, _UNREAD_SECONDS = 20, 3600.0
@@ -66,6 +68,7 @@ class Requests:
         deletions: those of this instance.
         adoptions: the same.
         exposures: what is exposed of it.
+        sets: what clients put into sets.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Requests:
         self.deletions = Deletions(present, turns, watcher, runner, tasks, self._under_way)
         self.adoptions = Adoptions(present, turns, runner, tasks)
         self.exposures = Exposures(present, turns, runner, self._under_way)
+        self.sets = Sets(present, turns, tasks, partial(runner.wake, RETRY_SECONDS))
         self._rescue = rescue
         self._unread: dict[int, tuple[float, str]] = {}  # when, and why, by uid
         self._noted: dict[tuple[str, str, int], float] = {}  # when failures were recorded
@@ -142,12 +146,13 @@ class Requests:
         if config is not before and config.shares != before.shares:
             self._runner.wake(RETRY_SECONDS)  # what is exposed has the security of its base share
 
-    async def check(self, words: tuple[str, ...], user: User | None) -> None:
+    async def check(self, words: tuple[str, ...], user: User | None, peer: Peer) -> None:
         """Find out whether the share that a callout's words mean can be snapshotted, and exposed.
 
         Args:
             words: the share's path as the callout got it.
             user: the callout's, if he sees the smb.conf that we see.
+            peer: the callout.
 
         Raises:
             RvssError: NOT_OURS; BUSY or DEADLINE if its file system does not answer; as
@@ -158,11 +163,12 @@ class Requests:
         deadline = time.monotonic() + instance.config.commit_deadline
         look = partial(_check, instance, share, user)
         try:
-            await self._looks.look(share.path, look, deadline)
+            target = await self._looks.look(share.path, look, deadline)
         except RvssError as exc:
             self._note_unread(user, exc)
             raise
         self._note_unread(user, None)
+        self.sets.asked(peer.worker, peer.uid, target)
 
     async def lacking(self) -> tuple[str, ...]:
         """Return a sentence on each share that this process can take no shadow copies of.
@@ -203,24 +209,23 @@ class Requests:
             if len(self._unread) < _MOST_UNREAD:
                 self._unread[user.uid] = (time.monotonic(), exc.line())
 
-    async def create(self, words: tuple[str, ...], uid: int, started: float) -> ShadowCopy:
+    async def create(self, words: tuple[str, ...], peer: Peer, started: float) -> ShadowCopy:
         """Take a shadow copy, for as long as ``rvss:commit deadline`` allows.
 
         Where the file system does not answer in time, the copy is undone when it does.
 
         Args:
             words: the share's path as the callout got it.
-            uid: the client's user.
+            peer: the callout.
             started: when the request came (`time.monotonic`).
 
         Raises:
-            RvssError: NOT_OURS, DEADLINE or BUSY; as `copies.locate.locate` and
-                `copies.create.create`.
+            RvssError: NOT_OURS, DEADLINE or BUSY; as `copies.locate.locate` and `Sets.create`.
         """
         instance = self._present()
         deadline = started + instance.config.commit_deadline
         target = await self._locate(instance, words, deadline, thorough=False)
-        creation = self._tasks.start(self._create(target, uid, deadline))
+        creation = self._tasks.start(self._create(target, peer, started, deadline))
         await asyncio.wait({creation}, timeout=max(0.0, deadline - time.monotonic()))
         if creation.done():
             return creation.result()
@@ -237,13 +242,14 @@ class Requests:
         look = partial(locate, share, instance.providers, directory, thorough=thorough)
         return await self._looks.look(share.path, look, deadline)
 
-    async def _create(self, target: Target, uid: int, deadline: float) -> ShadowCopy:
-        async with self._turns.take(target.volume, deadline=deadline):
-            try:
-                return await in_thread(create, self._present(), target, uid, deadline)
-            except RvssError:
-                self._runner.wake(RETRY_SECONDS)
-                raise
+    async def _create(
+        self, target: Target, peer: Peer, started: float, deadline: float
+    ) -> ShadowCopy:
+        try:
+            return await self.sets.create(peer.worker, target, peer.uid, started, deadline)
+        except RvssError:
+            self._runner.wake(RETRY_SECONDS)
+            raise
 
     def _undo_late(self, creation: "asyncio.Task[ShadowCopy]") -> None:
         """Withdraw a copy that nobody waited for any more; one that failed has undone itself."""
@@ -309,17 +315,19 @@ class Requests:
         """Change what is said of a copy as a backup, in its volume's turn.
 
         Args:
-            copy: which one.
+            copy: which one; if it is being sealed, that is waited for.
             change: gets the copy as it is by then.
 
         Raises:
-            RvssError: BUSY if it is being sealed; as ``change`` does.
+            RvssError: BUSY if its sealing does not come to its end soon; as ``change`` does.
         """
-        async with self._turns.take(copy.volume):
-            if copy.id in self._watcher.sealing:
-                raise RvssError(Problem.BUSY, f"{copy.id} is being sealed", "try again in a moment")
-            current = await self.get(copy.id)
-            await in_thread(change, self._present(), current)
+        for pause in (*_SEALING_PAUSES, 0.0):
+            async with self._turns.take(copy.volume):
+                if copy.id not in self._watcher.sealing:
+                    await in_thread(change, self._present(), await self.get(copy.id))
+                    return
+            await asyncio.sleep(pause)
+        raise RvssError(Problem.BUSY, f"{copy.id} is being sealed", "try again in a moment")
 
     async def explained(self, exc: RvssError, words: tuple[str, ...]) -> RvssError:
         """Return what a callout failed with, as `copies.room.explained` says it."""
@@ -380,7 +388,7 @@ class Requests:
         self._watcher.track(copy)
 
 
-def _check(instance: Instance, share: Share, user: User | None) -> None:
+def _check(instance: Instance, share: Share, user: User | None) -> Target:
     """See that a user's shadow copy of a share can be taken and exposed; see `Requests.check`."""
     config = instance.config
     if user is not None:
@@ -388,3 +396,4 @@ def _check(instance: Instance, share: Share, user: User | None) -> None:
         readable.require(config.file, None if forced else user)
     target = locate(share, instance.providers, config.run_directory, thorough=True)
     room.require(instance, target.share, target.space)
+    return target

@@ -81,7 +81,9 @@ class Daemon:
                 loop.add_signal_handler(number, self._stopping.set)
             present = await self._take(cleanup)
             turns = Turns()
-            watcher = Watcher(present, turns, lambda: written())
+            watcher = Watcher(
+                present, turns, lambda: written(), lambda state: requests.sets.seen(state)
+            )
             cleanup.callback(watcher.close)
             runner = Runner(present, watcher, turns, lambda: rescue.abandoned)
             rescue = Rescue(present, lambda: runner.wake(_AFTER_RESCUE))
@@ -143,6 +145,7 @@ class Daemon:
                     task.result()
             finally:
                 manager.tell(manager.STOPPING)
+                requests.sets.end()
                 await self._stop(tasks)
 
     async def _take(self, cleanup: ExitStack) -> Present:

@@ -11,7 +11,7 @@ Contract: all of it belongs to one event loop.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -53,6 +53,27 @@ class Turns:
                     "try again",
                 ) from exc
             yield
+
+    @asynccontextmanager
+    async def free(self, *volumes: Volume) -> AsyncIterator[frozenset[str]]:
+        """Take the turns of those volumes on which nobody works, without waiting.
+
+        Args:
+            volumes: which; the caller may have the turns of others.
+
+        Returns:
+            The keys of the volumes whose turns were taken.
+        """
+        async with AsyncExitStack() as taken:
+            keys = set()
+            for key in sorted({volume.key for volume in volumes}):
+                lock = self._locks.setdefault(key, asyncio.Lock())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0):
+                        await lock.acquire()
+                    taken.callback(lock.release)
+                    keys.add(key)
+            yield frozenset(keys)
 
     # the work on a copy
 

@@ -47,6 +47,7 @@ class Watcher:
         present: returns the instance as it is now.
         turns: who waits for whom.
         written: called whenever srv_fss.tdb was written.
+        seen: gets what is in it, whenever it was read.
 
     The owner starts `run` as a task and cancels it, and calls `close` in the end; recovery mounts
     stay as they are then.
@@ -57,10 +58,12 @@ class Watcher:
         present: Callable[[], Instance],
         turns: Turns,
         written: Callable[[], None] = lambda: None,
+        seen: Callable[[SambaState], None] = lambda state: None,
     ) -> None:
         self._present = present
         self._turns = turns
         self._written = written
+        self._seen = seen
         self._sealer = Sealer(present, turns, self._on_sealed)
         self._pending: dict[str, ShadowCopy] = {}  # by path
         self._opened: set[str] = set()  # ids of those whose mount was opened, not recorded yet
@@ -233,6 +236,7 @@ class Watcher:
                 return False
             acted = self._act_at_once(state)
             self._state = state
+            self._seen(state)
             self._changed.set()
             return acted or None
 

@@ -32,11 +32,16 @@ _MOST_FILES = 524288
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """The process at the other end of a Unix socket when it connected."""
+    """The process at the other end of a Unix socket when it connected.
+
+    Attributes:
+        worker: what tells the worker of Samba that started it from all others; empty if none did.
+    """
 
     pid: int
     uid: int
     gid: int
+    worker: str = ""
 
 
 def peer_credentials(sock: socket.socket) -> Peer:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -69,12 +69,17 @@ class Ledger:
 
         One whose image was lost, and has come back, is replaced.
         """
-        values = values_of(copy if copy.since.boot else replace(copy, since=moment()))
-        marks = ", ".join("?" * len(values))
+        self.add_all([copy], event, [detail])
+
+    def add_all(self, copies: Sequence[ShadowCopy], event: str, details: Sequence[str]) -> None:
+        """Do the same with several copies, in one transaction."""
         with self._recording() as database:
-            database.execute("DELETE FROM copies WHERE id = ? AND lost != 0", (copy.id,))
-            database.execute(f"INSERT INTO copies VALUES ({marks})", values)
-            self._event(database, copy, event, copy.uid, None, detail)
+            for copy, detail in zip(copies, details, strict=True):
+                values = values_of(copy if copy.since.boot else replace(copy, since=moment()))
+                marks = ", ".join("?" * len(values))
+                database.execute("DELETE FROM copies WHERE id = ? AND lost != 0", (copy.id,))
+                database.execute(f"INSERT INTO copies VALUES ({marks})", values)
+                self._event(database, copy, event, copy.uid, None, detail)
 
     def change(
         self,
@@ -86,6 +91,7 @@ class Ledger:
         duration: float | None = None,
         detail: str = "",
         since: Moment | None = None,
+        client: int | None = None,
         **values: object,
     ) -> ShadowCopy | None:
         """Change columns of a shadow copy and record why, in one transaction.
@@ -99,6 +105,7 @@ class Ledger:
             detail: a sentence.
             since: when phase or state became what ``values`` says, the present moment if not
                 given; without a new phase or state it is not used.
+            client: whose copy it is from now on, if that changes.
             values: new values of some of the columns that may be changed (`rows.CHANGEABLE`).
 
         Returns:
@@ -109,6 +116,8 @@ class Ledger:
         if unknown:
             raise TypeError(f"no such columns: {', '.join(unknown)}")
         excluded = [phase.value for phase in unless]
+        if client is not None:
+            values |= {"uid": client}
         if {"phase", "state"} & values.keys():
             since = since or moment()
             values |= {"boot": since.boot, "since": since.seconds}
@@ -194,9 +203,9 @@ class Ledger:
     def counts(self) -> dict[str, int]:
         """Return how many copies each share has, by its name in lower case.
 
-        Those that are being deleted, and backups, do not count.
+        Those that nobody has yet, or that are being deleted, and backups, do not count.
         """
-        phases = [phase.value for phase in Phase if phase not in ENDED]
+        phases = [phase.value for phase in Phase if phase not in (Phase.CREATING, *ENDED)]
         with self._file.reading() as database:
             rows = database.execute(
                 "SELECT share, count(*) FROM copies"

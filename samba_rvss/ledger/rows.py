@@ -15,7 +15,7 @@ VOLUME_COLUMNS = "provider, file_system, volume_id, volume_name, directory, inod
 COLUMNS = (
     "id, share, share_path, provider, file_system, volume_id, volume_name, directory, inode,"
     " created, phase, path, previous_path, uid, set_id, copy_id, context, exposed_share,"
-    " state, boot, since, adopted, lost, keep, ended, set_size"
+    " state, boot, since, adopted, lost, keep, ended, set_size, transid, taken"
 )
 """The columns of a copy, in the order of `copy_of` and `values_of`."""
 
@@ -36,6 +36,8 @@ CHANGEABLE = frozenset(
         "keep",
         "ended",
         "set_size",
+        "transid",
+        "taken",
     }
 )
 """The columns of a copy that may be changed; ``boot`` and ``since`` follow from it."""
@@ -50,6 +52,8 @@ def plain(value: object) -> object:
     """Return a value as a column holds it; None is a state that is not known."""
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
     return _NO_STATE if value is None else value
 
 
@@ -93,6 +97,8 @@ def values_of(copy: ShadowCopy) -> tuple[object, ...]:
         copy.keep.value,
         int(copy.ended),
         copy.set_size,
+        copy.transid,
+        copy.taken.isoformat() if copy.taken else "",
     )
 
 
@@ -129,6 +135,8 @@ def _copy_of(row: tuple[object, ...]) -> ShadowCopy:
         keep=Keep(text[23]),
         ended=text[24] != "0",
         set_size=int(text[25]),
+        transid=int(text[26]),
+        taken=aware(text[27]) if text[27] else None,
     )
 
 

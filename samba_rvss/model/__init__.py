@@ -19,6 +19,7 @@ from samba_rvss.model.images import (
     Inventory,
     Mark,
     Sealed,
+    Taken,
     Whose,
 )
 from samba_rvss.model.keeping import (
@@ -36,6 +37,7 @@ from samba_rvss.model.samba import (
     Worker,
 )
 from samba_rvss.model.shares import (
+    Instant,
     Nested,
     Share,
     Volume,
@@ -56,6 +58,7 @@ __all__ = [
     "Hold",
     "Identity",
     "Image",
+    "Instant",
     "Inventory",
     "Keep",
     "Kept",
@@ -70,6 +73,7 @@ __all__ = [
     "SetState",
     "ShadowCopy",
     "Share",
+    "Taken",
     "Volume",
     "Whose",
     "Worker",

@@ -57,6 +57,8 @@ class ShadowCopy:
         ended: whether its client has deleted it before it was sealed: it is sealed and kept, and
             what Samba says does not matter any more.
         set_size: how many shadow copies Samba has seen in its set; 0 if that is not known.
+        transid: see `samba_rvss.model.Taken`.
+        taken: when its image had been taken; None if that is not known.
     """
 
     id: str
@@ -79,6 +81,8 @@ class ShadowCopy:
     keep: Keep = Keep.NO
     ended: bool = False
     set_size: int = 0
+    transid: int = 0
+    taken: datetime | None = None
 
     @property
     def auto_recovery(self) -> bool:

@@ -123,6 +123,22 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """An image that was taken just now.
+
+    Attributes:
+        mounts: what `samba_rvss.providers.Provider.open` returns; the descriptors are the caller's.
+        transid: the transaction of its file system, on ZFS the transaction group, in which all of
+            it was taken; 0 if that was not one. What was taken in the same one is of one instant.
+        at: when it had been taken.
+    """
+
+    mounts: list[tuple[str, int]]
+    transid: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """A point-in-time copy of a volume that is ours, as found by listing.
 

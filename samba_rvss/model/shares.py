@@ -14,6 +14,13 @@ class Nested(Enum):
     INCLUDE = "include"
 
 
+class Instant(Enum):
+    """What is to be of one instant (``rvss:instant``)."""
+
+    SET = "set"  # all that a client puts into a shadow copy set
+    VOLUME = "volume"  # each volume for itself
+
+
 class Writers(Enum):
     """Whom an exposed share lets write during recovery, as its base share's settings call for."""
 
@@ -37,6 +44,7 @@ class Share:
         forced: the setting that makes the hook's user another than the client's; empty if none.
         shadow: the options of vfs_shadow_copy2 that are in effect, without ``shadow:``, and their
             values.
+        instant: whether its copies are taken together with those of other shares.
         previous_versions_limit, maximum_copies, minimum_free, minimum_free_percent, keep,
             recovery_link, retention, backup_warn_age: see samba-rvss(8); bytes, per cent, seconds.
     """
@@ -62,6 +70,7 @@ class Share:
     recovery_link: bool = True
     retention: Policy = EVERYTHING
     backup_warn_age: float | None = None
+    instant: Instant = Instant.SET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ hold the interpreter's lock meanwhile, and may run side by side for different vo
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from samba_rvss.errors import RvssError
 from samba_rvss.kernel.mounttable import MountInfo
-from samba_rvss.model import Image, Inventory, Mark, Nested, Sealed, Volume
+from samba_rvss.model import Image, Inventory, Mark, Nested, Sealed, Taken, Volume
 
 
 class Provider(Protocol):
@@ -55,17 +56,20 @@ class Provider(Protocol):
             mount: a mount below the directory of a volume of this provider.
         """
 
-    def create(self, mark: Mark) -> list[tuple[str, int]]:
-        """Take a writable image of a volume, with our mark, durable on return.
+    def create(self, marks: Sequence[Mark], deadline: float) -> Mapping[str, Taken | RvssError]:
+        """Take writable images of volumes, with our marks, durable on return.
 
-        Leaves nothing behind when it fails.
+        All are taken at one instant if that can be had in time; see `Taken`. What fails of one
+        harms no other, and leaves nothing behind.
+
+        Args:
+            marks: those of the images: one or more, all of one file system.
+            deadline: time (`time.monotonic`) by which they are needed.
 
         Returns:
-            What `open` would.
-
-        Raises:
-            RvssError: NO_SPACE, READ_ONLY, NESTED, BAD_PATH if the volume is not the one that was
-                probed, BUSY if a nested volume is moved meanwhile, or SYSTEM.
+            What was taken, or why it was not, by the images' ids: NO_SPACE, READ_ONLY, NESTED,
+            BAD_PATH if the volume is not the one that was probed, BUSY if a nested volume is moved
+            meanwhile, or SYSTEM.
         """
 
     def branch(self, volume: Volume, image: str, mark: Mark) -> Volume:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from samba_rvss.backups import policy
-from samba_rvss.model import Keep, Nested
+from samba_rvss.model import Instant, Keep, Nested
 from samba_rvss.samba.values import boolean, plain, string
 
 T = TypeVar("T")
@@ -85,6 +85,13 @@ def _nested(text: str) -> Nested:
         raise ValueError("refuse or include is wanted") from None
 
 
+def _instant(text: str) -> Instant:
+    try:
+        return Instant(text.strip().lower())
+    except ValueError:
+        raise ValueError("set or volume is wanted") from None
+
+
 def _keep(text: str) -> Keep:
     word = text.strip().lower()
     if word == Keep.RECOVERED.value:
@@ -129,6 +136,7 @@ GRACE = Option(name="grace", parse=_seconds, default="300 s")
 # shadow copies by it.
 NOTIFY_COMMAND = Option(name="notify command", parse=str, default="")
 NESTED = Option(name="nested", parse=_nested, default="refuse", per_share=True)
+INSTANT = Option(name="instant", parse=_instant, default="set", per_share=True)
 MAXIMUM_COPIES = Option(name="maximum copies", parse=_count, default="100", per_share=True)
 MINIMUM_FREE = Option(name="minimum free", parse=_size, default="32 M", per_share=True)
 MINIMUM_FREE_PERCENT = Option(
@@ -162,6 +170,7 @@ OPTIONS: Mapping[str, Option[Any]] = {
         GRACE,
         NOTIFY_COMMAND,
         NESTED,
+        INSTANT,
         MAXIMUM_COPIES,
         MINIMUM_FREE,
         MINIMUM_FREE_PERCENT,

@@ -10,6 +10,7 @@ from samba_rvss.model import Advice, Share, Writers
 from samba_rvss.samba import callout, exposable, modules, values
 from samba_rvss.samba.options import (
     BACKUP_WARN_AGE,
+    INSTANT,
     KEEP,
     MAXIMUM_COPIES,
     MINIMUM_FREE,
@@ -173,6 +174,7 @@ def section(
             name=name,
             path=values.directory(path),
             nested=NESTED.read(own, default),
+            instant=INSTANT.read(own, default),
             previous_versions=PREVIOUS_VERSIONS.read(own, default),
             previous_versions_limit=PREVIOUS_VERSIONS_LIMIT.read(own, default),
             maximum_copies=MAXIMUM_COPIES.read(own, default),

@@ -36,6 +36,7 @@ from samba_rvss.providers.zfs.properties import COPIED, FIXED, MARK, options
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
+from tests.imaging import take_image
 
 zfs = Command()
 POOL = "rvss-bench"
@@ -229,7 +230,7 @@ class Round:
         now = datetime.now(UTC)
         mark = Mark(id=identity, share="vms", share_path="/nowhere", volume=volume, created=now)
         made: list[tuple[str, int]] = []
-        self._measure("Zfs.create, opened", lambda: made.extend(provider.create(mark)))
+        self._measure("Zfs.create, opened", lambda: made.extend(take_image(provider, mark).mounts))
         for _, part in made:
             os.close(part)
         parts: list[tuple[str, int]] = []

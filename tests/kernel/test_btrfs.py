@@ -25,7 +25,7 @@ from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.providers.homes import Homes
 from samba_rvss.run import run
 from samba_rvss.testing.waiting import wait_until
-from tests.imaging import make_image
+from tests.imaging import make_image, take_image
 from tests.kernel.conftest import SEALED, BtrfsStorage
 from tests.kernel.test_provider import mark_of, portrait, probe, seen, take
 
@@ -157,7 +157,7 @@ def test_more_nested_volumes_than_a_mark_can_name_are_refused(storage: BtrfsStor
     for number in range(40):  # the rig's nodes have 4 KiB
         storage.volume(f"vms/{number}-with-a-long-name")
     mark = mark_of(probe(storage.provider, share, Nested.INCLUDE), share, Nested.INCLUDE)
-    error = refused(storage.provider.create, mark)
+    error = refused(take_image, storage.provider, mark)
     assert error.problem is Problem.NOT_SUPPORTED
     assert "41 subvolumes" in error.message
     assert storage.names() == []

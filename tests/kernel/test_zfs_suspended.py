@@ -14,7 +14,7 @@ from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.run import run
 from samba_rvss.testing.plugin import require
-from tests.imaging import make_image
+from tests.imaging import make_image, take_image
 from tests.kernel.conftest import SEALED, ZfsStorage
 from tests.kernel.test_provider import mark_of, probe, take
 
@@ -83,7 +83,7 @@ def test_suspended_pool(fragile: Fragile) -> None:
     impatient = Zfs(Identity(id="one", machine="here"), Command(seconds=4.0))
     started = time.monotonic()
     with pytest.raises(RvssError):
-        impatient.create(mark)
+        take_image(impatient, mark)
     assert time.monotonic() - started < 60
     assert fragile.suspended()
     verbs: list[Callable[[], object]] = [

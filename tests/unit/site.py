@@ -8,9 +8,20 @@ from pathlib import Path
 
 from samba_rvss.clock import now
 from samba_rvss.copies.instance import Instance
+from samba_rvss.errors import RvssError
 from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Image, Inventory, Mark, Nested, Phase, Sealed, SetState, Volume
+from samba_rvss.model import (
+    Image,
+    Inventory,
+    Mark,
+    Nested,
+    Phase,
+    Sealed,
+    SetState,
+    Taken,
+    Volume,
+)
 from samba_rvss.mounts import Mounts
 from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.samba import conf
@@ -63,9 +74,9 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(mount)
 
-    def create(self, mark: Mark) -> list[tuple[str, int]]:
+    def create(self, marks: Sequence[Mark], deadline: float) -> Mapping[str, Taken | RvssError]:
         """See `samba_rvss.providers.Provider`."""
-        raise AssertionError(mark)
+        raise AssertionError(marks)
 
     def branch(self, volume: Volume, image: str, mark: Mark) -> Volume:
         """See `samba_rvss.providers.Provider`."""

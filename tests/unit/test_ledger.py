@@ -466,8 +466,8 @@ def test_a_reader_cannot_write(path: str) -> None:
 def test_a_newer_version_is_refused_and_left_alone(path: str, read_only: bool) -> None:  # noqa: FBT001
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE copies (what_comes_after TEXT)")
-        database.execute("PRAGMA user_version = 6")
-    with pytest.raises(RvssError, match="version 6") as caught:
+        database.execute("PRAGMA user_version = 7")
+    with pytest.raises(RvssError, match="version 7") as caught:
         Ledger(path, read_only=read_only)
     assert caught.value.problem is Problem.STATE
     assert "a newer samba-rvss wrote it" in caught.value.hint
@@ -652,7 +652,7 @@ def test_bringing_up_to_date_is_one_step(path: str) -> None:
 
 def test_a_reader_leaves_version_1_to_the_daemon(path: str) -> None:
     _as_first_version(path, *_OLD)
-    with pytest.raises(RvssError, match="has version 1, not 5") as caught:
+    with pytest.raises(RvssError, match="has version 1, not 6") as caught:
         Ledger(path, read_only=True)
     assert caught.value.problem is Problem.STATE
     assert caught.value.hint == "the daemon brings it up to date when it starts"

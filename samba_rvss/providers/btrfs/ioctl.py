@@ -42,6 +42,7 @@ UUID_KEY_SUBVOL = 251
 QGROUP_STATUS_FLAG_ON = 1 << 0
 FILEID_WITHOUT_PARENT = 0x4D  # linux/exportfs.h, FILEID_BTRFS_WITHOUT_PARENT
 _NAME_V2 = 56
+_OTRANSID = 352  # in struct btrfs_ioctl_get_subvol_info_args
 _ROOTREFS = 255
 _SEARCH = 112
 _LAST = (1 << 64) - 1
@@ -59,6 +60,8 @@ class Subvolume:
         uuid: 32 hexadecimal digits.
         parent_uuid: the uuid of what it is a snapshot of, or zeros.
         read_only: whether its read-only property is set.
+        transid: the transaction in which it was made; snapshots with the same one are of one
+            instant.
     """
 
     tree: int
@@ -68,6 +71,7 @@ class Subvolume:
     uuid: str
     parent_uuid: str
     read_only: bool
+    transid: int
 
 
 def _v2(name: str, fd: int = 0, flags: int = 0) -> ctypes.Array[ctypes.c_char]:
@@ -139,6 +143,7 @@ def info(fd: int) -> Subvolume:
         uuid=uuid.hex(),
         parent_uuid=parent_uuid.hex(),
         read_only=bool(flags & ROOT_SUBVOL_RDONLY),
+        transid=struct.unpack_from("=Q", raw, _OTRANSID)[0],
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.model import Identity, Mark, Whose
-from samba_rvss.providers.btrfs import parts
+from samba_rvss.providers.btrfs import parts, together
 from samba_rvss.providers.btrfs.home import Home
 from samba_rvss.providers.btrfs.parts import PLACE, Part
 from samba_rvss.providers.mark import Marked, decode, encode
@@ -177,13 +177,14 @@ def make_durable(home: Home, image: str) -> None:
 
 
 def remove(home: Home, image: str) -> None:
-    """Remove a mark. Gone already is success.
+    """Remove a mark, with what was thrown away beside it. Gone already is success.
 
     The image's parts have been deleted before. Then they are gone wherever the mark is, without
     waiting for a commit: the one before the other in a transaction, or in an earlier one. Nothing
     may bring the directory of marks into the file system's log, which has no deletion of a
     subvolume: so that one is never given to fsync(2).
     """
+    together.clear(home, parts.starters(image))
     with (
         suppress(FileNotFoundError),
         files.opened(os.open(PLACE, files.DIRECTORY, dir_fd=home.fd)) as place,

@@ -79,6 +79,11 @@ def begun(image: str, parts: Sequence[Part], index: int) -> str:
     return f"{PLACE}/{image}/{writable(image, parts, index)}"
 
 
+def starters(image: str) -> str:
+    """Return the directory, below the home, of what is made to have an image's parts meet."""
+    return f"{PLACE}/{image}/starters"
+
+
 def image_of(name: str) -> str:
     """Return the id of the image that a part belongs to by its name; empty if it is none."""
     found = _NAME.fullmatch(name)

@@ -15,7 +15,7 @@ goes after them.
 
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 from samba_rvss.errors import Problem, RvssError
@@ -29,6 +29,7 @@ from samba_rvss.model import (
     Mark,
     Nested,
     Sealed,
+    Taken,
     Volume,
     Whose,
 )
@@ -46,6 +47,7 @@ from samba_rvss.providers.btrfs import (
     sizes,
     subvolumes,
     taking,
+    together,
 )
 from samba_rvss.providers.btrfs.failure import problem
 from samba_rvss.providers.btrfs.home import Home
@@ -155,13 +157,15 @@ class Btrfs:
         """See `samba_rvss.providers.Provider`. Nested subvolumes need no mounts of their own."""
         return False
 
-    def create(self, mark: Mark) -> list[tuple[str, int]]:
+    def create(self, marks: Sequence[Mark], deadline: float) -> dict[str, Taken | RvssError]:
         """See `samba_rvss.providers.Provider`."""
         try:
-            with self._home(mark.volume.file_system, writable=True, make=True) as ours:
-                return taking.take(ours, mark, self._identity)
+            with self._home(marks[0].volume.file_system, writable=True, make=True) as ours:
+                return taking.take(ours, marks, self._identity, deadline)
         except OSError as exc:
-            raise problem(exc, f"cannot take a shadow copy of {mark.share_path}") from exc
+            return {mark.id: taking.failure(exc, mark) for mark in marks}
+        except RvssError as exc:
+            return dict.fromkeys((mark.id for mark in marks), exc)
 
     def branch(self, volume: Volume, image: str, mark: Mark) -> Volume:
         """See `samba_rvss.providers.Provider`."""
@@ -199,7 +203,11 @@ class Btrfs:
             if record is None:
                 raise _missing(image)
             seal = sealing.Sealing(ours, self._identity, self._reached)
-            return seal.run(record, sealed, opened=opened)
+            anew = seal.run(record, sealed, opened=opened)
+            # A loss of power may have brought it back; it is in nobody's way.
+            with suppress(OSError, RvssError):
+                together.clear(ours, parts.starters(image))
+            return anew
 
     def clear(self, volume: Volume, image: str, *, link: bool = False) -> None:
         """See `samba_rvss.providers.Provider`."""

@@ -1,33 +1,93 @@
-"""How the parts of an image are taken: snapshots side by side in the home, under one mark."""
+"""How images are taken: snapshots side by side in the home, those of each image under one mark."""
 
 import errno
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 
+from samba_rvss.clock import now
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.model import Identity, Mark, Nested, Volume
+from samba_rvss.model import Identity, Mark, Nested, Taken, Volume
 from samba_rvss.providers.btrfs import home as homes
-from samba_rvss.providers.btrfs import images, ioctl, marks, parts, subvolumes
+from samba_rvss.providers.btrfs import images, ioctl, marks, parts, subvolumes, together
+from samba_rvss.providers.btrfs.failure import problem
 from samba_rvss.providers.btrfs.home import Home
 from samba_rvss.providers.btrfs.ioctl import Subvolume
 from samba_rvss.providers.btrfs.parts import Part
 from samba_rvss.providers.btrfs.subvolumes import Inner
+from samba_rvss.providers.btrfs.together import Snapshot
 
 _LONGEST = 4000  # bytes of a path; nothing can be mounted much deeper (linux/limits.h, PATH_MAX)
 
 
-def take(home: Home, mark: Mark, identity: Identity) -> list[tuple[str, int]]:
-    """Take an image of a volume, durable on return; leaves nothing behind when it fails.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    """An image that is being taken.
 
-    Returns:
-        Its mounts; see `samba_rvss.providers.Provider.open`.
+    Attributes:
+        mark: what it is to be.
+        named: its parts.
+        wanted: the snapshot for each of them.
+        undo: removes all that there is of it.
+    """
+
+    mark: Mark
+    named: Sequence[Part]
+    wanted: Sequence[Snapshot]
+    undo: ExitStack
+
+
+def take(
+    home: Home, marked: Sequence[Mark], identity: Identity, deadline: float
+) -> dict[str, Taken | RvssError]:
+    """Take images of volumes; see `samba_rvss.providers.Provider.create`."""
+    found: dict[str, Taken | RvssError] = {}
+    with ExitStack() as undo:
+        begun = []
+        for mark in marked:
+            stack = undo.enter_context(ExitStack())
+            with _told(found, mark, stack):
+                named = _named(home, mark)
+                sources = [part.tree for part in named]
+                begun.append(_begin(home, mark, identity, named, sources, stack))
+        transid = _snapshot(home, begun, deadline)
+        at = now()
+        for image in begun:
+            with _told(found, image.mark, image.undo):
+                mounts = _finish(home, image, identity)
+                own = {part.made.transid for part in image.wanted if part.made is not None}
+                whole = transid or (own.pop() if len(own) == 1 else 0)
+                found[image.mark.id] = Taken(mounts=mounts, transid=whole, at=at)
+                image.undo.pop_all()
+    return found
+
+
+@contextmanager
+def _told(found: dict[str, Taken | RvssError], mark: Mark, undo: ExitStack) -> Iterator[None]:
+    """Note it if a block that makes an image fails, and undo what there is of the image."""
+    try:
+        yield
+    except (OSError, RvssError) as exc:
+        failed = exc if isinstance(exc, RvssError) else failure(exc, mark)
+        try:
+            undo.close()
+        except (OSError, RvssError) as left:
+            failed.add_note(f"and not all of it could be undone: {left}")
+        found[mark.id] = failed
+
+
+def failure(exc: OSError, mark: Mark) -> RvssError:
+    """Return the error for an image that could not be taken."""
+    return problem(exc, f"cannot take a shadow copy of {mark.share_path}")
+
+
+def _named(home: Home, mark: Mark) -> list[Part]:
+    """Return the parts of an image that is to be taken.
 
     Raises:
-        RvssError: BAD_PATH if the volume is gone, or the directory in it another one; NESTED or
-            NOT_SUPPORTED.
+        RvssError: BAD_PATH if the volume is gone, or the directory in it another one; NESTED.
         OSError: if btrfs refuses.
     """
     volume = mark.volume
@@ -41,21 +101,87 @@ def take(home: Home, mark: Mark, identity: Identity) -> list[tuple[str, int]]:
                 home.top, int(volume.id), volume.directory, besides={home.tree}
             )
             refuse_long(inner, mark.share_path)
-    named = [_part(home, int(volume.id), ""), *(_part(home, i.tree, i.path) for i in inner)]
-    with ExitStack() as undo:
-        sources = [part.tree for part in named]
-        made = snapshots(home, mark, identity, named, sources, undo)
-        if shows_home(volume):
-            _remove_placeholder(home, parts.writable(mark.id, named, 0))
-        taken = [
-            replace(part, recovery=subvolume.uuid)
-            for part, subvolume in zip(named, made, strict=True)
-        ]
-        marks.write(home, mark, identity, taken)
-        there = [(part.place, image.tree) for part, image in zip(named, made, strict=True)]
-        mounts = images.mounts(home, volume, mark.id, there)
-        undo.pop_all()
-        return mounts
+    return [_part(home, int(volume.id), ""), *(_part(home, i.tree, i.path) for i in inner)]
+
+
+def _begin(
+    home: Home,
+    mark: Mark,
+    identity: Identity,
+    named: Sequence[Part],
+    sources: Sequence[int],
+    undo: ExitStack,
+) -> _Image:
+    """Write the mark of an image, and return it.
+
+    Args:
+        home: where.
+        mark: of the image.
+        identity: whose it is.
+        named: the parts.
+        sources: the ids of the subvolumes that they become snapshots of.
+        undo: removes all of it.
+
+    Raises:
+        RvssError: NOT_SUPPORTED.
+        OSError: if btrfs refuses.
+    """
+    marks.make(home, mark.id)
+    undo.callback(marks.remove, home, mark.id)
+    marks.write(home, mark, identity, named)
+    wanted = [
+        Snapshot(tree=tree, name=parts.begun(mark.id, named, index))
+        for index, tree in enumerate(sources)
+    ]
+    for each in wanted:
+        undo.callback(home.delete, each.name)
+    return _Image(mark=mark, named=named, wanted=wanted, undo=undo)
+
+
+def _snapshot(home: Home, images: Sequence[_Image], deadline: float) -> int:
+    """Make the parts of images, all at one instant if that can be; see `together.take`."""
+    if not images:
+        return 0
+    wanted = [each for image in images for each in image.wanted]
+    return together.take(home, wanted, parts.starters(images[0].mark.id), deadline)
+
+
+def _placed(home: Home, image: _Image) -> list[Subvolume]:
+    """Give the parts that were made their places and names; return them.
+
+    Raises:
+        RvssError: BUSY if a source has been deleted.
+        OSError: if btrfs refused, or does.
+    """
+    made = []
+    for part, snapshot in zip(image.named, image.wanted, strict=True):
+        if snapshot.failure is not None and snapshot.failure.errno in subvolumes.GONE:
+            raise RvssError(
+                Problem.BUSY, f"the subvolume {part.base} was deleted just now", "try again"
+            ) from snapshot.failure
+        if snapshot.made is None:
+            raise snapshot.failure or FileNotFoundError(errno.ENOENT, "not made", snapshot.name)
+        made.append(snapshot.made)
+    for index, snapshot in enumerate(image.wanted):
+        name = parts.writable(image.mark.id, image.named, index)
+        image.undo.callback(home.delete, name)
+        os.rename(snapshot.name, name, src_dir_fd=home.fd, dst_dir_fd=home.fd)
+    return made
+
+
+def _finish(home: Home, image: _Image, identity: Identity) -> list[tuple[str, int]]:
+    """Complete an image whose parts were made; return its mounts."""
+    made = _placed(home, image)
+    volume, mark = image.mark.volume, image.mark
+    if shows_home(volume):
+        _remove_placeholder(home, parts.writable(mark.id, image.named, 0))
+    taken = [
+        replace(part, recovery=subvolume.uuid)
+        for part, subvolume in zip(image.named, made, strict=True)
+    ]
+    marks.write(home, mark, identity, taken)
+    there = [(part.place, each.tree) for part, each in zip(image.named, made, strict=True)]
+    return images.mounts(home, volume, mark.id, there)
 
 
 def snapshots(
@@ -73,24 +199,17 @@ def snapshots(
         mark: of the image.
         identity: whose it is.
         named: the parts.
-        sources: the ids of the subvolumes that they become snapshots of.
+        sources: the ids of the subvolumes that they become snapshots of; nobody writes to them.
         undo: removes all of it.
 
     Raises:
         RvssError: BUSY if a source has been deleted; NOT_SUPPORTED.
         OSError: if btrfs refuses.
     """
-    marks.make(home, mark.id)
-    undo.callback(marks.remove, home, mark.id)
-    marks.write(home, mark, identity, named)
-    made = [
-        _snapshot(home, mark, named, index, source, undo) for index, source in enumerate(sources)
-    ]
-    for index in range(len(named)):
-        begun, name = parts.begun(mark.id, named, index), parts.writable(mark.id, named, index)
-        undo.callback(home.delete, name)
-        os.rename(begun, name, src_dir_fd=home.fd, dst_dir_fd=home.fd)
-    return made
+    image = _begin(home, mark, identity, named, sources, undo)
+    for each in image.wanted:
+        together.take(home, [each], "", 0.0)
+    return _placed(home, image)
 
 
 def refuse_nested(fd: int, directory: str, path: str, home: int | None) -> None:
@@ -152,35 +271,6 @@ def _part(home: Home, tree: int, place: str) -> Part:
     around = ioctl.holder(home.fd, tree)
     name = parts.TOP if around is None else around[2]
     return Part(place=place, base=parts.base(name), tree=tree)
-
-
-def _snapshot(
-    home: Home, mark: Mark, named: Sequence[Part], index: int, tree: int, undo: ExitStack
-) -> Subvolume:
-    """Take a part in the directory of the mark.
-
-    A snapshot keeps others from changing anything in its directory until its transaction is
-    committed (fs/btrfs/ioctl.c, btrfs_mksubvol()): in the home, each would wait for all others.
-    """
-    part, name = named[index], parts.begun(mark.id, named, index)
-    holder, _, leaf = name.rpartition("/")
-    try:
-        with (
-            files.opened(subvolumes.opened(home.top, tree)) as source,
-            files.opened(os.open(holder, files.DIRECTORY, dir_fd=home.fd)) as parent,
-        ):
-            ioctl.snapshot(source, parent, leaf, read_only=False)
-    except OSError as exc:
-        if exc.errno not in subvolumes.GONE:
-            raise
-        raise RvssError(
-            Problem.BUSY, f"the subvolume {part.base} was deleted just now", "try again"
-        ) from exc
-    undo.callback(home.delete, name)
-    subvolume = home.subvolume(name)
-    if subvolume is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    return subvolume
 
 
 def _remove_placeholder(home: Home, name: str) -> None:

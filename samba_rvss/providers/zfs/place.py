@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounttable
-from samba_rvss.model import Volume
+from samba_rvss.model import Mark, Nested, Volume
 from samba_rvss.providers.zfs.command import Command
 
 _LONGEST_NAME = 255  # include/sys/fs/zfs.h, ZFS_MAX_DATASET_NAME_LEN less the NUL
@@ -95,6 +95,21 @@ def refuse_nested(path: str) -> None:
             " be empty in a shadow copy",
             "set 'rvss:nested = include' or mount it elsewhere",
         )
+
+
+def captured(mark: Mark) -> dict[str, str]:
+    """Return the datasets that an image is to be of: the share's, and what is nested in it.
+
+    Each with its directory in the volume.
+
+    Raises:
+        RvssError: NESTED.
+    """
+    volume = mark.volume
+    if mark.nested is Nested.INCLUDE:
+        return {volume.name: "", **nested_datasets(volume, mark.share_path)}
+    refuse_nested(mark.share_path)
+    return {volume.name: ""}
 
 
 def nested_datasets(volume: Volume, path: str) -> dict[str, str]:

@@ -19,10 +19,21 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from samba_rvss.errors import Problem, RvssError
+from samba_rvss.clock import now
+from samba_rvss.errors import Problem, RvssError, attempted
 from samba_rvss.kernel import files, mounttable
 from samba_rvss.kernel.mounttable import MountInfo
-from samba_rvss.model import Foreign, Identity, Image, Inventory, Mark, Nested, Sealed, Volume
+from samba_rvss.model import (
+    Foreign,
+    Identity,
+    Image,
+    Inventory,
+    Mark,
+    Nested,
+    Sealed,
+    Taken,
+    Volume,
+)
 from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.homes import IN_A_POOL, Homes
 from samba_rvss.providers.inventory import listed
@@ -127,22 +138,20 @@ class Zfs:
         """See `samba_rvss.providers.Provider`. `create` refuses datasets not below the volume's."""
         return mount.kind == "zfs"
 
-    def create(self, mark: Mark) -> list[tuple[str, int]]:
+    def create(self, marks: Sequence[Mark], deadline: float) -> dict[str, Taken | RvssError]:
         """See `samba_rvss.providers.Provider`."""
-        volume = mark.volume
-        datasets = {volume.name: ""}
-        if mark.nested is Nested.INCLUDE:
-            datasets |= place.nested_datasets(volume, mark.share_path)
-        else:
-            place.refuse_nested(mark.share_path)
+        return {mark.id: attempted(self._create, mark) for mark in marks}
+
+    def _create(self, mark: Mark) -> Taken:
+        volume, datasets = mark.volume, place.captured(mark)
         with doing(f"cannot take a shadow copy of {mark.share_path}"):
             pool = self._pool(volume)
             if volume.name != pool.here(volume.name):
                 raise RvssError(
                     Problem.BAD_PATH, f"the pool of {volume.name} is {pool.name} now", "try again"
                 )
-            opened = partial(self.open, volume, mark.id)
-            return self._take(pool, mark, datasets, opened)
+            mounts = self._take(pool, mark, datasets, partial(self.open, volume, mark.id))
+            return Taken(mounts=mounts, transid=0, at=now())
 
     def branch(self, volume: Volume, image: str, mark: Mark) -> Volume:
         """See `samba_rvss.providers.Provider`. It is an image of the sealed image's clone."""

@@ -1,0 +1,131 @@
+"""Which shares a client is putting into a set, told from the callouts before it.
+
+Samba asks for each share whether it can have shadow copies: when the client asks for that
+(IsPathSupported), and again when he adds the share to his set. At Commit it has the copies made,
+share by share; it tells nobody which they will be. A worker has one set in creation, and asks
+nothing else while it commits. So what a worker has asked for and has not got is in its set, and
+perhaps more is.
+
+Contract: values in, values out; nothing here waits, looks or knows the time.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+ONCE_SECONDS = 180.0
+"""For how long a share that was asked for once may be in a set: as long as Samba waits for a set
+that nothing is added to (srv_fss_agent.c, fss_seq_tout_set())."""
+
+TWICE_SECONDS = 1800.0
+"""The same of one that was asked for again, which Samba has in a set."""
+
+MOST = 64
+"""How many shares are taken besides the one that is asked for, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked(Generic[T]):
+    """A share that a worker has asked for.
+
+    Attributes:
+        times: how often, since the last set that was committed.
+        last: when last, in seconds of any clock.
+        user: whose callout that was; it may be another one than the client's.
+        found: what was found then.
+    """
+
+    times: int
+    last: float
+    user: int
+    found: T
+
+
+class Gathering(Generic[T]):
+    """What the workers have asked for; `T` is what was found of a share."""
+
+    def __init__(self) -> None:
+        self._asked: dict[Hashable, dict[str, Asked[T]]] = {}
+        self._commits: dict[Hashable, set[str]] = {}  # what a Commit that goes on has had
+
+    def asked(self, worker: Hashable, share: str, at: float, user: int, found: T) -> None:
+        """Note that a share was found fit for a shadow copy. No Commit goes on then.
+
+        Args:
+            worker: which one asked.
+            share: the share's name.
+            at: when, in seconds.
+            user: whose callout it was.
+            found: what was found.
+        """
+        self._commits.pop(worker, None)
+        self._forget(at)
+        own = self._asked.setdefault(worker, {})
+        before = own.get(share)
+        times = before.times if before else 0
+        own[share] = Asked(times=times + 1, last=at, user=user, found=found)
+
+    def begin(self, worker: Hashable, share: str, at: float, user: int) -> Mapping[str, T] | None:
+        """Note that a worker wants a copy of a share; return what is to be taken along.
+
+        A share that the same Commit had before is wanted by the next try of it.
+
+        Args:
+            worker: which one.
+            share: the share's name.
+            at: when, in seconds.
+            user: whose callout it is.
+
+        Returns:
+            What was found of each share that is, or may be, wanted next; None if that was returned
+            before, in the same Commit.
+        """
+        self._forget(at)
+        commit = self._commits.get(worker)
+        if commit is not None and share not in commit:
+            commit.add(share)
+            return None
+        self._commits[worker] = {share}
+        return self._gathered(worker, share, at, user)
+
+    def committed(self, worker: Hashable, since: float) -> None:
+        """Note that Samba has written down what a worker has committed: nothing is tried again.
+
+        What the worker asked for meanwhile stays.
+
+        Args:
+            worker: which one.
+            since: when its Commit began, in seconds.
+        """
+        self._commits.pop(worker, None)
+        own = self._asked.get(worker, {})
+        for share in [share for share, asked in own.items() if asked.last <= since]:
+            del own[share]
+
+    def _gathered(self, worker: Hashable, share: str, at: float, user: int) -> dict[str, T]:
+        own = self._asked.get(worker, {})
+        others = sorted(
+            (name for name in own if name != share), key=lambda name: own[name].last, reverse=True
+        )
+        certain = [name for name in others if own[name].times > 1]
+        perhaps = [
+            name for name in others if own[name].times == 1 and at - own[name].last < ONCE_SECONDS
+        ]
+        asked = own.get(share)
+        if asked is not None and asked.times == 1:
+            # This client adds shares and does not ask before: so do his others.
+            theirs = [name for name in perhaps if own[name].user == user]
+            certain += theirs
+            perhaps = [name for name in perhaps if name not in theirs]
+        chosen = [*certain, *perhaps[: len(certain) + 1]][:MOST]
+        return {name: own[name].found for name in chosen}
+
+    def _forget(self, at: float) -> None:
+        for worker, own in list(self._asked.items()):
+            for share in [name for name, asked in own.items() if at - asked.last >= TWICE_SECONDS]:
+                del own[share]
+            if not own:
+                del self._asked[worker]
+                self._commits.pop(worker, None)

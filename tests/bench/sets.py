@@ -1,0 +1,215 @@
+"""How long a Commit of many shares takes, and whether their copies are of one instant.
+
+    /usr/bin/python3 tests/bench/sets.py [--delay MILLISECONDS] [--rounds N] [--proof N] [--json]
+
+Needs root, and what tests/run installs. Everything happens on a private Samba and a btrfs in a
+file, each share on a subvolume of its own; with --delay on a disk that takes so long for each
+reading and writing. The first table compares Commits of sets of 1, 8 and 64 shares, measured in
+turns. Then a writer goes over all shares of a set without a pause: it writes the next number into
+one file after the other, each on the disk before the next. In copies of one instant the numbers
+never rise from a file to the next one, and differ by one at most. Exit status 1 if a limit is
+missed, or copies that are said to be of one instant are not.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import Context, ShadowCopy
+from samba_rvss.run import run
+from samba_rvss.samba.fsrvp.client import Client
+from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.testing.daemon import RvssDaemon
+from samba_rvss.testing.disk import SickDisk
+from samba_rvss.testing.loop import LoopBtrfs
+from samba_rvss.testing.smbd import PrivateSmbd
+from samba_rvss.testing.users import BackupOperator
+
+SIZES = (1, 8, 64)
+LIMITS = {8: 3.0, 64: 12.0}
+"""How many times as long as one share a set may take on a slow disk."""
+SIZE = 2 << 30
+PAUSE = 0.1
+_SELDOM = 4
+_NUMBER = "number"
+
+
+class Bench:
+    """The measurements, on one private Samba.
+
+    Args:
+        delay: seconds that the disk takes for each reading and writing; 0 for a file.
+    """
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Set everything up, and clear it away."""
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rvss-bench-")))
+            directory.chmod(0o755)
+            disk = None
+            if self.delay:
+                sick = SickDisk(directory, size=SIZE, delay=self.delay)
+                disk = stack.enter_context(sick).file
+            self.fs = stack.enter_context(LoopBtrfs(directory, size=SIZE, disk=disk))
+            self.samba = stack.enter_context(PrivateSmbd())
+            self.samba.set_options({"rvss:commit deadline": "50 s"})
+            self.daemon = stack.enter_context(RvssDaemon(self.samba))
+            self.names = [f"share{number}" for number in range(max(SIZES))]
+            self.files = []
+            for name in self.names:
+                path = self.fs.subvolume(name)
+                self.files.append(path / _NUMBER)
+                self.files[-1].write_text("0")
+                self.samba.set_share(name, self.daemon.share(name, path))
+            operator = stack.enter_context(BackupOperator(self.samba))
+            self.daemon.start()
+            self.samba.start()
+            self.client = stack.enter_context(Client(self.samba.address, operator.logon))
+            yield
+
+    def commit(self, shares: Sequence[str]) -> tuple[float, list[ShadowCopy], CopySet]:
+        """Take a set; return the seconds that its Commit took, its copies, and it."""
+        taken = CopySet(self.client, Context.AUTO_RECOVERY)
+        taken.prepare(*shares)
+        taken.commit()
+        path = str(self.daemon.state_directory / "ledger.db")
+        with closing(Ledger(path, read_only=True)) as ledger:
+            copies = ledger.copies()
+        return taken.calls[-1].seconds, copies, taken
+
+    def generation(self) -> int:
+        """Return the number of the file system's last transaction, once it is on the disk."""
+        told = run(["btrfs", "inspect-internal", "dump-super", self.fs.device], timeout=60)
+        (line,) = (line for line in told.splitlines() if line.startswith("generation"))
+        return int(line.split()[1])
+
+    def times(self, rounds: int) -> list[dict[str, Any]]:
+        """Compare Commits of sets of several sizes."""
+        seconds: dict[int, list[float]] = {size: [] for size in SIZES}
+        spread: dict[int, list[int]] = {size: [] for size in SIZES}
+        groups: dict[int, list[int]] = {size: [] for size in SIZES}
+        for number in range(rounds + 1):
+            for size in SIZES:
+                if size == max(SIZES) and number % _SELDOM not in (0, 1):
+                    continue  # all those shares take a minute to go again
+                time.sleep(PAUSE)
+                os.sync()
+                before = self.generation()
+                spent, copies, taken = self.commit(self.names[:size])
+                after = self.generation()
+                taken.expose()
+                taken.delete()
+                print(f"{size}: {spent:.3f} s", file=sys.stderr, flush=True)
+                if number:
+                    seconds[size].append(spent)
+                    spread[size].append(len({copy.transid for copy in copies}))
+                    groups[size].append(after - before)
+        one = statistics.median(seconds[1])
+        return [
+            {
+                "shares": size,
+                "seconds": statistics.median(seconds[size]),
+                "ratio": statistics.median(seconds[size]) / one,
+                "limit": LIMITS.get(size) if self.delay else None,
+                "transactions": statistics.median(groups[size]),
+                "instants": dict(Counter(spread[size])),
+            }
+            for size in SIZES
+        ]
+
+    def proof(self, sets: int, shares: int = 8) -> dict[str, Any]:
+        """Take sets while somebody writes to all shares in turn, and read what is in them."""
+        stop = threading.Event()
+        writer = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, *map(str, self.files[:shares])],
+            stdin=subprocess.PIPE,
+        )
+        busy = [
+            subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            for _ in range(os.cpu_count() or 1)
+        ]
+        found: Counter[str] = Counter()
+        try:
+            for number in range(sets):
+                _, copies, taken = self.commit(self.names[:shares])
+                order = {name: place for place, name in enumerate(self.names)}
+                paths = [copy.path for copy in sorted(copies, key=lambda c: order[c.share])]
+                numbers = [int(Path(path, _NUMBER).read_text()) for path in paths]
+                whole = sorted(numbers, reverse=True) == numbers and numbers[0] - numbers[-1] < 2
+                instants = {copy.transid for copy in copies}
+                said = len(copies) == shares and len(instants) == 1 and 0 not in instants
+                found[
+                    f"said {'one' if said else 'several'}, in order: {'yes' if whole else 'no'}"
+                ] += 1
+                found["wrong"] += said and not whole
+                taken.expose()
+                taken.delete()
+                if number % 50 == 49:
+                    print(f"{number + 1} sets: {dict(found)}", file=sys.stderr, flush=True)
+        finally:
+            stop.set()
+            for process in (writer, *busy):
+                process.kill()
+                process.wait()
+        return dict(found)
+
+
+_WRITER = """
+import os, sys
+files = [os.open(path, os.O_WRONLY) for path in sys.argv[1:]]
+number = 10**9
+while True:
+    number += 1
+    for file in files:
+        os.pwrite(file, b"%d" % number, 0)
+        os.fdatasync(file)
+"""
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--delay", type=float, default=0.0, help="milliseconds of the disk")
+    parser.add_argument("--rounds", type=int, default=10, help="Commits of each size")
+    parser.add_argument("--proof", type=int, default=50, help="sets while somebody writes")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.delay / 1000)
+    with bench.standing():
+        rows = bench.times(arguments.rounds) if arguments.rounds else []
+        proof = bench.proof(arguments.proof) if arguments.proof else {}
+    if arguments.json:
+        print(json.dumps({"commits": rows, "proof": proof}, indent=2))
+    else:
+        for row in rows:
+            limit = f" (limit {row['limit']:g})" if row["limit"] else ""
+            print(
+                f"Commit of {row['shares']:2} shares: {row['seconds'] * 1000:7.1f} ms,"
+                f" {row['ratio']:5.2f} x one{limit}, {row['transactions']:g} transactions,"
+                f" instants: {row['instants']}"
+            )
+        print(f"sets while somebody writes: {proof}")
+    missed = [row for row in rows if row["limit"] and row["ratio"] > row["limit"]]
+    return 1 if missed or proof.get("wrong") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Shadow copies of a set are of one instant: taken at the first create callout of its Commit."""
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss.copies.create import UNCLAIMED
+from samba_rvss.model import Context, Phase, ShadowCopy
+from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.samba.fsrvp.results import FsrvpError
+from samba_rvss.testing.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from samba_rvss.testing.users import BackupOperator
+    from tests.samba.conftest import Rig
+
+NAMES = tuple(f"share{number}" for number in range(5))
+
+
+@pytest.fixture
+def served(rig: "Rig") -> "Rig":
+    """Shares, each on a volume of its own, and both servers."""
+    for name in NAMES:
+        rig.share(name, rig.volume(name))
+    rig.start()
+    return rig
+
+
+def _transids(copies: "Sequence[ShadowCopy]") -> list[int]:
+    return [copy.transid for copy in copies]
+
+
+def _unclaimed(rig: "Rig") -> list[str]:
+    """Return the shares of which something was taken along that nobody asked for."""
+    done = rig.command("events", "--json")
+    events = json.loads(done.stdout)["events"]
+    return sorted(event["share"] for event in events if event["what"] == UNCLAIMED)
+
+
+def test_a_set_is_of_one_instant(served: "Rig") -> None:
+    with served.client() as client:
+        taken = served.expose(client, *NAMES)
+        copies = served.wait_for_phase(Phase.OPEN, len(NAMES))
+        assert {copy.share for copy in copies} == set(NAMES)
+        assert len(set(_transids(copies))) == 1
+        assert all(_transids(copies))
+        taken.complete()
+        served.wait_for_phase(Phase.SEALED, len(NAMES))
+        for told in served.copies():
+            assert told["instant"] == "set"
+        taken.delete()
+    assert _unclaimed(served) == []
+    served.assert_nothing_left()
+
+
+def test_a_set_of_shares_that_are_to_stand_alone(served: "Rig") -> None:
+    for name in NAMES[:2]:
+        served.share(name, served.fs.path / name, {"rvss:instant": "volume"})
+    served.samba.reload()
+    with served.client() as client:
+        taken = served.expose(client, *NAMES)
+        copies = {copy.share: copy for copy in served.wait_for_phase(Phase.OPEN, len(NAMES))}
+        alone = {copies[name].transid for name in NAMES[:2]}
+        rest = {copies[name].transid for name in NAMES[2:]}
+        assert (len(alone), len(rest)) == (2, 1)
+        assert {told["instant"] for told in served.copies()} == {"volume"}
+        taken.complete()
+        taken.delete()
+    served.assert_nothing_left()
+
+
+def test_what_is_taken_along_and_not_wanted_goes_at_once(served: "Rig") -> None:
+    with served.client() as client:
+        taken = CopySet(client, Context.AUTO_RECOVERY)
+        taken.check(*NAMES)
+        taken.prepare(*NAMES[:2])
+        taken.commit()
+        started = time.monotonic()
+        wait_until(
+            lambda: f"these are all: {served.fs.parts()}",
+            lambda: len(served.images()) == 2,
+            pause=0.01,
+        )
+        print(f"the rest is gone {time.monotonic() - started:.2f} s after Commit")
+        # As many again as were added, of those that were only asked for.
+        assert len(_unclaimed(served)) == 2
+        assert {copy.share for copy in served.ledger()} == set(NAMES[:2])
+        taken.expose()
+        taken.complete()
+        taken.delete()
+    served.assert_nothing_left()
+
+
+def test_two_clients_whose_shares_overlap(served: "Rig", second_operator: "BackupOperator") -> None:
+    with served.client() as first, served.client(second_operator) as second:
+        one = CopySet(first, Context.AUTO_RECOVERY)
+        two = CopySet(second, Context.AUTO_RECOVERY)
+        one.check(*NAMES[:3])
+        two.check(*NAMES[2:])
+        one.prepare(*NAMES[:3])
+        one.commit()
+        mine = [copy for copy in served.ledger() if copy.phase is not Phase.CREATING]
+        assert {copy.share for copy in mine} == set(NAMES[:3])
+        assert len(set(_transids(mine))) == 1
+        one.expose()
+        two.prepare(*NAMES[2:])
+        two.commit()
+        theirs = [copy for copy in served.ledger() if copy.id not in {each.id for each in mine}]
+        assert {copy.share for copy in theirs} == set(NAMES[2:])
+        assert len(set(_transids(theirs))) == 1
+        two.expose()
+        for each in (one, two):
+            each.complete()
+            each.delete()
+    served.assert_nothing_left()
+
+
+def test_one_that_fails_harms_no_other(served: "Rig") -> None:
+    """Its own callout gives the reason; a new Commit has everything anew."""
+    with served.client() as client:
+        taken = CopySet(client, Context.AUTO_RECOVERY, abort_on_failure=False)
+        taken.prepare(*NAMES)
+        served.fs.volume(f"{NAMES[3]}/inner")
+        with pytest.raises(FsrvpError):
+            taken.commit()
+        refusal = served.fs.nested_refusal(f"{NAMES[3]}/inner")
+        assert refusal in served.wait_for_log(f"create {served.fs.path / NAMES[3]}")
+        before = {copy.id for copy in served.ledger()}
+        served.fs.delete_volume(f"{NAMES[3]}/inner")
+        taken.commit()
+        copies = [
+            copy
+            for copy in served.ledger()
+            if copy.id not in before and copy.phase is not Phase.CREATING
+        ]
+        assert {copy.share for copy in copies} == set(NAMES)
+        assert len(set(_transids(copies))) == 1
+        taken.expose()
+        taken.complete()
+        taken.delete()
+
+
+def test_the_daemon_ends_between_taking_and_claiming(served: "Rig") -> None:
+    served.daemon.stop()
+    served.daemon.start(crash_at="create.mounted")
+    with served.client() as client:
+        taken = CopySet(client, Context.AUTO_RECOVERY, abort_on_failure=False)
+        taken.prepare(*NAMES)
+        with pytest.raises(FsrvpError):
+            taken.commit()
+        assert len(served.images()) == len(NAMES)
+        taken.abort()
+    served.daemon.wait_until_dead()
+    served.daemon.start()
+    assert served.ledger() == []
+    served.assert_nothing_left()
