@@ -15,9 +15,15 @@ from samba_rvss.model import Image, Inventory, Mark, Nested, Sealed, Taken, Volu
 
 
 class Provider(Protocol):
-    """One file system's way to take, seal and remove images."""
+    """One file system's way to take, seal and remove images.
+
+    Attributes:
+        name: what marks and records call it.
+        together: whether `create` takes images of several volumes at one instant.
+    """
 
     name: str
+    together: bool
 
     def find(self, fd: int, path: str) -> Volume | None:
         """Find the volume that a directory sits in, whether it can be snapshotted or not.
@@ -59,7 +65,8 @@ class Provider(Protocol):
     def create(self, marks: Sequence[Mark], deadline: float) -> Mapping[str, Taken | RvssError]:
         """Take writable images of volumes, with our marks, durable on return.
 
-        All are taken at one instant if that can be had in time; see `Taken`. What fails of one
+        Where they can be taken `together`, they are, if that can be had in time; see `Taken`. What
+        is nested in a volume is always taken with it. What fails of one
         harms no other, and leaves nothing behind.
 
         Args:

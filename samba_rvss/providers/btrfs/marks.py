@@ -184,12 +184,30 @@ def remove(home: Home, image: str) -> None:
     may bring the directory of marks into the file system's log, which has no deletion of a
     subvolume: so that one is never given to fsync(2).
     """
-    together.clear(home, parts.starters(image))
+    tidy(home, image)
     with (
         suppress(FileNotFoundError),
         files.opened(os.open(PLACE, files.DIRECTORY, dir_fd=home.fd)) as place,
     ):
         os.rmdir(image, dir_fd=place)
+
+
+def tidy(home: Home, image: str) -> None:
+    """Remove what is beside a mark while its image is being taken, and not needed any more.
+
+    Raises:
+        RvssError: BUSY.
+        OSError: if btrfs refuses.
+    """
+    together.clear(home, parts.starters(image))
+    with suppress(FileNotFoundError), files.opened(_open(home, image)) as fd:
+        for name in os.listdir(fd):
+            try:
+                os.rmdir(name, dir_fd=fd)
+            except OSError as exc:
+                # A part that was not moved to its place.
+                if exc.errno not in (errno.ENOTEMPTY, errno.ENOTDIR):
+                    raise
 
 
 def _open(home: Home, image: str) -> int:

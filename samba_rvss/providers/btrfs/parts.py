@@ -75,8 +75,12 @@ def writable(image: str, parts: Sequence[Part], index: int) -> str:
 
 
 def begun(image: str, parts: Sequence[Part], index: int) -> str:
-    """Return where a writable part is made, below the home, before it gets its place and name."""
-    return f"{PLACE}/{image}/{writable(image, parts, index)}"
+    """Return where a writable part is made, below the home, before it gets its place and name.
+
+    Each in a directory that no other is made in; see `together`.
+    """
+    name = writable(image, parts, index)
+    return f"{PLACE}/{image}/{index}/{name}" if index else f"{PLACE}/{image}/{name}"
 
 
 def starters(image: str) -> str:

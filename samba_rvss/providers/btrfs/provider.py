@@ -47,7 +47,6 @@ from samba_rvss.providers.btrfs import (
     sizes,
     subvolumes,
     taking,
-    together,
 )
 from samba_rvss.providers.btrfs.failure import problem
 from samba_rvss.providers.btrfs.home import Home
@@ -69,6 +68,7 @@ class Btrfs:
     """
 
     name = PROVIDER
+    together = True
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class Btrfs:
             anew = seal.run(record, sealed, opened=opened)
             # A loss of power may have brought it back; it is in nobody's way.
             with suppress(OSError, RvssError):
-                together.clear(ours, parts.starters(image))
+                marks.tidy(ours, image)
             return anew
 
     def clear(self, volume: Volume, image: str, *, link: bool = False) -> None:

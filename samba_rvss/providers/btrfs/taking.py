@@ -134,6 +134,8 @@ def _begin(
         for index, tree in enumerate(sources)
     ]
     for each in wanted:
+        with suppress(FileExistsError):
+            os.mkdir(os.path.dirname(each.name), 0o700, dir_fd=home.fd)
         undo.callback(home.delete, each.name)
     return _Image(mark=mark, named=named, wanted=wanted, undo=undo)
 
@@ -166,6 +168,7 @@ def _placed(home: Home, image: _Image) -> list[Subvolume]:
         name = parts.writable(image.mark.id, image.named, index)
         image.undo.callback(home.delete, name)
         os.rename(snapshot.name, name, src_dir_fd=home.fd, dst_dir_fd=home.fd)
+    marks.tidy(home, image.mark.id)
     return made
 
 

@@ -9,24 +9,28 @@ join. Where one was late all the same, its ``transid`` tells, and all are taken 
 """
 
 import errno
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import Event, Semaphore
 
 from samba_rvss.errors import RvssError
-from samba_rvss.kernel import files
+from samba_rvss.kernel import files, processes
 from samba_rvss.providers.btrfs import ioctl, subvolumes
 from samba_rvss.providers.btrfs.home import Home
 from samba_rvss.providers.btrfs.ioctl import Subvolume
 
-_STARTERS = 4
+_logger = logging.getLogger(__name__)
+
+# How many throw-away snapshots begin, at the first try and at those that follow: the more there
+# are, the longer does their transaction take.
+_STARTERS = (8, 16, 32, 64)
 _HEAD_START = 0.0003  # seconds; a commit takes some milliseconds
-_TRIES = 4
 _SOURCE = "source"
 
 
@@ -67,29 +71,48 @@ def take(home: Home, wanted: Sequence[Snapshot], place: str, deadline: float) ->
         _make(home, wanted[0])
         return _instant(wanted)
     last = (time.monotonic() + deadline) / 2
+    most = len(wanted) + _STARTERS[-1] + 1
     with (
-        ThreadPoolExecutor(len(wanted) + _STARTERS, "snapshot") as threads,
-        _starters(home, place) as starters,
+        ThreadPoolExecutor(most, "snapshot", processes.hurry) as threads,
+        _starters(home, place) as source,
     ):
-        for number in range(_TRIES):
-            ready, go = Semaphore(0), Event()
-            makes = partial(_make, home, ready=ready.release, go=go.wait)
-            making = [threads.submit(makes, each) for each in wanted]
-            for _ in wanted:
-                ready.acquire()
-            for starter in starters:
-                threads.submit(_start, home, starter, number)
-            time.sleep(_HEAD_START)
-            go.set()
-            for done in making:
-                done.result()
+        for number, many in enumerate(_STARTERS, 1):
+            # Not in this thread, which does not hurry.
+            threads.submit(_together, threads, home, wanted, source, many).result()
             instant = _instant(wanted)
-            if instant or number == _TRIES - 1 or time.monotonic() > last:
+            if instant or many == _STARTERS[-1] or time.monotonic() > last:
                 return instant
+            found = [each.made.transid if each.made else 0 for each in wanted]
+            _logger.info("snapshots did not meet at try %d, but in transactions %s", number, found)
             for each in wanted:
                 if each.made is not None:
                     home.delete(each.name)
     raise AssertionError(wanted)
+
+
+def _together(
+    threads: ThreadPoolExecutor, home: Home, wanted: Sequence[Snapshot], starters: str, many: int
+) -> None:
+    """Take snapshots right after others have begun, so that all can join the next transaction.
+
+    Args:
+        threads: enough for all of them.
+        home: where.
+        wanted: which.
+        starters: the name of the directory for the others, below the home; empty if there is none.
+        many: how many others.
+    """
+    ready, begin, go = Semaphore(0), Event(), Event()
+    starts = partial(_start, home, starters, ready=ready.release, go=begin.wait)
+    makes = partial(_make, home, ready=ready.release, go=go.wait)
+    starting = [threads.submit(starts, number) for number in range(many if starters else 0)]
+    making = [threads.submit(makes, each) for each in wanted]
+    for _ in (*starting, *making):
+        ready.acquire()
+    begin.set()
+    time.sleep(_HEAD_START)
+    go.set()
+    wait((*starting, *making))
 
 
 def _instant(taken: Sequence[Snapshot]) -> int:
@@ -131,34 +154,46 @@ def _make(
 
 
 @contextmanager
-def _starters(home: Home, place: str) -> Iterator[list[str]]:
-    """Give the names of directories for throw-away snapshots to a block; none if there is no room.
+def _starters(home: Home, place: str) -> Iterator[str]:
+    """Give the name of a directory for throw-away snapshots to a block; empty if it has no room.
 
     Before Linux 6.5, making the empty subvolume that they are of commits a transaction too.
     """
-    names: list[str] = []
+    made = ""
     try:
         with suppress(OSError):
             os.mkdir(place, 0o700, dir_fd=home.fd)
             with _directory(home, place) as fd:
                 ioctl.create_subvolume(fd, _SOURCE)
-                for number in range(_STARTERS):
-                    os.mkdir(str(number), 0o700, dir_fd=fd)
-                    names.append(f"{place}/{number}")
-        yield names
+            made = place
+        yield made
     finally:
         with suppress(OSError, RvssError):  # it goes with the mark
             clear(home, place)
 
 
-def _start(home: Home, holder: str, number: int) -> None:
-    place = holder.rpartition("/")[0]
-    with (
-        suppress(OSError),
-        _directory(home, f"{place}/{_SOURCE}") as source,
-        _directory(home, holder) as parent,
-    ):
-        ioctl.snapshot(source, parent, str(number), read_only=False)
+def _start(
+    home: Home,
+    place: str,
+    number: int,
+    *,
+    ready: Callable[[], object],
+    go: Callable[[], object],
+) -> None:
+    """Take a throw-away snapshot, as `_make`; what was taken before under its number goes."""
+    holder = f"{place}/{number}"
+    with suppress(OSError), ExitStack() as stack:
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(holder, 0o700, dir_fd=home.fd)
+            source = stack.enter_context(_directory(home, f"{place}/{_SOURCE}"))
+            parent = stack.enter_context(_directory(home, holder))
+            for name in os.listdir(parent):
+                ioctl.delete_subvolume(parent, name)
+        finally:
+            ready()
+        go()
+        ioctl.snapshot(source, parent, "snapshot", read_only=False)
 
 
 def clear(home: Home, place: str) -> None:

@@ -21,6 +21,7 @@ from samba_rvss.providers.zfs.properties import (
 )
 
 _BESIDE = 4
+_GROUP = "createtxg"
 
 
 def clone(
@@ -32,8 +33,8 @@ def clone(
     mark: str,
     *,
     sealed: bool = False,
-) -> None:
-    """Clone the snapshots of an image.
+) -> int:
+    """Clone the snapshots of an image; return in which transaction group those were taken.
 
     Args:
         zfs: zfs(8).
@@ -49,7 +50,8 @@ def clone(
         RvssError: BAD_PATH if the volume's name is another dataset's by now, else as a `Command`.
     """
     # The snapshots exist: the datasets with these names are those that were snapshotted.
-    wanted = _origin_properties(zfs, list(datasets))
+    wanted = _origin_properties(zfs, list(datasets), f"{volume.name}@rvss-{image}")
+    group = int(wanted.pop(_GROUP)[_GROUP])
     guid = wanted[volume.name].pop("guid")
     if guid != (volume.id or guid):  # it has none if its mark is of the first form
         raise RvssError(
@@ -69,7 +71,7 @@ def clone(
         _make_home(zfs, f"{pool.name}/{tree.HOME}")
         zfs(*words)
     if not inner:
-        return
+        return group
     with ThreadPoolExecutor(_BESIDE) as beside:
         clones = []
         for number, (dataset, directory) in enumerate(inner, 1):
@@ -82,6 +84,7 @@ def clone(
         made.result()
     # The mark comes last: a clone that bears it is complete.
     zfs("set", f"{MARK}={mark}", top)
+    return group
 
 
 def _make_home(zfs: Command, home: str) -> None:
@@ -94,11 +97,18 @@ def _make_home(zfs: Command, home: str) -> None:
             raise
 
 
-def _origin_properties(zfs: Command, datasets: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return each dataset's guid, and the properties that its clone gets from it."""
-    found: dict[str, dict[str, str]] = {dataset: {} for dataset in datasets}
-    words = ("get", "-H", "-p", "-o", "name,property,value", ",".join(["guid", *COPIED]))
-    for name, key, value in zfs.table(*words, *datasets, columns=3):
+def _origin_properties(
+    zfs: Command, datasets: Sequence[str], snapshot: str
+) -> dict[str, dict[str, str]]:
+    """Return each dataset's guid, and the properties that its clone gets from it.
+
+    By the name of the property, which no dataset has, also the transaction group of a snapshot.
+    """
+    found: dict[str, dict[str, str]] = {name: {} for name in (*datasets, _GROUP)}
+    words = ("get", "-H", "-p", "-o", "name,property,value", ",".join(["guid", _GROUP, *COPIED]))
+    for name, key, value in zfs.table(*words, *datasets, snapshot, columns=3):
+        if (name == snapshot) != (key == _GROUP):
+            continue
         if value not in ("-", "none"):
-            found[name][key] = value
+            found[_GROUP if key == _GROUP else name][key] = value
     return found

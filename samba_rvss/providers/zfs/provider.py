@@ -72,6 +72,7 @@ class Zfs:
     """
 
     name = "zfs"
+    together = False
 
     def __init__(
         self,
@@ -150,8 +151,8 @@ class Zfs:
                 raise RvssError(
                     Problem.BAD_PATH, f"the pool of {volume.name} is {pool.name} now", "try again"
                 )
-            mounts = self._take(pool, mark, datasets, partial(self.open, volume, mark.id))
-            return Taken(mounts=mounts, transid=0, at=now())
+            group, mounts = self._take(pool, mark, datasets, partial(self.open, volume, mark.id))
+            return Taken(mounts=mounts, transid=group, at=now())
 
     def branch(self, volume: Volume, image: str, mark: Mark) -> Volume:
         """See `samba_rvss.providers.Provider`. It is an image of the sealed image's clone."""
@@ -166,9 +167,11 @@ class Zfs:
             datasets = {top.name: "", **{each.name: json.loads(each.directory) for each in inner}}
             for name in datasets:
                 place.require_short(f"{name}@rvss-{mark.id}")
-            return self._take(pool, replace(mark, volume=own), datasets, lambda: own)
+            return self._take(pool, replace(mark, volume=own), datasets, lambda: own)[1]
 
-    def _take(self, pool: Pool, mark: Mark, datasets: dict[str, str], then: Callable[[], T]) -> T:
+    def _take(
+        self, pool: Pool, mark: Mark, datasets: dict[str, str], then: Callable[[], T]
+    ) -> tuple[int, T]:
         self._homes.remember(pool.guid, IN_A_POOL)
         undo = partial(self._undo, mark.volume, mark.id)
         return taking.take(self._zfs, self._marks, pool, mark, datasets, undo, then)

@@ -26,8 +26,8 @@ def take(
     datasets: dict[str, str],
     undo: Callable[[Sequence[str], str], None],
     then: Callable[[], T],
-) -> T:
-    """Take an image of datasets; return what a function does that is called when it is there.
+) -> tuple[int, T]:
+    """Take an image of datasets.
 
     Args:
         zfs: zfs(8).
@@ -36,7 +36,10 @@ def take(
         mark: the image's; the clone of a branch bears that it is ready.
         datasets: the volume's own first, and the directory of each in the volume.
         undo: removes what is there of it; gets the names of the snapshots, and the mark on them.
-        then: that function; if it fails, nothing is left.
+        then: a function that is called when it is there; if it fails, nothing is left.
+
+    Returns:
+        The transaction group in which it was taken, and what the function returned.
 
     Raises:
         RvssError: NOT_SUPPORTED if the mark is too long; as a `Command` does.
@@ -54,9 +57,9 @@ def take(
         # properties are read and the clone is begun.
         with ThreadPoolExecutor(1) as beside:
             hold = beside.submit(zfs, "hold", HOLD, *snapshots)
-            clone(zfs, pool, mark.volume, mark.id, datasets, of_clone)
+            group = clone(zfs, pool, mark.volume, mark.id, datasets, of_clone)
             hold.result()
-        return then()
+        return group, then()
     except RvssError as exc:
         try:
             undo(snapshots, encoded)
