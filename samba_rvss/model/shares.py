@@ -46,7 +46,8 @@ class Share:
             values.
         instant: whether its copies are taken together with those of other shares.
         previous_versions_limit, maximum_copies, minimum_free, minimum_free_percent, keep,
-            recovery_link, retention, backup_warn_age: see samba-rvss(8); bytes, per cent, seconds.
+            recovery_link, retention, backup_warn_age: see samba-rvss.conf(5); bytes, per cent,
+            seconds.
     """
 
     name: str

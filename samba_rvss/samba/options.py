@@ -1,4 +1,4 @@
-"""The ``rvss:`` options: their names, forms and defaults. samba-rvss(8) explains each."""
+"""The ``rvss:`` options: their names, forms and defaults. samba-rvss.conf(5) explains each."""
 
 import os
 import re

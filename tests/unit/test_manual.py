@@ -11,15 +11,25 @@ from samba_rvss import cli
 from samba_rvss.cli import doctor, reconcile, status
 from samba_rvss.cli.doctor.finding import CHECKS
 from samba_rvss.errors import Problem
+from samba_rvss.samba import clocks, needs
 from samba_rvss.samba.options import OPTIONS
 from samba_rvss.testing import plugin
+from samba_rvss.testing.example import readme_block
 
 MAN = Path(__file__).parents[2] / "packaging" / "man"
 
 
+PAGES = {page.name: page.read_text() for page in sorted(MAN.iterdir())}
+
+
 @pytest.fixture(scope="module")
 def manual() -> str:
-    return (MAN / "samba-rvss.8").read_text()
+    return PAGES["samba-rvss.8"]
+
+
+@pytest.fixture(scope="module")
+def of_conf() -> str:
+    return PAGES["samba-rvss.conf.5"]
 
 
 def test_problems(manual: str) -> None:
@@ -27,23 +37,51 @@ def test_problems(manual: str) -> None:
     assert told == [(str(problem.value), problem.name) for problem in sorted(Problem)]
 
 
-def test_options_and_defaults(manual: str) -> None:
-    told = dict(re.findall(r"^\.It Cm rvss:(.+?) No =(?: (.+))?$", manual, re.MULTILINE))
+def test_options_and_defaults(of_conf: str) -> None:
+    told = dict(re.findall(r"^\.It Cm rvss:(.+?) No =(?: (.+))?$", of_conf, re.MULTILINE))
     assert told == {name: option.default for name, option in OPTIONS.items()}
 
 
-def test_where_options_belong(manual: str) -> None:
+def test_where_options_belong(of_conf: str) -> None:
     """The first list is of [global] only, the second of what a share may have too."""
-    first, second = manual.index("In [global] only"), manual.index("or in a share:")
+    first, second = of_conf.index("In [global] only"), of_conf.index("or in a share:")
     for name, option in OPTIONS.items():
-        place = manual.index(f".It Cm rvss:{name} No =")
+        place = of_conf.index(f".It Cm rvss:{name} No =")
         assert first < place, name
         assert option.per_share == (place > second), name
 
 
-def test_options_that_the_text_mentions_exist(manual: str) -> None:
-    mentioned = {name.strip() for name in re.findall(r"rvss:([a-z ]+)", manual)}
-    assert mentioned == set(OPTIONS)
+@pytest.mark.parametrize("page", PAGES)
+def test_options_that_a_page_mentions_exist(page: str) -> None:
+    mentioned = {name.strip() for name in re.findall(r"\brvss:([a-z ]+)", PAGES[page])}
+    assert mentioned - set(OPTIONS) == set()
+
+
+def test_the_configuration_is_the_tested_one(of_conf: str) -> None:
+    """Its first example is the README's, which tests run with, without the comments."""
+    (example, *_) = re.findall(r"^\.Bd -literal.*\n(\[global\].*?)^\.Ed$", of_conf, re.M | re.S)
+    tested = re.sub(r"^ +#.*\n", "", readme_block(), flags=re.MULTILINE)
+    assert example == tested
+
+
+def test_options_of_samba_that_doctor_judges(of_conf: str) -> None:
+    told = re.findall(r"^\.It Cm (.+?)(?: No = .+)?$", of_conf, re.MULTILINE)
+    of_samba = {name for line in told for name in line.split(" , ")}
+    judged = {needs.WORKERS, needs.PRUNE_STALE, clocks.IDLE, clocks.SEQUENCE, "registry shares"}
+    assert judged <= of_samba
+
+
+def test_pages_refer_to_each_other() -> None:
+    """To those that there are, by their sections; each is reached from samba-rvss(8)."""
+    known = {f"{name} {section}" for name, section in (page.rsplit(".", 1) for page in PAGES)}
+    referred = {
+        page: set(re.findall(r"^\.Xr (samba-rvss\S*) (\d)", text, re.MULTILINE))
+        for page, text in PAGES.items()
+    }
+    for page, found in referred.items():
+        assert {" ".join(one) for one in found} <= known, page
+    told = {" ".join(one) for one in referred["samba-rvss.8"]}
+    assert told | {"samba-rvss 8"} == known
 
 
 def _verbs() -> Mapping[str, argparse.ArgumentParser]:

@@ -16,7 +16,7 @@ _SECONDS = 600
 _MODULES = re.compile(r"^/usr/lib/(samba-rvss|python3/dist-packages|python3\.\d+/site-packages)/")
 _UNITS = re.compile(r"^(/usr)?/lib/systemd/system/")
 _ZSH = re.compile(r"^/usr/share/zsh/(vendor-completions|site-functions)/")
-_MANUAL = re.compile(r"\.([78])(\.gz)?$")
+_MANUAL = re.compile(r"\.([1-8])(\.gz)?$")
 # Only where Python itself looks.
 _ABOUT = f"/samba_rvss-{__version__}.dist-info/"
 _DOCUMENTS = ("/usr/share/doc/", "/usr/share/licenses/", "/usr/share/lintian/")
