@@ -121,6 +121,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
         lambda: _tools("dpkg-buildpackage", "dh", "dh_python3", "pkg-config", "lintian")
     ),
     "rpmbuild": cache(lambda: _tools("rpmbuild", "rpm")),
+    "secilc": cache(lambda: _tools("secilc")),
     "journalctl": cache(lambda: _tools("journalctl")),
     "shells": cache(lambda: _tools("bash", "zsh", "fish")),
 }

@@ -16,6 +16,7 @@ from samba_rvss import cli
 from samba_rvss.cli import doctor
 from samba_rvss.cli.doctor import judge, probe, report
 from samba_rvss.cli.doctor.check import SHARES, Severity
+from samba_rvss.cli.doctor.confining import Rules
 from samba_rvss.cli.doctor.finding import CHECKS, PROBE, Finding, of_line
 from samba_rvss.cli.doctor.seen import Account, Hook, Machine, Program, Seen, SeenShare
 from samba_rvss.cli.doctor.tools import Tool
@@ -566,11 +567,11 @@ CASES = {
         write="as a slave mount",
     ),
     "confinement": Case(
-        seen=lambda seen: replace(seen, smbds=(replace(seen.smbds[0], confined="smbd (enforce)"),)),
-        severity=NOTE,
-        what="smbd 7 is confined, as 'smbd (enforce)'",
-        why="keep it from running the hook",
-        write="see the kernel's log",
+        seen=lambda seen: replace(seen, rules=Rules(profiles=frozenset({"samba-rpcd"}))),
+        severity=WARNING,
+        what="AppArmor confines rpcd_fsrvp by the profile samba-rpcd, which has no rules for",
+        why="keeps it from running the hook",
+        write="""echo 'include "/usr/share/samba-rvss/apparmor/samba-rpcd"' >>/etc/apparmor.d/""",
     ),
     "permissions": Case(
         seen=_presence(lacking=("every request is refused: give samba-rvss CAP_SYS_PTRACE",)),

@@ -10,6 +10,7 @@ import pytest
 
 from samba_rvss import __version__
 from samba_rvss.cli import parser
+from samba_rvss.cli.doctor.confining import SHIPPED
 from samba_rvss.testing.example import HOOK
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +135,11 @@ def test_completion_is_installed(installed: Path) -> None:
 
 def test_the_catalog_is_installed(installed: Path) -> None:
     assert (installed / "usr/lib/systemd/catalog/samba-rvss.catalog").is_file()
+
+
+def test_the_policies_are_where_doctor_says(installed: Path) -> None:
+    found = {path.name for path in installed.joinpath(SHIPPED[1:]).glob("*/*")}
+    assert found == {"samba-rpcd", "usr.sbin.smbd", "samba_rvss.cil"}
 
 
 def test_arguments_are_refused() -> None:

@@ -153,24 +153,14 @@ def confinement(pid: int) -> str:
     """Return what a security module confines a process as; empty if none does, or it is not told.
 
     AppArmor says "unconfined" of those that it lets alone, and "(complain)" of those that it only
-    watches (aa_getcon(2)); SELinux has them in a domain that is called so.
+    watches (aa_getcon(2)); SELinux has the first in a domain that is called so.
     """
     try:
         with open(f"/proc/{pid}/attr/current", encoding="utf-8", errors="replace") as file:
             said = file.read().strip("\0\n ")
     except OSError:  # there is no such module
         return ""
-    free = "unconfined" in said or said.endswith("(complain)")
-    return "" if free or not _is_enforcing() else said
-
-
-def _is_enforcing() -> bool:
-    """Return whether SELinux, if it is there, does more than to log."""
-    try:
-        with open("/sys/fs/selinux/enforce", encoding="ascii") as file:
-            return file.read().strip() == "1"
-    except OSError:
-        return True
+    return "" if "unconfined" in said or said.endswith("(complain)") else said
 
 
 def smbd_version() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from samba_rvss import __version__
-from samba_rvss.cli.doctor import tools
+from samba_rvss.cli.doctor import confining, tools
 from samba_rvss.cli.doctor.check import Severity
 from samba_rvss.cli.doctor.finding import Finding, of_advice, of_line
 from samba_rvss.cli.doctor.finding import found as made
@@ -163,10 +163,9 @@ def namespace(seen: Seen) -> Iterator[Finding]:
 
 
 def confinement(seen: Seen) -> Iterator[Finding]:
-    """Find that Samba is confined."""
-    for each in (*seen.smbds, *seen.workers):
-        if each.confined:
-            yield made("confinement", f"{each.name} {each.pid} is confined, as '{each.confined}'")
+    """Find that Samba is confined by rules that do not know samba-rvss."""
+    programs = [(each.name, each.pid, each.confined) for each in (*seen.smbds, *seen.workers)]
+    yield from confining.judge(seen.rules, programs)
 
 
 def instance(seen: Seen) -> Iterator[Finding]:

@@ -13,9 +13,10 @@ from functools import partial
 from typing import TypeVar
 
 from samba_rvss.cli.common import ledger_or_empty
-from samba_rvss.cli.doctor import here, tools
+from samba_rvss.cli.doctor import confining, here, tools
 from samba_rvss.cli.doctor.bounded import bounded
 from samba_rvss.cli.doctor.check import SHARES
+from samba_rvss.cli.doctor.confining import Rules
 from samba_rvss.cli.doctor.finding import CHECKS
 from samba_rvss.cli.doctor.seen import Account, Machine, Program, Seen, SeenShare
 from samba_rvss.cli.look import look
@@ -95,6 +96,9 @@ def observe(config: Config, samba: SambaProcess, only: str = "") -> Seen:
         looker.problems.setdefault("namespace", "no smbd runs")
     elif daemon is None:
         looker.problems.setdefault("namespace", "the daemon does not run")
+    rules = looker.look(["confinement"], confining.look) or Rules()
+    if rules.enforces and not pids.get(control.SERVER):
+        looker.problems.setdefault("confinement", "no smbd runs")
     names = looker.look(["netbios"], partial(here.addresses, known)) if known else None
     if known is None:
         looker.problems.setdefault("netbios", "what kind of server it is is not known")
@@ -118,6 +122,7 @@ def observe(config: Config, samba: SambaProcess, only: str = "") -> Seen:
         socket=looker.look(["hook"], partial(here.socket_obstacle, config)) or "",
         machine=_machine(config, looker, names),
         tools=looker.look(["tools"], tools.look) or (),
+        rules=rules,
         look=seen,
         standing=standing(seen, {}) if seen else None,
         problems=looker.problems,

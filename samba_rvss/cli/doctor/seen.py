@@ -6,6 +6,7 @@ What could not be seen is None or empty, and ``problems`` says why, by the names
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from samba_rvss.cli.doctor.confining import Rules
 from samba_rvss.cli.doctor.tools import Tool
 from samba_rvss.cli.look import Look
 from samba_rvss.cli.standing import Standing
@@ -141,6 +142,7 @@ class Seen:
         winbind: whether winbindd runs.
         socket: why not everybody reaches the hook's socket; empty if everybody does.
         look: what `status` sees; None if the ledger cannot be read.
+        rules: what SELinux and AppArmor have.
         problems: why checks could not be made, by their names.
     """
 
@@ -161,6 +163,7 @@ class Seen:
     socket: str = ""
     machine: Machine = field(default=Machine())
     tools: tuple[Tool, ...] = ()
+    rules: Rules = field(default=Rules())
     look: Look | None = None
     standing: Standing | None = None
     problems: Mapping[str, str] = field(default_factory=dict)

@@ -138,12 +138,11 @@ OF_SERVER: Mapping[str, Check] = {
     ),
     "confinement": check(
         OURS,
-        NOTE,
-        "no security module confines Samba",
-        "AppArmor or SELinux may keep it from running the hook, from the hook's socket and from"
-        " what the daemon mounts",
-        "see the kernel's log for what is denied, and let the profile run the hook and use the run"
-        " directory",
+        WARNING,
+        "no security module keeps Samba from samba-rvss",
+        "SELinux or AppArmor keeps it from running the hook, from the hook's socket and from what"
+        " the daemon mounts",
+        "see samba-rvss(8), 'SELinux and AppArmor'",
     ),
     "permissions": check(
         OURS,
