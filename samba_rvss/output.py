@@ -34,6 +34,8 @@ LOOKING = "looking at the file systems"
 
 _INDENT = "    "
 _NARROWEST = 20  # columns, however narrow a terminal says that it is
+_USUAL = 80  # columns, of a terminal that does not know how wide it is
+_WHOLE = frozenset({"ID", "COPY", "TIME"})  # what people read, and copy, in one piece
 _ERASE = "\r\x1b[K"  # the line that the cursor is in
 _telling = Event()
 """Whether a line of `progress` is on the terminal."""
@@ -108,7 +110,7 @@ def print_table(
     """Print rows: as a table on a terminal, else separated by tabs with a heading.
 
     Args:
-        columns: their names. What is called ID is not broken to fit.
+        columns: their names. What is in `_WHOLE` is not broken to fit.
         rows: as many texts each.
         empty: what to print on a terminal if there are none.
         styles: how a cell with one of these texts is shown on a terminal, in rich's words.
@@ -148,7 +150,7 @@ def table_of(
         if column == cut:
             table.add_column(column, overflow="ellipsis", no_wrap=True, ratio=1)
         else:
-            table.add_column(column, overflow="fold", no_wrap=column == "ID")
+            table.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
     for row in rows:
         table.add_row(*(Text(_clean(cell), style=styles.get(cell, "")) for cell in row))
     return table
@@ -177,7 +179,8 @@ def print_hanging(head: str, text: str) -> None:
     shown = _clean(text)
     lines = [shown]
     if sys.stdout.isatty():
-        width = os.get_terminal_size(sys.stdout.fileno()).columns - len(head)
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns or _USUAL
+        width = columns - len(head)
         lines = textwrap.wrap(
             shown, max(_NARROWEST, width), break_long_words=False, break_on_hyphens=False
         )

@@ -2,6 +2,7 @@
 
 import argparse
 import pwd
+import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -57,14 +58,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.print_json({"events": rows})
         return 0
+    # A terminal has no room for three long ids: the end of ours is enough for any command.
+    at_terminal = sys.stdout.isatty()
+    whose = ["SHARE", "COPY"] if at_terminal else ["COPY", "SET", "SAMBA'S COPY"]
     output.print_table(
-        ["TIME", "COPY", "SET", "SAMBA'S COPY", "EVENT", "USER", "TOOK", "DETAIL"],
+        ["TIME", *whose, "EVENT", "USER", "TOOK", "DETAIL"],
         [
             [
                 output.local_time(event.time),
-                _named(row, "copy"),
-                str(row["set_id"] or "-"),
-                _named(row, "copy_id"),
+                *(_briefly(row) if at_terminal else _exactly(row)),
                 event.what,
                 _user(event.uid),
                 f"{event.duration * 1000:.0f} ms" if event.duration is not None else "",
@@ -75,6 +77,17 @@ def run(arguments: argparse.Namespace) -> int:
         "Nothing has happened yet.",
     )
     return 0
+
+
+def _exactly(row: Mapping[str, Any]) -> list[str]:
+    return [_named(row, "copy"), str(row["set_id"] or "-"), _named(row, "copy_id")]
+
+
+def _briefly(row: Mapping[str, Any]) -> list[str]:
+    """Return the share, and the end of our id; of a set's event those of its copies."""
+    names = [row["copy"]] if row["copy"] else [copy["copy"] for copy in row["copies"]]
+    ends = [str(name).rpartition("-")[2] for name in names]
+    return [str(row["share"] or "-"), ", ".join(ends) or "-"]
 
 
 def select(ledger: Ledger, words: Iterable[str], limit: int) -> list[Event]:

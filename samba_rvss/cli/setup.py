@@ -7,6 +7,7 @@ The file that was there is kept beside it.
 import argparse
 import difflib
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -368,4 +369,4 @@ def _further(
         "Who backs up must be a member of Backup Operators, or have the right:"
         " net sam rights grant USER SeBackupPrivilege"
     )
-    yield "See that all is well: samba-rvss shares, samba-rvss status"
+    yield f"See that all is well: samba-rvss doctor {shlex.quote(section.name)} --probe --user USER"

@@ -180,6 +180,21 @@ def test_the_command_speaks_in_any_locale(environment: dict[str, str], tmp_path:
     assert len(line.splitlines()) == 1
 
 
+def test_a_terminal_that_does_not_know_how_wide_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal, open(theirs, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        output.print_hanging("head: ", "word " * 30 + "end")
+        monkeypatch.undo()
+        stream.flush()
+        shown = b""
+        while not shown.endswith(b"end\r\n"):
+            shown += terminal.read(1024)
+    lines = shown.decode().splitlines()
+    assert max(map(len, lines)) > 70
+    assert lines[1].startswith("      word")
+
+
 def test_sizes() -> None:
     shown = [output.size(count) for count in (None, 0, 1023, 1024, 3 << 19, 5 << 40)]
     assert shown == ["not known", "0 B", "1023 B", "1.0 KiB", "1.5 MiB", "5.0 TiB"]

@@ -108,6 +108,30 @@ def test_rpm(tmp_path: Path) -> None:
     assert any(name.endswith("/container/compose.yml") for name in names)
 
 
+def test_packagers_are_told_of_each_absolute_path() -> None:
+    """Of each file that a distribution with other directories has to change."""
+    told = (ROOT / "packaging" / "PACKAGING.md").read_text()
+    table = told.split("has to change:\n", 1)[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.M)
+    listed = {name for cell in cells for name in re.findall(r"`(.+?)`", cell)}
+    ours = re.compile(r"^[^#\n]*(/usr/(libexec|share|bin)/(samba-rvss|python3)|/usr/sbin:)", re.M)
+    kinds = ("samba_rvss/**/*.py", "systemd/*", "packaging/apparmor/*", "packaging/install")
+    found = {
+        f"{path.parent.name}/" if path.parent.name == "systemd" else str(path.relative_to(ROOT))
+        for kind in kinds
+        for path in ROOT.glob(kind)
+        if path.is_file() and ours.search(path.read_text())
+    }
+    assert found | {"samba_rvss/hook.py"} == listed
+
+
+def test_packagers_are_told_of_each_dependency() -> None:
+    told = (ROOT / "packaging" / "PACKAGING.md").read_text().lower()
+    control = (ROOT / "packaging" / "debian" / "control").read_text()
+    needed = re.findall(r"^ python3-(\w+)(?:-\w+)?\b", control, re.M)
+    assert {name for name in needed if name not in told} == set()
+
+
 def test_an_installed_tree_is_needed_for_a_check(tmp_path: Path) -> None:
     check = ROOT / "packaging" / "check"
     for words, status in (([], 2), (["--help"], 0), ([tmp_path], 1), (["relative"], 2)):
