@@ -5,7 +5,9 @@ An unknown failure keeps its traceback.
 """
 
 import argparse
+import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -53,10 +55,21 @@ _VERBS = (
     demo,
 )
 
+_VERB = "VERB"
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise RvssError(Problem.USAGE, message, f"see '{self.prog} --help'")
+        told, meant = message, ""
+        wrong = re.match(rf"argument {_VERB}: invalid choice: '(.*?)' ", message)
+        if wrong is not None:
+            told = f"there is no command {wrong[1]}"
+            verbs = next(a for a in self._actions if isinstance(a, argparse._SubParsersAction))
+            close = difflib.get_close_matches(wrong[1], verbs.choices, n=1)
+            meant = f"'{self.prog} {close[0]}' may be meant; " if close else ""
+        elif message == f"the following arguments are required: {_VERB}":
+            told = "a command is missing"
+        raise RvssError(Problem.USAGE, told, f"{meant}see '{self.prog} --help'")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if args is None or "--" not in args or self.get_default("command") is None:
@@ -84,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         help="the smb.conf of the instance (default: Samba's own)",
     )
     top.set_defaults(looks=False, probe=False, apart=False)
-    verbs = top.add_subparsers(metavar="VERB", required=True, dest="verb")
+    verbs = top.add_subparsers(metavar=_VERB, required=True, dest="verb")
     for verb in _VERBS:
         verb.register(verbs)
     return top

@@ -5,6 +5,7 @@ shadow copy set, means all of it.
 """
 
 import argparse
+import sys
 from collections.abc import Container, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
@@ -23,6 +24,7 @@ from samba_rvss.model import Context, Image, Phase, ShadowCopy
 from samba_rvss.samba.conf import Config
 
 _TAG = "manual"
+_NOTHING = ("-", output.size(None))
 _STYLES = {"application": "green", "crash": "yellow", "not seen": "bold red"}
 
 
@@ -199,8 +201,22 @@ def run_list(arguments: argparse.Namespace) -> int:
         for backup in found
     ]
     columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE", "SIZE", "EXPOSED"]
+    if sys.stdout.isatty():
+        columns, rows = at_terminal(columns, rows)
     output.print_table(columns, rows, "There are no backups.", _STYLES)
     return 0
+
+
+def at_terminal(
+    columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Return what a terminal has room for: no time, which ids tell, and no column of nothing."""
+    shown = [
+        number
+        for number, name in enumerate(columns)
+        if name != "TAKEN" and any(row[number] not in _NOTHING for row in rows)
+    ]
+    return [columns[number] for number in shown], [[row[n] for n in shown] for row in rows]
 
 
 def run_show(arguments: argparse.Namespace) -> int:
@@ -235,7 +251,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             if backup.is_consistent
             else f"as after a crash: {backup.missing}",
             "shadow copy set": first.set_id or "not known",
-            "context": str(Context(first.context)) if first.set_id else "not known",
+            "context": Context(first.context).words if first.set_id else "not known",
             "tags": ", ".join(sorted(backup.tags)) or "none",
             "held": "; ".join(map(_hold, backup.holds)) or "no",
             "space": output.size(backup.size),

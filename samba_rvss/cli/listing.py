@@ -281,7 +281,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "exposed share": copy.exposed_share or "none yet",
             "shadow copy id": copy.copy_id or "none yet",
             "shadow copy set": copy.set_id or "none yet",
-            "context": str(Context(copy.context)) if copy.set_id else "not known yet",
+            "context": Context(copy.context).words if copy.set_id else "not known yet",
             "client's uid": f"{copy.uid}{forced}" if copy.uid >= 0 else "not known",
             **({"adopted": "its record was made anew from its mark"} if copy.adopted else {}),
         }

@@ -5,6 +5,7 @@ refuses what has been held meanwhile. What is in use goes the next time: that is
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -216,6 +217,8 @@ def _show(verdicts: tuple[Verdict, ...], backups: Mapping[str, Backup]) -> None:
         for verdict in verdicts
     ]
     columns = ["ID", "TAKEN", "SHARES", "", "SPACE", "BECAUSE"]
+    if sys.stdout.isatty():
+        columns, rows = backup.at_terminal(columns, rows)
     output.print_table(columns, rows, "There are no backups.", {"goes": "red", "stays": "green"})
 
 

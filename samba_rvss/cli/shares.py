@@ -99,7 +99,8 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
                 room.refuse_full(section.share, target.space)
             except RvssError as exc:
                 backups = _backups(config) if exc.problem is Problem.NO_SPACE else ()
-                row["reason"] = room.explained(exc, section.share, backups).line()
+                said = room.explained(exc, section.share, backups).line()
+                row["reason"] = said.removeprefix(f"[{section.share.name}]: ")  # it stands beside
             else:
                 row["supported"] = True
                 row["warning"] = room.warning(section.share, count, target.space)

@@ -29,6 +29,11 @@ class Context(IntFlag):
     AUTO_RECOVERY = 0x00400000
     FILE_SHARE = 0x04000000
 
+    @property
+    def words(self) -> str:
+        """Its attributes' names; ``BACKUP`` is what a context without any is called there."""
+        return self.name or (f"{int(self):#x}" if self else "BACKUP")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SambaCopy:

@@ -64,7 +64,8 @@ def open_context(configfile: str) -> Any:
     context = param.get_context()
     path = configfile or context.configfile or "/etc/samba/smb.conf"
     if not os.access(path, os.R_OK):
-        raise RvssError(Problem.CONFIG, f"cannot read {path}", "name another file with -s")
+        why = "" if os.path.exists(path) else ", which does not exist"
+        raise RvssError(Problem.CONFIG, f"cannot read {path}{why}", "name another file with -s")
     with samba_speaks() as said:
         try:
             context.load(path)

@@ -1,5 +1,6 @@
 """Sections of smb.conf: whether each is a share of ours, and if not, why."""
 
+import difflib
 import os
 import shlex
 from collections import defaultdict
@@ -342,8 +343,7 @@ def faults(name: str, parameters: Mapping[str, str]) -> dict[str, str]:
             continue
         option = option_of(word)
         if option is None:
-            known = ", ".join(f"rvss:{known}" for known in OPTIONS)
-            found[key] = f"has the unknown option '{key}': known are {known}"
+            found[key] = f"has the unknown option '{key}': {_meant(word)}"
         elif name != "global" and not option.per_share:
             found[key] = f"has '{key}', which belongs in [global]"
         else:
@@ -352,6 +352,13 @@ def faults(name: str, parameters: Mapping[str, str]) -> dict[str, str]:
             except ValueError as exc:
                 found[key] = f"has '{key} = {text}': {exc}"
     return found
+
+
+def _meant(word: str) -> str:
+    """Return what may be meant by an option that there is not."""
+    close = difflib.get_close_matches(word.lower(), OPTIONS, n=1)
+    meant = f"'rvss:{close[0]}' may be meant; " if close else ""
+    return f"{meant}see samba-rvss.conf(5)"
 
 
 def taken_out(section: Section, wrong: Iterable[str], sources: exposable.Sources) -> Section:

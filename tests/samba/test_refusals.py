@@ -286,7 +286,7 @@ def test_exposed_copy_is_no_base_share(rig: "Rig") -> None:
 @pytest.mark.parametrize(
     ("option", "text", "sentence"),
     [
-        ("rvss:seal", "1", "[global] has the unknown option 'rvss:seal': known are "),
+        ("rvss:seal", "1", "[global] has the unknown option 'rvss:seal': "),
         ("rvss:seal deadline", "soon", "[global] has 'rvss:seal deadline = soon': a"),
     ],
     ids=["unknown", "value"],

@@ -193,7 +193,8 @@ def test_wrong_values(option: str, text: str, wanted: str) -> None:
 
 WRONG = [
     ("rvss:nested = maybe", "has 'rvss:nested = maybe': refuse or include is wanted"),
-    ("rvss:nestde = include", "has the unknown option 'rvss:nestde': known are rvss:run directory"),
+    ("rvss:nestde = include", "has the unknown option 'rvss:nestde': 'rvss:nested' may be meant;"),
+    ("rvss:xyz = include", "has the unknown option 'rvss:xyz': see samba-rvss.conf(5)"),
 ]
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samba_rvss import cli
 from samba_rvss.errors import Problem, RvssError
 
 # What the kernel may put into a name: any bytes, undecodable ones as surrogates.
@@ -45,3 +46,27 @@ def test_numbers_fit_an_exit_status() -> None:
     """0 is success; the shell keeps 126 and above; an alias would be a number used twice."""
     assert all(0 < problem < 126 for problem in Problem)
     assert len(Problem) == len(Problem.__members__)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "a command is missing: see 'samba-rvss --help'"),
+        (["backup"], "a command is missing: see 'samba-rvss backup --help'"),
+        (
+            ["stauts"],
+            "there is no command stauts: 'samba-rvss status' may be meant; see 'samba-rvss --help'",
+        ),
+        (
+            ["backup", "lst"],
+            "there is no command lst: 'samba-rvss backup list' may be meant; see 'samba-rvss",
+        ),
+        (["xyzzy"], "there is no command xyzzy: see 'samba-rvss --help'"),
+        (["events", "--limit"], "argument --limit: expected one argument: see 'samba-rvss events"),
+    ],
+)
+def test_a_wrong_command_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == Problem.USAGE
+    assert capsys.readouterr().err.startswith(f"samba-rvss: {said}")

@@ -186,6 +186,21 @@ def test_list_at_a_terminal_and_in_a_pipe(
 
 
 @pytest.mark.require("root", "smbd")
+def test_backups_at_a_terminal(resting: "Resting", capsys: pytest.CaptureFixture[str]) -> None:
+    """A line each: no column of which nothing is to be told, and no time beside the age."""
+    with _at_terminal(resting, "backup", "list", columns=80) as terminal:
+        shown = terminal.read()
+    heading, line = _ORDER.sub("", shown).splitlines()
+    assert heading.split() == ["ID", "SHARES", "CONSISTENT", "TAGS", "AGE"]  # "not seen"
+    assert line.startswith(f"{resting.kept}  vms ")
+    assert cli.main(["-s", str(resting.configuration), "backup", "list"]) == 0
+    heading, _ = capsys.readouterr().out.splitlines()
+    assert heading.split("\t") == [
+        *("ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE", "SIZE", "EXPOSED")
+    ]
+
+
+@pytest.mark.require("root", "smbd")
 def test_watch_shows_what_happens_and_ends_clean(resting: "Resting") -> None:
     with _at_terminal(resting, "watch", "--interval", "0.1") as terminal:
         terminal.read("the daemon does not run; 1 sealed")

@@ -176,7 +176,7 @@ def test_the_command_speaks_in_any_locale(environment: dict[str, str], tmp_path:
     line = done.stderr.decode("ascii" if "PYTHONIOENCODING" in environment else "utf-8")
     assert done.returncode == Problem.CONFIG, line
     assert line.startswith("samba-rvss: cannot read ")
-    assert line.endswith("\\udcff\\n\\x1b: name another file with -s\n")
+    assert line.endswith("\\udcff\\n\\x1b, which does not exist: name another file with -s\n")
     assert len(line.splitlines()) == 1
 
 

@@ -93,7 +93,7 @@ def test_known_errors_keep_their_hint(samba: SambaProcess) -> None:
         samba.call(conf.load, "/no/such/smb.conf")
     assert caught.value.problem is Problem.CONFIG
     assert (caught.value.message, caught.value.hint) == (
-        "cannot read /no/such/smb.conf",
+        "cannot read /no/such/smb.conf, which does not exist",
         "name another file with -s",
     )
     assert samba.call(os.getpid) == samba.pid
