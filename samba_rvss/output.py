@@ -36,6 +36,8 @@ _INDENT = "    "
 _NARROWEST = 20  # columns, however narrow a terminal says that it is
 _USUAL = 80  # columns, of a terminal that does not know how wide it is
 _WHOLE = frozenset({"ID", "COPY", "TIME"})  # what people read, and copy, in one piece
+_UNKNOWN = "not known"
+_NOTHING = frozenset({"", "-", _UNKNOWN})
 _ERASE = "\r\x1b[K"  # the line that the cursor is in
 _telling = Event()
 """Whether a line of `progress` is on the terminal."""
@@ -106,6 +108,8 @@ def print_table(
     rows: Sequence[Sequence[str]],
     empty: str,
     styles: Mapping[str, str] | None = None,
+    *,
+    brief: bool = False,
 ) -> None:
     """Print rows: as a table on a terminal, else separated by tabs with a heading.
 
@@ -114,6 +118,7 @@ def print_table(
         rows: as many texts each.
         empty: what to print on a terminal if there are none.
         styles: how a cell with one of these texts is shown on a terminal, in rich's words.
+        brief: whether a terminal shows neither columns of nothing nor the time that an id tells.
     """
     if sys.stdout.isatty():
         if not rows:
@@ -121,11 +126,25 @@ def print_table(
             return
         from rich.console import Console
 
+        if brief:
+            columns, rows = _brief(columns, rows)
         Console().print(table_of(columns, rows, styles or {}))
         return
     print("\t".join(columns))
     for row in rows:
         print("\t".join(_clean(cell) for cell in row))
+
+
+def _brief(
+    columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Return the columns in which anything stands, but for the time that an id tells."""
+    shown = [
+        number
+        for number, name in enumerate(columns)
+        if name != "TAKEN" and any(row[number] not in _NOTHING for row in rows)
+    ]
+    return [columns[number] for number in shown], [[row[n] for n in shown] for row in rows]
 
 
 def table_of(
@@ -302,7 +321,7 @@ def span(time: timedelta) -> str:
 def size(count: int | None) -> str:
     """Return a number of bytes in the largest unit of which there is one; None is not known."""
     if count is None:
-        return "not known"
+        return _UNKNOWN
     for power, name in enumerate(("TiB", "GiB", "MiB", "KiB")):
         unit = 1 << 10 * (4 - power)
         if count >= unit:

@@ -5,7 +5,6 @@ shadow copy set, means all of it.
 """
 
 import argparse
-import sys
 from collections.abc import Container, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
@@ -24,7 +23,6 @@ from samba_rvss.model import Context, Image, Phase, ShadowCopy
 from samba_rvss.samba.conf import Config
 
 _TAG = "manual"
-_NOTHING = ("-", output.size(None))
 _STYLES = {"application": "green", "crash": "yellow", "not seen": "bold red"}
 
 
@@ -201,22 +199,8 @@ def run_list(arguments: argparse.Namespace) -> int:
         for backup in found
     ]
     columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE", "SIZE", "EXPOSED"]
-    if sys.stdout.isatty():
-        columns, rows = at_terminal(columns, rows)
-    output.print_table(columns, rows, "There are no backups.", _STYLES)
+    output.print_table(columns, rows, "There are no backups.", _STYLES, brief=True)
     return 0
-
-
-def at_terminal(
-    columns: Sequence[str], rows: Sequence[Sequence[str]]
-) -> tuple[list[str], list[list[str]]]:
-    """Return what a terminal has room for: no time, which ids tell, and no column of nothing."""
-    shown = [
-        number
-        for number, name in enumerate(columns)
-        if name != "TAKEN" and any(row[number] not in _NOTHING for row in rows)
-    ]
-    return [columns[number] for number in shown], [[row[n] for n in shown] for row in rows]
 
 
 def run_show(arguments: argparse.Namespace) -> int:

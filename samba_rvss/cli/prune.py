@@ -5,7 +5,6 @@ refuses what has been held meanwhile. What is in use goes the next time: that is
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -217,9 +216,8 @@ def _show(verdicts: tuple[Verdict, ...], backups: Mapping[str, Backup]) -> None:
         for verdict in verdicts
     ]
     columns = ["ID", "TAKEN", "SHARES", "", "SPACE", "BECAUSE"]
-    if sys.stdout.isatty():
-        columns, rows = backup.at_terminal(columns, rows)
-    output.print_table(columns, rows, "There are no backups.", {"goes": "red", "stays": "green"})
+    styles = {"goes": "red", "stays": "green"}
+    output.print_table(columns, rows, "There are no backups.", styles, brief=True)
 
 
 def as_data(verdict: Verdict, found: Backup, left: Left) -> dict[str, Any]:

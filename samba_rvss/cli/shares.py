@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         ],
         f"There are no shares in {config.file}.",
         _STYLES,
+        brief=True,
     )
     short = [f"[{row['share']}] {row['warning']}" for row in rows if row["warning"]]
     for warning in (*warnings, *short):

@@ -12,7 +12,9 @@ from samba_rvss.cli.looks import limited
 from samba_rvss.cli.rows import Clients
 from samba_rvss.cli.shares import examine
 from samba_rvss.cli.waiting import waits_for
+from samba_rvss.errors import RvssError
 from samba_rvss.model import NOTHING, Phase
+from samba_rvss.samba import control
 
 if TYPE_CHECKING:
     from enum import Enum
@@ -191,6 +193,7 @@ def show(
         ),
         "copies": _counted(judged.phases),
         "oldest": taken,
+        "smbd": _smbd(seen.config),
         "connected": clients.to([copy.exposed_share for copy in seen.seen.copies]),
         "backups": str(len(seen.backups)),
         "unsealed past recovery": str(len(judged.unsealed)),
@@ -233,6 +236,15 @@ def show(
         output.print_line()
         output.print_line(f"{len(seen.plan.actions)} to do, see 'samba-rvss reconcile --dry-run':")
         _some([action.describe() for action in seen.plan.actions])
+
+
+def _smbd(config: "Config") -> str:
+    """Return whether smbd runs, which is not ours to judge, in words."""
+    try:
+        found = control.pids_of(control.SERVER, config.samba_lock_directory)
+    except RvssError as exc:
+        return exc.line()
+    return "runs" if found else "does not run"
 
 
 def _is_done(copy: "ShadowCopy") -> bool:

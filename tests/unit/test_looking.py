@@ -105,6 +105,7 @@ def test_status_tells_of_what_is_not_sealed(capsys: pytest.CaptureFixture[str]) 
     assert f"{COPY.id} [VMs] open, 2 h 0 min old, connected: -, waits for RecoveryComplete" in shown
     assert "2 h 0 min ago\n" in shown
     assert re.search(r"^connected +nobody$", shown, re.M)
+    assert re.search(r"^smbd +does not run$", shown, re.M)
 
 
 # at a terminal
@@ -197,6 +198,16 @@ def test_backups_at_a_terminal(resting: "Resting", capsys: pytest.CaptureFixture
     heading, _ = capsys.readouterr().out.splitlines()
     assert heading.split("\t") == [
         *("ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE", "SIZE", "EXPOSED")
+    ]
+
+
+@pytest.mark.require("root", "smbd")
+def test_shares_at_a_terminal(resting: "Resting") -> None:
+    """What nothing is known of leaves its room to the reason."""
+    with _at_terminal(resting, "shares", columns=80) as terminal:
+        shown = terminal.read()
+    assert _ORDER.sub("", shown).split("\r\n")[0].split() == [
+        *("SHARE", "STATE", "PATH", "WHY", "NOT")
     ]
 
 
