@@ -20,7 +20,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import termios
 from contextlib import suppress
 from pathlib import Path
@@ -62,7 +61,7 @@ def main() -> None:
 
 
 def _make(subvolume: str) -> None:
-    work = Path(tempfile.mkdtemp())
+    work = Path("/mnt")  # what is mounted there is seen here alone
     _mount("-t", "tmpfs", "none", work)
     shutil.copytree("/etc", work / "etc", symlinks=True)
     (work / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 files\n")
