@@ -53,7 +53,7 @@ def test_where_options_belong(of_conf: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_that_a_page_mentions_exist(page: str) -> None:
-    mentioned = {name.strip() for name in re.findall(r"\brvss:([a-z ]+)", PAGES[page])}
+    mentioned = {name.strip() for name in re.findall(r"(?<![\w-])rvss:([a-z ]+)", PAGES[page])}
     assert mentioned - set(OPTIONS) == set()
 
 
