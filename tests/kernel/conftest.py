@@ -204,7 +204,8 @@ class BtrfsStorage:
         parts = self.image_parts(image)
         for name in parts.values():  # a part that was just made may be where it was made
             if not (out / HOME / name).exists():
-                (out / HOME / btrfs_parts.PLACE / image / name).rename(out / HOME / name)
+                (made,) = (out / HOME / btrfs_parts.PLACE / image).rglob(name)
+                made.rename(out / HOME / name)
         for place in sorted(parts):
             if place:
                 # A snapshot has an empty directory there; btrfs(8) follows it to the source.
