@@ -472,7 +472,7 @@ def test_a_newer_version_is_refused_and_left_alone(path: str, read_only: bool) -
     assert caught.value.problem is Problem.STATE
     assert "a newer samba-rvss wrote it" in caught.value.hint
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (6,)
+        assert database.execute("PRAGMA user_version").fetchone() == (7,)
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_schema")]
     assert names == ["copies"]
 
