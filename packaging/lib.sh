@@ -24,6 +24,7 @@ install_missing() {
     ((${#missing[@]})) || return 0
     command -v apt-get >/dev/null ||
         die "apt-get is not there: install these packages' equivalents by hand: ${missing[*]}"
+    ((EUID == 0)) || die "only root can install what is missing: apt-get install ${missing[*]}"
     printf '%s: installing %s\n' "${0##*/}" "${missing[*]}" >&2
     local log
     log=$(mktemp)
