@@ -113,7 +113,8 @@ class Troubles:
             self._stored = self.text() or _NONE
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError, AttributeError) as exc:
+        # KeyError: Python 3.12 and later take a slice for a key.
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as exc:
             _logger.warning("cannot read %s, so some may be told again: %s", self._path, exc)
             self._stored = ""
 

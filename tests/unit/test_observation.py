@@ -48,6 +48,7 @@ EMPTY = fss_records.of_file(0)
 REMOVALS = {Delete, Destroy, Unmount, DeleteShare, DeleteSet}
 
 
+@pytest.mark.require("root")  # smbstatus(1) tells nobody else who is connected
 def test_everything_is_seen(site: Site) -> None:
     seen = site.observe()
     assert seen.problems == ()
@@ -105,6 +106,7 @@ _BROKEN = {
 
 
 @pytest.mark.parametrize("name", _BROKEN)
+@pytest.mark.require("root")  # smbstatus(1) tells nobody else who is connected
 def test_one_source_fails_alone(site: Site, name: str) -> None:
     """The others are seen, the reason is kept, and nothing that rests on it is removed."""
     site.observe()  # so that Samba's registry is there

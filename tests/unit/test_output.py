@@ -162,6 +162,7 @@ def test_tables_can_be_shown_on_a_terminal_of_any_locale(
         {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "ascii"},
     ],
 )
+@pytest.mark.require("root")
 def test_the_command_speaks_in_any_locale(environment: dict[str, str], tmp_path: Path) -> None:
     """Its own sentences with a file name in them, and help; the exit status is the problem's."""
     name = os.fsencode(tmp_path / NAMES) + b"\xff\n\x1b"
