@@ -1,11 +1,19 @@
 """Machines that reboot or lose their power while the host's tests run, for tests that judge it.
 
 Place: a program, above `disks` and `losses`, and the tests' end of it; for tests/vm/conftest.py,
-`test_reboot` and `test_power`. Contract: each part is done once, in order, and its result appears
-whole as a file of its name. The program ends when the session does, however that ends.
+`test_reboot`, `test_power`, `test_package` and `test_maintenance`. Contract:
+each part is done once, in order, and its result appears whole as a file of its name. The program
+ends when the session does, however that ends.
+
+As a program it is given a directory and the parts::
+
+    tests/vm/boots.py DIRECTORY reboot
+
+leaves there what came of it, and a transcript of all that an administrator types.
 """
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -23,15 +31,24 @@ _ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(_ROOT))  # we may have been started as a program
 
 from samba_rvss.errors import RvssError  # noqa: E402
-from tests.vm import background, losses  # noqa: E402
-from tests.vm.disks import Disks, furnished  # noqa: E402
-from tests.vm.machine import CHECKOUT  # noqa: E402
+from tests.vm import background, losses, packages  # noqa: E402
+from tests.vm.disks import LONG_SECONDS, Disks, furnished  # noqa: E402
+from tests.vm.machine import CHECKOUT, Result  # noqa: E402
 
 if TYPE_CHECKING:
     import subprocess
 
 REBOOT = "reboot"
 """The part that is no power loss; those are called by their numbers."""
+
+LONG = bool(os.environ.get("SAMBA_RVSS_LONG"))
+"""Whether the parts have all that there is, whatever time it takes."""
+
+LATER = ("maintain", "upgrade", "purge", "reinstall") if LONG else ("purge",)
+"""What `administrator` does after the reboot."""
+
+TRANSCRIPT = "transcript"
+"""The file beside the results that shows what an administrator types in the part `REBOOT`."""
 
 _SHOWN_LINES = 60
 # Far less than the other machines have: its work comes one after the other, and is the longest. The
@@ -89,14 +106,27 @@ def start(parts: Sequence[str], directory: Path) -> Booting:
     return Booting(directory=directory, process=process)
 
 
-def _reboot(below: Disks, directory: Path) -> dict[str, Any]:
-    """Take copies, reboot, and look."""
+def _reboot(below: Disks, installed: Result, newer: Path, directory: Path) -> dict[str, Any]:
+    """Take copies, reboot, and look; then do what an administrator does in the end.
+
+    Args:
+        below: what to begin with.
+        installed: what came of setting it up.
+        newer: the package of the upgrade.
+        directory: for the disks.
+    """
     disks = Disks(directory, below)
-    results = {}
-    for verb, name in (("take", "taken"), ("look", "found")):
-        done = disks.run(["python3", f"{CHECKOUT}/tests/vm/driver.py", verb])
-        results[name] = json.loads(done.files[name])
-    return results
+    programs, place = f"python3 {CHECKOUT}/tests/vm", f"/root/{newer.name}"
+    taken = disks.run(["sh", "-c", f"{programs}/driver.py take"])
+    later = " && ".join(f"{programs}/administrator.py {verb} {place}" for verb in LATER)
+    # What he does tells by itself whether it has failed.
+    words = f"{programs}/driver.py look && {{ {later} || :; }}"
+    looked = disks.run(["sh", "-c", words], seconds=LONG_SECONDS, more={place: newer})
+    files = {**installed.files, **taken.files, **looked.files}
+    told = {name: json.loads(content) for name, content in files.items()}
+    texts = [told[verb]["transcript"] for verb in ("install", *LATER) if verb in told]
+    (directory.parent / TRANSCRIPT).write_text("\n".join(texts), "utf-8")
+    return told
 
 
 def _lose(machine: losses.Machine, number: int) -> dict[str, Any]:
@@ -131,9 +161,10 @@ def main(argv: Sequence[str]) -> int:
             return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
 
         print(f"{losses.SEED_NAME}={losses.SEED}", flush=True)
-        below = furnished(new())
+        this, newer = packages.build(new())
+        below, installed = furnished(new(), this)
         if REBOOT in parts:
-            _note(directory, REBOOT, partial(_reboot, below, new()))
+            _note(directory, REBOOT, partial(_reboot, below, installed, newer, new()))
         machine = losses.Machine(below, new)
         stack.callback(machine.forget)
         for part in parts:

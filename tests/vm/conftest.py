@@ -24,6 +24,10 @@ _MACHINES = min(2, os.cpu_count() or 1)
 # What makes tests shorter there than they are on a host.
 _SHORTER = {"SAMBA_RVSS_ROUNDS": "2", "SAMBA_RVSS_SHARES": "6"}
 
+# What judges the part `boots.REBOOT`.
+_REBOOTED = ("test_reboot.py", "test_package.py", "test_maintenance.py")
+collect_ignore = [] if boots.LONG else ["test_maintenance.py"]
+
 CAPABILITIES["vm"] = cache(image.missing)
 
 _running = pytest.StashKey[dict[str, background.Background]]()
@@ -40,7 +44,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Wait for the machines last."""
-    waiting = ("test_in_vm.py", "test_power.py", "test_reboot.py")
+    waiting = ("test_in_vm.py", *_REBOOTED, "test_power.py")
     items.sort(key=lambda item: item.path.name in waiting)
 
 
@@ -89,7 +93,7 @@ def _parts(items: Sequence[pytest.Item]) -> list[str]:
         for item in items
         if isinstance(item, pytest.Function) and item.path.name == "test_power.py"
     ]
-    return [*([boots.REBOOT] if "test_reboot.py" in names else []), *losses]
+    return [*([boots.REBOOT] if set(_REBOOTED) & set(names) else []), *losses]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from samba_rvss.errors import RvssError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import subprocess
 
 BOOT_SECONDS = 900.0
+LONG_SECONDS = 2400.0  # where packages are installed
 _REBOOTED = b"reboot: Restarting system"
 _MORE = {"btrfs": "2G", "zfs": "2G"}
 
@@ -121,25 +123,25 @@ class Disks:
         command: Sequence[str],
         *,
         seconds: float = BOOT_SECONDS,
-        env: Mapping[str, str] | None = None,
+        more: Mapping[str, Path] = MappingProxyType({}),
     ) -> Iterator[Running]:
         """Boot a machine with these disks, from nothing, and lose its power at the end.
 
         Args:
             command: argv, started in CHECKOUT as root.
             seconds: the machine's life.
-            env: more variables for the command.
+            more: files for it besides the checkout, by where they are to be.
         """
-        root, *more = self._files.values()
+        root, *others = self._files.values()
         start = qemu.Start(
             disk=f"file={root},format=qcow2",
             arguments=qemu.cold(self._built).arguments,
             cache="writeback",
         )
-        words = [f"file={file},format=qcow2,if=virtio,cache=writeback" for file in more]
+        words = [f"file={file},format=qcow2,if=virtio,cache=writeback" for file in others]
         drives = [word for drive in words for word in ("-drive", drive)]
         with qemu.new_ends() as ends:
-            pack(ends.source, command, env or {})
+            pack(ends.source, command, {}, more)
             with qemu.machine(start, ends, drives) as (process, port):
                 yield Running(process, port, ends, seconds)
 
@@ -148,29 +150,35 @@ class Disks:
         command: Sequence[str],
         *,
         seconds: float = BOOT_SECONDS,
-        env: Mapping[str, str] | None = None,
+        more: Mapping[str, Path] = MappingProxyType({}),
     ) -> Result:
         """Boot, let a command run, and reboot in good order.
 
         Raises:
             RvssError: TOOL if the machine failed, or the command did.
         """
-        with self.boot(command, seconds=seconds, env=env) as running:
+        with self.boot(command, seconds=seconds, more=more) as running:
             result = running.finish()
             if result.status:
                 raise running.dead(f"the command ended with status {result.status}")
         return result
 
 
-def furnished(directory: Path) -> Disks:
+def furnished(directory: Path, package: Path) -> tuple[Disks, Result]:
     """Return the disks of a machine on which an administrator has set everything up.
 
     Args:
         directory: where the files are to be.
+        package: what he installs.
+
+    Returns:
+        the disks, and what came of setting it up.
 
     Raises:
         RvssError: TOOL.
     """
     disks = Disks(directory)
-    disks.run(["sh", f"{CHECKOUT}/tests/vm/furnish.sh"])
-    return disks
+    place = f"/root/{package.name}"
+    words = ["sh", f"{CHECKOUT}/tests/vm/furnish.sh", place]
+    result = disks.run(words, seconds=LONG_SECONDS, more={place: package})
+    return disks, result

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Set the test machine up as an administrator would: file systems, samba-rvss, Samba. For `disks`.
+# Set the test machine up as an administrator would: file systems, Samba, and samba-rvss, whose package
+# is the argument. For `disks`.
 set -eux
 
 # A root file system that survives a power loss, from the next mount on.
@@ -15,9 +16,7 @@ btrfs subvolume create /srv/btrfs/volume
 zpool create -m /srv/zfs -O acltype=posixacl -O xattr=sa tank /dev/vde
 zfs create tank/volume
 
-packaging/install
-systemctl unmask smbd.service
-useradd --no-create-home requestor
+useradd --no-create-home --shell /usr/sbin/nologin requestor
 for system in btrfs zfs; do
     mkdir "/srv/$system/volume/share"
     chown requestor "/srv/$system/volume/share"
@@ -29,12 +28,6 @@ cat >/etc/samba/smb.conf <<'END'
     bind interfaces only = yes
     disable netbios = yes
     load printers = no
-    # What is unaccounted for goes soon: a test waits for it. A Commit and its Expose take less.
-    rvss:grace = 15 s
-    registry shares = yes
-    include = registry
-    rpcd_fsrvp:num_workers = 1
-    rpcd_fsrvp:idle_seconds = 10
 END
 for system in btrfs zfs; do
     cat >>/etc/samba/smb.conf <<END
@@ -42,20 +35,19 @@ for system in btrfs zfs; do
 [$system]
     path = /srv/$system/volume/share
     read only = no
-    rvss:retention = latest 1
-    vfs objects = shell_snap
-    shell_snap:check path command = /usr/libexec/samba-rvss/hook check
-    shell_snap:create command = /usr/libexec/samba-rvss/hook create
-    shell_snap:delete command = /usr/libexec/samba-rvss/hook delete
 END
 done
 printf 'secret\nsecret\n' | smbpasswd -s -a requestor
-net groupmap add sid=S-1-5-32-551 'ntgroup=Backup Operators' unixgroup=root type=builtin
-net sam addmem 'BUILTIN\Backup Operators' requestor
-samba-rvss shares
-systemctl enable samba-rvss.service smbd.service
+systemctl unmask smbd.service
+systemctl enable --now smbd.service
+python3 tests/vm/administrator.py install "$1"
 
-# From here on it is the test's: a boot of an emulated processor takes minutes, most of them for
+# From here on it is the test's. What is unaccounted for goes soon: a test waits for it. A Commit and
+# its Expose take less.
+sed -i -e 's/^\[global\]$/&\n    rvss:grace = 15 s/' \
+    -e 's/^\[\(btrfs\|zfs\)\]$/&\n    rvss:retention = latest 1/' /etc/samba/smb.conf
+testparm -s /etc/samba/smb.conf
+# A boot of an emulated processor takes minutes, most of them for
 # devices and mounts that nobody here needs, and its job ends with a reboot, not with a power-off.
 units=/etc/systemd/system
 drop_in() {

@@ -21,10 +21,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
-_ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(_ROOT))  # we may have been started as a program
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # we may have been started as a program
 
 from samba_rvss.errors import Problem, RvssError  # noqa: E402
 from samba_rvss.run import run  # noqa: E402
@@ -99,7 +100,12 @@ def run_job(
 
 
 def pack(
-    disk: IO[bytes], command: Sequence[str], env: Mapping[str, str], now: float | None = None
+    disk: IO[bytes],
+    command: Sequence[str],
+    env: Mapping[str, str],
+    more: Mapping[str, Path] = MappingProxyType({}),
+    *,
+    now: float | None = None,
 ) -> None:
     """Write a disk with a job and the checkout on it, as tar does.
 
@@ -107,6 +113,7 @@ def pack(
         disk: an empty file.
         command: argv, started in CHECKOUT.
         env: more variables for it.
+        more: more files, by where they are to be in the machine.
         now: what the machine's clock is to say, in seconds since the epoch, if it is to be set.
 
     Raises:
@@ -123,18 +130,20 @@ def pack(
         member = tarfile.TarInfo("run/job/run")
         member.size = len(script)
         tar.addfile(member, io.BytesIO(script))
-        for name in _checkout():
-            tar.add(_ROOT / name, f"{CHECKOUT[1:]}/{name}", recursive=False, filter=_owned_by_root)
+        for name in checkout():
+            tar.add(ROOT / name, f"{CHECKOUT[1:]}/{name}", recursive=False, filter=_owned_by_root)
+        for place, file in more.items():
+            tar.add(file, place.removeprefix("/"), filter=_owned_by_root)
     disk.flush()
     if disk.tell() > qemu.SOURCE_SIZE:
-        raise RvssError(Problem.NO_SPACE, f"{_ROOT} is too large for the test machine")
+        raise RvssError(Problem.NO_SPACE, f"{ROOT} is too large for the test machine")
 
 
-def _checkout() -> list[str]:
+def checkout() -> list[str]:
     """Return the names of this checkout's files, those included that are not committed yet."""
-    git = ["git", "-C", str(_ROOT), "-c", "safe.directory=*", "ls-files", "-z"]
+    git = ["git", "-C", str(ROOT), "-c", "safe.directory=*", "ls-files", "-z"]
     names = run([*git, "--cached", "--others", "--exclude-standard"], timeout=60).split("\0")
-    return [name for name in sorted(set(names)) if name and os.path.lexists(_ROOT / name)]
+    return [name for name in sorted(set(names)) if name and os.path.lexists(ROOT / name)]
 
 
 def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -19,8 +19,7 @@ from tests.vm.losses import SEED, SYSTEMS, VERBS, turn
 pytestmark = pytest.mark.require("vm")
 
 _EVERY = len(VERBS) * len(SYSTEMS)
-_LONG = bool(os.environ.get("SAMBA_RVSS_LONG"))
-ROUNDS = int(os.environ.get("SAMBA_RVSS_POWER_ROUNDS", str(_EVERY if _LONG else 1)))
+ROUNDS = int(os.environ.get("SAMBA_RVSS_POWER_ROUNDS", str(_EVERY if boots.LONG else 1)))
 FIRST = 0 if ROUNDS >= _EVERY else random.Random(SEED).randrange(_EVERY)  # noqa: S311 - chance
 
 
