@@ -53,7 +53,6 @@ def install(shell: Transcript, facts: dict[str, Any], package: str) -> None:
 
 def maintain(shell: Transcript, facts: dict[str, Any], _: str) -> None:
     """Let the daemon die, hang, be stopped and be disabled, with copies in use."""
-    shell.type("samba-rvss list")
     facts["killed"] = _kill(shell)
     facts["hung"] = _hang(shell)
     shell.remark("Stopped, the next callout starts it; disabled and enabled, all of it is back")
@@ -127,9 +126,7 @@ def _units(shell: Transcript) -> dict[str, str]:
 
 def _images(shell: Transcript) -> str:
     """Return all subvolumes and datasets that there are, snapshots included."""
-    return shell.type(
-        "btrfs subvolume list -o /srv/btrfs; zfs list -H -o name -t filesystem,snapshot"
-    )
+    return shell.type("btrfs subvolume list /srv/btrfs; zfs list -H -o name -t filesystem,snapshot")
 
 
 def _sequence(shell: Transcript, between: Callable[[], object] = lambda: None) -> list[list[str]]:
@@ -184,7 +181,6 @@ def _kill(shell: Transcript) -> str:
     before = _restarts()
     shell.type(f"systemctl kill --signal=KILL {SERVICE}")
     wait_until("it is started again", _restarted(before + 1), SETTLE_SECONDS, pause=0.5)
-    shell.type("samba-rvss list")
     return shell.type(f"systemctl status --no-pager --lines=4 {SERVICE}")
 
 

@@ -1,15 +1,14 @@
 """Machines that reboot or lose their power while the host's tests run, for tests that judge it.
 
 Place: a program, above `disks` and `losses`, and the tests' end of it; for tests/vm/conftest.py,
-`test_reboot`, `test_power`, `test_package` and `test_maintenance`. Contract:
-each part is done once, in order, and its result appears whole as a file of its name. The program
-ends when the session does, however that ends.
+`test_reboot`, `test_power`, `test_package` and `test_upgrade`. Contract: each part is done once, in
+order, and its result appears whole as a file of its name. The program ends when the session does,
+however that ends.
 
-As a program it is given a directory and the parts::
+It is given a directory and the parts. After this, what came of it is there, and a transcript of all
+that an administrator types::
 
-    tests/vm/boots.py DIRECTORY reboot
-
-leaves there what came of it, and a transcript of all that an administrator types.
+    python3 tests/vm/boots.py DIRECTORY reboot
 """
 
 import json
@@ -44,7 +43,7 @@ REBOOT = "reboot"
 LONG = bool(os.environ.get("SAMBA_RVSS_LONG"))
 """Whether the parts have all that there is, whatever time it takes."""
 
-LATER = ("maintain", "upgrade", "purge", "reinstall") if LONG else ("purge",)
+LATER = ("maintain", "upgrade", "purge", "reinstall") if LONG else ("maintain", "purge")
 """What `administrator` does after the reboot."""
 
 TRANSCRIPT = "transcript"

@@ -25,8 +25,8 @@ _MACHINES = min(2, os.cpu_count() or 1)
 _SHORTER = {"SAMBA_RVSS_ROUNDS": "2", "SAMBA_RVSS_SHARES": "6"}
 
 # What judges the part `boots.REBOOT`.
-_REBOOTED = ("test_reboot.py", "test_package.py", "test_maintenance.py")
-collect_ignore = [] if boots.LONG else ["test_maintenance.py"]
+_REBOOTED = ("test_reboot.py", "test_package.py", "test_upgrade.py")
+collect_ignore = [] if boots.LONG else ["test_upgrade.py"]
 
 CAPABILITIES["vm"] = cache(image.missing)
 

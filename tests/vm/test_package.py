@@ -1,8 +1,9 @@
-"""The Debian package on a machine that has never seen the project.
+"""The Debian package on a machine that has never seen the project, and systemd with its units.
 
 It is installed, set up with `samba-rvss setup` on btrfs and on ZFS, and used by rpcclient; after
-the reboot (`test_reboot`) it is purged. That happens in the background (`boots`), by
-`administrator`; what it does with SAMBA_RVSS_LONG=1 besides is in `test_maintenance`.
+the reboot (`test_reboot`) its daemon is killed, hangs, is stopped and disabled, and it is purged.
+That happens in the background (`boots`), by `administrator`; what it does with SAMBA_RVSS_LONG=1
+besides is in `test_upgrade`.
 """
 
 import re
@@ -13,10 +14,11 @@ import pytest
 
 from samba_rvss import __version__
 from tests.vm import boots
-from tests.vm.administrator import SYSTEMS, UNITS
+from tests.vm.administrator import SYSTEMS, UNITS, WATCHDOG_SECONDS
 
 pytestmark = pytest.mark.require("vm")
 
+_ALL_ACTIVE = dict.fromkeys(UNITS, "active enabled")
 _SEALED = re.compile("NT_STATUS_(MEDIA_WRITE_PROTECTED|ACCESS_DENIED)")
 
 
@@ -49,7 +51,7 @@ def test_it_is_installed_and_all_units_run_at_once(booting: boots.Booting) -> No
     """A reboot is not needed for the timers either."""
     install = told(booting, "install")
     assert install["package"] == f"ii  {__version__}"
-    assert install["units"] == dict.fromkeys(UNITS, "active enabled")
+    assert install["units"] == _ALL_ACTIVE
 
 
 def test_the_doctor_is_content(booting: boots.Booting) -> None:
@@ -63,9 +65,29 @@ def test_a_whole_sequence_leaves_nothing(booting: boots.Booting) -> None:
     """Samba was running before, and is not restarted."""
     install = told(booting, "install")
     assert_whole(install["copies"])
-    assert "rvss" not in install["images"].replace(".samba-rvss\n", "").replace(
-        "tank/samba-rvss\n", ""
-    )
+    # What the images would be in, and no image.
+    named = [line.split()[-1] for line in install["images"].splitlines()]
+    assert [name for name in named if "rvss" in name] == [".samba-rvss", "tank/samba-rvss"]
+
+
+def test_it_is_started_again_after_sigkill(booting: boots.Booting) -> None:
+    killed = told(booting, "maintain")["killed"]
+    assert "Active: active (running)" in killed, killed
+    assert "Scheduled restart job" in killed, killed
+
+
+def test_the_watchdog_ends_a_daemon_that_hangs(booting: boots.Booting) -> None:
+    """A callout that comes meanwhile waits, and the next daemon answers it."""
+    hung = told(booting, "maintain")["hung"]
+    assert f"Watchdog timeout (limit {WATCHDOG_SECONDS}s)!" in hung, hung
+
+
+def test_a_callout_starts_what_is_stopped(booting: boots.Booting) -> None:
+    assert told(booting, "maintain")["called"] == _ALL_ACTIVE
+
+
+def test_enabling_the_service_starts_the_timers_now(booting: boots.Booting) -> None:
+    assert told(booting, "maintain")["enabled"] == _ALL_ACTIVE
 
 
 def test_purging_asks_nothing_and_destroys_no_image(booting: boots.Booting) -> None:
