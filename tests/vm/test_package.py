@@ -96,5 +96,7 @@ def test_purging_asks_nothing_and_destroys_no_image(booting: boots.Booting) -> N
     assert purge["images left"] == purge["images"]
     for system in SYSTEMS:
         assert re.search(rf"\b{system}\b.*\bsealed\b", purge["known"]), purge["known"]
+    for time in re.findall(r"^(\d+T\d+Z)-", purge["known"], re.M):  # it stands in an image's name
+        assert time in purge["images"]
     assert {"instance", "ledger.db"} <= set(purge["left"].split())
     assert purge["units"] == ""
