@@ -1,5 +1,6 @@
 """What concerns the tests of all floors."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -24,6 +25,10 @@ def _zfs_here() -> str:
 
 
 CAPABILITIES["zfs"] = _zfs_here
+
+# What is started in the background by a shell ignores it, and so would all that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How fast examples are drawn is a matter of what else the machine does.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
