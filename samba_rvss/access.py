@@ -32,6 +32,14 @@ class _Link:
     parent: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Worker:
+    """A worker of Samba's: its pid, and what tells it from all that ever have that."""
+
+    pid: int
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class _Callout:
     peer: Peer
@@ -124,23 +132,23 @@ class Access(Closing):
             raise _refusal(peer, f"it cannot be looked at ({exc.strerror})") from exc
         with files.opened(pidfd):
             try:
-                worker = self._worker(peer, slowly=slowly) if peer.uid else 0
+                worker = self._worker(peer, slowly=slowly) if peer.uid else _of_root(peer)
                 if worker is None or not self._sees_mounts(peer, slowly=slowly):
                     return None
                 if processes.has_ended(pidfd):
                     raise _refusal(peer, "it has ended already")
-                if worker:
-                    self._begin(peer, worker, pidfd)
+                if peer.uid:
+                    self._begin(peer, worker.pid, pidfd)
             except OSError as exc:
                 refusal = _unreadable(peer, exc)
                 if exc.errno in _NOT_PERMITTED:
                     self._refusal = refusal.line()
                 raise refusal from exc
         self._refusal = ""
-        return replace(peer, worker=f"{worker}@{self._started[worker]}") if worker else peer
+        return replace(peer, worker=worker.name)
 
-    def _worker(self, peer: Peer, *, slowly: bool) -> int | None:
-        """Return the pid of the worker that started a process; None if that takes longer.
+    def _worker(self, peer: Peer, *, slowly: bool) -> "_Worker | None":
+        """Return the worker that started a process; None if that takes longer.
 
         Raises:
             RvssError: REFUSED if none did.
@@ -153,8 +161,9 @@ class Access(Closing):
                 peer, f"no {control.WORKER} of root started it"
             )
         started = processes.started(found.pid)
+        worker = _Worker(pid=found.pid, name=f"{found.pid}@{started}")
         if self._started.get(found.pid) == started:
-            return found.pid
+            return worker
         if not slowly:
             return None
         if not control.is_worker(found):
@@ -165,7 +174,7 @@ class Access(Closing):
         with self._lock:
             living = {pid: at for pid, at in self._started.items() if processes.started(pid) == at}
             self._started = {**living, found.pid: started}
-        return found.pid
+        return worker
 
     def _look_for(self, worker: int, peer: Peer) -> None:
         """Do nothing if a worker is one of our Samba's, known here by the number that it has there.
@@ -242,6 +251,17 @@ def _worker_of(peer: Peer) -> Process | None:
             return None
         child = parent
     return None
+
+
+def _of_root(peer: Peer) -> _Worker:
+    """Return the worker that started a process of root, which need not have one."""
+    try:
+        found = _worker_of(peer)
+        if found is not None:
+            return _Worker(pid=found.pid, name=f"{found.pid}@{processes.started(found.pid)}")
+    except OSError:
+        pass
+    return _Worker(pid=0, name="")
 
 
 def _refusal(peer: Peer, reason: str, hint: str = "") -> RvssError:

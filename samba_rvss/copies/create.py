@@ -9,9 +9,10 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from samba_rvss.clock import now
 from samba_rvss.copies import room
@@ -20,7 +21,7 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.model import Mark, Nested, Phase, ShadowCopy, Taken
+from samba_rvss.model import ENDED, Mark, Nested, Phase, ShadowCopy, Taken
 from samba_rvss.mounts import way
 from samba_rvss.samba import twins
 
@@ -36,21 +37,27 @@ class Prepared:
 
     Attributes:
         copy: its record.
+        gates: what is on the way to its share, as its path has it.
         taken: the image; its mounts are the holder's, who claims or discards it.
     """
 
     copy: ShadowCopy
+    gates: Sequence[way.Gate]
     taken: Taken
+
+    def is_of(self, target: Target) -> bool:
+        """Return whether it is what a share's copy would be that was taken now."""
+        return (self.copy.volume, tuple(self.gates)) == (target.volume, target.gates)
 
 
 def prepare(
-    instance: Instance, target: Target, others: Sequence[Target], uid: int, deadline: float
+    instance: Instance, asked: Target | None, others: Sequence[Target], uid: int, deadline: float
 ) -> dict[str, Prepared | RvssError]:
     """Take the images of shares, all at one instant if that can be had in time.
 
     Args:
         instance: the shares'.
-        target: what is asked for.
+        asked: what is asked for, if any of them is.
         others: what may be asked for next, on the same file system. Those of which there are too
             many copies, or that have too little space, are left out.
         uid: the client's user.
@@ -60,50 +67,56 @@ def prepare(
         What was taken, or why it was not, and has been undone, by the shares' names.
 
     Raises:
-        RvssError: of what is asked for: LIMIT, DEADLINE or STATE; BAD_PATH or NOT_SUPPORTED if the
-            way to the share cannot be carried over. Nothing is taken then.
+        RvssError: LIMIT of what is asked for, DEADLINE or STATE. Nothing is taken then.
     """
     _require_time(deadline)
     counts = instance.ledger.counts()
-    room.refuse_many(target.share, counts.get(target.share.name.lower(), 0))
-    wanted = {target.share.name: (target, _new(instance, target, uid))}
+    wanted: list[tuple[Target, ShadowCopy]] = []
+    if asked is not None:
+        room.refuse_many(asked.share, counts.get(asked.share.name.lower(), 0))
+        wanted.append((asked, _new(instance, asked, uid)))
     for other in others:
-        # Its own callout says why.
-        with suppress(RvssError):
+        with suppress(RvssError):  # its own callout says why
             room.refuse_many(other.share, counts.get(other.share.name.lower(), 0))
-            room.refuse_full(other.share, other.space)
-            wanted[other.share.name] = (other, _new(instance, other, uid))
-    copies = [copy for _, copy in wanted.values()]
-    try:
-        instance.ledger.add_all(copies, "create", [forced(instance, copy) for copy in copies])
-    except BaseException as exc:
-        for copy in copies:
-            undo(instance, copy, exc)
-        raise
-    instance.reached("create.intent")
-    marks = [_mark(copy, each.share.nested) for each, copy in wanted.values()]
-    made = _take(instance, copies, marks, deadline)
-    instance.reached("create.image")
+            room.refuse_full(other.share, asked.space if asked else other.space)
+            wanted.append((other, _new(instance, other, uid)))
+    copies = [copy for _, copy in wanted]
+    if not copies:
+        return {}
     found: dict[str, Prepared | RvssError] = {}
-    for copy in copies:
-        image = made[copy.id]
-        if isinstance(image, RvssError):
-            undo(instance, copy, image)
-            found[copy.share] = image
-        else:
-            found[copy.share] = Prepared(copy=copy, taken=image)
+    with ExitStack() as undoing:
+        for copy in copies:
+            undoing.push(partial(_on_failure, instance, copy))
+        instance.ledger.add_all(copies, "create", [forced(instance, copy) for copy in copies])
+        instance.reached("create.intent")
+        marks = [_mark(copy, target.share.nested) for target, copy in wanted]
+        made = instance.provider(copies[0].volume).create(marks, deadline)
+        for image in made.values():
+            if isinstance(image, Taken):
+                undoing.push(partial(_close_on_failure, image))
+        instance.reached("create.image")
+        for target, copy in wanted:
+            image = made[copy.id]
+            if isinstance(image, RvssError):
+                undo(instance, copy, image)
+                found[copy.share] = image
+            else:
+                found[copy.share] = Prepared(copy=copy, gates=target.gates, taken=image)
     return found
 
 
-def _take(
-    instance: Instance, copies: Sequence[ShadowCopy], marks: Sequence[Mark], deadline: float
-) -> Mapping[str, Taken | RvssError]:
-    try:
-        return instance.provider(copies[0].volume).create(marks, deadline)
-    except BaseException as exc:
-        for copy in copies:
-            undo(instance, copy, exc)
-        raise
+def _on_failure(instance: Instance, copy: ShadowCopy, *failure: object) -> None:
+    """Undo a copy if a block was left by an exception."""
+    reason = failure[1]
+    if isinstance(reason, BaseException):
+        undo(instance, copy, reason)
+
+
+def _close_on_failure(taken: Taken, *failure: object) -> None:
+    """Close the mounts of an image if a block was left by an exception."""
+    if failure[1] is not None:
+        for _, fd in taken.mounts:
+            os.close(fd)
 
 
 def claim(
@@ -121,14 +134,15 @@ def claim(
         deadline: time (`time.monotonic`) after which it is not wanted any more.
 
     Raises:
-        RvssError: DEADLINE, NOT_FOUND, BAD_PATH, STATE or SYSTEM; BUSY if there can be no
-            directory for Previous Versions.
+        RvssError: BUSY if somebody deletes it; LIMIT, DEADLINE, NOT_FOUND, BAD_PATH, STATE or
+            SYSTEM; BUSY if there can be no directory for Previous Versions.
     """
     copy, taken = prepared.copy, prepared.taken
     try:
-        copy = _with_previous(instance, copy)
         with files.all_opened(fd for _, fd in taken.mounts):
+            _require_unclaimed(instance, copy)
             _require_time(deadline)
+            copy = _with_previous(instance, copy, prepared.gates)
             instance.mounts.attach(taken.mounts, copy.path)
         instance.reached("create.mounted")
         attach(instance, copy, copy.paths[1:])
@@ -136,6 +150,7 @@ def claim(
         claimed = instance.ledger.change(
             copy,
             "taken",
+            unless=(Phase.DELETING, *ENDED),
             uid=uid,
             client=uid,
             phase=Phase.TAKEN,
@@ -146,12 +161,31 @@ def claim(
             detail="; ".join(filter(None, (forced(instance, copy), _several(taken)))),
         )
         if claimed is None:
-            raise RvssError(Problem.STATE, f"the record of {copy.id} vanished")
+            instance.mounts.detach(copy.path)
+            raise _deleted(copy)
         instance.reached("create.taken")
     except BaseException as exc:
         undo(instance, copy, exc)
         raise
     return claimed
+
+
+def _require_unclaimed(instance: Instance, copy: ShadowCopy) -> None:
+    """Refuse a copy that somebody has deleted since it was prepared, or one too many.
+
+    Raises:
+        RvssError: BUSY, LIMIT or STATE.
+    """
+    current = instance.ledger.get(copy.id)
+    if current is None or current.phase is not Phase.CREATING:
+        raise _deleted(copy)
+    share = instance.config.share(copy.share)
+    if share is not None:
+        room.refuse_many(share, instance.ledger.counts().get(share.name.lower(), 0))
+
+
+def _deleted(copy: ShadowCopy) -> RvssError:
+    return RvssError(Problem.BUSY, f"{copy.id} was deleted before anybody had it", "try again")
 
 
 def _several(taken: Taken) -> str:
@@ -183,18 +217,17 @@ def _new(instance: Instance, target: Target, uid: int) -> ShadowCopy:
         volume=target.volume,
         created=created,
         phase=Phase.CREATING,
-        path=instance.mounts.exposed_path(share.name, name, way.to(share.path)),
+        path=instance.mounts.exposed_path(share.name, name, target.gates),
         uid=uid,
         keep=share.keep,
     )
 
 
-def _with_previous(instance: Instance, copy: ShadowCopy) -> ShadowCopy:
+def _with_previous(instance: Instance, copy: ShadowCopy, gates: Sequence[way.Gate]) -> ShadowCopy:
     """Give a copy its directory for Previous Versions; users see that as soon as it is there."""
     share = instance.config.share(copy.share)
     if share is None or not share.previous_versions:
         return copy
-    gates = way.to(copy.share_path)
     return replace(copy, previous_path=reserve_previous(instance, copy, gates))
 
 

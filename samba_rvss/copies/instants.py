@@ -31,9 +31,11 @@ def of(copy: ShadowCopy, members: Iterable[ShadowCopy]) -> OneInstant | None:
         return OneInstant.NONE
     if not copy.set_id:
         return OneInstant.VOLUME
-    system = copy.volume.file_system
-    there = {each.transid for each in members if each.volume.file_system == system}
-    return OneInstant.SET if there <= {copy.transid} else OneInstant.VOLUME
+    known, system = list(members), copy.volume.file_system
+    there = {each.transid for each in known if each.volume.file_system == system}
+    # Of one whose record is not there, or does not say yet that it is a member, nothing is known.
+    whole = len(known) >= copy.set_size > 0
+    return OneInstant.SET if whole and there <= {copy.transid} else OneInstant.VOLUME
 
 
 def gap(members: Iterable[ShadowCopy]) -> timedelta | None:

@@ -11,16 +11,25 @@ from samba_rvss.copies.room import Space
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounttable
 from samba_rvss.model import Nested, Share, Volume
+from samba_rvss.mounts import way
 from samba_rvss.providers import Provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A share that can be snapshotted, the volume that it sits in, and the space there."""
+    """A share that can be snapshotted.
+
+    Attributes:
+        share: it.
+        volume: what it sits in.
+        space: what there is of it.
+        gates: what is on the way to the share.
+    """
 
     share: Share
     volume: Volume
     space: Space
+    gates: tuple[way.Gate, ...] = ()
 
 
 def locate(
@@ -36,7 +45,7 @@ def locate(
             grows with the number of mounts on the machine.
 
     Raises:
-        RvssError: BAD_PATH, NOT_SUPPORTED, NESTED, NO_SPACE or READ_ONLY.
+        RvssError: BAD_PATH, NOT_SUPPORTED, NESTED, NO_SPACE or READ_ONLY; as `mounts.way.to`.
     """
     if share.obstacle:
         raise RvssError(Problem.NOT_SUPPORTED, f"[{share.name}]: {share.obstacle}")
@@ -69,6 +78,7 @@ def locate(
                         free=space.f_bavail * space.f_frsize,
                         size=space.f_blocks * space.f_frsize,
                     ),
+                    gates=way.to(path),
                 )
     raise _unknown(path, providers)
 

@@ -33,12 +33,14 @@ class Asked(Generic[T]):
     Attributes:
         times: how often, since the last set that was committed.
         last: when last, in seconds of any clock.
+        before: when the time before, or ``last`` if there was none.
         user: whose callout that was; it may be another one than the client's.
         found: what was found then.
     """
 
     times: int
     last: float
+    before: float
     user: int
     found: T
 
@@ -64,8 +66,13 @@ class Gathering(Generic[T]):
         self._forget(at)
         own = self._asked.setdefault(worker, {})
         before = own.get(share)
-        times = before.times if before else 0
-        own[share] = Asked(times=times + 1, last=at, user=user, found=found)
+        own[share] = Asked(
+            times=before.times + 1 if before else 1,
+            last=at,
+            before=before.last if before else at,
+            user=user,
+            found=found,
+        )
 
     def begin(self, worker: Hashable, share: str, at: float, user: int) -> Mapping[str, T] | None:
         """Note that a worker wants a copy of a share; return what is to be taken along.
@@ -105,20 +112,16 @@ class Gathering(Generic[T]):
             del own[share]
 
     def _gathered(self, worker: Hashable, share: str, at: float, user: int) -> dict[str, T]:
-        own = self._asked.get(worker, {})
-        others = sorted(
-            (name for name in own if name != share), key=lambda name: own[name].last, reverse=True
-        )
-        certain = [name for name in others if own[name].times > 1]
-        perhaps = [
-            name for name in others if own[name].times == 1 and at - own[name].last < ONCE_SECONDS
-        ]
-        asked = own.get(share)
-        if asked is not None and asked.times == 1:
-            # This client adds shares and does not ask before: so do his others.
-            theirs = [name for name in perhaps if own[name].user == user]
-            certain += theirs
-            perhaps = [name for name in perhaps if name not in theirs]
+        own = dict(self._asked.get(worker, {}))
+        first = own.pop(share, None)
+        if first is None:
+            return {}
+        certain, perhaps = [], []
+        for name, asked in sorted(own.items(), key=lambda item: item[1].last, reverse=True):
+            if _is_certain(asked, first, user) and (asked.times > 1 or _is_recent(asked, at)):
+                certain.append(name)
+            elif _is_recent(asked, at):
+                perhaps.append(name)
         chosen = [*certain, *perhaps[: len(certain) + 1]][:MOST]
         return {name: own[name].found for name in chosen}
 
@@ -129,3 +132,25 @@ class Gathering(Generic[T]):
             if not own:
                 del self._asked[worker]
                 self._commits.pop(worker, None)
+
+
+def _is_recent(asked: Asked[T], at: float) -> bool:
+    return at - asked.last < ONCE_SECONDS
+
+
+def _is_certain(asked: Asked[T], first: Asked[T], user: int) -> bool:
+    """Return whether a share is in a set for all that is known.
+
+    Copies are made in the order in which shares were added (srv_fss_agent.c,
+    _fss_AddToShadowCopySet()): so the others of a set were asked for after its first share. Where
+    somebody else has asked for that one since, the client's own user tells.
+
+    Args:
+        asked: how it was asked for.
+        first: how the share was asked for of which a copy is wanted.
+        user: whose callout wants that.
+    """
+    own = asked.user == user
+    if asked.last >= first.last:
+        return asked.times > 1 or (own and first.times == 1)
+    return asked.times > 1 and own and asked.last >= first.before

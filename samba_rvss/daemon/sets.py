@@ -11,7 +11,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -170,7 +170,7 @@ class Sets:
         shares = self._present().config.shares
         current = {share.name: share for share in shares}
         return [
-            Target(share=share, volume=other.volume, space=other.space)
+            replace(other, share=share)
             for other in found
             if (share := current.get(other.share.name)) is not None
             and share.path == other.share.path
@@ -184,24 +184,21 @@ class Sets:
 
     async def _prepare(self, targets: Sequence[Target], uid: int, deadline: float) -> _Made:
         """Take what is on a file system of which nothing is asked for yet."""
-        for number, first in enumerate(targets):
-            async with self._turns.free(first.volume) as free:
-                if free:
-                    try:
-                        return await self._made(first, targets[number + 1 :], uid, deadline)
-                    except RvssError:
-                        continue  # its own callout says why
-        return {}
+        try:
+            return await self._made(None, targets, uid, deadline)
+        except Exception:  # each is taken by its own callout then
+            _logger.exception("shadow copies that may be asked for cannot be taken yet")
+            return {}
 
     async def _made(
-        self, target: Target, others: Sequence[Target], uid: int, deadline: float
+        self, asked: Target | None, others: Sequence[Target], uid: int, deadline: float
     ) -> _Made:
-        """Take images, holding the turn of the first, and those others that nobody works on."""
-        volumes = [o.volume for o in others if o.volume.key != target.volume.key]
+        """Take images of those volumes on which nobody works, and of one whose turn is held."""
+        held = {asked.volume.key} if asked else set[str]()
+        volumes = [other.volume for other in others if other.volume.key not in held]
         async with self._turns.free(*volumes) as free:
-            keys = {target.volume.key, *free}
-            along = [other for other in others if other.volume.key in keys]
-            return await in_thread(prepare, self._present(), target, along, uid, deadline)
+            along = [other for other in others if other.volume.key in {*held, *free}]
+            return await in_thread(prepare, self._present(), asked, along, uid, deadline)
 
     async def _claim(
         self, commit: _Commit, target: Target, uid: int, started: float, deadline: float
@@ -211,10 +208,9 @@ class Sets:
         making = commit.waiting.pop(name)
         await asyncio.wait({making}, timeout=max(0.0, deadline - time.monotonic()))
         found = making.result().get(name) if making.done() else None
-        if making.done() and found is None:
-            return await self._take_alone(target, uid, started, deadline)
-        if isinstance(found, Prepared) and found.copy.volume != target.volume:
-            self._leave(name, making, "its share is on another volume by now")
+        if making.done() and not (isinstance(found, Prepared) and found.is_of(target)):
+            # What kept it from being taken may be over, or is said now.
+            self._leave(name, making, "its share, or the way to it, is another one by now")
             return await self._take_alone(target, uid, started, deadline)
         held = False
         try:

@@ -158,6 +158,22 @@ def test_one_that_fails_harms_no_other(served: "Rig") -> None:
         taken.delete()
 
 
+def test_a_volume_is_made_anew_before_its_copy_is_asked_for(served: "Rig") -> None:
+    """What was taken along is of the old one; its own callout takes the new one."""
+    with served.client() as client:
+        taken = CopySet(client, Context.AUTO_RECOVERY)
+        taken.prepare(*NAMES)
+        served.fs.delete_volume(NAMES[3])
+        served.volume(NAMES[3])
+        taken.commit()
+        taken.expose()
+        with served.session(taken.mappings[3].exposed_share) as session:
+            assert session.list() == ["data"]
+        taken.complete()
+        taken.delete()
+    served.assert_nothing_left()
+
+
 def test_the_daemon_ends_between_taking_and_claiming(served: "Rig") -> None:
     served.daemon.stop()
     served.daemon.start(crash_at="create.mounted")

@@ -75,6 +75,21 @@ def test_a_client_that_only_adds_has_all_that_he_added(told: Told) -> None:
     assert {f"s{number}" for number in range(1, 8)} <= found
 
 
+@pytest.mark.parametrize(("ago", "most"), [(ONCE_SECONDS + 1, 0), (10.0, 1)])
+def test_nobody_pays_for_what_another_client_asks(told: Told, ago: float, most: int) -> None:
+    told.ask(*_set(*(f"s{number}" for number in range(60))), user=ANOTHER)
+    told.ask(*_set("x"), after=ago / 2)
+    found = told.begin("x")
+    assert found is not None
+    assert len(found) <= most
+
+
+def test_somebody_else_asks_for_the_first_share_meanwhile(told: Told) -> None:
+    told.ask(*_set("a", "b", "c"))
+    told.ask("a", user=ANOTHER)
+    assert told.begin("a") == {"b", "c"}
+
+
 def test_of_many_no_more_than_a_set_can_have(told: Told) -> None:
     told.ask(*_set(*(f"s{number}" for number in range(3 * MOST))))
     found = told.begin("s0")

@@ -44,7 +44,7 @@ def take(
 ) -> dict[str, Taken | RvssError]:
     """Take images of volumes; see `samba_rvss.providers.Provider.create`."""
     found: dict[str, Taken | RvssError] = {}
-    with ExitStack() as undo:
+    with ExitStack() as undo, ExitStack() as opened:
         begun = []
         for mark in marked:
             stack = undo.enter_context(ExitStack())
@@ -57,10 +57,15 @@ def take(
         for image in begun:
             with _told(found, image.mark, image.undo):
                 mounts = _finish(home, image, identity)
+                for _, fd in mounts:
+                    opened.callback(os.close, fd)
                 own = {part.made.transid for part in image.wanted if part.made is not None}
                 whole = transid or (own.pop() if len(own) == 1 else 0)
                 found[image.mark.id] = Taken(mounts=mounts, transid=whole, at=at)
+        for image in begun:
+            if isinstance(found[image.mark.id], Taken):
                 image.undo.pop_all()
+        opened.pop_all()
     return found
 
 

@@ -30,6 +30,7 @@ _logger = logging.getLogger(__name__)
 # How many throw-away snapshots begin, at the first try and at those that follow: the more there
 # are, the longer does their transaction take.
 _STARTERS = (8, 16, 32, 64)
+_MOST = 256  # snapshots that are taken at one instant
 _HEAD_START = 0.0003  # seconds; a commit takes some milliseconds
 _SOURCE = "source"
 
@@ -69,24 +70,50 @@ def take(home: Home, wanted: Sequence[Snapshot], place: str, deadline: float) ->
     """
     if len(wanted) == 1:
         _make(home, wanted[0])
-        return _instant(wanted)
-    last = (time.monotonic() + deadline) / 2
-    most = len(wanted) + _STARTERS[-1] + 1
+    elif len(wanted) > _MOST:
+        with ThreadPoolExecutor(_MOST, "snapshot") as threads:
+            list(threads.map(partial(_make, home), wanted))
+    else:
+        last = (time.monotonic() + deadline) / 2
+        try:
+            return _met(home, wanted, place, last)
+        except RuntimeError as exc:  # no more threads are to be had
+            _logger.warning("snapshots are not taken at one instant: %s", exc)
+            for each in wanted:
+                if each.made is None and each.failure is None:
+                    _make(home, each)
+    return _instant(wanted)
+
+
+def _met(home: Home, wanted: Sequence[Snapshot], place: str, last: float) -> int:
+    """Take several snapshots again and again, until all have met.
+
+    Args:
+        home: where.
+        wanted: which.
+        place: see `take`.
+        last: when there is no time left for another try (`time.monotonic`).
+
+    Raises:
+        RuntimeError: not all threads could be started.
+    """
     with (
-        ThreadPoolExecutor(most, "snapshot", processes.hurry) as threads,
+        ThreadPoolExecutor(len(wanted) + _STARTERS[-1] + 1, "snapshot", processes.hurry) as threads,
         _starters(home, place) as source,
     ):
         for number, many in enumerate(_STARTERS, 1):
             # Not in this thread, which does not hurry.
             threads.submit(_together, threads, home, wanted, source, many).result()
             instant = _instant(wanted)
-            if instant or many == _STARTERS[-1] or time.monotonic() > last:
+            hopeless = all(each.made is None for each in wanted)
+            if instant or hopeless or number == len(_STARTERS) or time.monotonic() > last:
                 return instant
             found = [each.made.transid if each.made else 0 for each in wanted]
             _logger.info("snapshots did not meet at try %d, but in transactions %s", number, found)
             for each in wanted:
                 if each.made is not None:
                     home.delete(each.name)
+                    each.made = None
     raise AssertionError(wanted)
 
 
@@ -105,13 +132,16 @@ def _together(
     ready, begin, go = Semaphore(0), Event(), Event()
     starts = partial(_start, home, starters, ready=ready.release, go=begin.wait)
     makes = partial(_make, home, ready=ready.release, go=go.wait)
-    starting = [threads.submit(starts, number) for number in range(many if starters else 0)]
-    making = [threads.submit(makes, each) for each in wanted]
-    for _ in (*starting, *making):
-        ready.acquire()
-    begin.set()
-    time.sleep(_HEAD_START)
-    go.set()
+    try:
+        starting = [threads.submit(starts, number) for number in range(many if starters else 0)]
+        making = [threads.submit(makes, each) for each in wanted]
+        for _ in (*starting, *making):
+            ready.acquire()
+        begin.set()
+        time.sleep(_HEAD_START)
+    finally:  # nobody waits for what does not come
+        begin.set()
+        go.set()
     wait((*starting, *making))
 
 
