@@ -654,9 +654,11 @@ def test_without_descriptors_nothing_is_there_that_nobody_answers(rig_directory:
         bench.mounts.demand.uncover(path)
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         open_now = len(os.listdir("/proc/self/fd"))
+        lowest = os.dup(0)  # the limit is one of numbers, and not all below are in use
+        os.close(lowest)
         failures: list[str] = []
         while True:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + len(failures), before[1]))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + len(failures), before[1]))
             try:
                 bench.mounts.demand.cover(path)
                 break
