@@ -1,5 +1,6 @@
 """Images that were taken together, and what can come before each has somebody who asked for it."""
 
+import errno
 import math
 import os
 import secrets
@@ -162,6 +163,19 @@ def test_what_is_not_asked_for_is_not_taken_without_room(place: Place) -> None:
     assert isinstance(prepared, Prepared)
     assert prepared.copy.share == "c"
     discard(place.instance, prepared, "nobody asked for it")
+
+
+def test_what_was_to_be_thrown_away_costs_no_copy(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(together, "clear", failing)
+        made = place.prepare(*NAMES)
+    for each in made.values():
+        delete(place.instance, place.claim(each))
 
 
 @pytest.mark.parametrize("threads", [0, 1, 7])

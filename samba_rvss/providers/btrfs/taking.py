@@ -173,7 +173,8 @@ def _placed(home: Home, image: _Image) -> list[Subvolume]:
         name = parts.writable(image.mark.id, image.named, index)
         image.undo.callback(home.delete, name)
         os.rename(snapshot.name, name, src_dir_fd=home.fd, dst_dir_fd=home.fd)
-    marks.tidy(home, image.mark.id)
+    with suppress(OSError, RvssError):  # what was to be thrown away goes with the mark
+        marks.tidy(home, image.mark.id)
     return made
 
 
