@@ -1,7 +1,8 @@
 """The one door to other programs.
 
-A program runs with an argument list, a small environment of our own, no standard input and a
-time limit. It is reaped whatever happens; if it outlives even SIGKILL, then by a later `run`.
+A program runs with an argument list, a small environment of our own, no standard input but what
+it is given, and a time limit. It is reaped whatever happens; if it outlives even SIGKILL, then by
+a later `run`.
 """
 
 import logging
@@ -104,6 +105,7 @@ def run(
     timeout: float,
     env: Mapping[str, str] | None = None,
     allow: frozenset[int] = frozenset({0}),
+    text: str = "",
 ) -> str:
     """Run a program to its end and return its standard output.
 
@@ -112,6 +114,7 @@ def run(
         timeout: seconds after which the program and its children are killed.
         env: additions to the fixed environment.
         allow: exit statuses that are not failures.
+        text: its standard input.
 
     Raises:
         RvssError: MISSING if there is no such program.
@@ -119,9 +122,9 @@ def run(
             failure.
     """
     words = [argv[0] if "/" in argv[0] else tool(argv[0]), *argv[1:]]
-    process = _start(words, env, subprocess.PIPE)
+    process = _start(words, env, subprocess.PIPE, subprocess.PIPE if text else subprocess.DEVNULL)
     try:
-        out, err = process.communicate(timeout=timeout)
+        out, err = process.communicate(text or None, timeout=timeout)
     except subprocess.TimeoutExpired as exc:
         # _kill() closes its pipes without reading on: a grandchild may hold them for ever.
         ended = (
@@ -167,7 +170,10 @@ def beginning(argv: Sequence[str], size: int, *, timeout: float) -> bytes:
 
 
 def _start(
-    words: Sequence[str], env: Mapping[str, str] | None, stderr: int
+    words: Sequence[str],
+    env: Mapping[str, str] | None,
+    stderr: int,
+    stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[str]:
     """Start a program in a session of its own, which prints into a pipe.
 
@@ -175,6 +181,7 @@ def _start(
         words: its absolute path and its arguments.
         env: additions to the fixed environment.
         stderr: where its standard error goes, as `subprocess.Popen` has it.
+        stdin: whence its standard input comes; likewise.
 
     Raises:
         ToolError: it could not be started.
@@ -183,7 +190,7 @@ def _start(
     try:
         return subprocess.Popen(
             words,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=environment(env),
@@ -233,9 +240,10 @@ def _kill(process: subprocess.Popen[str]) -> bool:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         process.kill()
-    for pipe in (process.stdout, process.stderr):
+    for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
-            pipe.close()
+            with suppress(OSError):  # what it has not read
+                pipe.close()
     try:
         process.wait(_KILLED_SECONDS)
     except subprocess.TimeoutExpired:

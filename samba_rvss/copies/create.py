@@ -189,7 +189,7 @@ def _deleted(copy: ShadowCopy) -> RvssError:
 
 
 def _several(taken: Taken) -> str:
-    return "" if taken.transid else "not all of it is of one instant: btrfs was too busy"
+    return "" if taken.transid else "not all of it is of one instant: its file system was too busy"
 
 
 def discard(instance: Instance, prepared: Prepared, reason: str) -> None:

@@ -23,7 +23,7 @@ from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.tasks import Tasks, in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.errors import RvssError
-from samba_rvss.model import Instant, SambaState, ShadowCopy, Share, Volume
+from samba_rvss.model import Instant, SambaState, ShadowCopy
 
 _logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Sets:
         Raises:
             RvssError: as `copies.create.prepare` and `copies.create.claim`.
         """
-        together = bool(worker) and self._is_taken_along(target.share, target.volume)
+        together = bool(worker) and target.share.instant is Instant.SET
         name, present = target.share.name, time.monotonic()
         found = self._gathering.begin(worker, name, present, uid) if together else None
         commit = self._commits.get(worker)
@@ -175,12 +175,8 @@ class Sets:
             if (share := current.get(other.share.name)) is not None
             and share.path == other.share.path
             and not share.obstacle
-            and self._is_taken_along(share, other.volume)
+            and share.instant is Instant.SET
         ]
-
-    def _is_taken_along(self, share: Share, volume: Volume) -> bool:
-        provider = self._present().provider(volume)
-        return share.instant is Instant.SET and provider.together
 
     async def _prepare(self, targets: Sequence[Target], uid: int, deadline: float) -> _Made:
         """Take what is on a file system of which nothing is asked for yet."""

@@ -19,11 +19,9 @@ class Provider(Protocol):
 
     Attributes:
         name: what marks and records call it.
-        together: whether `create` takes images of several volumes at one instant.
     """
 
     name: str
-    together: bool
 
     def find(self, fd: int, path: str) -> Volume | None:
         """Find the volume that a directory sits in, whether it can be snapshotted or not.
@@ -65,9 +63,8 @@ class Provider(Protocol):
     def create(self, marks: Sequence[Mark], deadline: float) -> Mapping[str, Taken | RvssError]:
         """Take writable images of volumes, with our marks, durable on return.
 
-        Where they can be taken `together`, they are, if that can be had in time; see `Taken`. What
-        is nested in a volume is always taken with it. What fails of one
-        harms no other, and leaves nothing behind.
+        They are of one instant, if that can be had in time; see `Taken`. What is nested in a volume
+        is always taken with it. What fails of one harms no other, and leaves nothing behind.
 
         Args:
             marks: those of the images: one or more, all of one file system.

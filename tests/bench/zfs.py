@@ -7,12 +7,16 @@ libzfs_core in this process and by a channel program, in turns. On a machine tha
 a transaction group is short, and what counts is the processes; with ``--iops`` the pool is on a
 device that does no more than so many operations per second (qemu-nbd), and what counts is the
 waits. With ``--busy`` somebody writes all the time, so that one transaction group follows the
-other, as on a server at work: steps that begin together then wait together. Medians, with the
-median absolute deviation (MAD).
+other, as on a server at work: steps that begin together then wait together. With ``--sets``,
+shadow copies of 1, 8 and 64 shares are taken at once; exit status 1 if 8 take more than three times
+as long as one, or 64 more than twelve times. With ``--proof N``, sets of eight are taken while
+somebody writes to all of them in turn; exit status 1 if one is not of one instant. Medians, with
+the median absolute deviation (MAD).
 """
 
 import argparse
 import ctypes
+import math
 import os
 import statistics
 import subprocess
@@ -20,16 +24,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from samba_rvss.errors import RvssError
 from samba_rvss.kernel import mounting
-from samba_rvss.model import Identity, Mark, Nested, Sealed, Volume
+from samba_rvss.model import Identity, Mark, Nested, Sealed, Taken, Volume
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.providers.zfs.properties import COPIED, FIXED, MARK, options
@@ -44,6 +50,8 @@ SHARE = f"{POOL}/vms"
 DEVICE = "/dev/nbd0"
 VALUE = "x" * 400  # about as long as a mark
 SIZE = 640 << 20
+SIZES = (1, 8, 64)
+LIMITS = (3.0, 12.0)
 LIKE = {"acltype": "posix", "xattr": "sa", "recordsize": "65536", "compression": "off"}
 
 
@@ -147,6 +155,80 @@ def writer(path: str, core: Core) -> Iterator[None]:
         thread.join()
 
 
+def proof(sets: int, volumes: Sequence[Volume], provider: Zfs) -> dict[str, int]:
+    """Take sets while somebody writes to all shares in turn, and read what is in them.
+
+    The next number goes into one file after the other, each on the disk before the next: so in
+    copies of one instant they never rise from a file to the next one, and differ by one at most.
+
+    Returns:
+        How many sets were in order, and how many were not.
+    """
+    paths = [Path(mountpoint(volume.name), "number") for volume in volumes]
+    for path in paths:
+        path.write_text(str(10**9))
+    found = {"in order": 0, "out of order": 0}
+    with ExitStack() as undo:
+        programs = [[sys.executable, "-c", WRITER, *map(str, paths)]]
+        programs += [[sys.executable, "-c", "while True: pass"]] * (os.cpu_count() or 1)
+        for program in programs:
+            process = subprocess.Popen(program)
+            undo.callback(process.wait)
+            undo.callback(process.kill)
+        for number in range(sets):
+            marks = marks_of(volumes, number)
+            numbers = []
+            for made in taken(provider, marks):
+                for _, part in made.mounts:
+                    numbers.append(int(Path(f"/proc/self/fd/{part}/number").read_text()))
+                    os.close(part)
+            whole = sorted(numbers, reverse=True) == numbers and numbers[0] - numbers[-1] < 2
+            found["in order" if whole else "out of order"] += 1
+            for mark in marks:
+                provider.destroy(mark.volume, mark.id)
+            if number % 10 == 9:
+                print(f"{number + 1} sets: {found}", file=sys.stderr, flush=True)
+    return found
+
+
+WRITER = """
+import os, sys
+files = [os.open(path, os.O_WRONLY) for path in sys.argv[1:]]
+number = 10**9
+while True:
+    number += 1
+    for file in files:
+        os.pwrite(file, b"%d" % number, 0)
+        os.fdatasync(file)
+"""
+
+
+def marks_of(volumes: Sequence[Volume], number: int) -> list[Mark]:
+    """Return the marks of a set's images."""
+    return [
+        Mark(
+            id=f"20240229T235959Z-{number:04x}{len(volumes):02x}{place:02x}",
+            share=volume.name,
+            share_path="/nowhere",
+            volume=volume,
+            created=datetime.now(UTC),
+        )
+        for place, volume in enumerate(volumes)
+    ]
+
+
+def taken(provider: Zfs, marks: Sequence[Mark]) -> list[Taken]:
+    """Take images of one instant."""
+    found = []
+    for made in provider.create(marks, math.inf).values():
+        if isinstance(made, RvssError):
+            raise made
+        found.append(made)
+    if len({each.transid for each in found}) != 1:
+        raise AssertionError(f"{len(marks)} copies are of several instants")
+    return found
+
+
 class Round:
     """One round: every step once, on snapshots of its own; figures are milliseconds and groups."""
 
@@ -195,6 +277,18 @@ class Round:
         measure("zfs: destroy the clone", lambda: zfs("destroy", clone["zfs"]))
         measure("zfs: release", lambda: zfs("release", HOLD, one))
 
+    def sets(self, volumes: Sequence[Volume], provider: Zfs) -> None:
+        """Measure how long shadow copies of several shares take together."""
+        for size in SIZES:
+            marks = marks_of(volumes[:size], self._number)
+            made: list[Taken] = []
+            self._measure(f"Zfs.create, {size} at once", partial(_extend, made, provider, marks))
+            for each in made:
+                for _, part in each.mounts:
+                    os.close(part)
+            for mark in marks:
+                provider.destroy(mark.volume, mark.id)
+
     def whole(self, volume: Volume, provider: Zfs) -> None:
         """Measure a shadow copy from beginning to end, in the ways that there are."""
         every = options({**LIKE, **FIXED, MARK: VALUE})
@@ -241,30 +335,57 @@ class Round:
         self._measure("Zfs.destroy", lambda: provider.destroy(volume, identity))
 
 
+def mountpoint(dataset: str) -> str:
+    """Return where a dataset is mounted."""
+    return zfs("get", "-H", "-o", "value", "mountpoint", dataset).removesuffix("\n")
+
+
+def probed(provider: Zfs, dataset: str) -> Volume:
+    """Return the volume that a dataset is."""
+    path = mountpoint(dataset)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        volume = provider.probe(fd, path, Nested.REFUSE, thorough=True)
+    finally:
+        os.close(fd)
+    if volume is None:
+        raise AssertionError(path)
+    return volume
+
+
 def main() -> int:
     """Measure and print; see the module."""
     parser = argparse.ArgumentParser(description="measure the steps of a shadow copy on ZFS")
     parser.add_argument("--rounds", type=int, default=11, help="samples of each (11)")
     parser.add_argument("--iops", type=int, default=0, help="limit of the pool's device (none)")
     parser.add_argument("--busy", action="store_true", help="write all the time")
+    parser.add_argument("--sets", action="store_true", help="only sets of 1, 8 and 64 shares")
+    parser.add_argument("--proof", type=int, default=0, help="only sets of 8, under a writer")
     arguments = parser.parse_args()
     figures: dict[str, list[tuple[float, int]]] = {}
     core, provider = Core(), Zfs(Identity(id="bench"))
     with ExitStack() as undo:
         undo.enter_context(pool(arguments.iops))
-        path = zfs("get", "-H", "-o", "value", "mountpoint", SHARE).removesuffix("\n")
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            volume = provider.probe(fd, path, Nested.REFUSE, thorough=True)
-        finally:
-            os.close(fd)
-        assert volume is not None
+        volume = probed(provider, SHARE)
+        volumes = [volume]
+        for number in range(1, max(SIZES) if arguments.sets else 8 if arguments.proof else 1):
+            zfs("create", f"{SHARE}{number}")
+            volumes.append(probed(provider, f"{SHARE}{number}"))
+        if arguments.proof:
+            found = proof(arguments.proof, volumes, provider)
+            print(f"sets while somebody writes: {found}")
+            return int(found["out of order"] > 0)
+        path = mountpoint(SHARE)
         if arguments.busy:
             undo.enter_context(writer(f"{path}/busy", core))
         for number in range(arguments.rounds + 1):
             if number == 1:
                 figures.clear()  # the first round warms up
             turn = Round(number, core, figures)
+            if arguments.sets:
+                turn.sets(volumes, provider)
+                print(f"round {number}", file=sys.stderr, flush=True)
+                continue
             turn.by_steps()
             turn.whole(volume, provider)
     print(f"{'':44} {'ms':>8} {'MAD':>7} {'groups':>7}   n={arguments.rounds}")
@@ -274,7 +395,20 @@ def main() -> int:
         spread = statistics.median(abs(spent - middle) for spent in times)
         groups = statistics.median(count for _, count in samples)
         print(f"{name:44} {middle:8.1f} {spread:7.1f} {groups:7.1f}")
-    return 0
+    return missed(figures) if arguments.sets else 0
+
+
+def _extend(made: list[Taken], provider: Zfs, marks: Sequence[Mark]) -> None:
+    made.extend(taken(provider, marks))
+
+
+def missed(figures: dict[str, list[tuple[float, int]]]) -> int:
+    """Say how many times as long as one share sets take; return whether that is too long."""
+    one, *several = (statistics.median(ms for ms, _ in samples) for samples in figures.values())
+    ratios = [middle / one for middle in several]
+    for size, ratio, limit in zip(SIZES[1:], ratios, LIMITS, strict=True):
+        print(f"{size} shares: {ratio:.2f} x one (limit {limit:g})")
+    return int(any(ratio > limit for ratio, limit in zip(ratios, LIMITS, strict=True)))
 
 
 if __name__ == "__main__":

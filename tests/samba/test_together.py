@@ -11,7 +11,6 @@ from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.results import FsrvpError
 from samba_rvss.testing.waiting import wait_until
-from tests.samba.filesystems import only
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from samba_rvss.samba.fsrvp.client import Client
     from samba_rvss.testing.users import BackupOperator
     from tests.samba.conftest import Rig
-
-# On ZFS the shares of a set are taken one by one.
-pytestmark = only("btrfs")
 
 _TRIES = 8
 NAMES = tuple(f"share{number}" for number in range(5))

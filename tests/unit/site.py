@@ -40,7 +40,6 @@ class Shelf:
     """
 
     name = "btrfs"
-    together = True
 
     def __init__(self, inventory: Callable[[], Inventory]) -> None:
         self._inventory = inventory

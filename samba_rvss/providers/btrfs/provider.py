@@ -68,7 +68,6 @@ class Btrfs:
     """
 
     name = PROVIDER
-    together = True
 
     def __init__(
         self,

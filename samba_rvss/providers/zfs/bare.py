@@ -244,7 +244,8 @@ def clone_again(
     }
     own = replace(volume, name=next(iter(datasets)))
     try:
-        cloning.clone(zfs, pool, own, image, datasets, found[0].mark, sealed=True)
+        known = cloning.origins(zfs, [part.name for part in found])
+        cloning.clone(zfs, pool, own, image, datasets, known, found[0].mark, sealed=True)
     except RvssError:
         clear(zfs, marks, pool, volume, image)
         raise

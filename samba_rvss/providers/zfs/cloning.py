@@ -1,11 +1,13 @@
 """How the clones of an image are made from its snapshots, with the properties of their origins."""
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Volume
+from samba_rvss.providers.beside import side_by_side
 from samba_rvss.providers.zfs import tree
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.pools import Pool
@@ -20,8 +22,49 @@ from samba_rvss.providers.zfs.properties import (
     options,
 )
 
-_BESIDE = 4
 _GROUP = "createtxg"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A dataset of which there is a snapshot, as it is now.
+
+    Attributes:
+        guid: its own.
+        group: the transaction group in which the snapshot was taken.
+        properties: those that a clone of the snapshot gets from it.
+    """
+
+    guid: str
+    group: int
+    properties: Mapping[str, str]
+
+
+def origins(zfs: Command, snapshots: Sequence[str]) -> dict[str, Origin]:
+    """Return the datasets of snapshots, by their names.
+
+    Args:
+        zfs: zfs(8).
+        snapshots: their names. They exist: so the datasets with these names are those that were
+            snapshotted.
+
+    Raises:
+        RvssError: as a `Command` does.
+    """
+    datasets = [name.partition("@")[0] for name in snapshots]
+    found: dict[str, dict[str, str]] = {name: {} for name in (*datasets, *snapshots)}
+    words = ("get", "-H", "-p", "-o", "name,property,value", ",".join(["guid", _GROUP, *COPIED]))
+    for name, key, value in zfs.about([*datasets, *snapshots], *words, columns=3):
+        if value not in ("-", "none"):
+            found[name][key] = value
+    return {
+        dataset: Origin(
+            guid=found[dataset]["guid"],
+            group=int(found[snapshot][_GROUP]),
+            properties={key: found[dataset][key] for key in COPIED if key in found[dataset]},
+        )
+        for dataset, snapshot in zip(datasets, snapshots, strict=True)
+    }
 
 
 def clone(
@@ -29,12 +72,13 @@ def clone(
     pool: Pool,
     volume: Volume,
     image: str,
-    datasets: dict[str, str],
+    datasets: Mapping[str, str],
+    known: Mapping[str, Origin],
     mark: str,
     *,
     sealed: bool = False,
-) -> int:
-    """Clone the snapshots of an image; return in which transaction group those were taken.
+) -> list[tuple[str, str]]:
+    """Clone the snapshots of an image; return the clones' names, and the directory of each.
 
     Args:
         zfs: zfs(8).
@@ -43,17 +87,15 @@ def clone(
         image: its id.
         datasets: the datasets that were snapshotted, the volume's own first, and the directory of
             each in the volume.
+        known: what `origins` returned of them.
         mark: the image's mark as text.
         sealed: whether the clones are read-only from the beginning.
 
     Raises:
         RvssError: BAD_PATH if the volume's name is another dataset's by now, else as a `Command`.
     """
-    # The snapshots exist: the datasets with these names are those that were snapshotted.
-    wanted = _origin_properties(zfs, list(datasets), f"{volume.name}@rvss-{image}")
-    group = int(wanted.pop(_GROUP)[_GROUP])
-    guid = wanted[volume.name].pop("guid")
-    if guid != (volume.id or guid):  # it has none if its mark is of the first form
+    if known[volume.name].guid != (volume.id or known[volume.name].guid):
+        # It has no id if its mark is of the first form.
         raise RvssError(
             Problem.BAD_PATH, f"{volume.name} is not the dataset that was checked", "try again"
         )
@@ -61,7 +103,7 @@ def clone(
     (outer, _), *inner = datasets.items()
     own = {} if inner else {MARK: mark}
     outermost = SEALED if sealed else OUTERMOST
-    words = ["clone", *options({**wanted[outer], **FIXED, **outermost, **own})]
+    words = ["clone", *options({**known[outer].properties, **FIXED, **outermost, **own})]
     words += [f"{outer}@rvss-{image}", top]
     try:
         zfs(*words)
@@ -70,21 +112,19 @@ def clone(
             raise
         _make_home(zfs, f"{pool.name}/{tree.HOME}")
         zfs(*words)
+    made = [(top, "")]
     if not inner:
-        return group
-    with ThreadPoolExecutor(_BESIDE) as beside:
-        clones = []
-        for number, (dataset, directory) in enumerate(inner, 1):
-            del wanted[dataset]["guid"]
-            part = {PART: json.dumps(directory)}
-            words = ["clone", *options({**wanted[dataset], **FIXED, **part})]
-            words += [f"{dataset}@rvss-{image}", f"{top}/{number}"]
-            clones.append(beside.submit(zfs, *words))
-    for made in clones:
-        made.result()
+        return made
+    clones = []
+    for number, (dataset, directory) in enumerate(inner, 1):
+        part = {PART: json.dumps(directory)}
+        words = ["clone", *options({**known[dataset].properties, **FIXED, **part})]
+        made.append((f"{top}/{number}", directory))
+        clones.append(partial(zfs, *words, f"{dataset}@rvss-{image}", made[-1][0]))
+    side_by_side(clones)
     # The mark comes last: a clone that bears it is complete.
     zfs("set", f"{MARK}={mark}", top)
-    return group
+    return made
 
 
 def _make_home(zfs: Command, home: str) -> None:
@@ -95,20 +135,3 @@ def _make_home(zfs: Command, home: str) -> None:
         unanswered = exc.problem in (Problem.TOOL, Problem.MISSING)
         if unanswered or not tree.exists(zfs, home):
             raise
-
-
-def _origin_properties(
-    zfs: Command, datasets: Sequence[str], snapshot: str
-) -> dict[str, dict[str, str]]:
-    """Return each dataset's guid, and the properties that its clone gets from it.
-
-    By the name of the property, which no dataset has, also the transaction group of a snapshot.
-    """
-    found: dict[str, dict[str, str]] = {name: {} for name in (*datasets, _GROUP)}
-    words = ("get", "-H", "-p", "-o", "name,property,value", ",".join(["guid", _GROUP, *COPIED]))
-    for name, key, value in zfs.table(*words, *datasets, snapshot, columns=3):
-        if (name == snapshot) != (key == _GROUP):
-            continue
-        if value not in ("-", "none"):
-            found[_GROUP if key == _GROUP else name][key] = value
-    return found

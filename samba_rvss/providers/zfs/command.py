@@ -63,6 +63,14 @@ class Command:
         """
         return self._run("zfs", *words)
 
+    def fed(self, text: str, *words: str) -> str:
+        """Run zfs(8) with a text as its standard input, and return what it prints.
+
+        Raises:
+            RvssError: as a call.
+        """
+        return self._run("zfs", *words, text=text)
+
     def zpool(self, *words: str) -> str:
         """Run zpool(8) and return what it prints.
 
@@ -93,9 +101,14 @@ class Command:
             RvssError: as a call.
         """
         found = []
-        for start in range(0, len(names), _AT_ONCE):
-            found += self.table(*words, *names[start : start + _AT_ONCE], columns=columns)
+        for some in _batches(names):
+            found += self.table(*words, *some, columns=columns)
         return found
+
+    def change(self, names: Sequence[str], *words: str) -> None:
+        """Have zfs(8) change many datasets or snapshots; as `about`."""
+        for some in _batches(names):
+            self(*words, *some)
 
     def sent(self, size: int, *words: str) -> bytes:
         """Return the beginning of what ``zfs send`` sends; the rest is not waited for.
@@ -123,13 +136,18 @@ class Command:
         """
         return self.zpool("get", "-H", "-o", "value", "readonly", pool).strip() == "on"
 
-    def _run(self, program: str, *words: str) -> str:
+    def _run(self, program: str, *words: str, text: str = "") -> str:
         try:
-            return run([tool(program, self.search), *words], timeout=self.seconds)
+            return run([tool(program, self.search), *words], timeout=self.seconds, text=text)
         except ToolError as exc:
             if exc.status is None:
                 raise
             raise problem(exc.said) from exc
+
+
+def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), _AT_ONCE):
+        yield names[start : start + _AT_ONCE]
 
 
 def problem(said: str) -> RvssError:

@@ -10,6 +10,11 @@ TAGGED = "samba-rvss:"
 """What the tags begin with of holds that an administrator has asked for."""
 
 
+def hold(zfs: Command, snapshots: Sequence[str]) -> None:
+    """Hold snapshots that were made just now, in one transaction group."""
+    zfs.change(snapshots, "hold", HOLD)
+
+
 def set_holds(
     zfs: Command, snapshots: Sequence[str], tags: Collection[str], *, releasing: bool
 ) -> None:

@@ -10,6 +10,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounttable
 from samba_rvss.model import Mark, Nested, Volume
 from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.pools import Pool
 
 _LONGEST_NAME = 255  # include/sys/fs/zfs.h, ZFS_MAX_DATASET_NAME_LEN less the NUL
 _LONGEST_MARK = 8191 - 2560  # ZAP_MAXVALUELEN less the NUL, and what comes later
@@ -97,15 +98,19 @@ def refuse_nested(path: str) -> None:
         )
 
 
-def captured(mark: Mark) -> dict[str, str]:
+def captured(pool: Pool, mark: Mark) -> dict[str, str]:
     """Return the datasets that an image is to be of: the share's, and what is nested in it.
 
     Each with its directory in the volume.
 
     Raises:
-        RvssError: NESTED.
+        RvssError: NESTED; BAD_PATH if the volume's pool has another name by now.
     """
     volume = mark.volume
+    if volume.name != pool.here(volume.name):
+        raise RvssError(
+            Problem.BAD_PATH, f"the pool of {volume.name} is {pool.name} now", "try again"
+        )
     if mark.nested is Nested.INCLUDE:
         return {volume.name: "", **nested_datasets(volume, mark.share_path)}
     refuse_nested(mark.share_path)

@@ -14,13 +14,9 @@ the snapshot and the clone; the clone's also tells that it is sealed.
 import json
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
-from typing import TypeVar
 
-from samba_rvss.clock import now
-from samba_rvss.errors import Problem, RvssError, attempted
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounttable
 from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.model import (
@@ -34,7 +30,6 @@ from samba_rvss.model import (
     Taken,
     Volume,
 )
-from samba_rvss.providers.detached import narrow
 from samba_rvss.providers.homes import IN_A_POOL, Homes
 from samba_rvss.providers.inventory import listed
 from samba_rvss.providers.zfs import (
@@ -51,12 +46,11 @@ from samba_rvss.providers.zfs import (
 from samba_rvss.providers.zfs.command import Command, doing, require_healthy
 from samba_rvss.providers.zfs.images import images
 from samba_rvss.providers.zfs.marks import Marks
-from samba_rvss.providers.zfs.mounting import mount, write_out
+from samba_rvss.providers.zfs.mounting import mounts, write_out
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
+from samba_rvss.providers.zfs.taking import Wanted
 from samba_rvss.providers.zfs.tree import HOME, Dataset
-
-T = TypeVar("T")
 
 _AN_ID = "20261231T235959Z-01234567"
 
@@ -72,7 +66,6 @@ class Zfs:
     """
 
     name = "zfs"
-    together = False
 
     def __init__(
         self,
@@ -141,78 +134,54 @@ class Zfs:
 
     def create(self, marks: Sequence[Mark], deadline: float) -> dict[str, Taken | RvssError]:
         """See `samba_rvss.providers.Provider`."""
-        return {mark.id: attempted(self._create, mark) for mark in marks}
+        found: dict[str, Taken | RvssError] = {}
+        wanted = []
+        for mark in marks:
+            what = f"cannot take a shadow copy of {mark.share_path}"
+            try:
+                with doing(what):
+                    pool = self._pool(mark.volume)
+                    datasets = place.captured(pool, mark)
+            except RvssError as exc:
+                found[mark.id] = exc
+            else:
+                wanted.append(Wanted(mark=mark, datasets=datasets, opened=True, what=what))
+        if wanted:
+            found |= self._take(pool, wanted)
+        return found
 
-    def _create(self, mark: Mark) -> Taken:
-        volume, datasets = mark.volume, place.captured(mark)
-        with doing(f"cannot take a shadow copy of {mark.share_path}"):
-            pool = self._pool(volume)
-            if volume.name != pool.here(volume.name):
-                raise RvssError(
-                    Problem.BAD_PATH, f"the pool of {volume.name} is {pool.name} now", "try again"
-                )
-            group, mounts = self._take(pool, mark, datasets, partial(self.open, volume, mark.id))
-            return Taken(mounts=mounts, transid=group, at=now())
+    def _take(self, pool: Pool, wanted: Sequence[Wanted]) -> dict[str, Taken | RvssError]:
+        self._homes.remember(pool.guid, IN_A_POOL)
+        return taking.take(self._zfs, self._marks, pool, wanted)
 
     def branch(self, volume: Volume, image: str, mark: Mark) -> Volume:
         """See `samba_rvss.providers.Provider`. It is an image of the sealed image's clone."""
-        with doing(f"cannot make a writable image beside {image}"):
+        what = f"cannot make a writable image beside {image}"
+        with doing(what):
             pool = self._pool(volume)
             parts = self._sealed_parts(pool, volume, image)
             if parts[0].is_snapshot:
                 bare.clone_again(self._zfs, self._marks, pool, volume, image, parts)
                 parts = self._sealed_parts(pool, volume, image)
-            top, *inner = parts
-            own = replace(volume, file_system=pool.guid, id=top.guid, name=top.name)
-            datasets = {top.name: "", **{each.name: json.loads(each.directory) for each in inner}}
+            top = parts[0]
+            datasets = dict(_placed(parts))
             for name in datasets:
                 place.require_short(f"{name}@rvss-{mark.id}")
-            return self._take(pool, replace(mark, volume=own), datasets, lambda: own)[1]
-
-    def _take(
-        self, pool: Pool, mark: Mark, datasets: dict[str, str], then: Callable[[], T]
-    ) -> tuple[int, T]:
-        self._homes.remember(pool.guid, IN_A_POOL)
-        undo = partial(self._undo, mark.volume, mark.id)
-        return taking.take(self._zfs, self._marks, pool, mark, datasets, undo, then)
-
-    def _undo(self, volume: Volume, image: str, snapshots: Sequence[str], encoded: str) -> None:
-        """Destroy what `create` has made, also of a dataset that has got the volume's name.
-
-        Of such a one only the snapshots were made, and they bear the mark that was just written.
-        """
-        try:
-            self.destroy(volume, image)
-        except RvssError as exc:
-            if exc.problem is not Problem.BAD_PATH:
-                raise
-        found = [tree.snapshot(self._zfs, name) for name in snapshots]
-        ours = [
-            each.name
-            for each in found
-            if each is not None and (each.source, each.mark) == ("local", encoded)
-        ]
-        if ours:
-            tree.destroy(self._zfs, "", ours)
+        own = replace(volume, file_system=pool.guid, id=top.guid, name=top.name)
+        marked = replace(mark, volume=own)
+        wanted = Wanted(mark=marked, datasets=datasets, opened=False, what=what)
+        made = self._take(pool, [wanted])[mark.id]
+        if isinstance(made, RvssError):
+            raise made
+        return own
 
     def open(self, volume: Volume, image: str) -> list[tuple[str, int]]:
         """See `samba_rvss.providers.Provider`."""
-        with doing(f"cannot open the image {image}"), ExitStack() as undo:
+        with doing(f"cannot open the image {image}"):
             found, _ = self._parts(self._pool(volume), volume, image)
-            parts: list[tuple[str, int]] = []
-            for number, part in enumerate(found):
-                below, directory, inode = "", volume.directory, volume.inode
-                if part.is_snapshot and not directory:
-                    inode = 0  # ZFS gives the root of a snapshot another one (zfs_getattr_fast())
-                if number > 0:
-                    below = os.path.relpath(json.loads(part.directory), volume.directory or ".")
-                    directory, inode = "", 0
+            for part in found:
                 tree.require_key(part)
-                opened = narrow(mount(part.name), directory, inode, image)
-                undo.callback(os.close, opened)
-                parts.append((below, opened))
-            undo.pop_all()
-        return sorted(parts)  # parents first; zfs(8) lists 10 before 2
+            return mounts(volume, image, _placed(found))
 
     def shows(self, mount: MountInfo, volume: Volume, image: str) -> bool:
         """See `samba_rvss.providers.Provider`."""
@@ -397,3 +366,8 @@ class Zfs:
         parts, mark = self._parts(pool, volume, image)
         tree.require_sealed(parts, mark)
         return parts
+
+
+def _placed(parts: Sequence[Dataset]) -> list[tuple[str, str]]:
+    """Return the names of an image's parts, and the directory of each in the volume."""
+    return [(part.name, json.loads(part.directory) if n else "") for n, part in enumerate(parts)]

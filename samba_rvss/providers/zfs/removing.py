@@ -8,13 +8,14 @@ import logging
 from dataclasses import replace
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Volume
+from samba_rvss.model import Mark, Volume
 from samba_rvss.providers.mark import unheld
 from samba_rvss.providers.zfs import bare, busy, tree
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.marks import Marks
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
+from samba_rvss.providers.zfs.snapshots import Marked
 
 _logger = logging.getLogger(__name__)
 
@@ -71,6 +72,36 @@ def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) 
         who = "; ".join(busy.holders(zfs, mounted, snapshots))
         message = f"{exc.message} ({who})" if who else exc.message
         raise RvssError(exc.problem, message, exc.hint) from exc
+
+
+def undo(zfs: Command, marks: Marks, pool: Pool, mark: Mark, made: Marked) -> None:
+    """Remove what there is of an image that was being made, also of a dataset with another's name.
+
+    Of such a one only the snapshots were made, and they bear the mark that was just written.
+
+    Args:
+        zfs: zfs(8).
+        marks: tells whose it is.
+        pool: the volume's.
+        mark: the image's.
+        made: its snapshots.
+
+    Raises:
+        RvssError: as `destroy`.
+    """
+    try:
+        destroy(zfs, marks, pool, mark.volume, mark.id)
+    except RvssError as exc:
+        if exc.problem is not Problem.BAD_PATH:
+            raise
+    found = [tree.snapshot(zfs, name) for name in made.names]
+    ours = [
+        each.name
+        for each in found
+        if each is not None and (each.source, each.mark) == ("local", made.mark)
+    ]
+    if ours:
+        tree.destroy(zfs, "", ours)
 
 
 def _set_mark(zfs: Command, mark: str, snapshot: str) -> None:

@@ -1,0 +1,160 @@
+"""Images of several datasets of one pool, taken at once."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
+from samba_rvss.model import Identity, Mark, Nested, Taken
+from samba_rvss.providers import Provider
+from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.holding import HOLD
+from samba_rvss.providers.zfs.properties import MARK
+from samba_rvss.providers.zfs.provider import Zfs
+from samba_rvss.run import run
+from tests.kernel.test_provider import mark_of, probe
+from tests.kernel.test_zfs import snapshot_of, value, zfs
+
+if TYPE_CHECKING:
+    from tests.kernel.conftest import ZfsStorage
+
+pytestmark = [
+    pytest.mark.parametrize("storage", ["zfs"], indirect=True),
+    pytest.mark.vm(seconds=6),
+]
+
+NAMES = ("a", "b", "c")
+
+
+def marks(storage: "ZfsStorage") -> list[Mark]:
+    """Return marks for images of shares, the second of which has another dataset in it."""
+    made = []
+    for number, name in enumerate(NAMES):
+        share = storage.volume(name)
+        (share / "file").write_text(name)
+        nested = Nested.REFUSE
+        if name == "b":
+            (storage.volume("b/inner") / "file").write_text("inner")
+            nested = Nested.INCLUDE
+        mark = mark_of(probe(storage.provider, share, nested), share, nested)
+        made.append(replace(mark, id=f"20240229T235959Z-0000000{number}", share=name))
+    return made
+
+
+@contextmanager
+def taken(provider: Provider, wanted: list[Mark]) -> Iterator[dict[str, Taken | RvssError]]:
+    """Take images, by the names of their shares; their mounts are let go of."""
+    made = provider.create(wanted, math.inf)
+    try:
+        yield {mark.share: made[mark.id] for mark in wanted}
+    finally:
+        for each in made.values():
+            if isinstance(each, Taken):
+                with files.all_opened(fd for _, fd in each.mounts):
+                    pass
+
+
+def groups(storage: "ZfsStorage", mark: Mark) -> set[str]:
+    """Return the transaction groups of an image's snapshots."""
+    rows = zfs("list", "-H", "-p", "-r", "-t", "snapshot", "-o", "name,createtxg", storage.pool)
+    found = [row.split("\t") for row in rows.splitlines()]
+    return {group for name, group in found if name.endswith(f"@rvss-{mark.id}")}
+
+
+def test_all_are_of_one_transaction_group(storage: "ZfsStorage") -> None:
+    """Each has a mark of its own, and is held; the clones have what is in the shares."""
+    wanted = marks(storage)
+    with taken(storage.provider, wanted) as made:
+        instants = {each.transid for each in made.values() if isinstance(each, Taken)}
+        (instant,) = instants
+        assert set().union(*(groups(storage, mark) for mark in wanted)) == {str(instant)}
+        for mark in wanted:
+            image = made[mark.share]
+            assert isinstance(image, Taken)
+            for below, fd in image.mounts:
+                text = Path(f"/proc/self/fd/{fd}", "file").read_text()
+                assert text == (below or mark.share)
+            assert json.loads(value(snapshot_of(mark), MARK))["id"] == mark.id
+            assert HOLD in zfs("holds", "-H", snapshot_of(mark)).split("\t")
+        assert [below for below, _ in made["b"].mounts] == ["", "inner"]  # type: ignore[union-attr]
+    inner = f"{storage.dataset(storage.top)}/b/inner@rvss-{wanted[1].id}"
+    assert HOLD in zfs("holds", "-H", inner).split("\t")
+    found = storage.provider.inventory().images
+    assert {image.id for image in found if image.complete} == {mark.id for mark in wanted}
+    for mark in wanted:
+        storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
+
+
+def test_one_that_fails_harms_no_other(storage: "ZfsStorage") -> None:
+    """Whatever the reason; nothing is left of it, and nothing that is not ours goes."""
+    wanted = marks(storage)
+    others = snapshot_of(wanted[0])
+    zfs("snapshot", others)
+    zfs("destroy", storage.dataset(storage.top / "c"))
+    inner = storage.dataset(storage.top / "b/inner")
+    with taken(storage.provider, wanted) as made:
+        for name, reason in (("a", "exists"), ("c", "does not exist")):
+            failure = made[name]
+            assert isinstance(failure, RvssError)
+            assert f"cannot take a shadow copy of {storage.top}/{name}" in failure.message
+            assert reason in failure.message
+        assert isinstance(made["b"], Taken)
+    assert zfs("list", "-H", "-o", "name", others).strip() == others
+    (image,) = storage.provider.inventory().images
+    assert (image.id, image.complete) == (wanted[1].id, True)
+    storage.provider.destroy(wanted[1].volume, wanted[1].id)
+    # A part of one: nothing is left of its other parts.
+    zfs("snapshot", f"{inner}@rvss-{wanted[1].id}")
+    with taken(storage.provider, wanted[1::-1]) as made:
+        assert all(isinstance(each, RvssError) for each in made.values())
+    assert storage.names() == []
+
+
+def test_dataset_that_got_the_name_of_another(storage: "ZfsStorage") -> None:
+    """Of the one that was not checked nothing is kept."""
+    wanted = marks(storage)
+    dataset = storage.dataset(storage.top / "a")
+    zfs("rename", "-u", dataset, f"{dataset}-before")
+    zfs("create", "-o", "mountpoint=none", dataset)
+    with taken(storage.provider, wanted) as made:
+        failure = made["a"]
+        assert isinstance(failure, RvssError)
+        assert failure.problem is Problem.BAD_PATH
+        assert isinstance(made["c"], Taken)
+    assert zfs("list", "-H", "-t", "snapshot", "-o", "name", dataset) == ""
+    for mark in wanted[1:]:
+        storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
+
+
+@pytest.mark.parametrize("refused", ["program", "hold", "get"])
+def test_what_cannot_be_done_for_all_is_done_for_each(
+    storage: "ZfsStorage", tmp_path: Path, refused: str
+) -> None:
+    """An OpenZFS without such programs; a set of which one share goes away meanwhile."""
+    wanted = marks(storage)
+    path = run(["sh", "-c", "command -v zfs"], timeout=30).strip()
+    script = tmp_path / "zfs"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in {refused}\\ *rvss-{wanted[0].id}*rvss-{wanted[2].id}*)\n'
+        f"  echo 'cannot do that' >&2; exit 1;; esac\nexec {path} \"$@\"\n"
+    )
+    script.chmod(0o755)
+    command = Command(search=f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin")
+    provider = Zfs(Identity(id="one", machine="here"), command)
+    with taken(provider, wanted) as made:
+        assert all(isinstance(each, Taken) for each in made.values())
+    several = {group for mark in wanted for group in groups(storage, mark)}
+    assert (len(several) == 1) == (refused != "program")
+    for mark in wanted:
+        assert HOLD in zfs("holds", "-H", snapshot_of(mark)).split("\t")
+        provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
