@@ -18,12 +18,13 @@ from samba_rvss.clock import now
 from samba_rvss.copies import room
 from samba_rvss.copies.delete import delete, withdraw
 from samba_rvss.copies.instance import Instance
-from samba_rvss.copies.locate import Target
+from samba_rvss.copies.locate import Target, locate
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.model import ENDED, Mark, Nested, Phase, ShadowCopy, Taken
+from samba_rvss.kernel.permissions import User
+from samba_rvss.model import ENDED, Mark, Nested, Phase, ShadowCopy, Share, Taken
 from samba_rvss.mounts import way
-from samba_rvss.samba import twins
+from samba_rvss.samba import readable, twins
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +49,32 @@ class Prepared:
     def is_of(self, target: Target) -> bool:
         """Return whether it is what a share's copy would be that was taken now."""
         return (self.copy.volume, tuple(self.gates)) == (target.volume, target.gates)
+
+
+def examine(instance: Instance, share: Share, user: User | None) -> Target:
+    """See that a user's shadow copy of a share can be taken and exposed; return where the share is.
+
+    What makes taking it quicker is made now, while no application waits; if not, that is logged.
+
+    Args:
+        instance: the share's.
+        share: the share.
+        user: who wants it, if he sees the smb.conf that we see.
+
+    Raises:
+        RvssError: as `copies.locate.locate`, `copies.room.require` and `samba.readable.require`.
+    """
+    config = instance.config
+    if user is not None:
+        forced = twins.forced(twins.of(config.shares, share.path))
+        readable.require(config.file, None if forced else user)
+    target = locate(share, instance.providers, config.run_directory, thorough=True)
+    room.require(instance, target.share, target.space)
+    try:
+        instance.provider(target.volume).ready(target.volume)
+    except RvssError as exc:
+        _logger.info("%s", exc)
+    return target
 
 
 def prepare(

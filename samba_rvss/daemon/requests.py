@@ -14,6 +14,7 @@ from functools import partial
 
 from samba_rvss.backups.plausibility import DEFERRED, PRUNED, UNPRUNED
 from samba_rvss.copies import room
+from samba_rvss.copies.create import examine
 from samba_rvss.copies.delete import find
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target, locate
@@ -35,7 +36,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel.permissions import User
 from samba_rvss.kernel.processes import Peer
 from samba_rvss.model import ShadowCopy, Share
-from samba_rvss.samba import readable, twins
+from samba_rvss.samba import twins
 from samba_rvss.samba.conf import find_share
 
 _logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ class Requests:
         instance = self._present()
         share = find_share(instance.config, words)
         deadline = time.monotonic() + instance.config.commit_deadline
-        look = partial(_check, instance, share, user)
+        look = partial(examine, instance, share, user)
         try:
             target = await self._looks.look(share.path, look, deadline)
         except RvssError as exc:
@@ -386,14 +387,3 @@ class Requests:
     def delivered(self, copy: ShadowCopy) -> None:
         """Note that Samba has the path of a new copy, and begin to follow the copy."""
         self._watcher.track(copy)
-
-
-def _check(instance: Instance, share: Share, user: User | None) -> Target:
-    """See that a user's shadow copy of a share can be taken and exposed; see `Requests.check`."""
-    config = instance.config
-    if user is not None:
-        forced = twins.forced(twins.of(config.shares, share.path))
-        readable.require(config.file, None if forced else user)
-    target = locate(share, instance.providers, config.run_directory, thorough=True)
-    room.require(instance, target.share, target.space)
-    return target

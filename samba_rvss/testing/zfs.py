@@ -46,6 +46,23 @@ def zpool(*words: str) -> str:
     return run(["zpool", *words], timeout=_SECONDS)
 
 
+def below_home(name: str, home: str) -> str:
+    """Return what a dataset or snapshot is called below our home, wherever in it that is.
+
+    Args:
+        name: its name.
+        home: the name of the dataset that clones of ours are in, and containers of them.
+
+    Returns:
+        That; empty for a container, the home itself, and what is elsewhere.
+    """
+    if not name.startswith(f"{home}/"):
+        return ""
+    first, _, rest = name.removeprefix(f"{home}/").partition("/")
+    in_container = first.partition("@")[0].isdecimal()
+    return rest if in_container else name.removeprefix(f"{home}/")
+
+
 def unmount_all(datasets: set[str]) -> None:
     """Take every mount of some datasets off its path, the newest first.
 

@@ -350,6 +350,7 @@ def probed(provider: Zfs, dataset: str) -> Volume:
         os.close(fd)
     if volume is None:
         raise AssertionError(path)
+    provider.ready(volume)
     return volume
 
 

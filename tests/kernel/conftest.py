@@ -31,6 +31,7 @@ from samba_rvss.providers.zfs.tree import HOME as ZFS_HOME
 from samba_rvss.run import run
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.plugin import require
+from samba_rvss.testing.zfs import below_home
 
 _SECONDS = 60.0
 
@@ -433,8 +434,8 @@ class ZfsStorage:
     def names(self) -> list[str]:
         """See `Storage`."""
         rows = self._zfs("list", "-H", "-t", "all", "-r", "-o", "name", self.pool)
-        home = f"{self.pool}/{ZFS_HOME}/"
-        found = {row[0].removeprefix(home).split("/")[0] for row in rows if row[0].startswith(home)}
+        home = f"{self.pool}/{ZFS_HOME}"
+        found = {below_home(row[0], home).partition("/")[0] for row in rows} - {""}
         found |= {row[0].partition("@rvss-")[2] for row in rows if "@rvss-" in row[0]}
         return sorted(found)
 
@@ -443,7 +444,7 @@ class ZfsStorage:
         home = f"{self.pool}/{ZFS_HOME}"
         found = self._datasets()
         targets = [os.path.relpath(t, self.top) for t in found.values() if t.startswith("/")]
-        clones = [name for name in found if name.startswith(f"{home}/")]
+        clones = [name for name in found if below_home(name, home)]
         return sorted([*(target for target in targets if target != "."), *clones])
 
     def foreign(self) -> list[str]:

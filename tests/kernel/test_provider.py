@@ -67,7 +67,9 @@ def mark_of(volume: Volume, path: Path, nested: Nested = Nested.REFUSE) -> Mark:
 
 def take(provider: Provider, path: Path, nested: Nested = Nested.REFUSE) -> Mark:
     """Probe a directory and take an image of its volume."""
-    mark = mark_of(probe(provider, path, nested), path, nested)
+    volume = probe(provider, path, nested)
+    provider.ready(volume)
+    mark = mark_of(volume, path, nested)
     make_image(provider, mark)
     return mark
 

@@ -59,7 +59,10 @@ def pool_of(mark: Mark) -> str:
 
 def clone_of(mark: Mark) -> str:
     """Return the dataset that is written to during recovery."""
-    return f"{pool_of(mark)}/{HOME}/{mark.id}"
+    home = f"{pool_of(mark)}/{HOME}"
+    inside = f"{home}/{mark.volume.id}/{mark.id}"
+    there = zfs("list", "-H", "-r", "-o", "name", home).splitlines()
+    return inside if inside in there else f"{home}/{mark.id}"
 
 
 def snapshot_of(mark: Mark) -> str:
@@ -79,6 +82,11 @@ def test_clone_behaves_like_its_origin(storage: "ZfsStorage") -> None:
     before = [properties(outer), properties(nested)]
     assert before[0] != before[1] != properties(home)
     assert [properties(f"{home}/{mark.id}"), properties(f"{home}/{mark.id}/1")] == before
+    for changed in ("acltype=posix", "primarycache=none"):
+        # The first time there is nothing in its container yet, and then there is.
+        zfs("set", changed, nested)
+        mark = take(storage.provider, inner)
+        assert properties(clone_of(mark)) == properties(nested)
 
 
 def test_clone_has_no_properties_of_the_pool(storage: "ZfsStorage") -> None:
@@ -201,7 +209,8 @@ def test_images_are_mounted_and_shared_nowhere(storage: "ZfsStorage") -> None:
     out = zfs("list", "-H", "-r", "-o", "name,mountpoint,canmount,mounted", home)
     assert [row.split("\t") for row in out.splitlines()] == [
         [home, "none", "off", "no"],
-        [f"{home}/{mark.id}", "legacy", "noauto", "no"],
+        [f"{home}/{mark.volume.id}", "legacy", "off", "no"],
+        [f"{home}/{mark.volume.id}/{mark.id}", "legacy", "on", "no"],
     ]
     with seen(storage.provider, mark):
         assert not [m for m in mounttable.mountinfo() if m.source.startswith(f"{home}/")]
@@ -450,7 +459,10 @@ def test_dataset_that_was_replaced_or_renamed_is_refused(storage: "ZfsStorage") 
 def test_marks_of_the_first_forms(storage: "ZfsStorage") -> None:
     """They name a pool, or not even that; text that is no mark is no trouble."""
     share = storage.volume("vms")
-    marks = [take(storage.provider, share) for _ in range(2)]
+    # In those times clones were in no containers, which are for the volumes of shares.
+    marks = [mark_of(probe(storage.provider, share), share) for _ in range(2)]
+    for mark in marks:
+        make_image(storage.provider, mark)
     lacks: tuple[tuple[str, ...], ...] = ((), ("key", "provider", "file_system", "volume_id"))
     for mark, missing in zip(marks, lacks, strict=True):
         data = json.loads(value(snapshot_of(mark), MARK))

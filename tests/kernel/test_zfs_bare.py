@@ -18,6 +18,7 @@ from samba_rvss.providers.zfs.properties import MARK
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
+from samba_rvss.testing.zfs import below_home
 from tests.kernel.conftest import SEALED
 from tests.kernel.test_branch import branch_of
 from tests.kernel.test_provider import NOW, seen, take
@@ -73,7 +74,8 @@ def _images(storage: "ZfsStorage") -> dict[str, Image]:
 
 def _clones(storage: "ZfsStorage") -> list[str]:
     home = f"{storage.pool}/{HOME}"
-    return zfs("list", "-H", "-r", "-t", "all", "-o", "name", home).split()[1:]
+    names = zfs("list", "-H", "-r", "-t", "all", "-o", "name", home).split()
+    return [name for name in names if below_home(name, home)]
 
 
 def _contents(provider: "Provider", mark: Mark) -> list[str]:

@@ -43,7 +43,9 @@ def marks(storage: "ZfsStorage") -> list[Mark]:
         if name == "b":
             (storage.volume("b/inner") / "file").write_text("inner")
             nested = Nested.INCLUDE
-        mark = mark_of(probe(storage.provider, share, nested), share, nested)
+        volume = probe(storage.provider, share, nested)
+        storage.provider.ready(volume)
+        mark = mark_of(volume, share, nested)
         made.append(replace(mark, id=f"20240229T235959Z-0000000{number}", share=name))
     return made
 
@@ -115,6 +117,8 @@ def test_one_that_fails_harms_no_other(storage: "ZfsStorage") -> None:
     zfs("snapshot", f"{inner}@rvss-{wanted[1].id}")
     with taken(storage.provider, wanted[1::-1]) as made:
         assert all(isinstance(each, RvssError) for each in made.values())
+    for theirs in (others, f"{inner}@rvss-{wanted[1].id}"):
+        zfs("destroy", theirs)
     assert storage.names() == []
 
 

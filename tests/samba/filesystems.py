@@ -26,7 +26,7 @@ from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.loop import LoopBtrfs
-from samba_rvss.testing.zfs import LoopZfs, Pool, zfs
+from samba_rvss.testing.zfs import LoopZfs, Pool, below_home, zfs
 
 _SECONDS = 60.0
 
@@ -260,10 +260,11 @@ class OnZfs(LoopZfs):
 
     def mounted_image(self, copy: str) -> AbstractContextManager[Path]:
         """See `FileSystem`."""
-        clone = f"{self._home}/{copy}"
         names = self.pool.names()
-        if clone not in names:  # nothing was written to it during recovery
-            (clone,) = [name for name in names if name.endswith(f"@rvss-{copy}")]
+        found = [name for name in names if name.startswith(f"{self._home}/")]
+        found = [name for name in found if name.endswith(f"/{copy}")]
+        # Nothing was written to it during recovery.
+        (clone,) = found or [name for name in names if name.endswith(f"@rvss-{copy}")]
         return self.mounted(clone, self.path.parent / f"image-{copy}")
 
     def hidden(self, copy: str) -> list[Path]:
@@ -278,8 +279,9 @@ class OnZfs(LoopZfs):
         """Return the ids of clones and of snapshots, with what else stands in their places."""
         clones, snapshots = set(), set()
         for name in self.pool.names():
-            if name.startswith(f"{self._home}/"):
-                clones.add(name.removeprefix(f"{self._home}/").partition("/")[0])
+            below = below_home(name, self._home)
+            if below or name.startswith(f"{self._home}/"):
+                clones |= {below.partition("/")[0]} - {""}
             elif "@" in name:
                 snapshots.add(name.partition("@")[2].removeprefix("rvss-"))
         return clones, snapshots

@@ -10,6 +10,7 @@ from samba_rvss.copies.create import UNCLAIMED
 from samba_rvss.model import Context, Phase, ShadowCopy
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.results import FsrvpError
+from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -200,3 +201,30 @@ def test_what_is_nested_is_of_one_instant_too(rig: "Rig") -> None:
         taken.complete()
         taken.delete()
     rig.assert_nothing_left()
+
+
+def test_a_set_on_two_file_systems(rig: "Rig") -> None:
+    """Each is of one instant, and the time between them is told."""
+    with LoopBtrfs(rig.directory) as other:
+        for name in NAMES[:2]:
+            rig.share(name, rig.volume(name))
+        for name in NAMES[2:4]:
+            path = other.subvolume(name, 0o777)
+            (path / "data").write_text("content")
+            rig.share(name, path)
+        rig.start()
+        with rig.client() as client:
+            for _ in range(_TRIES):
+                taken = rig.expose(client, *NAMES[:4])
+                copies = {copy.share: copy for copy in rig.wait_for_phase(Phase.OPEN, 4)}
+                here = {copies[name].transid for name in NAMES[:2]}
+                there = {copies[name].transid for name in NAMES[2:4]}
+                told = rig.copies()
+                taken.complete()
+                taken.delete()
+                if len(here) == len(there) == 1:
+                    break
+        assert {each["instant"] for each in told} == {"set"}
+        times = [copy.taken.timestamp() for copy in copies.values() if copy.taken is not None]
+        assert {each["gap_ms"] for each in told} == {round((max(times) - min(times)) * 1000)}
+        rig.assert_nothing_left()

@@ -74,6 +74,10 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(mount)
 
+    def ready(self, volume: Volume) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(volume)
+
     def create(self, marks: Sequence[Mark], deadline: float) -> Mapping[str, Taken | RvssError]:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(marks)

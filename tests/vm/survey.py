@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -112,6 +113,12 @@ def lose_ledger() -> None:
     subprocess.run(["systemctl", "restart", UNITS[0]], check=True)
 
 
+def _without_containers(text: str) -> str:
+    """Return lines that begin with names of datasets, as if clones were not in containers."""
+    text = re.sub("^tank/samba-rvss/[0-9]+$", "", text, flags=re.M)
+    return re.sub("^tank/samba-rvss/[0-9]+/", "tank/samba-rvss/", text, flags=re.M)
+
+
 def look() -> dict[str, Any]:
     """Return all that `invariants` judges, as JSON has it."""
     known = ledger()
@@ -123,9 +130,10 @@ def look() -> dict[str, Any]:
     shown_again = {each["share"]: each for backup in kept for each in backup["exposed"]}
     samba = fss_state.read(_FSS)
     datasets = output("zfs", "list", "-H", "-t", "all", "-o", "name", "-r", "tank").split()
-    ours = [name for name in datasets if "@rvss-" in name or name.startswith("tank/samba-rvss/")]
     snapshots = [name for name in datasets if "@" in name]
-    holds = output("zfs", "holds", "-H", *snapshots) if snapshots else ""
+    holds = _without_containers(output("zfs", "holds", "-H", *snapshots) if snapshots else "")
+    datasets = _without_containers("\n".join(datasets)).split()
+    ours = [name for name in datasets if "@rvss-" in name or name.startswith("tank/samba-rvss/")]
     stats = output("btrfs", "device", "stats", "/srv/btrfs").splitlines()
     messages = output("dmesg", "--level=emerg,alert,crit,err").splitlines()
     return {

@@ -156,6 +156,9 @@ class Btrfs:
         """See `samba_rvss.providers.Provider`. Nested subvolumes need no mounts of their own."""
         return False
 
+    def ready(self, volume: Volume) -> None:
+        """See `samba_rvss.providers.Provider`. Here nothing is needed."""
+
     def create(self, marks: Sequence[Mark], deadline: float) -> dict[str, Taken | RvssError]:
         """See `samba_rvss.providers.Provider`."""
         try:

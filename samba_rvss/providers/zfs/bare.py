@@ -17,10 +17,10 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel.mounttable import MountInfo
 from samba_rvss.model import Nested, Volume
 from samba_rvss.providers.mark import Marked
-from samba_rvss.providers.zfs import cloning, tree
+from samba_rvss.providers.zfs import cloning, containers, tree
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import HOLD, refuse_used, set_holds
-from samba_rvss.providers.zfs.marks import OURS, SNAPSHOTS, Marks
+from samba_rvss.providers.zfs.marks import OURS, Marks, is_bare, snapshots_in
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK, PART
 from samba_rvss.providers.zfs.tree import Dataset, Snapshot
@@ -37,19 +37,6 @@ _OF_ONE = 1
 _SECONDS = 10.0  # so long its volume's turn may be kept for this: what cannot be told is safe
 
 
-def is_bare(marked: Marked | None) -> bool:
-    """Return whether the mark of an outermost snapshot says that its image is bare."""
-    return count(marked) > 0
-
-
-def count(marked: Marked | None) -> int:
-    """Return how many snapshots a bare image consists of, by its mark; 0 if it is not bare."""
-    if marked is None or marked.mark.sealed is None:
-        return 0
-    found = marked.more.get(SNAPSHOTS)
-    return found if isinstance(found, int) else 0
-
-
 def parts(zfs: Command, outermost: Snapshot, marked: Marked) -> list[Dataset]:
     """Return the snapshots of a bare image as what is mounted, the outermost first.
 
@@ -58,8 +45,8 @@ def parts(zfs: Command, outermost: Snapshot, marked: Marked) -> list[Dataset]:
     """
     found = [outermost]
     if marked.mark.nested is Nested.INCLUDE:
-        found = tree.of_image(zfs, outermost, Nested.INCLUDE, [], count(marked))
-    if len(found) != count(marked) or not all(part.directory for part in found[1:]):
+        found = tree.of_image(zfs, outermost, Nested.INCLUDE, [], snapshots_in(marked))
+    if len(found) != snapshots_in(marked) or not all(part.directory for part in found[1:]):
         raise RvssError(Problem.NOT_FOUND, f"a snapshot of the image {marked.mark.id} is missing")
     return [_as_part(part) for part in found]
 
@@ -187,7 +174,7 @@ def clear(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) ->
         RvssError: BAD_PATH if the image is not ours; BUSY if somebody holds or uses a clone; HELD
             or NOT_SEALED if there may be in them what is nowhere else; as a `Command` does.
     """
-    clones = tree.datasets(zfs, tree.clone_name(pool, image))
+    clones = containers.find(zfs, marks, pool, volume, image)
     snapshot = tree.outermost(zfs, pool, volume, image) if clones else None
     if snapshot is None or clones[0].origin != snapshot.name:
         return

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Mark
-from samba_rvss.providers.zfs import bare, tree
+from samba_rvss.providers.zfs import bare, containers, tree
 from samba_rvss.providers.zfs.command import Command
-from samba_rvss.providers.zfs.marks import Marks
+from samba_rvss.providers.zfs.marks import Marks, snapshots_in
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
 from samba_rvss.providers.zfs.tree import Dataset, Snapshot
@@ -25,10 +25,10 @@ def claim(zfs: Command, marks: Marks, pool: Pool, mark: Mark) -> None:
     snapshot = tree.outermost(zfs, pool, mark.volume, mark.id)
     if snapshot is None:
         raise RvssError(Problem.NOT_FOUND, "its snapshot does not exist")
-    clones = tree.datasets(zfs, tree.clone_name(pool, mark.id))
+    clones = containers.find(zfs, marks, pool, mark.volume, mark.id)
     if not clones or clones[0].origin != snapshot.name or not clones[0].mark:
         clones = []
-    count = bare.count(marks.read(snapshot))
+    count = snapshots_in(marks.read(snapshot))
     found = tree.of_image(zfs, snapshot, mark.nested, tree.parts(mark.id, clones), count)
     if not count and clones and _becomes_bare(zfs, marks, mark, clones, found):
         bare.prepare(zfs, clones, found)

@@ -4,15 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Volume
 from samba_rvss.providers.beside import side_by_side
-from samba_rvss.providers.zfs import tree
 from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.containers import alike, clone_names, make_home
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import (
-    CONTAINER,
     COPIED,
     FIXED,
     MARK,
@@ -55,7 +55,7 @@ def origins(zfs: Command, snapshots: Sequence[str]) -> dict[str, Origin]:
     found: dict[str, dict[str, str]] = {name: {} for name in (*datasets, *snapshots)}
     words = ("get", "-H", "-p", "-o", "name,property,value", ",".join(["guid", _GROUP, *COPIED]))
     for name, key, value in zfs.about([*datasets, *snapshots], *words, columns=3):
-        if value not in ("-", "none"):
+        if value != "-":
             found[name][key] = value
     return {
         dataset: Origin(
@@ -75,6 +75,7 @@ def clone(
     datasets: Mapping[str, str],
     known: Mapping[str, Origin],
     mark: str,
+    containers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     *,
     sealed: bool = False,
 ) -> list[tuple[str, str]]:
@@ -89,6 +90,7 @@ def clone(
             each in the volume.
         known: what `origins` returned of them.
         mark: the image's mark as text.
+        containers: what `containers.properties` returned, if it may be cloned into one.
         sealed: whether the clones are read-only from the beginning.
 
     Raises:
@@ -99,8 +101,16 @@ def clone(
         raise RvssError(
             Problem.BAD_PATH, f"{volume.name} is not the dataset that was checked", "try again"
         )
-    top = tree.clone_name(pool, image)
     (outer, _), *inner = datasets.items()
+    inside, top = clone_names(pool, known[volume.name].guid, image)
+    if not inner and containers.get(volume.id) == alike(known[outer].properties):
+        try:
+            zfs("clone", f"{outer}@rvss-{image}", inside)
+        except RvssError as exc:
+            if exc.problem is not Problem.NOT_FOUND:  # it was removed just now
+                raise
+        else:
+            return [(inside, "")]
     own = {} if inner else {MARK: mark}
     outermost = SEALED if sealed else OUTERMOST
     words = ["clone", *options({**known[outer].properties, **FIXED, **outermost, **own})]
@@ -110,7 +120,7 @@ def clone(
     except RvssError as exc:
         if exc.problem is not Problem.NOT_FOUND:
             raise
-        _make_home(zfs, f"{pool.name}/{tree.HOME}")
+        make_home(zfs, pool)
         zfs(*words)
     made = [(top, "")]
     if not inner:
@@ -125,13 +135,3 @@ def clone(
     # The mark comes last: a clone that bears it is complete.
     zfs("set", f"{MARK}={mark}", top)
     return made
-
-
-def _make_home(zfs: Command, home: str) -> None:
-    try:
-        zfs("create", *options(CONTAINER), home)
-    except RvssError as exc:
-        # Another request may have made it just now; a program that hangs has made nothing.
-        unanswered = exc.problem in (Problem.TOOL, Problem.MISSING)
-        if unanswered or not tree.exists(zfs, home):
-            raise

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Foreign, Image, Nested, Whose
-from samba_rvss.providers.zfs import bare, tree
+from samba_rvss.providers.zfs import tree
 from samba_rvss.providers.zfs.command import Command
-from samba_rvss.providers.zfs.marks import OURS, Marks
+from samba_rvss.providers.zfs.containers import clone_names, is_container, is_in_one
+from samba_rvss.providers.zfs.marks import OURS, Marks, is_bare, snapshots_in
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.tree import Dataset, Snapshot
 
@@ -104,11 +105,14 @@ class _Listing:
 
     def others(self) -> list[Dataset]:
         """Return what else is in our container, or bears a mark itself."""
-        home = f"{self._pool.name}/{tree.HOME}"
+        places = {f"{self._pool.name}/{tree.HOME}"}
+        places |= {d.name for d in self._datasets.values() if is_container(d, self._pool)}
         return [
             dataset
             for name, dataset in self._datasets.items()
-            if name not in self._told and (dataset.mark or name.rpartition("/")[0] == home)
+            if name not in self._told
+            and (dataset.mark or name.rpartition("/")[0] in places)
+            and name not in places
         ]
 
     def foreign(self, dataset: Dataset) -> Foreign:
@@ -130,23 +134,24 @@ class _Listing:
                     self._missing[image.id] -= 1
                     return True
                 # A copy of one has no clone in the image.
-                parts = self._parts(image.id, f"{around}@rvss-{image.id}")
+                guid = self._datasets[around].guid
+                parts = self._parts(image.id, guid, f"{around}@rvss-{image.id}")
                 return not image.complete or any(part.origin == snapshot.name for part in parts)
         return False
 
     def _judge(self, snapshot: Snapshot, image: str, whose: Whose) -> Image | Foreign:
         """Return the image that a snapshot is the outermost one of."""
         marked = self._marks.read(snapshot)
-        is_bare = bare.is_bare(marked)
+        whole = is_bare(marked)
         clones = [
             clone
             for clone in self._clones.get(snapshot.name, [])
-            if clone.mark or (is_bare and tree.is_clone(clone.name, image))
+            if clone.mark or tree.is_clone(clone.name, image)
         ]
         if whose in OURS:
-            parts = self._parts(image, snapshot.name)
-            if is_bare:
-                self._missing[image] = bare.count(marked) - 1
+            parts = self._parts(image, snapshot.guid, snapshot.name)
+            if whole:
+                self._missing[image] = snapshots_in(marked) - 1
             elif not parts:
                 clones = [d for d in clones if self._marks.whose(d, image, self._pool) in OURS]
                 whose = Whose.RENAMED if clones else whose
@@ -155,10 +160,12 @@ class _Listing:
                 whose = whose if of_clone in OURS else of_clone
         if marked is None or whose not in OURS:
             return self._foreign(snapshot, image, whose, clones)
-        top = self._marks.read(parts[0]) if parts else None
+        top = None
+        if parts and (parts[0].mark or is_in_one(parts[0])):
+            top = self._marks.read(parts[0]) or marked
         if parts:
             self._tell(parts[0])
-        if is_bare:
+        if whole:
             in_use = any(part.name in self._branched for part in parts)
             return Image(
                 id=image,
@@ -189,13 +196,13 @@ class _Listing:
         """Return what is said of something that is not ours, given the clones that it is."""
         marked = self._marks.read(where)
         mark = marked.mark if marked else None
-        is_bare = isinstance(where, Snapshot) and bare.is_bare(marked)
+        whole = isinstance(where, Snapshot) and is_bare(marked)
         parts = []
         for clone in clones:
             self._tell(clone)
             parts += tree.parts(image, [clone, *self._below(clone)])
             of_clone = self._marks.read(clone)
-            if mark and of_clone and not is_bare:
+            if mark and of_clone and not whole:
                 mark = replace(mark, sealed=of_clone.mark.sealed, kept=of_clone.mark.kept)
         return Foreign(
             id=image,
@@ -206,15 +213,16 @@ class _Listing:
             instance=marked.instance if marked else "",
             machine=marked.machine if marked else "",
             mark=mark,
-            read_only=is_bare or (bool(parts) and all(part.read_only for part in parts)),
+            read_only=whole or (bool(parts) and all(part.read_only for part in parts)),
         )
 
-    def _parts(self, image: str, origin: str) -> list[Dataset]:
+    def _parts(self, image: str, guid: str, origin: str) -> list[Dataset]:
         """Return the clones of an image of ours, the outermost first; empty if that is none."""
-        top = self._datasets.get(tree.clone_name(self._pool, image))
-        if top is None or top.origin != origin:
-            return []
-        return tree.parts(image, [top, *self._below(top)])
+        for name in clone_names(self._pool, guid, image):
+            top = self._datasets.get(name)
+            if top is not None and top.origin == origin:
+                return tree.parts(image, [top, *self._below(top)])
+        return []
 
     def _below(self, top: Dataset) -> list[Dataset]:
         found = []

@@ -18,6 +18,20 @@ OURS = (Whose.OURS, Whose.FORMER)
 SNAPSHOTS = "snapshots"
 """What tells in the mark of a bare image how many snapshots it consists of."""
 
+
+def is_bare(marked: Marked | None) -> bool:
+    """Return whether the mark of an outermost snapshot says that its image is bare; see `bare`."""
+    return snapshots_in(marked) > 0
+
+
+def snapshots_in(marked: Marked | None) -> int:
+    """Return how many snapshots a bare image consists of, by its mark; 0 if it is not bare."""
+    if marked is None or marked.mark.sealed is None:
+        return 0
+    found = marked.more.get(SNAPSHOTS)
+    return found if isinstance(found, int) else 0
+
+
 _decoded = lru_cache(maxsize=4096)(decode)  # what cannot be read is told once, not at each look
 
 

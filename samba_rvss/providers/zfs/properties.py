@@ -54,7 +54,17 @@ OUTERMOST = {"readonly": "off"}
 SEALED = {"readonly": "on"}
 """That property where the outermost clone is never to be written to."""
 
-CONTAINER = {
+INHERITED = {**{key: text for key, text in FIXED.items() if key != "canmount"}, **OUTERMOST}
+"""What a clone inherits from its container. Nothing mounts a clone by itself whose mountpoint is
+legacy, whatever canmount says, and that is not inherited (zfsprops(7))."""
+
+CONTAINER = "org.samba-rvss:container"
+"""What a container of ours bears: the guid of the dataset whose clones it is for."""
+
+LOCAL = {"canmount": "off"}
+"""A further property of a container, which its clones do not inherit."""
+
+HOME = {
     "canmount": "off",
     "mountpoint": "none",
     "com.sun:auto-snapshot": "false",

@@ -35,6 +35,7 @@ from samba_rvss.providers.inventory import listed
 from samba_rvss.providers.zfs import (
     bare,
     claiming,
+    containers,
     place,
     pools,
     removing,
@@ -45,7 +46,7 @@ from samba_rvss.providers.zfs import (
 )
 from samba_rvss.providers.zfs.command import Command, doing, require_healthy
 from samba_rvss.providers.zfs.images import images
-from samba_rvss.providers.zfs.marks import Marks
+from samba_rvss.providers.zfs.marks import Marks, is_bare
 from samba_rvss.providers.zfs.mounting import mounts, write_out
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
@@ -115,7 +116,11 @@ class Zfs:
         if volume is None:
             return None
         pool = volume.name.partition("/")[0]
-        place.require_short(f"{volume.name}@rvss-{_AN_ID}", f"{pool}/{HOME}/{_AN_ID}/9999")
+        place.require_short(
+            f"{volume.name}@rvss-{_AN_ID}",
+            f"{pool}/{HOME}/{_AN_ID}/9999",
+            f"{pool}/{HOME}/{volume.id}/{_AN_ID}",
+        )
         with doing(f"cannot examine {path}"):
             place.require_room(self._zfs, fd, volume.name, pool)
             if thorough:
@@ -127,6 +132,11 @@ class Zfs:
                 for inner in place.nested_datasets(volume, path):
                     place.require_short(f"{inner}@rvss-{_AN_ID}")
         return volume
+
+    def ready(self, volume: Volume) -> None:
+        """See `samba_rvss.providers.Provider`."""
+        with doing(f"cannot make ready for copies of {volume.name}"):
+            containers.ready(self._zfs, self._pool(volume), volume)
 
     def includes(self, mount: MountInfo) -> bool:
         """See `samba_rvss.providers.Provider`. `create` refuses datasets not below the volume's."""
@@ -251,9 +261,9 @@ class Zfs:
                 bare.refuse_moved(self._zfs, self._marks, pool, image)
                 return None
             mark = self._marks.require(snapshot, image, pool)
-            if bare.is_bare(self._marks.read(snapshot)):
+            if is_bare(self._marks.read(snapshot)):
                 return mark
-            clones = tree.datasets(self._zfs, tree.clone_name(pool, image))
+            clones = containers.find(self._zfs, self._marks, pool, volume, image)
             if not clones or clones[0].origin != snapshot.name or not clones[0].mark:
                 return mark
             return self._marks.require(clones[0], image, pool)
@@ -265,8 +275,9 @@ class Zfs:
             parts = self._sealed_parts(pool, volume, image)
             if parts[0].is_snapshot:
                 return
-            place.require_short(f"{tree.clone_name(pool, image)}/9999@rvss-{image}")
-            tree.keep(self._zfs, tree.clone_name(pool, image), image)
+            top = parts[0].name
+            place.require_short(f"{top}/9999@rvss-{image}")
+            tree.keep(self._zfs, top, image)
 
     def hold(self, volume: Volume, image: str, tags: Sequence[str]) -> None:
         """See `samba_rvss.providers.Provider`."""
@@ -346,19 +357,18 @@ class Zfs:
         Raises:
             RvssError: NOT_FOUND if there are none, BAD_PATH if they are not ours.
         """
-        top = tree.clone_name(pool, image)
-        found = tree.datasets(self._zfs, top)
+        found = containers.find(self._zfs, self._marks, pool, volume, image)
         if not found or not found[0].mark:
             snapshot = tree.outermost(self._zfs, pool, volume, image)
             marked = self._marks.read(snapshot) if snapshot else None
-            if snapshot is not None and marked is not None and bare.is_bare(marked):
+            if snapshot is not None and marked is not None and is_bare(marked):
                 mark = self._marks.require(snapshot, image, pool)
                 return bare.parts(self._zfs, snapshot, marked), mark
         if not found:
-            raise RvssError(Problem.NOT_FOUND, f"{top} does not exist")
+            raise RvssError(Problem.NOT_FOUND, f"the image {image} has no clone")
         mark = self._marks.require(found[0], image, pool)
         if not tree.is_of(found[0].origin, image):
-            message = f"{top} is no clone of a snapshot of ours"
+            message = f"{found[0].name} is no clone of a snapshot of ours"
             raise RvssError(Problem.BAD_PATH, message, "see who made it")
         return tree.parts(image, found), mark
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Mark, Volume
 from samba_rvss.providers.mark import unheld
-from samba_rvss.providers.zfs import bare, busy, tree
+from samba_rvss.providers.zfs import bare, busy, containers, tree
 from samba_rvss.providers.zfs.command import Command
-from samba_rvss.providers.zfs.marks import Marks
+from samba_rvss.providers.zfs.marks import Marks, is_bare, snapshots_in
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
 from samba_rvss.providers.zfs.snapshots import Marked
@@ -27,7 +27,7 @@ def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) 
         RvssError: as `samba_rvss.providers.Provider.destroy`; BAD_PATH if what was cloned from it
             was promoted.
     """
-    clones = tree.datasets(zfs, tree.clone_name(pool, image))
+    clones = containers.find(zfs, marks, pool, volume, image)
     # Datasets may have been renamed: their snapshots went with them.
     known = clones[0].origin if clones and tree.is_of(clones[0].origin, image) else ""
     snapshot = tree.outermost(zfs, pool, volume, image, known)
@@ -42,7 +42,7 @@ def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) 
     if clones and clones[0].origin != snapshot.name:
         clones = []
     over = set[str]()
-    if bare.is_bare(marked):
+    if is_bare(marked):
         over = unheld(mark)
     elif clones and clones[0].mark:
         over = unheld(marks.require(clones[0], image, pool))
@@ -50,13 +50,13 @@ def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) 
     for part in clones:
         if part not in parts:
             raise RvssError(Problem.BUSY, f"somebody has put {part.name} into it", "take it away")
-    found = tree.of_image(zfs, snapshot, mark.nested, parts, bare.count(marked))
+    found = tree.of_image(zfs, snapshot, mark.nested, parts, snapshots_in(marked))
     for other in found[1:]:
         marks.require(other, image, pool)
     snapshots = [part.name for part in found]
 
     def begin() -> None:
-        if bare.is_bare(marked) and len(found) > 1:
+        if is_bare(marked) and len(found) > 1:
             plain = marks.encode(replace(mark, sealed=None, kept=None), pool)
             _set_mark(zfs, plain, snapshot.name)
 
@@ -66,7 +66,7 @@ def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) 
     except RvssError as exc:
         if exc.problem is not Problem.BUSY:
             raise
-        names = [*(part.name for part in parts), *(snapshots if bare.is_bare(marked) else ())]
+        names = [*(part.name for part in parts), *(snapshots if is_bare(marked) else ())]
         outermost = {snapshot.name, *(part.name for part in parts[:1])}
         mounted = {name: volume.directory if name in outermost else "" for name in names}
         who = "; ".join(busy.holders(zfs, mounted, snapshots))

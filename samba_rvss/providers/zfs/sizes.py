@@ -8,9 +8,9 @@ both come free.
 from collections import defaultdict
 from collections.abc import Collection
 
-from samba_rvss.providers.zfs import bare, tree
+from samba_rvss.providers.zfs import tree
 from samba_rvss.providers.zfs.command import Command
-from samba_rvss.providers.zfs.marks import Marks
+from samba_rvss.providers.zfs.marks import Marks, is_bare
 from samba_rvss.providers.zfs.pools import Pool
 
 
@@ -27,18 +27,24 @@ def of(zfs: Command, marks: Marks, pool: Pool, wanted: Collection[str]) -> dict[
         RvssError: as a `Command` does.
     """
     snapshots = defaultdict[str, list[str]](list)
-    clones = {image: tree.clone_name(pool, image) for image in wanted}
+    listed = zfs.table("list", "-H", "-r", "-t", "filesystem", "-o", "name", pool.name, columns=1)
+    clones = {}
+    for (name,) in listed:
+        image = name.rpartition("/")[2]
+        if image in wanted and tree.is_clone(name, image):
+            clones[image] = name
+    bare = set[str]()
     for snapshot in tree.marked_snapshots(zfs, pool.name):
         dataset, _, leaf = snapshot.name.partition("@rvss-")
         # What was received is somebody's copy; what is in the container, a clone's own.
         if snapshot.source == "local" and not dataset.startswith(f"{pool.name}/{tree.HOME}/"):
             snapshots[leaf].append(snapshot.name)
-            if bare.is_bare(marks.read(snapshot)):
-                clones.pop(leaf, None)
+            if is_bare(marks.read(snapshot)):
+                bare.add(leaf)
     found = {image: snapshots[image] for image in wanted if snapshots[image]}
-    for image in clones.keys() & found.keys():
-        found[image].append(clones[image])
-    used = _used(zfs, [name for names in found.values() for name in names])
+    for image in found.keys() - bare:
+        found[image].append(clones.get(image, ""))  # one without is not told
+    used = _used(zfs, [name for names in found.values() for name in names if name])
     sizes = {}
     for image, names in found.items():
         parts = [used.get(name) for name in names]

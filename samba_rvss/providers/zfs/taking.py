@@ -14,7 +14,7 @@ from samba_rvss.clock import now
 from samba_rvss.errors import RvssError
 from samba_rvss.model import Mark, Taken
 from samba_rvss.providers.beside import side_by_side
-from samba_rvss.providers.zfs import cloning, place, removing, snapshots
+from samba_rvss.providers.zfs import cloning, containers, place, removing, snapshots
 from samba_rvss.providers.zfs.command import Command, doing
 from samba_rvss.providers.zfs.holding import hold
 from samba_rvss.providers.zfs.marks import Marks
@@ -104,7 +104,9 @@ def take(
             marked[image.mark.id] = Marked(names=image.snapshots, mark=text)
         except RvssError as exc:
             found[image.mark.id] = exc
-    failures = snapshots.take(zfs, pool, marked)
+    homes = _Common(lambda _: containers.properties(zfs, pool), [])
+    failures: dict[str, RvssError] = {}
+    side_by_side([lambda: failures.update(snapshots.take(zfs, pool, marked)), homes.begin])
     at = now()
     names = [name for image, each in marked.items() if image not in failures for name in each.names]
     holding = _Common(partial(hold, zfs), names)
@@ -119,7 +121,9 @@ def take(
             ready = replace(mark, branch=replace(mark.branch, ready=True))
             of_clone = marks.encode(ready, pool)
         known = reading.of(names)
-        parts = cloning.clone(zfs, pool, mark.volume, mark.id, image.datasets, known, of_clone)
+        parts = cloning.clone(
+            zfs, pool, mark.volume, mark.id, image.datasets, known, of_clone, homes.of([])
+        )
         holding.of(names)
         opened = mounts(mark.volume, mark.id, parts) if image.opened else []
         return Taken(mounts=opened, transid=known[mark.volume.name].group, at=at)

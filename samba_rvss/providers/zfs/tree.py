@@ -79,18 +79,13 @@ class Snapshot:
     locked: bool = False
 
 
-def clone_name(pool: Pool, image: str) -> str:
-    """Return the name of an image's outermost clone."""
-    return f"{pool.name}/{HOME}/{image}"
-
-
 def is_clone(name: str, image: str) -> bool:
     """Return whether a name is that of an image's clone, or below it, whatever its pool is called.
 
     The pool may have been imported under another name, and ids are of one image alone.
     """
-    _, _, below = name.partition("/")
-    return f"{below}/".startswith(f"{HOME}/{image}/")
+    _, *below = name.split("/")
+    return below[:2] == [HOME, image] or below[0:3:2] == [HOME, image]
 
 
 def require_key(part: Dataset) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Volume
-from samba_rvss.providers.zfs import bare, tree
+from samba_rvss.providers.zfs import containers, tree
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import TAGGED, refuse_held, refuse_used, set_holds
-from samba_rvss.providers.zfs.marks import OURS, Marks
+from samba_rvss.providers.zfs.marks import OURS, Marks, snapshots_in
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.tree import Dataset, Snapshot
 
@@ -50,8 +50,8 @@ def whole(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) ->
     if snapshot is None:
         raise RvssError(Problem.NOT_FOUND, "its snapshot does not exist")
     mark = marks.require(snapshot, image, pool)
-    count = bare.count(marks.read(snapshot))
-    found = tree.datasets(zfs, tree.clone_name(pool, image))
+    count = snapshots_in(marks.read(snapshot))
+    found = containers.find(zfs, marks, pool, volume, image)
     clones = tree.parts(image, found)
     below = tree.snapshots_below(zfs, found[0].name) if found else []
     kept = [name for name in below if tree.is_of(name, image)]

@@ -1,0 +1,145 @@
+"""Where clones are, and the datasets that they inherit their properties from.
+
+    <pool>/samba-rvss/<guid>        the container of the dataset with that guid: like that in all
+                                    that a clone of it must have
+    <pool>/samba-rvss/<guid>/<id>   the clone of an image of that dataset alone
+    <pool>/samba-rvss/<id>          that of any other, with properties of its own: of nested
+                                    datasets, of a branch, and of an image for which there was no
+                                    container that is like its dataset
+
+Setting properties takes a clone as long as being made, while applications wait. Whatever is cloned
+into a container has nothing to set, and nothing of its own, nor a mark, until it is sealed: it is
+whole as soon as it is there, and what is said of it stands on its snapshot.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.model import Volume
+from samba_rvss.providers.zfs import tree
+from samba_rvss.providers.zfs.command import Command
+from samba_rvss.providers.zfs.marks import Marks, is_bare
+from samba_rvss.providers.zfs.pools import Pool
+from samba_rvss.providers.zfs.properties import CONTAINER, COPIED, HOME, INHERITED, LOCAL, options
+from samba_rvss.providers.zfs.tree import Dataset
+
+
+def name(pool: Pool, guid: str) -> str:
+    """Return the name of the container of a dataset."""
+    return f"{pool.name}/{tree.HOME}/{guid}"
+
+
+def is_container(dataset: Dataset, pool: Pool) -> bool:
+    """Return whether a dataset is a container of ours, by its name and in that it is no clone."""
+    holder, _, leaf = dataset.name.rpartition("/")
+    at_home = holder == f"{pool.name}/{tree.HOME}" and leaf.isascii() and leaf.isdecimal()
+    return at_home and dataset.origin == "-" and not dataset.mark
+
+
+def is_in_one(clone: Dataset) -> bool:
+    """Return whether an image's outermost clone is in a container, by its name."""
+    return clone.name.count("/") == 3
+
+
+def clone_names(pool: Pool, guid: str, image: str) -> list[str]:
+    """Return what an image's outermost clone may be called: in a container, and elsewhere."""
+    inside = [f"{name(pool, guid)}/{image}"] if guid else []
+    return [*inside, f"{pool.name}/{tree.HOME}/{image}"]
+
+
+def find(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) -> list[Dataset]:
+    """Return the outermost clone of an image, and all that is below it; empty if there is none.
+
+    One in a container has the mark of its snapshot, as long as it has none of its own.
+
+    Raises:
+        RvssError: as a `Command` does.
+    """
+    found: list[Dataset] = []
+    for each in clone_names(pool, volume.id, image):
+        found = found or tree.datasets(zfs, each)
+    if found and not found[0].mark and is_in_one(found[0]) and tree.is_of(found[0].origin, image):
+        snapshot = tree.snapshot(zfs, found[0].origin)
+        if snapshot is not None and not is_bare(marks.read(snapshot)):
+            found[0] = replace(found[0], mark=snapshot.mark, source=snapshot.source)
+    return found
+
+
+def alike(origin: Mapping[str, str]) -> dict[str, str]:
+    """Return the properties of a container, given those that its clones get from their origin."""
+    return {**origin, **INHERITED}
+
+
+def properties(zfs: Command, pool: Pool) -> dict[str, dict[str, str]]:
+    """Return the properties of the containers that there are, by the guids of their datasets.
+
+    Raises:
+        RvssError: as a `Command` does.
+    """
+    wanted = ",".join({**COPIED, **INHERITED})
+    words = ("get", "-H", "-p", "-r", "-d", "1", "-t", "filesystem", "-o", "name,property,value")
+    home = f"{pool.name}/{tree.HOME}"
+    found: dict[str, dict[str, str]] = {}
+    try:
+        rows = zfs.table(*words, wanted, home, columns=3)
+    except RvssError as exc:
+        if exc.problem is not Problem.NOT_FOUND:
+            raise
+        return {}
+    for dataset, key, value in rows:
+        guid = dataset.removeprefix(home).removeprefix("/")
+        if guid.isdecimal() and value != "-":
+            found.setdefault(guid, {})[key] = value
+    return found
+
+
+def make_home(zfs: Command, pool: Pool) -> None:
+    """Make the dataset that everything of ours is in."""
+    _make(zfs, f"{pool.name}/{tree.HOME}", HOME)
+
+
+def ready(zfs: Command, pool: Pool, volume: Volume) -> None:
+    """Make the container of a volume, or have it like the volume again, where nothing is in it.
+
+    Raises:
+        RvssError: BAD_PATH if the volume's name is another dataset's by now; as a `Command` does.
+    """
+    words = ("get", "-H", "-p", "-o", "property,value", ",".join(["guid", *COPIED]))
+    rows = zfs.table(*words, volume.name, columns=2)
+    origin = {key: value for key, value in rows if value != "-"}
+    if origin.pop("guid") != volume.id:
+        raise RvssError(
+            Problem.BAD_PATH, f"{volume.name} is not the dataset that was checked", "try again"
+        )
+    known, wanted, own = properties(zfs, pool), alike(origin), name(pool, volume.id)
+    if volume.id not in known:
+        make_home(zfs, pool)
+        _make(zfs, own, {**wanted, **LOCAL, CONTAINER: volume.id})
+        _remove_idle(zfs, pool)
+    elif known[volume.id] != wanted and len(tree.datasets(zfs, own)) == 1:
+        zfs("set", *(f"{key}={value}" for key, value in wanted.items()), own)
+
+
+def _remove_idle(zfs: Command, pool: Pool) -> None:
+    """Remove the containers of datasets that are gone, where nothing is in them."""
+    words = ("get", "-H", "-p", "-r", "-d", "1", "-s", "local", "-t", "filesystem")
+    home = f"{pool.name}/{tree.HOME}"
+    rows = zfs.table(*words, "-o", "name,value", CONTAINER, home, columns=2)
+    listed = zfs.table("list", "-H", "-p", "-r", "-o", "guid", pool.name, columns=1)
+    there = {guid for (guid,) in listed}
+    for dataset, guid in rows:
+        if dataset == name(pool, guid) and guid not in there:
+            with suppress(RvssError):  # something is in it
+                zfs("destroy", dataset)
+
+
+def _make(zfs: Command, dataset: str, own: Mapping[str, str]) -> None:
+    try:
+        zfs("create", *options(own), dataset)
+    except RvssError as exc:
+        # Another request may have made it just now; a program that hangs has made nothing.
+        unanswered = exc.problem in (Problem.TOOL, Problem.MISSING)
+        if unanswered or not tree.exists(zfs, dataset):
+            raise
