@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from typing import Self
 
 from samba_rvss.errors import Problem, RvssError
 
@@ -53,13 +54,17 @@ class ToolError(RvssError):
         self.stderr = stderr
         self._how = how
 
-    def __reduce__(self) -> tuple[type["ToolError"], tuple[object, ...]]:
-        return (ToolError, (self.argv, self.status, self.stdout, self.stderr, self._how))
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        return (type(self), (self.argv, self.status, self.stdout, self.stderr, self._how))
 
     @property
     def said(self) -> str:
         """Its standard error as one line, or its standard output if that is empty."""
         return _said(self.stdout, self.stderr)
+
+
+class NotStarted(ToolError):
+    """A program that could not be started: it has done nothing."""
 
 
 @cache
@@ -83,7 +88,7 @@ def tool(name: str, search: str = "") -> str:
     )
 
 
-def not_started(argv: Sequence[str], exc: Exception) -> ToolError:
+def not_started(argv: Sequence[str], exc: Exception) -> NotStarted:
     """Return the error for a program that the kernel, or Python, did not start.
 
     Args:
@@ -91,7 +96,7 @@ def not_started(argv: Sequence[str], exc: Exception) -> ToolError:
         exc: why.
     """
     reason = (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)
-    return ToolError(argv, None, "", "", f"cannot be started: {reason}")
+    return NotStarted(argv, None, "", "", f"cannot be started: {reason}")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -22,7 +22,7 @@ from samba_rvss.copies.locate import Target, locate
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.kernel.permissions import User
-from samba_rvss.model import ENDED, Mark, Nested, Phase, ShadowCopy, Share, Taken
+from samba_rvss.model import ENDED, Mark, Nested, Phase, ShadowCopy, Share, Taken, Volume
 from samba_rvss.mounts import way
 from samba_rvss.samba import readable, twins
 
@@ -54,8 +54,6 @@ class Prepared:
 def examine(instance: Instance, share: Share, user: User | None) -> Target:
     """See that a user's shadow copy of a share can be taken and exposed; return where the share is.
 
-    What makes taking it quicker is made now, while no application waits; if not, that is logged.
-
     Args:
         instance: the share's.
         share: the share.
@@ -70,11 +68,15 @@ def examine(instance: Instance, share: Share, user: User | None) -> Target:
         readable.require(config.file, None if forced else user)
     target = locate(share, instance.providers, config.run_directory, thorough=True)
     room.require(instance, target.share, target.space)
+    return target
+
+
+def make_ready(instance: Instance, volume: Volume) -> None:
+    """Make what copies of a volume are taken quicker with; if that fails, it is logged."""
     try:
-        instance.provider(target.volume).ready(target.volume)
+        instance.provider(volume).ready(volume)
     except RvssError as exc:
         _logger.info("%s", exc)
-    return target
 
 
 def prepare(

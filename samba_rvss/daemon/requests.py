@@ -14,7 +14,7 @@ from functools import partial
 
 from samba_rvss.backups.plausibility import DEFERRED, PRUNED, UNPRUNED
 from samba_rvss.copies import room
-from samba_rvss.copies.create import examine
+from samba_rvss.copies.create import examine, make_ready
 from samba_rvss.copies.delete import find
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target, locate
@@ -35,7 +35,7 @@ from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel.permissions import User
 from samba_rvss.kernel.processes import Peer
-from samba_rvss.model import ShadowCopy, Share
+from samba_rvss.model import ShadowCopy, Share, Volume
 from samba_rvss.samba import twins
 from samba_rvss.samba.conf import find_share
 
@@ -86,6 +86,7 @@ class Requests:
         self._watcher = watcher
         self._runner = runner
         self._tasks = tasks
+        self._readying: set[str] = set()
         self._looks = Looks()
         self._under_way = UnderWay()
         self.deletions = Deletions(present, turns, watcher, runner, tasks, self._under_way)
@@ -170,6 +171,16 @@ class Requests:
             raise
         self._note_unread(user, None)
         self.sets.asked(peer.worker, peer.uid, target)
+        # After the answer: it may wait for the disk, and the next check is answered meanwhile.
+        if target.volume.key not in self._readying:
+            self._tasks.start(self._make_ready(target.volume))
+
+    async def _make_ready(self, volume: Volume) -> None:
+        self._readying.add(volume.key)
+        try:
+            await in_thread(make_ready, self._present(), volume)
+        finally:
+            self._readying.discard(volume.key)
 
     async def lacking(self) -> tuple[str, ...]:
         """Return a sentence on each share that this process can take no shadow copies of.

@@ -7,13 +7,14 @@ from threading import Thread
 _MOST = 128
 
 
-def side_by_side(actions: Sequence[Callable[[], object]]) -> None:
+def side_by_side(actions: Sequence[Callable[[], object]], most: int = _MOST) -> None:
     """Do things, each in a thread of its own where there are enough.
 
     They begin in order. Where no more threads are to be had, those that there are do everything.
 
     Args:
         actions: what to do; one may wait for one before it, never for one after it.
+        most: threads.
 
     Raises:
         BaseException: the first that one of them raised, once all have ended.
@@ -32,7 +33,7 @@ def side_by_side(actions: Sequence[Callable[[], object]]) -> None:
             except BaseException as exc:  # noqa: BLE001 - it is raised below
                 failures.append(exc)
 
-    threads = [Thread(target=work, name="beside") for _ in actions[1:_MOST]]
+    threads = [Thread(target=work, name="beside") for _ in actions[1:most]]
     started = []
     for thread in threads:
         try:

@@ -12,15 +12,16 @@ import pytest
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.model import Identity, Mark, Nested, Taken
+from samba_rvss.model import Identity, Mark, Nested, Taken, Whose
 from samba_rvss.providers import Provider
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.providers.zfs.properties import MARK
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.run import run
-from tests.kernel.test_provider import mark_of, probe
-from tests.kernel.test_zfs import snapshot_of, value, zfs
+from tests.kernel.conftest import SEALED
+from tests.kernel.test_provider import mark_of, probe, seen, take
+from tests.kernel.test_zfs import clone_of, properties, snapshot_of, value, zfs
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import ZfsStorage
@@ -122,24 +123,26 @@ def test_one_that_fails_harms_no_other(storage: "ZfsStorage") -> None:
     assert storage.names() == []
 
 
-def test_dataset_that_got_the_name_of_another(storage: "ZfsStorage") -> None:
+@pytest.mark.parametrize("which", [0, 2])
+def test_dataset_that_got_the_name_of_another(storage: "ZfsStorage", which: int) -> None:
     """Of the one that was not checked nothing is kept."""
     wanted = marks(storage)
-    dataset = storage.dataset(storage.top / "a")
+    dataset = storage.dataset(storage.top / NAMES[which])
     zfs("rename", "-u", dataset, f"{dataset}-before")
     zfs("create", "-o", "mountpoint=none", dataset)
     with taken(storage.provider, wanted) as made:
-        failure = made["a"]
+        for name, each in made.items():
+            assert isinstance(each, RvssError if name == NAMES[which] else Taken)
+        failure = made[NAMES[which]]
         assert isinstance(failure, RvssError)
         assert failure.problem is Problem.BAD_PATH
-        assert isinstance(made["c"], Taken)
     assert zfs("list", "-H", "-t", "snapshot", "-o", "name", dataset) == ""
-    for mark in wanted[1:]:
+    for mark in (*wanted[:which], *wanted[which + 1 :]):
         storage.provider.destroy(mark.volume, mark.id)
     assert storage.names() == []
 
 
-@pytest.mark.parametrize("refused", ["program", "hold", "get"])
+@pytest.mark.parametrize("refused", ["program", "get"])
 def test_what_cannot_be_done_for_all_is_done_for_each(
     storage: "ZfsStorage", tmp_path: Path, refused: str
 ) -> None:
@@ -149,7 +152,7 @@ def test_what_cannot_be_done_for_all_is_done_for_each(
     script = tmp_path / "zfs"
     script.write_text(
         f'#!/bin/sh\ncase "$*" in {refused}\\ *rvss-{wanted[0].id}*rvss-{wanted[2].id}*)\n'
-        f"  echo 'cannot do that' >&2; exit 1;; esac\nexec {path} \"$@\"\n"
+        f"  echo 'Permission denied' >&2; exit 1;; esac\nexec {path} \"$@\"\n"
     )
     script.chmod(0o755)
     command = Command(search=f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -162,3 +165,71 @@ def test_what_cannot_be_done_for_all_is_done_for_each(
         assert HOLD in zfs("holds", "-H", snapshot_of(mark)).split("\t")
         provider.destroy(mark.volume, mark.id)
     assert storage.names() == []
+
+
+def test_two_shares_of_one_dataset(storage: "ZfsStorage") -> None:
+    """ZFS takes one snapshot of a dataset in a transaction group, and one more in the next."""
+    share = storage.volume("vms")
+    volume = probe(storage.provider, share)
+    wanted = [
+        replace(mark_of(volume, share), id=f"20240229T235959Z-0000000{number}", share=name)
+        for number, name in enumerate(NAMES)
+    ]
+    with taken(storage.provider, wanted) as made:
+        assert all(isinstance(each, Taken) for each in made.values())
+    assert len({group for mark in wanted for group in groups(storage, mark)}) == len(NAMES)
+    for mark in wanted:
+        storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
+
+
+def test_container_follows_its_origin_and_backups_do_not(storage: "ZfsStorage") -> None:
+    """A backup has its properties itself, wherever it is moved; a copy keeps those that it had."""
+    provider, share = storage.provider, storage.volume("vms")
+    dataset = storage.dataset(share)
+    zfs("set", "acltype=nfsv4", dataset)
+    mark = take(provider, share)
+    clone = clone_of(mark)
+    container = clone.rpartition("/")[0]
+    with seen(provider, mark, writable=True) as image:
+        (image / "recovered").write_text("by recovery")
+    zfs("set", "acltype=posix", "recordsize=16K", dataset)
+    provider.ready(mark.volume)
+    assert (value(clone, "acltype"), value(container, "acltype")) == ("nfsv4", "nfsv4")
+    provider.seal(mark.volume, mark.id, SEALED, opened=True)
+    provider.keep(mark.volume, mark.id)
+    provider.ready(mark.volume)
+    assert (value(container, "acltype"), value(container, "recordsize")) == ("posix", "16384")
+    assert (value(clone, "acltype"), value(clone, "recordsize")) == ("nfsv4", "131072")
+    assert properties(clone_of(take(provider, share))) == properties(dataset)
+    moved = f"{storage.pool}/moved"
+    zfs("rename", "-u", clone, moved)
+    assert (value(moved, "acltype"), value(moved, "setuid")) == ("nfsv4", "off")
+    assert value(moved, "canmount") == "noauto"
+    (found,) = [each for each in provider.inventory().foreign if each.id == mark.id]
+    assert found.whose is Whose.RENAMED
+
+
+def test_a_mount_that_is_read_only_does_not_seal(storage: "ZfsStorage") -> None:
+    """zfs(8) says of a dataset that is mounted so that it is read-only, whatever it is."""
+    mark = take(storage.provider, storage.volume("vms"))
+    with seen(storage.provider, mark):
+        (found,) = storage.provider.inventory().images
+        assert not found.read_only
+    storage.provider.destroy(mark.volume, mark.id)
+
+
+def test_containers_of_datasets_that_are_gone(storage: "ZfsStorage") -> None:
+    """They go when another one is made; one with something in it stays, and what is not ours."""
+    first = take(storage.provider, storage.volume("a"))
+    other = take(storage.provider, storage.volume("b"))
+    home = clone_of(first).rsplit("/", 2)[0]
+    theirs = f"{home}/1234"
+    zfs("create", theirs)
+    for mark in (first, other):
+        storage.provider.destroy(mark.volume, mark.id)
+    zfs("destroy", first.volume.name)
+    take(storage.provider, storage.volume("c"))
+    there = zfs("list", "-H", "-d", "1", "-o", "name", home).split()
+    assert f"{home}/{first.volume.id}" not in there
+    assert {f"{home}/{other.volume.id}", theirs} <= set(there)

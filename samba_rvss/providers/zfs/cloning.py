@@ -22,6 +22,7 @@ from samba_rvss.providers.zfs.properties import (
     options,
 )
 
+_BESIDE = 32  # programs for one image
 _GROUP = "createtxg"
 
 
@@ -131,7 +132,7 @@ def clone(
         words = ["clone", *options({**known[dataset].properties, **FIXED, **part})]
         made.append((f"{top}/{number}", directory))
         clones.append(partial(zfs, *words, f"{dataset}@rvss-{image}", made[-1][0]))
-    side_by_side(clones)
+    side_by_side(clones, _BESIDE)
     # The mark comes last: a clone that bears it is complete.
     zfs("set", f"{MARK}={mark}", top)
     return made

@@ -27,7 +27,7 @@ _PHRASES = (
         Problem.BUSY,
         "it is tried again; see 'zfs holds' and 'lsof'",
     ),
-    (r"does not exist|no such pool", Problem.NOT_FOUND, ""),
+    (r"does not exist|no such pool|no such parent", Problem.NOT_FOUND, ""),
     (r"name is too long|value too long", Problem.NOT_SUPPORTED, "use shorter names"),
 )
 
@@ -101,14 +101,9 @@ class Command:
             RvssError: as a call.
         """
         found = []
-        for some in _batches(names):
-            found += self.table(*words, *some, columns=columns)
+        for start in range(0, len(names), _AT_ONCE):
+            found += self.table(*words, *names[start : start + _AT_ONCE], columns=columns)
         return found
-
-    def change(self, names: Sequence[str], *words: str) -> None:
-        """Have zfs(8) change many datasets or snapshots; as `about`."""
-        for some in _batches(names):
-            self(*words, *some)
 
     def sent(self, size: int, *words: str) -> bytes:
         """Return the beginning of what ``zfs send`` sends; the rest is not waited for.
@@ -143,11 +138,6 @@ class Command:
             if exc.status is None:
                 raise
             raise problem(exc.said) from exc
-
-
-def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(names), _AT_ONCE):
-        yield names[start : start + _AT_ONCE]
 
 
 def problem(said: str) -> RvssError:

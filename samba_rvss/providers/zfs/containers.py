@@ -12,7 +12,8 @@ into a container has nothing to set, and nothing of its own, nor a mark, until i
 whole as soon as it is there, and what is said of it stands on its snapshot.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -24,6 +25,10 @@ from samba_rvss.providers.zfs.marks import Marks, is_bare
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import CONTAINER, COPIED, HOME, INHERITED, LOCAL, options
 from samba_rvss.providers.zfs.tree import Dataset
+
+_logger = logging.getLogger(__name__)
+
+_UNMOUNTING = ("mountpoint", "sharenfs", "sharesmb")
 
 
 def name(pool: Pool, guid: str) -> str:
@@ -101,7 +106,7 @@ def make_home(zfs: Command, pool: Pool) -> None:
 
 
 def ready(zfs: Command, pool: Pool, volume: Volume) -> None:
-    """Make the container of a volume, or have it like the volume again, where nothing is in it.
+    """Make a volume's container, or have it like the volume again, if no clone changes with it.
 
     Raises:
         RvssError: BAD_PATH if the volume's name is another dataset's by now; as a `Command` does.
@@ -118,8 +123,16 @@ def ready(zfs: Command, pool: Pool, volume: Volume) -> None:
         make_home(zfs, pool)
         _make(zfs, own, {**wanted, **LOCAL, CONTAINER: volume.id})
         _remove_idle(zfs, pool)
-    elif known[volume.id] != wanted and len(tree.datasets(zfs, own)) == 1:
-        zfs("set", *(f"{key}={value}" for key, value in wanted.items()), own)
+        return
+    changed = dict(wanted.items() - known[volume.id].items())
+    if changed and not _inherit(zfs, own, changed):
+        zfs("set", *(f"{key}={value}" for key, value in changed.items()), own)
+
+
+def _inherit(zfs: Command, container: str, changed: Collection[str]) -> bool:
+    """Return whether anything in a container inherits one of some properties from it."""
+    words = ("get", "-H", "-p", "-r", "-s", "inherited", "-t", "filesystem", "-o", "name")
+    return bool(zfs.table(*words, ",".join(changed), container, columns=1))
 
 
 def _remove_idle(zfs: Command, pool: Pool) -> None:
@@ -133,6 +146,29 @@ def _remove_idle(zfs: Command, pool: Pool) -> None:
         if dataset == name(pool, guid) and guid not in there:
             with suppress(RvssError):  # something is in it
                 zfs("destroy", dataset)
+
+
+def settle(zfs: Command, clone: Dataset) -> None:
+    """Have a clone that stays keep its properties, wherever it is moved or carried to.
+
+    Only what is set on itself goes along with ``zfs send -p`` (lib/libzfs/libzfs_sendrecv.c,
+    send_iterate_prop()) and ``zfs rename``. Neither how it is mounted nor how it is shared is set:
+    zfs(8) would unmount it for that.
+
+    Args:
+        zfs: zfs(8).
+        clone: an image's outermost, sealed.
+    """
+    keys = [key for key in (*COPIED, *INHERITED) if key not in _UNMOUNTING]
+    words = ("get", "-H", "-p", "-s", "inherited", "-o", "property,value", ",".join(keys))
+    rows = zfs.table(*words, clone.name, columns=2)
+    if rows and is_in_one(clone):
+        try:
+            zfs("set", *(f"{key}={value}" for key, value in rows), "canmount=noauto", clone.name)
+        except RvssError as exc:
+            if exc.problem in (Problem.TOOL, Problem.MISSING):
+                raise
+            _logger.warning("%s has its properties by inheritance yet: %s", clone.name, exc)
 
 
 def _make(zfs: Command, dataset: str, own: Mapping[str, str]) -> None:

@@ -1,18 +1,25 @@
 """Holds of snapshots (zfs-hold(8)): ours, an administrator's by us, and those of others."""
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.providers.beside import side_by_side
 from samba_rvss.providers.zfs.command import Command
 
 HOLD = "samba-rvss"
+_BESIDE = 32  # programs for one image
 TAGGED = "samba-rvss:"
 """What the tags begin with of holds that an administrator has asked for."""
 
 
 def hold(zfs: Command, snapshots: Sequence[str]) -> None:
-    """Hold snapshots that were made just now, in one transaction group."""
-    zfs.change(snapshots, "hold", HOLD)
+    """Hold snapshots that were made just now.
+
+    One program for each: they share transaction groups then, while zfs-hold(8) waits for one after
+    the other (cmd/zfs/zfs_main.c, zfs_do_hold_rele_impl()).
+    """
+    side_by_side([partial(zfs, "hold", HOLD, name) for name in snapshots], _BESIDE)
 
 
 def set_holds(

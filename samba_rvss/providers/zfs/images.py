@@ -153,8 +153,8 @@ class _Listing:
             if whole:
                 self._missing[image] = snapshots_in(marked) - 1
             elif not parts:
-                clones = [d for d in clones if self._marks.whose(d, image, self._pool) in OURS]
-                whose = Whose.RENAMED if clones else whose
+                # Its clone is elsewhere: it bears no mark if it was in a container.
+                whose = Whose.RENAMED if self._clones.get(snapshot.name) else whose
             elif parts[0].mark:
                 of_clone = self._marks.whose(parts[0], image, self._pool)
                 whose = whose if of_clone in OURS else of_clone

@@ -277,6 +277,7 @@ class Zfs:
                 return
             top = parts[0].name
             place.require_short(f"{top}/9999@rvss-{image}")
+            containers.settle(self._zfs, parts[0])
             tree.keep(self._zfs, top, image)
 
     def hold(self, volume: Volume, image: str, tags: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +19,23 @@ from samba_rvss.providers.beside import side_by_side
 from samba_rvss.providers.zfs.command import Command, problem
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
+from samba_rvss.run import NotStarted
 
 _logger = logging.getLogger(__name__)
 
+# What is said of a program that was not run, by zfs_do_channel_program() and by ours itself.
+_REFUSED = re.compile(
+    "samba-rvss: not run|Permission denied|Invalid instruction or memory limit|syntax error"
+    "|unrecognized command"
+)
 _MEMORY = 64 << 20  # bytes, for the marks and names; it may be up to 100 MiB (ZCP_MAX_MEMLIMIT)
 
 # Its arguments: the name of the mark's property; then for each image its number of snapshots, its
 # mark, and their names. It returns, for each image in turn, a number of errno(3).
 _PROGRAM = """
+if zfs.sync.set_prop == nil then
+    error("samba-rvss: not run")
+end
 local words = (...)["argv"]
 local found = {}
 local at = 2
@@ -76,42 +86,61 @@ def take(zfs: Command, pool: Pool, wanted: Mapping[str, Marked]) -> dict[str, Rv
     Returns:
         By the ids, why the snapshots of an image, or some of them, were not made.
     """
+    failures: dict[str, RvssError] = {}
+    alone = dict(wanted)
     if len(wanted) > 1:
         try:
-            return _by_program(zfs, pool, wanted)
-        except RvssError as exc:
-            if exc.problem in (Problem.TOOL, Problem.MISSING):  # it may be at work yet
-                return dict.fromkeys(wanted, exc)
+            codes = _by_program(zfs, pool, wanted)
+        except _NotRun as exc:
             _logger.warning("snapshots are not taken at one instant: %s", exc)
-    failures: dict[str, RvssError] = {}
+        except RvssError as exc:  # some may have been made
+            return dict.fromkeys(wanted, exc)
+        else:
+            # Another snapshot of its dataset is of the same group: that of another share in it, or
+            # somebody else's. zfs(8) waits for the next one, and a program does not.
+            alone = {image: wanted[image] for image, code in codes.items() if code == errno.EAGAIN}
+            failures = {
+                image: _failure(wanted[image].names[0], code)
+                for image, code in codes.items()
+                if code not in (0, errno.EAGAIN)
+            }
 
-    def alone(image: str, marked: Marked) -> None:
+    def take_alone(image: str) -> None:
         try:
-            zfs("snapshot", "-o", f"{MARK}={marked.mark}", *marked.names)
+            zfs("snapshot", "-o", f"{MARK}={wanted[image].mark}", *wanted[image].names)
         except RvssError as exc:
             failures[image] = exc
 
-    side_by_side([partial(alone, *item) for item in wanted.items()])
+    side_by_side([partial(take_alone, image) for image in alone])
     return failures
 
 
-def _by_program(zfs: Command, pool: Pool, wanted: Mapping[str, Marked]) -> dict[str, RvssError]:
-    """Take all snapshots in one transaction group, as `take`.
+class _NotRun(RvssError):
+    """A channel program that has not been run, and so has done nothing."""
+
+
+def _by_program(zfs: Command, pool: Pool, wanted: Mapping[str, Marked]) -> dict[str, int]:
+    """Take all snapshots in one transaction group; return a number of errno(3) for each image.
+
+    Of one that has EAGAIN nothing has been made.
 
     Raises:
-        RvssError: as a `Command` does; nothing has been made, unless it is TOOL.
+        _NotRun: it was not run.
+        RvssError: as a `Command` does; some snapshots may have been made.
     """
     arguments = [MARK]
     for marked in wanted.values():
         arguments += [str(len(marked.names)), marked.mark, *marked.names]
     words = ("program", "-j", "-m", str(_MEMORY), pool.name, "-", *arguments)
-    told = json.loads(zfs.fed(_PROGRAM, *words))["return"]
-    failures = {}
-    for image, (place, marked) in zip(wanted, enumerate(wanted.values(), 1), strict=True):
-        code = int(told[str(place)])
-        if code:
-            failures[image] = _failure(marked.names[0], code)
-    return failures
+    try:
+        told = json.loads(zfs.fed(_PROGRAM, *words))["return"]
+    except NotStarted as exc:  # its arguments are too long, perhaps
+        raise _NotRun(exc.problem, exc.message) from exc
+    except RvssError as exc:
+        if exc.problem in (Problem.TOOL, Problem.MISSING) or not _REFUSED.search(exc.message):
+            raise
+        raise _NotRun(exc.problem, exc.message) from exc
+    return {image: int(told[str(place)]) for place, image in enumerate(wanted, 1)}
 
 
 def _failure(snapshot: str, code: int) -> RvssError:

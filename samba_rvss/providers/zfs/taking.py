@@ -1,17 +1,17 @@
 """How images are taken: all their snapshots in one transaction group, held, and their clones.
 
 Each change by zfs(8) waits for a transaction group to be written. What begins together shares that
-wait: so holding goes on beside cloning, and all clones are made side by side.
+wait: so holding goes on beside cloning, and all clones and holds are made side by side.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+import logging
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, TypeVar
 
 from samba_rvss.clock import now
-from samba_rvss.errors import RvssError
+from samba_rvss.errors import RvssError, attempted
 from samba_rvss.model import Mark, Taken
 from samba_rvss.providers.beside import side_by_side
 from samba_rvss.providers.zfs import cloning, containers, place, removing, snapshots
@@ -22,7 +22,7 @@ from samba_rvss.providers.zfs.mounting import mounts
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.snapshots import Marked
 
-R = TypeVar("R")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,38 +45,6 @@ class Wanted:
     def snapshots(self) -> list[str]:
         """The names of its snapshots, in the order of its datasets."""
         return [f"{dataset}@rvss-{self.mark.id}" for dataset in self.datasets]
-
-
-class _Common(Generic[R]):
-    """What is done to the snapshots of all images at once, or, where that fails, of each image.
-
-    Args:
-        action: does it to snapshots.
-        names: those of all images.
-    """
-
-    def __init__(self, action: Callable[[Sequence[str]], R], names: Sequence[str]) -> None:
-        self._action = action
-        self._names = names
-        self._done = Future[R]()
-
-    def begin(self) -> None:
-        """Do it to all."""
-        try:
-            self._done.set_result(self._action(self._names))
-        except BaseException as exc:  # noqa: BLE001 - who waits for it is told
-            self._done.set_exception(exc)
-
-    def of(self, names: Sequence[str]) -> R:
-        """Return the result for all, once it is there; or that for some alone.
-
-        Raises:
-            RvssError: as the action does.
-        """
-        try:
-            return self._done.result()
-        except RvssError:
-            return self._action(names)
 
 
 def take(
@@ -104,27 +72,39 @@ def take(
             marked[image.mark.id] = Marked(names=image.snapshots, mark=text)
         except RvssError as exc:
             found[image.mark.id] = exc
-    homes = _Common(lambda _: containers.properties(zfs, pool), [])
     failures: dict[str, RvssError] = {}
-    side_by_side([lambda: failures.update(snapshots.take(zfs, pool, marked)), homes.begin])
+    homes: dict[str, dict[str, str]] = {}
+    side_by_side(
+        [
+            lambda: failures.update(snapshots.take(zfs, pool, marked)),
+            lambda: homes.update(_containers(zfs, pool)),
+        ]
+    )
     at = now()
-    names = [name for image, each in marked.items() if image not in failures for name in each.names]
-    holding = _Common(partial(hold, zfs), names)
-    reading = _Common(partial(cloning.origins, zfs), names)
+    begun = [image for image in wanted if image.mark.id in marked]
+    there = [name for image in begun if image.mark.id not in failures for name in image.snapshots]
+    common = attempted(partial(cloning.origins, zfs), there)
 
     def finish(image: Wanted) -> Taken:
-        mark, names = image.mark, marked[image.mark.id].names
+        mark, names, of_clone = image.mark, image.snapshots, marked[image.mark.id].mark
         if mark.id in failures:
             raise failures[mark.id]
-        of_clone = marked[mark.id].mark
         if mark.branch is not None:
             ready = replace(mark, branch=replace(mark.branch, ready=True))
             of_clone = marks.encode(ready, pool)
-        known = reading.of(names)
-        parts = cloning.clone(
-            zfs, pool, mark.volume, mark.id, image.datasets, known, of_clone, homes.of([])
-        )
-        holding.of(names)
+        # One may be gone: then each has its own look.
+        known = cloning.origins(zfs, names) if isinstance(common, RvssError) else common
+        inside = {} if mark.branch else homes
+        parts: list[tuple[str, str]] = []
+
+        def clone() -> None:
+            parts.extend(
+                cloning.clone(
+                    zfs, pool, mark.volume, mark.id, image.datasets, known, of_clone, inside
+                )
+            )
+
+        side_by_side([partial(hold, zfs, names), clone])
         opened = mounts(mark.volume, mark.id, parts) if image.opened else []
         return Taken(mounts=opened, transid=known[mark.volume.name].group, at=at)
 
@@ -140,6 +120,20 @@ def take(
                 exc.add_note(f"and not all of it could be undone: {left}")
             found[mark.id] = exc
 
-    making = [partial(make, image) for image in wanted if image.mark.id in marked]
-    side_by_side([holding.begin, reading.begin, *making])
+    try:
+        side_by_side([partial(make, image) for image in begun])
+    except BaseException:
+        for made in found.values():
+            for _, fd in made.mounts if isinstance(made, Taken) else []:
+                os.close(fd)
+        raise
     return found
+
+
+def _containers(zfs: Command, pool: Pool) -> dict[str, dict[str, str]]:
+    """Return the containers' properties; none if they are not told: clones do without."""
+    try:
+        return containers.properties(zfs, pool)
+    except RvssError as exc:
+        _logger.warning("no container is used: %s", exc)
+        return {}

@@ -364,7 +364,8 @@ def _dataset(name: str, properties: _Properties) -> Dataset:
         name=name,
         guid=properties["guid"][1],
         origin=properties["origin"][1] if "origin" in properties else "-",
-        read_only=properties["readonly"][1] == "on",
+        # "temporary": what zfs(8) saw of some mount, and not the property (zfsprops(7)).
+        read_only=properties["readonly"][1] == "on" and properties["readonly"][0] != "temporary",
         readonly_here=bool(_own(properties, "readonly")[0]),
         locked=properties["keystatus"][1] == "unavailable",
         mark=mark,
