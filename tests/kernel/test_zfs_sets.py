@@ -187,7 +187,7 @@ def test_container_follows_its_origin_and_backups_do_not(storage: "ZfsStorage") 
     """A backup has its properties itself, wherever it is moved; a copy keeps those that it had."""
     provider, share = storage.provider, storage.volume("vms")
     dataset = storage.dataset(share)
-    zfs("set", "acltype=nfsv4", dataset)
+    zfs("set", "acltype=nfsv4", "recordsize=128K", dataset)
     mark = take(provider, share)
     clone = clone_of(mark)
     container = clone.rpartition("/")[0]
