@@ -40,6 +40,7 @@ class Problem(IntEnum):
     STATE = 28
     LIMIT = 29
     HELD = 30
+    DAMAGED = 31
 
 
 class RvssError(Exception):

@@ -14,7 +14,7 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from threading import Event, Thread
@@ -251,21 +251,21 @@ def text_of(line: str, style: str = "") -> "Text":
 
 
 @contextmanager
-def progress(what: str, after: float = 1.0) -> Iterator[None]:
+def progress(what: str | Callable[[], str], after: float = 1.0) -> Iterator[None]:
     """Tell who sits at a terminal what is being done, where that takes its time.
 
     It is told on the terminal's last line, on standard error, and taken away at the end. Nothing
     but errors may be printed meanwhile.
 
     Args:
-        what: what is being done.
+        what: what is being done; or what tells it, in another thread, about once a second.
         after: how many seconds that may take without a word.
     """
     if not (sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"):
         yield
         return
     over = Event()
-    teller = Thread(target=_tell_progress, args=(printable(what), after, over), daemon=True)
+    teller = Thread(target=_tell_progress, args=(what, after, over), daemon=True)
     teller.start()
     try:
         yield
@@ -274,13 +274,14 @@ def progress(what: str, after: float = 1.0) -> Iterator[None]:
         teller.join()
 
 
-def _tell_progress(what: str, after: float, over: Event) -> None:
+def _tell_progress(what: str | Callable[[], str], after: float, over: Event) -> None:
     started = time.monotonic()
     if over.wait(after):
         return
     _telling.set()
     while True:
-        told = f"{what} ({time.monotonic() - started:.0f} s)"
+        doing = what if isinstance(what, str) else what()
+        told = f"{printable(doing)} ({time.monotonic() - started:.0f} s)"
         print(f"{_ERASE}{told}", end="", file=sys.stderr, flush=True)
         if over.wait(1.0):
             break

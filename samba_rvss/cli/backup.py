@@ -11,7 +11,7 @@ from datetime import time as clock_time
 from typing import Any
 
 from samba_rvss import output, wire
-from samba_rvss.cli import events, exposing, reading
+from samba_rvss.cli import events, exposing, manifest, reading, verify
 from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, ledger_or_empty, open_ledger
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
@@ -44,6 +44,8 @@ def register(verbs: Verbs) -> None:
     showing.set_defaults(function=run_show, looks=True)
     reading.register(inner)
     exposing.register(inner)
+    manifest.register(inner)
+    verify.register(inner)
     _add(verbs, "keep", "have a shadow copy become a backup when it ends")
     verb = _add(verbs, "hold", "see that a backup is not deleted")
     verb.add_argument("--tag", default=_TAG, help=f"who holds it, or what for (default: {_TAG})")
@@ -182,7 +184,7 @@ def run_list(arguments: argparse.Namespace) -> int:
         if not wanted or wanted & {share.lower() for share in backup.shares}
     ]
     if arguments.json:
-        output.print_json({"backups": [as_data(backup) for backup in found]})
+        output.print_json({"backups": [as_data(backup, config) for backup in found]})
         return 0
     rows = [
         [
@@ -192,13 +194,15 @@ def run_list(arguments: argparse.Namespace) -> int:
             "application" if backup.is_consistent else "crash",
             ", ".join(hold.tag for hold in backup.holds if not hold.is_over(now())) or "-",
             (", ".join(sorted(backup.tags)) or "-") if backup.seen else "not seen",
+            manifest.state(config, backup.parts),
             output.span(now() - backup.taken),
             output.size(backup.size),
             "; ".join(map(exposing.line, exposing.of(backup.exposed))) or "-",
         ]
         for backup in found
     ]
-    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE", "SIZE", "EXPOSED"]
+    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "VERIFIED", "AGE", "SIZE"]
+    columns.append("EXPOSED")
     output.print_table(columns, rows, "There are no backups.", _STYLES, brief=True)
     return 0
 
@@ -223,7 +227,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     (backup,) = found
     if arguments.json:
         told = [events.as_data(event, part) for event, part in history]
-        output.print_json({"backup": as_data(backup), "events": told})
+        output.print_json({"backup": as_data(backup, config), "events": told})
         return 0
     first = backup.parts[0]
     output.print_facts(
@@ -238,6 +242,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "context": Context(first.context).words if first.set_id else "not known",
             "tags": ", ".join(sorted(backup.tags)) or "none",
             "held": "; ".join(map(_hold, backup.holds)) or "no",
+            "verified": manifest.state(config, backup.parts),
             "space": output.size(backup.size),
             "exposed": "; ".join(map(exposing.line, exposing.of(backup.exposed))) or "no",
         }
@@ -250,11 +255,13 @@ def run_show(arguments: argparse.Namespace) -> int:
             part.volume.name,
             part.volume.directory or "/",
             output.size(backup.sizes.get(part.id)),
+            manifest.told(config, part),
             part.copy_id,
         ]
         for part in backup.parts
     ]
-    output.print_table(["PART", "SHARE", "VOLUME", "DIRECTORY", "SIZE", "SHADOW COPY"], rows, "")
+    columns = ["PART", "SHARE", "VOLUME", "DIRECTORY", "SIZE", "MANIFEST", "SHADOW COPY"]
+    output.print_table(columns, rows, "")
     output.print_line()
     lines = [
         [output.local_time(e.time), e.copy, part.copy_id, e.what, e.detail] for e, part in history
@@ -270,7 +277,7 @@ def _hold(hold: Any) -> str:
     return f"{hold.tag} until {output.local_time(hold.until)}{over}"
 
 
-def as_data(backup: Backup) -> dict[str, Any]:
+def as_data(backup: Backup, config: Config) -> dict[str, Any]:
     """Return a backup as JSON has it."""
     first = backup.parts[0]
     return {
@@ -304,6 +311,7 @@ def as_data(backup: Backup) -> dict[str, Any]:
                 "directory": part.volume.directory,
                 "uid": part.uid,
                 "size": backup.sizes.get(part.id),
+                **manifest.standing_as_data(config, part),
             }
             for part in backup.parts
         ],

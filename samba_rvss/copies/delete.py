@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from samba_rvss.copies import exposed
+from samba_rvss.copies import exposed, manifests
 from samba_rvss.copies.follow import facts_of
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import described
@@ -176,6 +176,7 @@ def _destroy(instance: Instance, copy: ShadowCopy) -> None:
         detail = f"{exc.message}: its image is destroyed if that comes back"
         _logger.warning("%s: %s", copy.title, detail)
         instance.ledger.note(copy, NOT_DESTROYED, detail=detail)
+    manifests.forget(instance.config, copy.id)
     instance.reached("delete.destroyed")
 
 

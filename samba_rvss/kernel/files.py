@@ -97,7 +97,7 @@ def _make_like(fd: int, other: int) -> None:
         os.setxattr(fd, name, os.getxattr(other, name))
 
 
-def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+def openat2(directory: int, path: str | bytes, flags: int, resolve: int) -> int:
     """Open a path with restrictions on how it is resolved (openat2(2)); return a descriptor."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     result: int = libc.syscall(

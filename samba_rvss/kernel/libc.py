@@ -27,7 +27,7 @@ libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 libc.statx.argtypes = (_i, _c, _i, _u, ctypes.c_void_p)
 
 
-def checked(result: int, name: str | int | None = None) -> int:
+def checked(result: int, name: str | bytes | int | None = None) -> int:
     """Return the result of a call; if it is negative, raise OSError by errno, with the name."""
     if result < 0:
         number = ctypes.get_errno()

@@ -46,8 +46,8 @@ class Share:
             values.
         instant: whether its copies are taken together with those of other shares.
         previous_versions_limit, maximum_copies, minimum_free, minimum_free_percent, keep,
-            recovery_link, retention, backup_warn_age: see samba-rvss.conf(5); bytes, per cent,
-            seconds.
+            recovery_link, manifest, retention, backup_warn_age: see samba-rvss.conf(5); bytes,
+            per cent, seconds.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Share:
     minimum_free_percent: float = 0.0
     keep: Keep = Keep.NO
     recovery_link: bool = True
+    manifest: bool = False
     retention: Policy = EVERYTHING
     backup_warn_age: float | None = None
     instant: Instant = Instant.SET

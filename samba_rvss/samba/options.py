@@ -148,6 +148,7 @@ PREVIOUS_VERSIONS_LIMIT = Option(
 )
 KEEP = Option(name="keep", parse=_keep, default="no", per_share=True)
 RECOVERY_LINK = Option(name="recovery link", parse=boolean, default="yes", per_share=True)
+MANIFEST = Option(name="manifest", parse=boolean, default="no", per_share=True)
 RETENTION = Option(name="retention", parse=policy.parse, default="*", per_share=True)
 RETENTION_MINIMUM = Option(
     name="retention minimum", parse=policy.parse_minimum, default="0", per_share=True
@@ -178,6 +179,7 @@ OPTIONS: Mapping[str, Option[Any]] = {
         PREVIOUS_VERSIONS_LIMIT,
         KEEP,
         RECOVERY_LINK,
+        MANIFEST,
         RETENTION,
         RETENTION_MINIMUM,
         PRUNE_REQUIRES,

@@ -13,6 +13,7 @@ from samba_rvss.samba.options import (
     BACKUP_WARN_AGE,
     INSTANT,
     KEEP,
+    MANIFEST,
     MAXIMUM_COPIES,
     MINIMUM_FREE,
     MINIMUM_FREE_PERCENT,
@@ -183,6 +184,7 @@ def section(
             minimum_free_percent=MINIMUM_FREE_PERCENT.read(own, default),
             keep=KEEP.read(own, default),
             recovery_link=RECOVERY_LINK.read(own, default),
+            manifest=MANIFEST.read(own, default),
             retention=replace(
                 RETENTION.read(own, default),
                 minimum=RETENTION_MINIMUM.read(own, default),

@@ -53,6 +53,7 @@ def union(share: Share, twins: Sequence[Share]) -> Share:
         ),
         keep=strongest(*(twin.keep for twin in twins)) if twins else share.keep,
         recovery_link=any(twin.recovery_link for twin in twins),
+        manifest=any(twin.manifest for twin in twins),
         # The call may have been for one of which Samba can expose copies.
         obstacle=share.obstacle if all(twin.obstacle for twin in twins) else "",
     )

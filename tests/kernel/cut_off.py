@@ -1,6 +1,6 @@
 """A program that does something with a backup, and is killed at one of its steps.
 
-    python3 -m tests.kernel.cut_off STEP mount|exec INSTANCE LEDGER RUN-DIRECTORY
+    python3 -m tests.kernel.cut_off STEP mount|exec|manifest INSTANCE LEDGER RUN-DIRECTORY
 
 Steps are the events of Python's audit hooks: whatever opens, makes, moves or starts something. The
 exit status is 0 if there are fewer of them.
@@ -13,9 +13,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from samba_rvss.copies import attached, carry
+from samba_rvss.copies import attached, carry, manifests
 from samba_rvss.copies.instance import Instance
 from samba_rvss.ledger import Ledger
+from samba_rvss.manifests.make import Progress
 from samba_rvss.model import Identity
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers.btrfs.provider import Btrfs
@@ -28,7 +29,7 @@ def main(words: Sequence[str]) -> int:
     step, verb, identity, file, run_directory = words
     ledger = Ledger(file)
     instance = Instance(
-        config=replace(CONFIG, run_directory=run_directory),
+        config=replace(CONFIG, run_directory=run_directory, state_directory=run_directory),
         ledger=ledger,
         mounts=Mounts(run_directory),
         providers=(Btrfs(Identity(id=identity)),),
@@ -44,6 +45,9 @@ def main(words: Sequence[str]) -> int:
     sys.addaudithook(hook)
     if verb == "mount":
         attached.mount(instance, parts)
+        return 0
+    if verb == "manifest":
+        manifests.make(instance, parts[0], Progress(), anew=False)
         return 0
     return carry.run(instance, parts, ["true"])
 

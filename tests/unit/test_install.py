@@ -64,7 +64,7 @@ def test_units_start_what_is_installed(installed: Path) -> None:
         path.name for path in (ROOT / "systemd").iterdir()
     }
     services = sorted(units.glob("*.service"))
-    assert len(services) == 3
+    assert len(services) == 4
     for unit in services:
         ((program, verb),) = re.findall(r"^ExecStart=(\S+) (.+)$", unit.read_text(), re.M)
         assert (installed / program.lstrip("/")).stat().st_mode & 0o111

@@ -15,15 +15,30 @@ import pytest
 
 from samba_rvss import cli, output
 from samba_rvss.backups import pruning
-from samba_rvss.cli import backup, exposing, listing, prune, reconcile, standing, status
+from samba_rvss.cli import (
+    backup,
+    exposing,
+    listing,
+    manifest,
+    prune,
+    reconcile,
+    standing,
+    status,
+    verify,
+)
+from samba_rvss.copies import manifests
 from samba_rvss.copies.backup import backups
+from samba_rvss.copies.manifests import Verification
 from samba_rvss.demo import show
 from samba_rvss.demo.reporter import Reporter
 from samba_rvss.findings import Fate, Finding
+from samba_rvss.manifests.diff import Change, How
+from samba_rvss.manifests.manifest import Draft
+from samba_rvss.manifests.verify import Difference
 from samba_rvss.model import Branch, Exposed, Hold, Phase, Whose
 from tests.unit.test_backup import kept_image
 from tests.unit.test_healing_commands import looked
-from tests.unit.values import NOW, SET, copy_of, image_of, mark_of
+from tests.unit.values import CONFIG, NOW, SET, copy_of, image_of, mark_of
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Resting
@@ -38,6 +53,9 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "setup": ("setup", "vms", "--previous-versions"),
     "backup list": ("backup", "list"),
     "backup show": ("backup", "show", "{kept}"),
+    "backup manifest": ("backup", "manifest", "{kept}"),
+    "backup verify": ("backup", "verify", "{kept}"),
+    "backup diff": ("backup", "diff", "{kept}", "{kept}"),
     "prune": ("prune", "--dry-run"),
     "reconcile": ("reconcile", "--dry-run"),
     "adopt": ("adopt", "--from", "0123456789abcdef", "--dry-run"),
@@ -93,6 +111,7 @@ def test_each_command_prints_an_object_that_the_manual_describes(
     resting: "Resting", section: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert with_json() == COMMANDS.keys() | ELSEWHERE
+    proven(resting)
     seen = set(members(_of_functions())) | {"version"}
     for command, words in COMMANDS.items():
         ids = {"copy": resting.copy, "kept": resting.kept}
@@ -112,6 +131,17 @@ def test_the_demonstration_is_described(section: str) -> None:
     assert _demonstration().keys() <= told_of(section, "demo")
 
 
+def proven(resting: "Resting") -> None:
+    """Give the backup a manifest, and say that it was verified."""
+    config = replace(CONFIG, state_directory=str(Path(resting.ledger).parent))
+    path = Path(manifests.path(config, resting.kept))
+    path.parent.mkdir()
+    about = dict.fromkeys(("entries", "files", "size", "unreadable", "reused"), "0")
+    with Draft(f"{path}.partial", resting.kept) as draft:
+        draft.complete({**about, "made": NOW.isoformat()}, str(path))
+    manifests.record(config, resting.kept, Verification(time=NOW, subset="", damaged=0))
+
+
 def _of_functions() -> list[Any]:
     """Return what those commands have nothing of."""
     shared = replace(
@@ -121,11 +151,14 @@ def _of_functions() -> list[Any]:
     (kept,) = backups([replace(copy_of("x", Phase.KEPT), set_id=SET)], {}, [image])
     counted = pruning.Backup(id="x", groups=frozenset(), taken=NOW, consistent=True)
     reason = pruning.Reason(text="newest", group="g")
+    lost = Difference(path=b"x", what="missing")
     verdict = pruning.Verdict(backup=counted, removed=False, reasons=(reason,))
     there = looked()
     return [
         exposing.as_data(shared),
-        backup.as_data(kept),
+        backup.as_data(kept, CONFIG),
+        manifest.change_as_data("s", Change(path=b"x", how=How.ADDED)),
+        verify.as_data(verify.Found(part=kept.parts[0], told=[lost])),
         listing.other("x", Whose.FORMER, None, "other", "where", "fs", read_only=True),
         prune.as_data(verdict, kept, prune.Left()),
         reconcile.as_data(

@@ -101,7 +101,12 @@ def test_units(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("service", "exposure"),
-    [("samba-rvss", 5.6), ("samba-rvss-prune", 5.1), ("samba-rvss-reconcile", 2.6)],
+    [
+        ("samba-rvss", 5.6),
+        ("samba-rvss-prune", 5.1),
+        ("samba-rvss-manifest", 5.0),
+        ("samba-rvss-reconcile", 2.6),
+    ],
 )
 def test_services_are_no_more_exposed_than_they_must_be(service: str, exposure: float) -> None:
     """By systemd's own count, from 0 (least) to 10.

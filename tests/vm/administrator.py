@@ -27,7 +27,11 @@ from tests.vm.transcript import Transcript
 SYSTEMS = ("btrfs", "zfs")
 SERVICE = "samba-rvss.service"
 SOCKETS = ("samba-rvss.socket", "samba-rvss-admin.socket")
-TIMERS = ("samba-rvss-reconcile.timer", "samba-rvss-prune.timer")
+TIMERS = (
+    "samba-rvss-reconcile.timer",
+    "samba-rvss-prune.timer",
+    "samba-rvss-manifest.timer",
+)
 UNITS = (SERVICE, *SOCKETS, *TIMERS)
 WATCHDOG_SECONDS = 10
 

@@ -1,0 +1,214 @@
+"""Making a manifest: a tree is listed, and then what is in its files is read.
+
+Contract: memory does not grow with the tree, nor with a file. Whatever interrupts it, the next
+attempt goes on where the draft was written down last. What cannot be read is named in the manifest
+and does not stop the rest.
+"""
+
+import logging
+import os
+from dataclasses import dataclass, replace
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.manifests import chunks, tree
+from samba_rvss.manifests.chunks import Digest, Reader
+from samba_rvss.manifests.entry import Entry, Kind, is_unchanged
+from samba_rvss.manifests.manifest import IN_A_ROW, Draft, Manifest
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far it has come; who shows it reads it from another thread.
+
+    Attributes:
+        entries: how many names have been looked at.
+        size: how many bytes are to be read, once that is known.
+        read: how many of them have been.
+        reused: how many files were not read, since the last manifest has what is in them.
+    """
+
+    entries: int = 0
+    size: int = 0
+    read: int = 0
+    reused: int = 0
+
+    def told(self) -> str:
+        """Return it in words."""
+        if not self.size:
+            return f"{self.entries} names listed"
+        return f"{self.read >> 20} of {self.size >> 20} MiB read, {100 * self.read // self.size} %"
+
+
+@dataclass(slots=True, kw_only=True)
+class Last:
+    """The manifest of another backup of the same directory, of which digests may be taken.
+
+    Attributes:
+        manifest: it; None once it has failed.
+        until: see `samba_rvss.manifests.entry.is_unchanged`.
+    """
+
+    manifest: Manifest | None
+    until: int
+
+    def take(self, draft: Draft, present: Entry) -> Entry | None:
+        """Return an entry with what was found in it before, if nothing has changed since.
+
+        The digests of its chunks are in the draft then.
+        """
+        if self.manifest is None:
+            return None
+        try:
+            before = self.manifest.get(present.path)
+            if before is None or not is_unchanged(before, present, self.until):
+                return None
+            if not _copy_chunks(draft, self.manifest, before, present.path):
+                return None
+        except RvssError as exc:
+            _logger.warning("everything is read: %s", exc)
+            self.manifest = None
+            return None
+        return replace(
+            present,
+            target=before.target,
+            acl=before.acl,
+            xattrs=before.xattrs,
+            digest=before.digest,
+        )
+
+
+def fill(draft: Draft, root: int, last: Last | None, progress: Progress) -> None:
+    """Write all of a tree into a draft.
+
+    Args:
+        draft: what is there already stays.
+        root: the tree's directory, for example a detached mount of it; it must not change.
+        last: where the digests of unchanged files may be taken from.
+        progress: is told how far it has come.
+
+    Raises:
+        RvssError: STATE if a manifest fails; SYSTEM if the tree is not there.
+    """
+    _list(draft, root, last, progress)
+    *_, progress.size = draft.sums()
+    for entry in draft.left_over(Kind.FILE):
+        before = progress.read
+        _read(draft, root, entry, progress)
+        progress.read = before + entry.size
+
+
+def _list(draft: Draft, root: int, last: Last | None, progress: Progress) -> None:
+    try:
+        with tree.handle(root, b"") as found:
+            top = tree.stated(b"", os.fstat(found))
+            target, acl, xattrs = tree.completed(found)
+    except OSError as exc:
+        raise RvssError(Problem.SYSTEM, f"cannot look into the backup: {exc.strerror}") from exc
+    draft.add(replace(top, target=target, acl=acl, xattrs=xattrs), done=False)
+    for directory in draft.left_over(Kind.DIRECTORY):
+        fault = ""
+        try:
+            with tree.handle(root, directory.path) as found:
+                for name in tree.names(found):
+                    path = directory.path + b"/" + name if directory.path else name
+                    _add(draft, found, name, path, last, progress)
+                    progress.entries += 1
+        except OSError as exc:
+            fault = f"it cannot be listed: {exc.strerror}"
+        draft.finish(directory.path, fault=fault or directory.fault)
+
+
+def _add(
+    draft: Draft, directory: int, name: bytes, path: bytes, last: Last | None, progress: Progress
+) -> None:
+    """Add what a name in a directory leads to."""
+    entry = Entry(path=path, kind=Kind.UNKNOWN)
+    try:
+        if len(path) > tree.LONGEST:
+            draft.add(replace(entry, fault="its path is too long to be opened"), done=True)
+            return
+        entry = tree.stated(path, os.stat(name, dir_fd=directory, follow_symlinks=False))
+        known = last.take(draft, entry) if last else None
+        if known is not None:
+            draft.add(known, done=known.kind is not Kind.DIRECTORY)
+            progress.reused += known.kind is Kind.FILE
+            return
+        with tree.handle(directory, name) as found:
+            entry = tree.stated(path, os.fstat(found))
+            target, acl, xattrs = tree.completed(found)
+    except OSError as exc:
+        entry = replace(entry, fault=f"it cannot be looked at: {exc.strerror}")
+        draft.add(entry, done=entry.kind is not Kind.DIRECTORY)
+        return
+    entry = replace(entry, target=target, acl=acl, xattrs=xattrs)
+    draft.add(entry, done=entry.kind not in (Kind.DIRECTORY, Kind.FILE))
+
+
+def _copy_chunks(draft: Draft, source: Manifest, entry: Entry, path: bytes) -> bool:
+    """Take over the digests of a file's chunks; return whether all of them were there."""
+    if entry.kind is not Kind.FILE or chunks.count(entry.size) == 1:
+        return True
+    copied = 0
+    for digests in source.digests(entry.path):
+        draft.add_chunks(path, copied, digests)
+        copied += len(digests) // chunks.LENGTH
+    return copied == chunks.count(entry.size)
+
+
+def _read(draft: Draft, root: int, entry: Entry, progress: Progress) -> None:
+    """Read a file, or what is left of it."""
+    try:
+        with tree.handle(root, entry.path) as found:
+            twin = _twin(draft, root, entry, found) if entry.links > 1 else None
+            if twin is not None and _copy_chunks(draft, draft, twin, entry.path):
+                digest = twin.digest
+            else:
+                with tree.content(found) as fd:
+                    digest = _content(draft, fd, entry, progress)
+    except OSError as exc:
+        draft.finish(entry.path, fault=f"it cannot be read: {exc.strerror}")
+    else:
+        draft.finish(entry.path, digest=digest)
+
+
+def _twin(draft: Draft, root: int, entry: Entry, found: int) -> Entry | None:
+    """Return another name of a file that has been read already.
+
+    Inode numbers are those of one volume, and an image can have several.
+    """
+    for other in draft.linked(entry.inode):
+        with tree.handle(root, other.path) as fd:
+            if os.path.sameopenfile(fd, found):
+                return other
+    return None
+
+
+def _content(draft: Draft, fd: int, entry: Entry, progress: Progress) -> bytes:
+    """Return the digest of a file, and write those of its chunks down.
+
+    Raises:
+        OSError: a chunk cannot be read; its text says which.
+    """
+    whole = Digest()
+    done = 0
+    for digests in draft.digests(entry.path):  # of an attempt that was interrupted
+        whole.add(digests)
+        done += len(digests) // chunks.LENGTH
+    count = chunks.count(entry.size)
+    row = b""
+    reader = Reader(fd, entry.size)
+    for number in range(done, count):
+        try:
+            found = reader.digest(number)
+        except OSError as exc:
+            at = f"{exc.strerror}, at byte {number * chunks.SIZE}"
+            raise OSError(exc.errno, at) from exc
+        whole.add(found)
+        row += found
+        progress.read += min(chunks.SIZE, entry.size - number * chunks.SIZE)
+        if count > 1 and (len(row) == IN_A_ROW * chunks.LENGTH or number == count - 1):
+            draft.add_chunks(entry.path, number - len(row) // chunks.LENGTH + 1, row)
+            row = b""
+    return whole.value()

@@ -1,0 +1,157 @@
+"""A tree of files that anybody may have made: looked at without being led anywhere else.
+
+Contract: names are bytes. No symbolic link is followed; nothing is opened by a path from the root
+of the machine; a directory is opened below the tree's (openat2(2), RESOLVE_BENEATH), so that what
+is moved meanwhile leads nowhere else. Devices, FIFOs and sockets are never opened: what is opened
+for reading has been seen to be a regular file, by a descriptor that stands for it. What is mounted
+in the tree is part of it: in an image those are its nested parts, and nothing else.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from samba_rvss.kernel import files
+from samba_rvss.manifests.entry import Entry, Kind
+
+LONGEST = 4095
+"""Bytes of the longest path that the kernel takes (linux/limits.h, PATH_MAX)."""
+
+_KINDS = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.LINK,
+    stat.S_IFBLK: Kind.BLOCK,
+    stat.S_IFCHR: Kind.CHARACTER,
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFSOCK: Kind.SOCKET,
+}
+_HANDLE = os.O_PATH | os.O_NOFOLLOW
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+# Of the file system itself, not of what is in it: btrfs shows its properties like that (btrfs(5)).
+_NOT_OURS = b"btrfs."
+_NT_ACL = b"security.NTACL"
+_POSIX = b"system."  # posix_acl_access, posix_acl_default, nfs4_acl (xattr(7))
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
+
+
+@contextmanager
+def handle(root: int, path: bytes) -> Iterator[int]:
+    """Open what a path below a directory leads to, not for reading (O_PATH).
+
+    Raises:
+        OSError: it is not there, or a part of the path is a symbolic link.
+    """
+    with files.opened(files.openat2(root, path or b".", _HANDLE, files.BENEATH)) as fd:
+        yield fd
+
+
+@contextmanager
+def content(found: int) -> Iterator[int]:
+    """Open a regular file for reading.
+
+    Args:
+        found: a descriptor from `handle`.
+
+    Raises:
+        OSError: it is none, or cannot be opened.
+    """
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    with files.opened(os.open(_path(found), _READING)) as fd:
+        yield fd
+
+
+def names(found: int) -> Iterator[bytes]:
+    """Yield the names in a directory, in no order, and hold few of them.
+
+    Args:
+        found: a descriptor from `handle`.
+
+    Raises:
+        OSError: it is no directory, or cannot be read.
+    """
+    with files.opened(os.open(".", files.DIRECTORY, dir_fd=found)) as fd, os.scandir(fd) as listed:
+        for each in listed:
+            yield os.fsencode(each.name)
+
+
+def stated(path: bytes, status: os.stat_result) -> Entry:
+    """Return an entry as far as stat(2) tells it."""
+    kind = _KINDS[stat.S_IFMT(status.st_mode)]
+    special = kind in (Kind.BLOCK, Kind.CHARACTER)
+    return Entry(
+        path=path,
+        kind=kind,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        size=status.st_size if kind is Kind.FILE else 0,
+        mtime=_bounded(status.st_mtime_ns),
+        ctime=_bounded(status.st_ctime_ns),
+        inode=status.st_ino,
+        links=status.st_nlink,
+        device=status.st_rdev if special else 0,
+    )
+
+
+def completed(found: int) -> tuple[bytes, bytes, bytes]:
+    """Return what stat(2) does not tell of an entry: its target, and the digests of attributes.
+
+    Args:
+        found: a descriptor from `handle`.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    is_link = stat.S_ISLNK(os.fstat(found).st_mode)
+    target = os.readlink(b"", dir_fd=found) if is_link else b""
+    path = _path(found)
+    access: list[bytes] = []
+    others: list[bytes] = []
+    for each in sorted(map(os.fsencode, _listed(path))):
+        if each.startswith(_NOT_OURS):
+            continue
+        try:
+            value = os.getxattr(path, each)
+        except OSError as exc:
+            if exc.errno == errno.ENODATA:  # it has just been removed
+                continue
+            raise
+        of = access if each == _NT_ACL or each.startswith(_POSIX) else others
+        of += [each, value]
+    return target, _digest(access), _digest(others)
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listxattr(path)
+    except OSError as exc:
+        if exc.errno in (errno.ENOTSUP, errno.EPERM):  # not here, or not of such a file
+            return []
+        raise
+
+
+def _digest(parts: list[bytes]) -> bytes:
+    """Return the SHA-256 of texts, each with its length before it; nothing for none."""
+    if not parts:
+        return b""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(struct.pack(">Q", len(part)))
+        found.update(part)
+    return found.digest()
+
+
+def _path(found: int) -> str:
+    """Return a path that leads to what a descriptor stands for, and to nothing else (proc(5))."""
+    return f"/proc/self/fd/{found}"
+
+
+def _bounded(nanoseconds: int) -> int:
+    """Return a time as SQLite can hold it: users set an mtime some 10^11 years away on btrfs."""
+    return max(_LEAST, min(nanoseconds, _MOST))

@@ -1,0 +1,429 @@
+"""Manifests of backups on real file systems: what is in them, what is taken over, what is told."""
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from samba_rvss.copies import manifests
+from samba_rvss.copies.instance import Instance
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.ledger import Ledger
+from samba_rvss.manifests import chunks
+from samba_rvss.manifests.diff import Change, How, changes
+from samba_rvss.manifests.entry import Entry, Kind
+from samba_rvss.manifests.make import Progress
+from samba_rvss.manifests.manifest import Draft, Manifest
+from samba_rvss.manifests.subset import WHOLE, parse
+from samba_rvss.manifests.verify import Difference, compare
+from samba_rvss.model import Nested, Phase, ShadowCopy
+from samba_rvss.mounts import Mounts
+from samba_rvss.run import run
+from samba_rvss.samba.process import Here
+from tests.kernel.conftest import SEALED
+from tests.kernel.test_provider import take
+from tests.unit.values import CONFIG
+
+if TYPE_CHECKING:
+    from tests.kernel.conftest import BtrfsStorage, Storage
+
+pytestmark = pytest.mark.vm(seconds=5, storage="zfs")
+
+btrfs_only = pytest.mark.parametrize("storage", ["btrfs"], indirect=True)
+
+LINE_BREAK = b"line\nbreak \xff"
+LATER = timedelta(minutes=1)  # of a backup: what was written before it is old enough
+
+
+@pytest.fixture
+def instance(rig_directory: Path, storage: "Storage") -> Iterator[Instance]:
+    """An instance without a daemon."""
+    (rig_directory / "run").mkdir()
+    directory = f"{rig_directory}/run"
+    config = replace(CONFIG, run_directory=directory, state_directory=directory)
+    with closing(Ledger(f"{rig_directory}/ledger.db")) as ledger:
+        yield Instance(
+            config=config,
+            ledger=ledger,
+            mounts=Mounts(config.run_directory),
+            providers=(storage.provider,),
+            samba=Here(),
+        )
+
+
+def backup(instance: Instance, storage: "Storage", share: Path) -> ShadowCopy:
+    """Make a backup of a directory that says that it was made a minute after it was."""
+    mark = take(storage.provider, share, Nested.INCLUDE)
+    storage.provider.seal(mark.volume, mark.id, SEALED, opened=False)
+    part = ShadowCopy(
+        id=mark.id,
+        share=share.name,
+        share_path=str(share),
+        volume=mark.volume,
+        created=datetime.now(UTC) + LATER,
+        phase=Phase.KEPT,
+        path=f"/{mark.id}",
+        set_id=mark.id,
+    )
+    instance.ledger.add(part, "create")
+    return part
+
+
+def made(instance: Instance, part: ShadowCopy, *, anew: bool = False) -> manifests.About:
+    """Make a manifest."""
+    return manifests.make(instance, part, Progress(), anew=anew)
+
+
+def entries(instance: Instance, part: ShadowCopy) -> dict[bytes, Entry]:
+    """Return what a manifest has, by the paths."""
+    with Manifest(manifests.path(instance.config, part.id), part.id) as manifest:
+        return {entry.path: entry for entry in manifest.entries()}
+
+
+def verified(
+    instance: Instance, part: ShadowCopy, against: Path | None = None
+) -> dict[bytes, Difference]:
+    """Return what is different, by the paths."""
+    with Manifest(manifests.path(instance.config, part.id), part.id) as manifest:
+        if against is None:
+            with manifests.opened(instance, part) as root:
+                found = list(compare(manifest, root, Progress()))
+        else:
+            root = os.open(against, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                found = list(compare(manifest, root, Progress(), elsewhere=True))
+            finally:
+                os.close(root)
+    return {each.path: each for each in found}
+
+
+def destroy(instance: Instance, *parts: ShadowCopy) -> None:
+    """Remove the images of backups."""
+    for part in parts:
+        instance.provider(part.volume).destroy(part.volume, part.id)
+
+
+def sparse(path: Path, size: int, *written: int) -> None:
+    """Make a file of so many bytes with data in the chunks of these numbers."""
+    with path.open("wb") as file:
+        file.truncate(size)
+        for number in written:
+            file.seek(number * chunks.SIZE)
+            file.write(b"data of chunk %d" % number)
+
+
+def test_all_that_a_tree_can_hold(instance: Instance, storage: "Storage") -> None:
+    """Hostile names, kinds that must not be opened, attributes, holes, links, nested volumes."""
+    share = storage.volume("vms")
+    nested = storage.volume("vms/deep")
+    (nested / "file").write_bytes(b"nested")
+    (share / "file").write_bytes(b"content")
+    os.setxattr(share / "file", "user.DosStream.one", b"stream")
+    os.setxattr(share / "file", "security.NTACL", b"an ACL")
+    (share / "empty").touch()
+    os.link(share / "file", share / "linked")
+    (share / "link").symlink_to("/etc/passwd")
+    (share / "out").symlink_to("..")
+    os.mkfifo(share / "fifo")
+    os.mknod(share / "device", 0o600 | 0o020000, os.makedev(1, 3))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(share / "socket"))
+    (Path(os.fsdecode(os.fsencode(share) + b"/" + LINE_BREAK))).write_bytes(b"odd")
+    sparse(share / "disk", 3 * chunks.SIZE + 5, 1)
+    run(["setfacl", "-m", "u:1:r", str(share / "empty")], timeout=30.0)
+    part = backup(instance, storage, share)
+    about = made(instance, part)
+    assert (about.unreadable, about.reused) == (0, 0)
+    found = entries(instance, part)
+    kinds = {path: entry.kind.value for path, entry in found.items()}
+    assert kinds == {
+        b"": "d",
+        b"deep": "d",
+        b"deep/file": "f",
+        b"device": "c",
+        b"disk": "f",
+        b"empty": "f",
+        b"fifo": "p",
+        b"file": "f",
+        LINE_BREAK: "f",
+        b"link": "l",
+        b"linked": "f",
+        b"out": "l",
+        b"socket": "s",
+    }
+    assert found[b"link"].target == b"/etc/passwd"
+    assert found[b"device"].device == os.makedev(1, 3)
+    file = found[b"file"]
+    assert file.digest == found[b"linked"].digest == hashlib.sha256(b"content").digest()
+    assert file.inode == found[b"linked"].inode
+    assert file.acl
+    assert file.xattrs
+    assert found[b"empty"].acl
+    assert not found[b"empty"].xattrs
+    assert found[b"empty"].digest == hashlib.sha256().digest()
+    content = (share / "disk").read_bytes()
+    pieces = [content[at : at + chunks.SIZE] for at in range(0, len(content), chunks.SIZE)]
+    digests = [hashlib.sha256(piece).digest() for piece in pieces]
+    assert found[b"disk"].digest == hashlib.sha256(b"".join(digests)).digest()
+    assert about.size == len(b"nested" + b"content" * 2 + b"odd") + len(content)
+    with Manifest(manifests.path(instance.config, part.id), part.id) as manifest:
+        assert list(manifest.chunks(found[b"disk"])) == digests
+    assert verified(instance, part) == {}
+    assert os.stat(manifests.path(instance.config, part.id)).st_mode & 0o777 == 0o600
+    destroy(instance, part)
+
+
+def test_what_has_not_changed_is_not_read_again(instance: Instance, storage: "Storage") -> None:
+    share = storage.volume("vms")
+    size = 2 * chunks.SIZE
+    for name in ("same", "touched", "attributes"):
+        sparse(share / name, size, 0, 1)
+    for name in ("written", "back", "gone"):
+        (share / name).write_bytes(b"before")
+    first = backup(instance, storage, share)
+    assert made(instance, first).reused == 0
+    (share / "written").write_bytes(b"after")
+    stamp = os.stat(share / "back")
+    (share / "back").write_bytes(b"AFTER!")  # as long as it was, and as old as it seems
+    os.utime(share / "back", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    os.utime(share / "touched")
+    os.setxattr(share / "attributes", "user.one", b"new")
+    (share / "gone").unlink()
+    (share / "new").write_bytes(b"new")
+    second = backup(instance, storage, share)
+    about = made(instance, second)
+    assert about.reused == 1
+    assert verified(instance, second) == {}
+    paths = [manifests.path(instance.config, part.id) for part in (first, second)]
+    with Manifest(paths[0], first.id) as before, Manifest(paths[1], second.id) as after:
+        found = list(changes(before, after))
+        assert list(changes(after, after)) == []
+    assert found == [
+        Change(path=b"attributes", how=How.METADATA, fields=("xattrs",)),
+        Change(path=b"back", how=How.CONTENT, size=6),
+        Change(path=b"gone", how=How.REMOVED, size=6),
+        Change(path=b"new", how=How.ADDED, size=3),
+        Change(path=b"touched", how=How.METADATA, fields=("mtime",)),
+        Change(path=b"written", how=How.CONTENT, size=5),
+    ]
+    assert made(instance, second, anew=True).reused == 0
+    destroy(instance, first, second)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_damage_is_named(instance: Instance, storage: "Storage", rig_directory: Path) -> None:
+    """In a copy elsewhere: each thing that can be different, and what is the same is not told."""
+    share = storage.volume("vms")
+    for name in ("bytes", "short", "mode", "missing", "kind", "same"):
+        sparse(share / name, 3 * chunks.SIZE, 0, 2)
+    (share / "link").symlink_to("here")
+    (share / "directory").mkdir()
+    part = backup(instance, storage, share)
+    made(instance, part)
+    copy = rig_directory / "copy"
+    run(["cp", "-a", "--sparse=always", str(share), str(copy)], timeout=60.0)
+    assert verified(instance, part, copy) == {}
+    with (copy / "bytes").open("r+b") as file:
+        file.seek(2 * chunks.SIZE + 3)
+        file.write(b"X")
+    os.truncate(copy / "short", 5)
+    (copy / "mode").chmod(0o777)
+    (copy / "missing").unlink()
+    (copy / "kind").unlink()
+    os.mkfifo(copy / "kind")
+    (copy / "link").unlink()
+    (copy / "link").symlink_to("there")
+    shutil.rmtree(copy / "directory")
+    (copy / "directory").symlink_to("/etc")  # whose files are none of the share's
+    (copy / "extra").touch()
+    run(["touch", "-r", str(share), str(copy)], timeout=30.0)
+    for name in ("bytes", "short"):
+        run(["touch", "-r", str(share / name), str(copy / name)], timeout=30.0)
+    run(["touch", "-h", "-r", str(share / "link"), str(copy / "link")], timeout=30.0)
+    offset = 2 * chunks.SIZE
+    detail = f"1 of its 3 chunks, at byte {offset}"
+    assert verified(instance, part, copy) == {
+        each.path: each
+        for each in (
+            Difference(path=b"bytes", what="content", detail=detail, offset=offset),
+            Difference(path=b"short", what="content", detail="it has 5 bytes, and had 12582912"),
+            Difference(path=b"mode", what="metadata", detail="mode"),
+            Difference(path=b"missing", what="missing"),
+            Difference(path=b"kind", what="content", detail="it is a fifo, and was a file"),
+            Difference(path=b"link", what="content", detail="it leads elsewhere"),
+            Difference(
+                path=b"directory", what="content", detail="it is a link, and was a directory"
+            ),
+            Difference(path=b"extra", what="extra"),
+        )
+    }
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_a_subset_reads_a_part_of_it(instance: Instance, storage: "Storage") -> None:
+    """All parts together are everything; metadata is compared in any case."""
+    share = storage.volume("vms")
+    for number in range(40):
+        (share / f"file{number}").write_bytes(b"content")
+    part = backup(instance, storage, share)
+    made(instance, part)
+    reads = []
+    for chosen in (WHOLE, parse("1/3"), parse("2/3"), parse("3/3")):
+        progress = Progress()
+        with (
+            Manifest(manifests.path(instance.config, part.id), part.id) as manifest,
+            manifests.opened(instance, part) as root,
+        ):
+            assert list(compare(manifest, root, progress, chosen)) == []
+        assert progress.entries == 41
+        reads.append(progress.read)
+    assert reads[0] == sum(reads[1:]) == 280
+    assert all(0 < read < 280 for read in reads[1:])
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_a_terabyte_of_nothing(instance: Instance, storage: "Storage") -> None:
+    """Holes cost neither time nor memory; only what is there is read."""
+    share = storage.volume("vms")
+    sparse(share / "disk", 1 << 40, 0, (1 << 40) // chunks.SIZE - 1)
+    part = backup(instance, storage, share)
+    assert made(instance, part).size == 1 << 40
+    assert verified(instance, part) == {}
+    path = manifests.path(instance.config, part.id)
+    with Manifest(path, part.id) as manifest:
+        found = manifest.get(b"disk")
+        assert found is not None
+        assert sum(1 for _ in manifest.chunks(found)) == (1 << 40) // chunks.SIZE
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_what_cannot_be_listed_or_opened_is_named(instance: Instance, storage: "Storage") -> None:
+    """A path that is too long for the kernel stops nothing; nor does a time in 30,000 years."""
+    share = storage.volume("vms")
+    os.utime(share, ns=(0, (1 << 40) * 10**9))
+    here = os.getcwd()
+    os.chdir(share)
+    try:
+        for _ in range(20):
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+    finally:
+        os.chdir(here)
+    (share / "z").write_bytes(b"z")
+    part = backup(instance, storage, share)
+    about = made(instance, part)
+    assert (about.entries, about.unreadable) == (1 + 17 + 1, 1)
+    (told,) = verified(instance, part).values()
+    assert told.what == "unreadable"
+    assert "too long" in told.detail
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_killed_at_any_moment(
+    instance: Instance, storage: "BtrfsStorage", rig_directory: Path
+) -> None:
+    """The next attempt goes on; nothing half is taken for whole; nothing keeps the backup."""
+    share = storage.volume("vms")
+    for number in range(3):
+        (share / f"file{number}").write_bytes(b"content")
+    sparse(share / "disk", 2 * chunks.SIZE, 1)
+    part = backup(instance, storage, share)
+    directory = instance.config.run_directory
+
+    def killed_at(step: int) -> bool:
+        words = [
+            str(step),
+            "manifest",
+            storage.identity.id,
+            f"{rig_directory}/ledger.db",
+            directory,
+        ]
+        argv = [sys.executable, "-m", "tests.kernel.cut_off", *words]
+        done = subprocess.run(argv, cwd=Path(__file__).parents[2], check=False, timeout=60)
+        assert done.returncode in (0, -signal.SIGKILL)
+        return done.returncode != 0
+
+    for step in range(1, 2000, 9):
+        killed = killed_at(step)
+        if manifests.exists(instance.config, part.id):
+            assert verified(instance, part) == {}
+            manifests.forget(instance.config, part.id)
+        if not killed:
+            break
+    assert 40 < step < 1000
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_an_interrupted_one_goes_on_where_it_was(instance: Instance, storage: "Storage") -> None:
+    """What stands in the draft is not read again, to the chunk; and there is one maker."""
+    share = storage.volume("vms")
+    sparse(share / "disk", 300 * chunks.SIZE, 0, 299)
+    (share / "file").write_bytes(b"content")
+    part = backup(instance, storage, share)
+    made(instance, part)
+    right = entries(instance, part)
+    whole = Path(manifests.path(instance.config, part.id))
+    with Manifest(str(whole), part.id) as manifest:
+        rows = list(manifest.digests(b"disk"))
+    whole.unlink()
+    mark = hashlib.sha256(b"as if it had been read").digest()
+    with Draft(str(whole.with_suffix(".partial")), part.id) as draft:
+        for entry in right.values():
+            draft.add(replace(entry, digest=mark), done=entry.path == b"file")
+        draft.add_chunks(b"disk", 0, rows[0])
+        with pytest.raises(RvssError, match="already") as refused:
+            made(instance, part)
+        assert refused.value.problem is Problem.BUSY
+    assert not manifests.exists(instance.config, part.id)
+    made(instance, part)
+    found = entries(instance, part)
+    assert found[b"file"].digest == mark
+    assert found[b"disk"] == right[b"disk"]
+    made(instance, part, anew=True)
+    assert entries(instance, part) == right
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_a_damaged_manifest_is_named_and_made_again(instance: Instance, storage: "Storage") -> None:
+    share = storage.volume("vms")
+    for number in range(300):
+        (share / f"file{number}").write_bytes(b"content")
+    first = backup(instance, storage, share)
+    made(instance, first)
+    path = Path(manifests.path(instance.config, first.id))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + bytes(len(whole) - 8192))
+    with pytest.raises(RvssError, match="--anew") as refused:
+        entries(instance, first)
+    assert refused.value.problem is Problem.STATE
+    # Nothing is taken from it, and it stops nobody.
+    second = backup(instance, storage, share)
+    assert made(instance, second).unreadable == 0
+    made(instance, first, anew=True)
+    assert verified(instance, first) == {}
+    assert entries(instance, first)[b"file0"].kind is Kind.FILE
+    destroy(instance, first, second)
