@@ -1,0 +1,108 @@
+"""Manifests of backups by the commands: made where they are wanted, verified, compared, removed."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samba_rvss.run import run
+from samba_rvss.testing.waiting import wait_until
+from tests.samba.filesystems import only
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from tests.samba.conftest import Rig
+
+DAMAGED = 31
+NOT_FOUND = 20
+USAGE = 2
+
+
+def _backup(rig: "Rig", *shares: str) -> str:
+    """Have a client take and delete a set; return the id of the backup that is left."""
+    before = {each["id"] for each in _listed(rig)}
+    with rig.client() as client:
+        taken = rig.expose(client, *shares)
+        taken.complete()
+        taken.delete()
+    return wait_until("it is a backup", lambda: _new(rig, before, len(shares)))
+
+
+def _new(rig: "Rig", before: set[str], parts: int) -> str:
+    found = [each for each in _listed(rig) if each["id"] not in before]
+    return found[0]["id"] if found and len(found[0]["parts"]) == parts and found[0]["seen"] else ""
+
+
+def _listed(rig: "Rig") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = _json(rig.command("backup", "list", "--json"))["backups"]
+    return found
+
+
+def _json(done: "subprocess.CompletedProcess[str]", status: int = 0) -> dict[str, Any]:
+    assert done.returncode == status, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@only("btrfs")
+def test_proof(rig: "Rig", tmp_path: Path) -> None:
+    options = {"rvss:keep": "yes", "rvss:manifest": "yes"}
+    for name in ("vms", "logs"):
+        rig.share(name, rig.volume(name), options if name == "vms" else {"rvss:keep": "yes"})
+    rig.start()
+    share = rig.fs.path / "vms"
+    (share / "one\nname").write_bytes(b"content")
+    (share / "same").write_bytes(b"same")
+    first = _backup(rig, "vms", "logs")
+    assert rig.command("backup", "verify", first).returncode == NOT_FOUND
+    # As the timer does: of the share that wants it.
+    done = _json(rig.command("backup", "manifest", "--json"))
+    assert [each["share"] for each in done["manifests"]] == ["vms"]
+    assert _json(rig.command("backup", "manifest", "--json"))["manifests"] == []
+    done = _json(rig.command("backup", "manifest", first, "--json"))
+    assert sorted(each["share"] for each in done["manifests"]) == ["logs", "vms"]
+    assert "never" in rig.command("backup", "list").stdout
+    found = _json(rig.command("backup", "verify", first, "--json"))["verified"]
+    assert [(each["damaged"], each["failure"]) for each in found] == [(0, ""), (0, "")]
+    assert "0 min ok" in rig.command("backup", "list").stdout
+    left = _json(rig.command("backup", "verify", "--outdated-after", "30d", "--json"))
+    assert left["verified"] == []
+
+    (share / "one\nname").write_bytes(b"another")
+    (share / "new").touch()
+    second = _backup(rig, "vms")
+    refused = rig.command("backup", "diff", first, second)
+    assert refused.returncode == NOT_FOUND
+    assert f"'samba-rvss backup manifest {second}'" in refused.stderr
+    assert rig.command("backup", "manifest").returncode == 0
+    shown = rig.command("backup", "diff", first, second).stdout.splitlines()
+    assert shown[:2] == ["+ [vms] new (0 B)", r"C [vms] one\nname (7 B)"]
+    assert "[logs] is in one of them only" in shown
+    changes = _json(rig.command("backup", "diff", first, second, "--json"))["changes"]
+    assert [each["path"] for each in changes] == ["new", "one\nname"]
+
+    copy = tmp_path / "copy"
+    run(["cp", "-a", str(share), str(copy)], timeout=30)
+    assert rig.command("backup", "verify", second, "--against", str(copy)).returncode == 0
+    (copy / "same").write_bytes(b"SAME")
+    lost = _json(rig.command("backup", "verify", second, "--against", str(copy), "--json"), DAMAGED)
+    damage = {each["what"]: each["path"] for each in lost["verified"][0]["damage"]}
+    assert damage == {"content": "same", "metadata": "same"}
+    assert "damaged" not in rig.command("backup", "list").stdout  # the backup is not
+
+    # An image cannot be changed: what it is compared with can.
+    directory = Path(rig.daemon.state_directory, "manifests")
+    with sqlite3.connect(directory / f"{second}.db") as database:
+        database.execute("UPDATE entry SET digest = zeroblob(32) WHERE path = x'73616d65'")
+    database.close()
+    told = rig.command("backup", "verify", second)
+    assert told.returncode == DAMAGED
+    assert "content [vms] same: 1 of its 1 chunks, at byte 0" in told.stdout
+    assert "damaged: 1 file" in rig.command("backup", "list").stdout
+    for words in (["--subset", "3/2"], ["--outdated-after", "soon"], ["--against", "/"]):
+        assert rig.command("backup", "verify", *words).returncode == USAGE
+    for backup in (first, second):
+        assert rig.command("delete", backup).returncode == 0
+    assert list(directory.iterdir()) == []
+    rig.assert_nothing_left()

@@ -1,0 +1,215 @@
+"""Manifests without a file system of their own: what is compared with what, chunks, parts."""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel.priority import idle
+from samba_rvss.manifests import chunks, subset
+from samba_rvss.manifests.chunks import Digest, Reader
+from samba_rvss.manifests.entry import (
+    CARRIED,
+    LASTING,
+    Entry,
+    Kind,
+    is_same_content,
+    is_unchanged,
+    merged,
+    metadata,
+)
+from samba_rvss.manifests.manifest import VERSION, Draft, Manifest, remove
+
+FILE = Entry(path=b"a", kind=Kind.FILE, size=3, mtime=5, ctime=10, inode=7, digest=b"d")
+
+
+@pytest.mark.parametrize(
+    ("present", "until", "unchanged"),
+    [
+        (FILE, 11, True),
+        (replace(FILE, digest=b""), 11, True),  # that is what is to be found out
+        (FILE, 10, False),
+        (FILE, 9, False),
+        (replace(FILE, ctime=11), 100, False),
+        (replace(FILE, mtime=6), 100, False),
+        (replace(FILE, size=4), 100, False),
+        (replace(FILE, inode=8), 100, False),
+        (replace(FILE, kind=Kind.DIRECTORY), 100, False),
+    ],
+)
+def test_what_has_not_changed(present: Entry, until: int, *, unchanged: bool) -> None:
+    assert is_unchanged(FILE, present, until) is unchanged
+
+
+def test_what_was_not_read_is_not_taken_over() -> None:
+    assert not is_unchanged(replace(FILE, digest=b""), FILE, 100)
+    assert not is_unchanged(replace(FILE, fault="it cannot be read"), FILE, 100)
+
+
+def test_what_differs() -> None:
+    other = replace(FILE, mode=0o700, ctime=11, acl=b"x")
+    assert metadata(FILE, other, LASTING) == ("mode", "acl", "ctime")
+    assert metadata(FILE, other, CARRIED) == ("mode", "acl")
+    assert is_same_content(FILE, other)
+    assert not is_same_content(FILE, replace(FILE, digest=b"e"))
+    unread = replace(FILE, digest=b"")
+    assert not is_same_content(unread, unread)
+    link = Entry(path=b"l", kind=Kind.LINK, target=b"here")
+    assert is_same_content(link, link)
+    assert not is_same_content(link, replace(link, target=b"there"))
+
+
+@given(st.dictionaries(st.binary(), st.integers()), st.dictionaries(st.binary(), st.integers()))
+def test_two_streams_side_by_side(left: dict[bytes, int], right: dict[bytes, int]) -> None:
+    found = list(merged(sorted(left.items()), sorted(right.items())))
+    assert found == [(left.get(key), right.get(key)) for key in sorted(left.keys() | right.keys())]
+
+
+@given(st.integers(0, 5 * chunks.SIZE))
+def test_how_many_chunks(size: int) -> None:
+    count = chunks.count(size)
+    assert count == len(range(0, size, chunks.SIZE)) or (size, count) == (0, 1)
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=9), st.data())
+def test_a_digest_does_not_depend_on_how_it_was_added(
+    digests: list[bytes], data: st.DataObject
+) -> None:
+    """One chunk has its own; several, that of theirs."""
+    cut = data.draw(st.integers(0, len(digests)))
+    one, other = Digest(), Digest()
+    for each in digests:
+        one.add(each)
+    other.add(b"".join(digests[:cut]))
+    other.add(b"".join(digests[cut:]))
+    whole = hashlib.sha256(b"".join(digests)).digest() if len(digests) > 1 else digests[0]
+    assert one.value() == other.value() == whole
+
+
+@pytest.mark.parametrize("size", [0, 1, chunks.SIZE, chunks.SIZE + 1, 4 * chunks.SIZE + 7])
+@pytest.mark.parametrize("written", [(), (0,), (1,), (2, 4)])
+def test_holes_are_zeroes(tmp_path: Path, size: int, written: tuple[int, ...]) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        for number in written:
+            file.seek(number * chunks.SIZE)
+            file.write(b"data")
+        file.truncate(size)
+    content = path.read_bytes()
+    with path.open("rb") as file:
+        reader = Reader(file.fileno(), size)
+        for number in range(chunks.count(size)):
+            piece = content[number * chunks.SIZE : (number + 1) * chunks.SIZE]
+            assert reader.digest(number) == hashlib.sha256(piece).digest()
+
+
+def test_a_file_that_ends_too_early_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"short")
+    with path.open("rb") as file, pytest.raises(OSError, match="ends before"):
+        Reader(file.fileno(), 10).digest(0)
+
+
+@given(st.binary(max_size=30), st.integers(0, 1 << 20), st.integers(1, 40))
+def test_each_chunk_is_in_one_part(path: bytes, chunk: int, parts: int) -> None:
+    of = [subset.parse(f"{number}/{parts}") for number in range(1, parts + 1)]
+    assert sum(each.has(path, chunk) for each in of) == 1
+    assert subset.WHOLE.has(path, chunk)
+    assert subset.parse("100%").has(path, chunk)
+
+
+def test_a_percentage_is_about_that_much_and_another_one_each_time() -> None:
+    numbers = range(20_000)
+    first, second = ({n for n in numbers if each.has(b"x", n)} for each in _twice("10%"))
+    assert 1700 < len(first) < 2300
+    assert 1700 < len(second) < 2300
+    assert first != second
+
+
+def _twice(text: str) -> Iterator[subset.Subset]:
+    yield subset.parse(text)
+    yield subset.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "0/3", "4/3", "1/0", "1", "0%", "101%", "-1%", "a/b", "1 %x"])
+def test_what_is_no_part(text: str) -> None:
+    with pytest.raises(ValueError, match="is wanted"):
+        subset.parse(text)
+
+
+ENTRIES = st.dictionaries(
+    st.binary(max_size=20),
+    st.builds(
+        Entry,
+        path=st.just(b""),
+        kind=st.sampled_from(Kind),
+        size=st.integers(0, (1 << 63) - 1),
+        mtime=st.integers(-(1 << 63), (1 << 63) - 1),
+        inode=st.integers(0, (1 << 63) - 1),
+        target=st.binary(max_size=20),
+        digest=st.binary(max_size=32),
+        fault=st.text("ab \n\u0416", max_size=10),
+    ),
+    max_size=5,
+)
+
+
+@given(ENTRIES)
+def test_what_is_written_is_read(entries: dict[bytes, Entry]) -> None:
+    written = {path: replace(entry, path=path) for path, entry in entries.items()}
+    with TemporaryDirectory() as directory:
+        with Draft(f"{directory}/x.partial", "x") as draft:
+            for entry in written.values():
+                draft.add(entry, done=True)
+                draft.add(replace(entry, mode=1), done=False)  # it is there
+            draft.complete({"made": "now"}, f"{directory}/x.db")
+        assert os.listdir(directory) == ["x.db"]
+        with Manifest(f"{directory}/x.db", "x") as manifest:
+            found = list(manifest.entries())
+            assert manifest.about == {"made": "now"}
+            for path, entry in written.items():
+                assert manifest.get(path) == entry
+        assert found == [written[path] for path in sorted(written)]
+
+
+def test_one_of_another_version(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.db")
+    with sqlite3.connect(path) as database:
+        database.execute(f"PRAGMA user_version = {VERSION + 1}")
+    database.close()
+    with pytest.raises(RvssError, match="version") as refused:
+        Manifest(path, "x")
+    assert refused.value.problem is Problem.STATE
+    remove(path)
+    with pytest.raises(RvssError) as refused:
+        Manifest(path, "x")
+    assert refused.value.problem is Problem.NOT_FOUND
+    remove(path)
+
+
+def test_chunks_that_are_missing_are_damage(tmp_path: Path) -> None:
+    large = replace(FILE, size=3 * chunks.SIZE)
+    with Draft(str(tmp_path / "x.partial"), "x") as draft:
+        draft.add(large, done=True)
+        draft.add_chunks(b"a", 0, bytes(64))
+        draft.complete({}, str(tmp_path / "x.db"))
+    with (
+        Manifest(str(tmp_path / "x.db"), "x") as manifest,
+        pytest.raises(RvssError, match="2 of 3 chunks"),
+    ):
+        list(manifest.chunks(large))
+
+
+def test_idle_is_for_a_block() -> None:
+    before = os.sched_getscheduler(0)
+    with idle():
+        assert os.sched_getscheduler(0) == os.SCHED_IDLE
+    assert os.sched_getscheduler(0) == before
