@@ -4,15 +4,16 @@ It observes and plans as the daemon does before it reconciles, and asks a runnin
 what no file says. Nothing is changed, and nothing is started.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from samba_rvss import wire
+from samba_rvss import output, wire
 from samba_rvss.backups.plausibility import DEFERRED, PRUNED, UNPRUNED
 from samba_rvss.cli.common import ask, ledger_or_empty
 from samba_rvss.cli.deferred import Deferred, deferred
 from samba_rvss.clock import now
-from samba_rvss.copies import identity
+from samba_rvss.copies import identity, manifests
 from samba_rvss.copies.backup import Backup, in_ledger
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
@@ -49,6 +50,7 @@ class Look:
         deferred: the backups that it found in use.
         damaged: ledgers that could not be read and were set aside.
         samba: what keeps Samba from serving Remote VSS as it must.
+        altered: a sentence on each part of a backup that was not as its manifest has it.
         holding: a sentence on each file system that only our mounts keep in use.
         roomless: the last event of those shares whose last shadow copy found no room.
         unnotified: why the notify command is not run; empty if it is.
@@ -66,6 +68,7 @@ class Look:
     deferred: tuple[Deferred, ...] = ()
     damaged: tuple[str, ...] = ()
     samba: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
     holding: tuple[str, ...] = ()
     roomless: tuple[Event, ...] = ()
     unnotified: str = ""
@@ -112,8 +115,20 @@ def look(config: Config, samba: Caller | None = None) -> Look:
         samba=tuple(filter(None, [*serving.obstacles(config), readable.nobody(config.file)])),
         roomless=tuple(event for event in last.values() if event.what == NO_ROOM),
         unnotified=notification.obstacle(config.notify_command),
+        altered=tuple(_altered(config, backups)),
         holding=instance.mounts.holding(),
     )
+
+
+def _altered(config: Config, backups: Iterable[Backup]) -> Iterator[str]:
+    for part in (part for backup in backups for part in backup.parts):
+        found = manifests.verification(config, part.id)
+        if found is not None and found.damaged:
+            when = output.local_time(found.time)
+            yield (
+                f"{part.id} of [{part.share}] was damaged at {when}, {found.damaged} times:"
+                f" 'samba-rvss backup verify {part.id}' names what is"
+            )
 
 
 def instance_of(config: Config, ledger: Ledger, samba: Caller | None = None) -> Instance:

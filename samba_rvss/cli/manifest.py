@@ -76,7 +76,8 @@ def run_make(arguments: argparse.Namespace) -> int:
                     _name_unreadable(config, part)
             except RvssError as exc:
                 failure = exc.line()
-                status = status or exc.problem
+                if arguments.copy or exc.problem is not Problem.BUSY:  # the next time does it
+                    status = status or exc.problem
                 output.print_error(f"{part.id} [{part.share}]: {failure}")
             done.append({"id": part.id, "share": part.share, **as_data(about), "failure": failure})
             if about is not None and not arguments.json:

@@ -126,6 +126,7 @@ def _wrong(
             yield "orphans", f"{action.target}: {action.reason}: run samba-rvss reconcile"
     yield from _of("backups", stale(look).values())
     yield from _of("backups", _unpruned(look))
+    yield from _of("backups", look.altered)
     yield from _of("orphans", _without_share(look))
     reasons = (f"[{share}]: {reason}" for share, reason in unsupported.items())
     yield from _of("path", reasons)

@@ -30,6 +30,7 @@ from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import Subset
 from samba_rvss.manifests.verify import Difference, compare
 from samba_rvss.model import Phase, ShadowCopy
+from samba_rvss.mounts import escape
 from samba_rvss.samba.conf import Config
 
 MOST = 1000
@@ -112,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
                 continue
             where = arguments.against
             if where and several:
-                where = os.path.join(where, part.share)
+                where = os.path.join(where, escape(part.share))
             found = Found(part=part)
             results.append(found)
             try:

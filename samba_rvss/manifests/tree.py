@@ -82,7 +82,7 @@ def names(found: int) -> Iterator[bytes]:
 
 def stated(path: bytes, status: os.stat_result) -> Entry:
     """Return an entry as far as stat(2) tells it."""
-    kind = _KINDS[stat.S_IFMT(status.st_mode)]
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), Kind.UNKNOWN)
     special = kind in (Kind.BLOCK, Kind.CHARACTER)
     return Entry(
         path=path,

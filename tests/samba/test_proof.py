@@ -100,6 +100,7 @@ def test_proof(rig: "Rig", tmp_path: Path) -> None:
     assert told.returncode == DAMAGED
     assert "content [vms] same: 1 of its 1 chunks, at byte 0" in told.stdout
     assert "damaged: 1 file" in rig.command("backup", "list").stdout
+    assert f"backup verify {second}" in "".join(_json(rig.command("status", "--json"), 1)["wrong"])
     for words in (["--subset", "3/2"], ["--outdated-after", "soon"], ["--against", "/"]):
         assert rig.command("backup", "verify", *words).returncode == USAGE
     for backup in (first, second):
