@@ -72,6 +72,20 @@ LASTING = (*CARRIED, "ctime", "inode", "links")
 """What of the metadata nothing changes in a sealed image."""
 
 
+_OF_STUB = 2
+"""Inode of the empty directory that stands for a subvolume which is no part of a snapshot.
+
+It is made whenever the kernel meets it, and dated by then (linux/btrfs_tree.h,
+BTRFS_EMPTY_SUBVOL_DIR_OBJECTID; fs/btrfs/inode.c, new_simple_dir()). No directory on ZFS has it.
+"""
+
+
+def lasting(entry: Entry, fields: Iterable[str]) -> tuple[str, ...]:
+    """Return those fields of an entry that mean something when they differ."""
+    is_stub = entry.kind is Kind.DIRECTORY and entry.inode == _OF_STUB
+    return tuple(name for name in fields if not (is_stub and name in ("mtime", "ctime")))
+
+
 def metadata(one: Entry, other: Entry, fields: Iterable[str]) -> tuple[str, ...]:
     """Return those fields in which two entries of one kind differ."""
     return tuple(name for name in fields if getattr(one, name) != getattr(other, name))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from samba_rvss.manifests import chunks, tree
 from samba_rvss.manifests.chunks import Digest, Reader
-from samba_rvss.manifests.entry import CARRIED, LASTING, Entry, Kind, metadata
+from samba_rvss.manifests.entry import CARRIED, LASTING, Entry, Kind, lasting, metadata
 from samba_rvss.manifests.make import Progress
 from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import WHOLE, Subset
@@ -58,12 +58,12 @@ def compare(
     Raises:
         RvssError: STATE if the manifest is damaged.
     """
-    lasting = CARRIED if elsewhere else LASTING
+    fields = CARRIED if elsewhere else LASTING
     for entry in manifest.entries():
         progress.entries += 1
         try:
             with tree.handle(root, entry.path) as found:
-                yield from _of_entry(manifest, entry, found, lasting, subset, progress)
+                yield from _of_entry(manifest, entry, found, fields, subset, progress)
         except OSError as exc:
             if exc.errno in _GONE:
                 yield Difference(path=entry.path, what="missing")
@@ -76,7 +76,7 @@ def _of_entry(
     manifest: Manifest,
     entry: Entry,
     found: int,
-    lasting: tuple[str, ...],
+    fields: tuple[str, ...],
     subset: Subset,
     progress: Progress,
 ) -> Iterator[Difference]:
@@ -94,7 +94,7 @@ def _of_entry(
     present = replace(present, target=target, acl=acl, xattrs=xattrs)
     if target != entry.target:
         yield Difference(path=path, what="content", detail="it leads elsewhere")
-    changed = metadata(entry, present, lasting)
+    changed = metadata(entry, present, lasting(entry, fields))
     if changed:
         yield Difference(path=path, what="metadata", detail=", ".join(changed))
     if entry.kind is Kind.DIRECTORY:

@@ -23,7 +23,7 @@ from samba_rvss.ledger import Ledger
 from samba_rvss.manifests import chunks
 from samba_rvss.manifests.diff import Change, How, changes
 from samba_rvss.manifests.entry import Entry, Kind
-from samba_rvss.manifests.make import Progress
+from samba_rvss.manifests.make import Progress, fill
 from samba_rvss.manifests.manifest import Draft, Manifest
 from samba_rvss.manifests.subset import WHOLE, parse
 from samba_rvss.manifests.verify import Difference, compare
@@ -427,3 +427,32 @@ def test_a_damaged_manifest_is_named_and_made_again(instance: Instance, storage:
     assert verified(instance, first) == {}
     assert entries(instance, first)[b"file0"].kind is Kind.FILE
     destroy(instance, first, second)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_what_stands_for_a_subvolume_has_no_times(
+    storage: "BtrfsStorage", rig_directory: Path
+) -> None:
+    """A snapshot has an empty directory there, which the kernel dates whenever it meets it."""
+    share = storage.volume("vms")
+    storage.volume("vms/inner")
+    words = ["btrfs", "subvolume", "snapshot", "-r", str(share), str(storage.top / "snapshot")]
+    run(words, timeout=30.0)
+    path = str(rig_directory / "x")
+    with Draft(f"{path}.partial", "x") as draft:
+        root = os.open(storage.top / "snapshot", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fill(draft, root, None, Progress())
+        finally:
+            os.close(root)
+        draft.complete({}, f"{path}.db")
+    storage.hide_top()
+    again = storage.mount("snapshot", rig_directory / "again")
+    with Manifest(f"{path}.db", "x") as manifest:
+        assert manifest.has(b"inner")
+        root = os.open(again, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            assert list(compare(manifest, root, Progress())) == []
+        finally:
+            os.close(root)
