@@ -32,8 +32,9 @@ _KINDS = {
 }
 _HANDLE = os.O_PATH | os.O_NOFOLLOW
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-# Of the file system itself, not of what is in it: btrfs shows its properties like that (btrfs(5)).
-_NOT_OURS = b"btrfs."
+# Not of what is in it: btrfs shows its properties like that (btrfs(5)), and SELinux the label that
+# its policy gives a file of such a mount (fs/xattr.c, xattr_getsecurity()).
+_NOT_OURS = (b"btrfs.", b"security.selinux")
 _NT_ACL = b"security.NTACL"
 _POSIX = b"system."  # posix_acl_access, posix_acl_default, nfs4_acl (xattr(7))
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1

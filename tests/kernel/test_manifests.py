@@ -1,6 +1,7 @@
 """Manifests of backups on real file systems: what is in them, what is taken over, what is told."""
 
 import hashlib
+import mmap
 import os
 import shutil
 import signal
@@ -439,20 +440,56 @@ def test_what_stands_for_a_subvolume_has_no_times(
     storage.volume("vms/inner")
     words = ["btrfs", "subvolume", "snapshot", "-r", str(share), str(storage.top / "snapshot")]
     run(words, timeout=30.0)
-    path = str(rig_directory / "x")
+    manifest = manifest_of(storage.top / "snapshot", rig_directory / "x")
+    storage.hide_top()
+    again = storage.mount("snapshot", rig_directory / "again")
+    with closing(manifest):
+        assert manifest.has(b"inner")
+        assert different(manifest, again) == []
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_what_the_disk_has_lost_is_named(storage: "BtrfsStorage", rig_directory: Path) -> None:
+    """A block that fails its checksum: that chunk of that file is told, and the rest is read."""
+    share = storage.volume("vms")
+    lost = os.urandom(64 << 10)
+    for name in ("before", "sick", "well"):
+        sparse(share / name, 3 * chunks.SIZE, 0, 2)
+    with (share / "sick").open("r+b") as file:
+        file.seek(chunks.SIZE + 100)
+        file.write(lost)
+    manifest = manifest_of(share, rig_directory / "x")
+    storage.hide_top()
+    with storage.fs.image.open("r+b") as device, mmap.mmap(device.fileno(), 0) as content:
+        content[content.find(lost) + 5000] ^= 1
+    again = storage.mount("vms", rig_directory / "again")
+    with closing(manifest):
+        (told,) = different(manifest, again)
+    assert (told.path, told.what, told.offset) == (b"sick", "unreadable", chunks.SIZE)
+    with closing(manifest_of(again, rig_directory / "y")) as other:
+        found = {entry.path: entry for entry in other.entries()}
+        assert [entry.path for entry in other.faults()] == [b"sick"]
+    assert found[b"sick"].fault.endswith(f"at byte {chunks.SIZE}")
+    assert found[b"well"].digest == found[b"before"].digest != b""
+
+
+def manifest_of(directory: Path, path: Path) -> Manifest:
+    """Return the manifest of a directory."""
     with Draft(f"{path}.partial", "x") as draft:
-        root = os.open(storage.top / "snapshot", os.O_RDONLY | os.O_DIRECTORY)
+        root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fill(draft, root, None, Progress())
         finally:
             os.close(root)
         draft.complete({}, f"{path}.db")
-    storage.hide_top()
-    again = storage.mount("snapshot", rig_directory / "again")
-    with Manifest(f"{path}.db", "x") as manifest:
-        assert manifest.has(b"inner")
-        root = os.open(again, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            assert list(compare(manifest, root, Progress())) == []
-        finally:
-            os.close(root)
+    return Manifest(f"{path}.db", "x")
+
+
+def different(manifest: Manifest, directory: Path) -> list[Difference]:
+    """Return what is different in a directory."""
+    root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return list(compare(manifest, root, Progress()))
+    finally:
+        os.close(root)
