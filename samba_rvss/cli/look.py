@@ -126,8 +126,8 @@ def _altered(config: Config, backups: Iterable[Backup]) -> Iterator[str]:
         if found is not None and found.damaged:
             when = output.local_time(found.time)
             yield (
-                f"{part.id} of [{part.share}] was damaged at {when}, {found.damaged} times:"
-                f" 'samba-rvss backup verify {part.id}' names what is"
+                f"{part.id} of [{part.share}] was damaged at {when}: {found.damaged} names are not"
+                f" as its manifest has them, which 'samba-rvss backup verify {part.id}' tells"
             )
 
 

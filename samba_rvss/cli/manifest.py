@@ -238,7 +238,7 @@ def state(config: Config, parts: Sequence[ShadowCopy]) -> str:
     found = [manifests.verification(config, part.id) for part in parts]
     damaged = sum(each.damaged for each in found if each)
     if damaged:
-        return f"damaged: {damaged} file{'s' * (damaged > 1)}"
+        return f"damaged: {damaged} name{'s' * (damaged > 1)}"
     times = [each.time for each in found if each]
     if len(times) < len(parts):
         return "never"

@@ -45,8 +45,9 @@ class Found:
         part: which part.
         entries: how many names were compared.
         read: how many bytes were read.
-        damaged: how many differences there are.
-        told: the first of them.
+        damaged: how many names are not as they should be.
+        told: what is different of them, but for what is beyond MOST.
+        left_out: how many differences are beyond that.
         failure: why it could not be verified; empty if it could.
     """
 
@@ -55,6 +56,7 @@ class Found:
     read: int = 0
     damaged: int = 0
     told: list[Difference] = field(default_factory=list)
+    left_out: int = 0
     failure: str = ""
 
 
@@ -168,6 +170,7 @@ def _verify(instance: Instance, found: Found, chosen: Subset, where: str) -> Non
     """
     config, part = instance.config, found.part
     progress = Progress()
+    last: bytes | None = None
     with (
         Manifest(manifests.path(config, part.id), part.id) as manifest,
         _directory(where) if where else manifests.opened(instance, part) as root,
@@ -180,9 +183,12 @@ def _verify(instance: Instance, found: Found, chosen: Subset, where: str) -> Non
         ),
     ):
         for difference in compare(manifest, root, progress, chosen, elsewhere=bool(where)):
-            found.damaged += 1
-            if found.damaged <= MOST:
+            found.damaged += difference.path != last  # all of one name come together
+            last = difference.path
+            if len(found.told) < MOST:
                 found.told.append(difference)
+            else:
+                found.left_out += 1
     found.entries, found.read = progress.entries, progress.read
     if not where:
         done = Verification(time=now(), subset=chosen.text, damaged=found.damaged)
@@ -203,10 +209,10 @@ def _tell(found: Found) -> None:
     for each in found.told:
         detail = f": {each.detail}" if each.detail else ""
         output.print_line(f"{each.what} [{found.part.share}] {shown(each.path)}{detail}")
-    if found.damaged > len(found.told):
-        output.print_line(f"and {found.damaged - len(found.told)} more")
+    if found.left_out:
+        output.print_line(f"and {found.left_out} more")
     if not found.failure:
-        state = f"DAMAGED: {found.damaged} differences" if found.damaged else "as it was"
+        state = f"DAMAGED: {found.damaged} names" if found.damaged else "as it was"
         read = f"{found.entries} names compared, {output.size(found.read)} read"
         output.print_line(f"{found.part.id} [{found.part.share}]: {state}; {read}")
 
@@ -228,5 +234,6 @@ def as_data(found: Found) -> dict[str, Any]:
             }
             for each in found.told
         ],
+        "left_out": found.left_out,
         "failure": found.failure,
     }

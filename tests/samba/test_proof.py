@@ -119,6 +119,7 @@ def test_proof(rig: "Rig", proving: Callable[..., _Done], tmp_path: Path) -> Non
     assert proving("verify", second, "--against", str(copy)).returncode == 0
     (copy / "same").write_bytes(b"SAME")
     lost = proving("verify", second, "--against", str(copy), "--json").json(DAMAGED)
+    assert lost["verified"][0]["damaged"] == 1
     damage = {each["what"]: each["path"] for each in lost["verified"][0]["damage"]}
     assert damage == {"content": "same", "metadata": "same"}
     assert "damaged" not in proving("list").stdout  # the backup is not
@@ -131,7 +132,7 @@ def test_proof(rig: "Rig", proving: Callable[..., _Done], tmp_path: Path) -> Non
     told = proving("verify", second)
     assert told.returncode == DAMAGED
     assert "content [vms] same: 1 of its 1 chunks, at byte 0" in told.stdout
-    assert "damaged: 1 file" in proving("list").stdout
+    assert "damaged: 1 name" in proving("list").stdout
     assert f"backup verify {second}" in "".join(
         json.loads(rig.command("status", "--json").stdout)["wrong"]
     )
