@@ -63,7 +63,9 @@ def instance(rig_directory: Path, storage: "Storage") -> Iterator[Instance]:
         )
 
 
-def backup(instance: Instance, storage: "Storage", share: Path) -> ShadowCopy:
+def backup(
+    instance: Instance, storage: "Storage", share: Path, later: timedelta = LATER
+) -> ShadowCopy:
     """Make a backup of a directory that says that it was made a minute after it was."""
     mark = take(storage.provider, share, Nested.INCLUDE)
     storage.provider.seal(mark.volume, mark.id, SEALED, opened=False)
@@ -72,7 +74,7 @@ def backup(instance: Instance, storage: "Storage", share: Path) -> ShadowCopy:
         share=share.name,
         share_path=str(share),
         volume=mark.volume,
-        created=datetime.now(UTC) + LATER,
+        created=datetime.now(UTC) + later,
         phase=Phase.KEPT,
         path=f"/{mark.id}",
         set_id=mark.id,
@@ -219,7 +221,10 @@ def test_what_has_not_changed_is_not_read_again(instance: Instance, storage: "St
         Change(path=b"written", how=How.CONTENT, size=5),
     ]
     assert made(instance, second, anew=True).reused == 0
-    destroy(instance, first, second)
+    # What was changed after a backup, as far as the clock tells, has to be read.
+    early = backup(instance, storage, share, -LATER)
+    assert made(instance, early).reused == 0
+    destroy(instance, first, second, early)
 
 
 @btrfs_only
