@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from samba_rvss.errors import RvssError
 from samba_rvss.kernel import mounting
 from samba_rvss.model import Identity, Mark, Nested, Sealed, Taken, Volume
+from samba_rvss.providers.beside import side_by_side
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.providers.zfs.properties import COPIED, FIXED, MARK, options
@@ -184,8 +185,7 @@ def proof(sets: int, volumes: Sequence[Volume], provider: Zfs) -> dict[str, int]
                     os.close(part)
             whole = sorted(numbers, reverse=True) == numbers and numbers[0] - numbers[-1] < 2
             found["in order" if whole else "out of order"] += 1
-            for mark in marks:
-                provider.destroy(mark.volume, mark.id)
+            destroy(provider, marks)
             if number % 10 == 9:
                 print(f"{number + 1} sets: {found}", file=sys.stderr, flush=True)
     return found
@@ -227,6 +227,11 @@ def taken(provider: Zfs, marks: Sequence[Mark]) -> list[Taken]:
     if len({each.transid for each in found}) != 1:
         raise AssertionError(f"{len(marks)} copies are of several instants")
     return found
+
+
+def destroy(provider: Zfs, marks: Sequence[Mark]) -> None:
+    """Destroy images, side by side."""
+    side_by_side([partial(provider.destroy, mark.volume, mark.id) for mark in marks], 16)
 
 
 class Round:
@@ -286,8 +291,7 @@ class Round:
             for each in made:
                 for _, part in each.mounts:
                     os.close(part)
-            for mark in marks:
-                provider.destroy(mark.volume, mark.id)
+            destroy(provider, marks)
 
     def whole(self, volume: Volume, provider: Zfs) -> None:
         """Measure a shadow copy from beginning to end, in the ways that there are."""
