@@ -36,13 +36,14 @@ install_missing() {
     rm -f "$log"
 }
 
-# A subshell, so that its trap is its own. The lock keeps two of us from taking away each other's
+# A subshell, so that its traps are its own. The lock keeps two of us from taking away each other's
 # policy. Chained, because `set -e` does not hold inside a condition.
 _apt_install() (
     export DEBIAN_FRONTEND=noninteractive
     exec 9>/run/lock/samba-rvss-install &&
         flock 9 &&
         _keep_services_down &&
+        _keep_names_known "$@" &&
         apt-get -q update 9>&- &&
         apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 install "$@" 9>&-
 )
@@ -54,7 +55,22 @@ _keep_services_down() {
     if [[ -e $policy ]] && ! grep -qxF "$mark" "$policy"; then
         return 0
     fi
-    # shellcheck disable=SC2064 # the path as it is now
-    trap "rm -f $policy" EXIT
+    _at_exit "rm -f $policy"
     printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy" && chmod 0755 "$policy"
+}
+
+# Leave it to the administrator whom the machine asks for users and groups: libnss-winbind's postinst
+# adds winbind. It is as before when this shell ends.
+_keep_names_known() {
+    local file=/etc/nsswitch.conf kept
+    [[ -e $file && " $* " == *" libnss-winbind "* ]] || return 0
+    kept=$(mktemp "$file.XXXXXX") && cp -p "$file" "$kept" || return
+    _at_exit "mv -T $kept $file"
+}
+
+# Run one more line when this shell ends.
+_at_exit() {
+    _at_end=${_at_end:+$_at_end; }$1
+    # shellcheck disable=SC2064 # the line as it is now
+    trap "$_at_end" EXIT
 }

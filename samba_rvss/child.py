@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeAlias, TypeVar, cast
 
@@ -125,9 +125,12 @@ def start(
             raise not_started([sys.executable], exc) from exc
 
 
-def _run(code: str, fds: tuple[int, ...], *, apart: bool = False) -> "subprocess.Popen[bytes]":
+def _run(
+    code: str, fds: tuple[int, ...], *, apart: bool = False, above: Sequence[str] = ()
+) -> "subprocess.Popen[bytes]":
+    ours = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {_ROOT!r}); {code}"]
     return subprocess.Popen(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {_ROOT!r}); {code}"],
+        [*above, *ours],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=fds,
@@ -143,6 +146,8 @@ class Child(Closing):
         apart: whether it is in a session of its own: what it has begun when its owner is ended by
             his terminal, it does to the end. In the owner's process group it can look at mounts
             that are his on demand without having them made (autofs).
+        above: a program that becomes the process, or runs it, with its arguments: nsenter(1), for
+            example. It has to hand on descriptors.
 
     Attributes:
         pid: its process id.
@@ -151,19 +156,19 @@ class Child(Closing):
         ToolError: if it cannot be started.
     """
 
-    def __init__(self, *, apart: bool = False) -> None:
+    def __init__(self, *, apart: bool = False, above: Sequence[str] = ()) -> None:
         try:
-            self._start(apart=apart)
+            self._start(apart=apart, above=above)
         except OSError as exc:
             raise not_started([sys.executable], exc) from exc
 
-    def _start(self, *, apart: bool) -> None:
+    def _start(self, *, apart: bool, above: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
         fd = theirs.fileno()
         self._pipe = Connection(ours.detach())
         try:
             code = f"from samba_rvss.child import serve; serve({fd}, {_VERSION!r})"
-            self._process = _run(code, (fd,), apart=apart)
+            self._process = _run(code, (fd,), apart=apart, above=above)
         except OSError:
             self._pipe.close()
             raise

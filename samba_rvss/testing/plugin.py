@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 
 REQUIRE = "SAMBA_RVSS_REQUIRE"
 LEFTOVERS = "samba_rvss_leftovers"
+_DOMAIN_FILES = {
+    "samba-ad-provision": "share/samba/setup/provision.ldif",
+    "samba-dsdb-modules": "lib/*/samba/ldb/samba_dsdb.so",
+    "libnss-winbind": "lib/*/libnss_winbind.so.2",
+}
 _GRACE = 1.0  # seconds; a loop device frees itself a little after its last user
 
 
@@ -99,6 +104,17 @@ def _smbd() -> str:
     return "" if find_spec("samba.param") else "python3-samba is not installed"
 
 
+def _domain() -> str:
+    if missing := _smbd() or _btrfs() or _loop():
+        return missing
+    if missing := _tools("samba", "samba-tool", "winbindd", "kinit", "unshare", "nsenter", "ip"):
+        return missing
+    for package, pattern in _DOMAIN_FILES.items():
+        if not any(Path("/usr").glob(pattern)):
+            return f"{package} is not installed"
+    return ""
+
+
 # Not a part of "all": not every kernel can have it, or what works on it alone.
 _BY_NAME = frozenset({"zfs", "syncoid"})
 
@@ -109,6 +125,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
     "zfs": cache(_zfs),
     "loop": cache(_loop),
     "smbd": cache(_smbd),
+    "domain": cache(_domain),
     "smbtorture": cache(lambda: _smbd() or _tools("smbtorture")),
     "qemu": cache(lambda: _tools("qemu-img", "qemu-io")),
     "podman": cache(lambda: _root() or _tools("podman", "runc")),

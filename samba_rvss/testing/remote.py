@@ -34,13 +34,20 @@ class Remote(Methods, Closing):
         logon: who connects.
         namespace: the network namespace of the process; empty for ours.
         options: of the DCE/RPC binding, as the Client has them.
+        above: what runs the process; see Child.
     """
 
     def __init__(
-        self, host: str, logon: "Logon", namespace: str = "", *, options: Sequence[str] = ()
+        self,
+        host: str,
+        logon: "Logon",
+        namespace: str = "",
+        *,
+        options: Sequence[str] = (),
+        above: Sequence[str] = (),
     ) -> None:
         super().__init__(host)
-        self._child: Child | None = Child()
+        self._child: Child | None = Child(above=above)
         try:
             self._ask("the start", _begin, host, logon, namespace, options)
         except BaseException:

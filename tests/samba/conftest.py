@@ -29,6 +29,7 @@ from samba_rvss.samba.fsrvp.methods import BACKUP, Methods
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from samba_rvss.samba.parser import EXPOSED
 from samba_rvss.testing.daemon import RvssDaemon
+from samba_rvss.testing.leftovers import ASIDE
 from samba_rvss.testing.plugin import CAPABILITIES, require
 from samba_rvss.testing.smbd import PrivateSmbd
 from samba_rvss.testing.waiting import wait_until
@@ -38,6 +39,7 @@ from tests.samba.filesystems import FileSystem, OnBtrfs, OnZfs
 
 if TYPE_CHECKING:
     from samba_rvss.samba.fsrvp.client import Client
+    from samba_rvss.testing.domain import Domain
     from samba_rvss.testing.smbclient import Session
     from samba_rvss.testing.users import BackupOperator, Root
 
@@ -408,6 +410,18 @@ def zfs_pool() -> Iterator[Pool]:
         directory = Path(tempfile.mkdtemp(prefix=f"rvss-{os.getpid()}-pool-"))
         undo.callback(shutil.rmtree, directory)
         yield undo.enter_context(Pool(directory))
+
+
+@pytest.fixture(scope="session")
+def domain() -> "Iterator[Domain]":
+    """A domain for all tests of a session; who changes it puts it back."""
+    require("root", "domain")
+    from samba_rvss.testing.domain import Domain
+
+    with Domain() as made:
+        for host in (made.dc, made.files, made.hv1):
+            ASIDE.update(host.processes)
+        yield made
 
 
 @pytest.fixture(params=["btrfs", "zfs"])
