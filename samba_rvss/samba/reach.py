@@ -7,7 +7,7 @@ from samba.samba3 import libsmb_samba_internal as libsmb
 from samba.samba3 import param
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.samba.logon import Logon, credentials, load_parm, status_name
+from samba_rvss.samba.logon import Logon, load_parm, status_name, ticket
 
 
 def names(host: str, share: str, logon: Logon) -> tuple[str, ...]:
@@ -21,11 +21,12 @@ def names(host: str, share: str, logon: Logon) -> tuple[str, ...]:
         context.load(os.devnull)
     lp = load_parm(logon)
     try:
-        connection = libsmb.Conn(host, share, lp=lp, creds=credentials(logon, lp))
+        with ticket(logon, lp) as who:
+            connection = libsmb.Conn(host, share, lp=lp, creds=who)
         return tuple(str(entry["name"]) for entry in connection.list(""))
     except NTSTATUSError as exc:
         raise RvssError(
             Problem.SAMBA,
-            f"{logon.user} cannot read the share {share} of {host} ({status_name(exc)})",
+            f"{logon.who} cannot read the share {share} of {host} ({status_name(exc)})",
             "see log.smbd, and 'valid users' and the permissions of the share's directory",
         ) from exc

@@ -89,7 +89,7 @@ class Host(Undoing):
         assert process.stdout is not None
         if process.stdout.read(len(_READY)) != _READY:
             raise RvssError(Problem.TOOL, "there can be no namespaces: see unshare's message above")
-        self.pid = descendants(process.pid)[1]
+        self.pid = descendants(process.pid)[0]
         self._child = self._undo.enter_context(Child(above=self.entering))
         self.processes = {process.pid, self._child.pid}
         self.call(_furnish, self.name, installed=self._installed)

@@ -15,7 +15,7 @@ from samba.samba3 import param as s3param
 
 from samba_rvss.closing import Closing
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.samba.logon import Logon, credentials, load_parm, status_name
+from samba_rvss.samba.logon import Logon, load_parm, status_name, ticket
 
 # MS-SMB2 2.2.13
 FILE_READ_DATA = 0x1
@@ -88,10 +88,8 @@ class Session(Closing):
         _load_globals()
         who = logon or Logon()
         lp = load_parm(who)
-        with _naming(f"connecting to {share}"):
-            self._connection: libsmb.Conn | None = libsmb.Conn(
-                address, share, lp=lp, creds=credentials(who, lp)
-            )
+        with _naming(f"connecting to {share}"), ticket(who, lp) as creds:
+            self._connection: libsmb.Conn | None = libsmb.Conn(address, share, lp=lp, creds=creds)
 
     def close(self) -> None:
         """Drop the connection, and with it all files that it has open."""

@@ -1,5 +1,6 @@
 """Who logs on, as python-samba has it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ pytest.importorskip("samba.credentials", reason="needs python3-samba")
 
 from samba.credentials import DONT_USE_KERBEROS, MUST_USE_KERBEROS
 
-from samba_rvss.samba.logon import Logon, credentials, load_parm
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.samba.logon import Logon, credentials, load_parm, ticket
 
 
 def test_ntlm_unless_kerberos_is_wanted() -> None:
@@ -41,12 +43,23 @@ def test_kerberos_with_a_password() -> None:
     assert lp.get("client use kerberos") == "yes"  # as it shows "required"
 
 
-def test_kerberos_with_a_ticket(tmp_path: Path) -> None:
-    logon = Logon(
-        user="host$", domain="EXAMPLE.COM", use_kerberos=True, ccache=f"FILE:{tmp_path / 'ccache'}"
-    )
-    made = credentials(logon, load_parm(logon))
-    assert made.get_kerberos_state() == MUST_USE_KERBEROS
+def test_kerberos_without_a_ticket(tmp_path: Path) -> None:
+    logon = Logon(use_kerberos=True, ccache=f"FILE:{tmp_path / 'ccache'}")
+    with pytest.raises(RvssError, match="there is no ticket in FILE:.*ccache") as caught:
+        credentials(logon, load_parm(logon))
+    assert caught.value.problem is Problem.NOT_FOUND
+    assert logon.who == f"the owner of {logon.ccache}"
+
+
+def test_a_ticket_that_nobody_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = tmp_path / "krb5.conf"
+    nobody.write_text("[libdefaults]\n dns_lookup_kdc = false\n dns_lookup_realm = false\n")
+    monkeypatch.setenv("KRB5_CONFIG", str(nobody))
+    monkeypatch.setenv("KRB5CCNAME", "FILE:mine")
+    logon = Logon(user="host$", password="secret", domain="EXAMPLE.COM", use_kerberos=True)
+    with pytest.raises(RvssError, match=r"kinit for host\$@EXAMPLE.COM failed"):
+        ticket(logon, load_parm(logon)).__enter__()
+    assert os.environ["KRB5CCNAME"] == "FILE:mine"
 
 
 def test_a_password_is_not_shown() -> None:

@@ -41,9 +41,10 @@ class Client(Methods, Closing):
         except NTSTATUSError as exc:
             raise RvssError(
                 Problem.SAMBA,
-                f"cannot connect to the FSRVP service of {host} as {logon.user}"
+                f"cannot connect to the FSRVP service of {host} as {logon.who}"
                 f" ({status_name(exc)})",
-                "see that smbd serves there, that the password is right and that rpcd_fsrvp starts",
+                "see that smbd serves there, that the password or the ticket is right, and that"
+                " rpcd_fsrvp starts",
             ) from exc
         self._connection.request_timeout = max(1, round(timeout))
 
