@@ -113,7 +113,7 @@ class RvssDaemon(Undoing):
         self.hook = f"{home / 'hook'} -S {self.run_directory / 'hook.sock'}"
 
     def _set_up(self) -> None:
-        home = self.run_directory.parent
+        home = self._log.parent
         home.mkdir(mode=0o755)
         shutil.copy(_PACKAGE / "hook.py", home / "hook")
         (home / "hook").chmod(0o755)

@@ -61,17 +61,16 @@ _KRB5_CONF = f"""\
     rdns = false
 """
 
-MEMBER_EXAMPLE = f"""\
-    workgroup = {DOMAIN}
-    realm = {REALM}
-    security = ads
-    idmap config * : backend = tdb
-    idmap config * : range = 100000-199999
-    idmap config {DOMAIN} : backend = rid
-    idmap config {DOMAIN} : range = 200000-299999
-    log file = /var/log/samba/log.%m
-"""
-"""What makes a Samba a member, in [global]."""
+MEMBER = {
+    "workgroup": DOMAIN,
+    "realm": REALM,
+    "security": "ads",
+    "idmap config * : backend": "tdb",
+    "idmap config * : range": "100000-199999",
+    f"idmap config {DOMAIN} : backend": "rid",
+    f"idmap config {DOMAIN} : range": "200000-299999",
+}
+"""The options of [global] that make a Samba a member."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +122,7 @@ class Domain(Undoing):
         self.dc = Host("dc")
         self.files = Host("files", installed=True)
         self.hv1 = Host("hv1")
+        self._daemon = 0
 
     def _set_up(self) -> None:
         with ThreadPoolExecutor(1) as beside:
@@ -215,7 +215,9 @@ class Domain(Undoing):
             share: the share's whole section, and what follows it; the README's if empty.
         """
         share = share or share_section(SHARE, str(SHARE_PATH))
-        self.files.write(SMB_CONF, f"[global]\n{MEMBER_EXAMPLE}{global_}\n{share}")
+        options = {**MEMBER, "log file": "/var/log/samba/log.%m"}
+        member = "".join(f"    {name} = {text}\n" for name, text in options.items())
+        self.files.write(SMB_CONF, f"[global]\n{member}{global_}\n{share}")
 
     # each starts a program on the file server, and returns when it serves
 
@@ -230,9 +232,17 @@ class Domain(Undoing):
         self._await("smbd answers", self.files, "smbcontrol", "smbd", "ping")
         self.hv1.call(_await_port, _ADDRESSES["files"], _SMB)
 
+    def end_smbd(self) -> None:
+        """End smbd, and all that it has started."""
+        self.files.end("smbd", "samba-dcerpcd", "rpcd_fsrvp", "rpcd_classic", "rpcd_winreg")
+
+    def end_daemon(self) -> None:
+        """End samba-rvss; its mounts stay."""
+        self.files.stop(self._daemon)
+
     def start_daemon(self) -> None:
         """Start samba-rvss."""
-        self.files.start("samba-rvss", "daemon")
+        self._daemon = self.files.start("samba-rvss", "daemon")
         there = self.files.path("/run/samba-rvss/admin.sock")
         wait_until("the daemon is there", there.exists, _SECONDS)
 

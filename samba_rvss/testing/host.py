@@ -124,9 +124,21 @@ class Host(Undoing):
         """Call a module-level function in a process on it; see `Child.call`."""
         return self._child.call(_SECONDS, function, *args, **kwargs)
 
-    def start(self, *words: str, env: Mapping[str, str] | None = None) -> None:
-        """Start a program that goes on running; what it says is in /var/log/started there."""
-        self.call(_start, words, dict(env or {}))
+    def start(self, *words: str, env: Mapping[str, str] | None = None) -> int:
+        """Start a program that goes on running; what it says is in /var/log/started there.
+
+        Returns:
+            Its process id, in the host's own numbers.
+        """
+        return self.call(_start, words, dict(env or {}))
+
+    def stop(self, pid: int) -> None:
+        """End a program that `start` has started, and wait for it.
+
+        Raises:
+            RvssError: BUSY if it did not end.
+        """
+        self.call(_stop, pid)
 
     def end(self, *programs: str) -> None:
         """End all processes that run one of some programs, by their file's name.
@@ -168,7 +180,7 @@ def connect(addresses: Mapping[Host, str], length: int = 24) -> None:
 
 # What follows is called in a process of the host.
 
-_started: "list[subprocess.Popen[bytes]]" = []
+_started: "dict[int, subprocess.Popen[bytes]]" = {}
 
 
 def _furnish(name: str, *, installed: bool) -> None:
@@ -226,25 +238,36 @@ def _quietly(*words: str | Path, **more: str) -> None:
     run([str(word) for word in words], timeout=_SECONDS, env=more)
 
 
-def _start(words: Sequence[str], env: Mapping[str, str]) -> None:
+def _start(words: Sequence[str], env: Mapping[str, str]) -> int:
     with open("/var/log/started", "ab") as log:
         # smbd signals its process group, and ends with a pipe that is its standard input.
-        _started.append(
-            subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(env),
-                cwd="/",
-                start_new_session=True,
-            )
+        started = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment(env),
+            cwd="/",
+            start_new_session=True,
         )
+    _started[started.pid] = started
+    return started.pid
+
+
+def _stop(pid: int) -> None:
+    process = _started.pop(pid)
+    process.terminate()
+    try:
+        process.wait(_SECONDS / 2)
+    except subprocess.TimeoutExpired as exc:
+        process.kill()
+        process.wait()
+        raise RvssError(Problem.BUSY, f"{process.args!r} did not end, and was killed") from exc
 
 
 def _running(programs: Iterable[str]) -> list[int]:
     found = []
-    for process in _started:
+    for process in _started.values():
         process.poll()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is the kernel's

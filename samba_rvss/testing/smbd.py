@@ -103,7 +103,10 @@ class PrivateSmbd(Undoing):
         directory: everything of this Samba is in it; mode 0755.
         configuration: its smb.conf, mode 0644.
         address: where it listens, port 445.
+        netbios_name: its name, which is that of the domain of its own users.
     """
+
+    netbios_name = "RVSSRIG"
 
     def __init__(
         self,
@@ -129,10 +132,13 @@ class PrivateSmbd(Undoing):
         self.directory.chmod(0o755)
         for name in (*_DIRECTORIES.values(), "log"):
             (self.directory / name).mkdir(mode=0o755)
-        self.private_directory.chmod(0o700)
-        self.address = free_address()
+        (self.directory / "private").chmod(0o700)
+        self.address = self._choose_address()
         self.write_configuration()
         self._undo.callback(self.stop)
+
+    def _choose_address(self) -> str:
+        return free_address()
 
     @property
     def configuration(self) -> Path:
@@ -143,6 +149,11 @@ class PrivateSmbd(Undoing):
     def lock_directory(self) -> Path:
         """Where srv_fss.tdb is."""
         return self.directory / "lock"
+
+    @property
+    def state_directory(self) -> Path:
+        """Where share_info.tdb is."""
+        return self.directory / "state"
 
     @property
     def private_directory(self) -> Path:
@@ -158,16 +169,7 @@ class PrivateSmbd(Undoing):
         """Return the smb.conf: our directories, the README's [global], the shares."""
         # "include = registry" opens the registry where it stands (source3/param/loadparm.c,
         # process_registry_globals), so the directories have to come first.
-        private = {
-            **{option: str(self.directory / name) for option, name in _DIRECTORIES.items()},
-            "server role": "standalone server",
-            "security": "user",
-            "workgroup": WORKGROUP,
-            "netbios name": "RVSSRIG",
-            # With /32, smbd finds no interface and does not start.
-            "interfaces": " ".join((f"{self.address}/8", *self._interfaces)),
-            "bind interfaces only": "yes",
-            "smb ports": "445",
+        always = {
             "disable netbios": "yes",
             "multicast dns register": "no",
             "disable spoolss": "yes",
@@ -178,12 +180,27 @@ class PrivateSmbd(Undoing):
             "max log size": "0",
             "log level": str(self._log_level),
         }
-        head = "[global]\n" + _lines(private) + GLOBAL_EXAMPLE + _lines(self._options)
+        lines = _lines({**self._own_options(), **always})
+        head = "[global]\n" + lines + GLOBAL_EXAMPLE + _lines(self._options)
         return "\n".join((head, *self._shares.values()))
+
+    def _own_options(self) -> dict[str, str]:
+        """Return the options of [global] that make it a Samba of its own."""
+        return {
+            **{option: str(self.directory / name) for option, name in _DIRECTORIES.items()},
+            "server role": "standalone server",
+            "security": "user",
+            "workgroup": WORKGROUP,
+            "netbios name": self.netbios_name,
+            # With /32, smbd finds no interface and does not start.
+            "interfaces": " ".join((f"{self.address}/8", *self._interfaces)),
+            "bind interfaces only": "yes",
+            "smb ports": "445",
+        }
 
     def write_configuration(self) -> None:
         """Replace smb.conf in one step, without telling a running smbd."""
-        new = self.directory / "smb.conf.new"
+        new = self.configuration.with_name("smb.conf.new")
         new.write_text(self.text(), "utf-8", "surrogateescape")
         new.chmod(0o644)
         new.replace(self.configuration)

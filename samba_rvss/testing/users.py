@@ -66,6 +66,11 @@ class User(Undoing):
         """How it logs on."""
         return Logon(user=self.name, password=self.password)
 
+    @property
+    def words(self) -> list[str]:
+        """How it logs on, as Samba's own clients are told."""
+        return ["-U", f"{self.name}%{self.password}"]
+
     def grant(self) -> None:
         """Give the user its rights in Samba: here, none."""
 
@@ -105,6 +110,7 @@ class Root:
 
     def __init__(self, samba: PrivateSmbd) -> None:
         self.name = "root"
+        self._domain = samba.netbios_name
         self.password = secrets.token_hex(8)
         self.uid = 0
         set_password(samba, self.name, self.password)
@@ -112,7 +118,12 @@ class Root:
     @property
     def logon(self) -> Logon:
         """How it logs on."""
-        return Logon(user=self.name, password=self.password)
+        return Logon(user=self.name, password=self.password, domain=self._domain)
+
+    @property
+    def words(self) -> list[str]:
+        """How it logs on, as Samba's own clients are told."""
+        return ["-U", f"{self._domain}\\{self.name}%{self.password}"]
 
 
 def _remove_user(name: str) -> None:

@@ -36,6 +36,7 @@ from samba_rvss.testing.waiting import wait_until
 from samba_rvss.testing.zfs import Pool
 from tests.samba import leftovers
 from tests.samba.filesystems import FileSystem, OnBtrfs, OnZfs
+from tests.vm import choice
 
 if TYPE_CHECKING:
     from samba_rvss.samba.fsrvp.client import Client
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from samba_rvss.testing.users import BackupOperator, Root
 
     Account: TypeAlias = BackupOperator | Root
+
+ON_MEMBER = "SAMBA_RVSS_ON_MEMBER" in os.environ
+"""Whether we are on the file server of a domain, where `test_member` runs what is marked so."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _RECOVERED = b"by the application"
@@ -59,6 +63,8 @@ class Rig:
     samba: PrivateSmbd
     daemon: RvssDaemon
     operator: "BackupOperator"
+    binding: tuple[str, ...] = ()
+    """Options of the clients' DCE/RPC binding."""
     others: Mapping[str, Sequence[object]] = field(default_factory=dict)
     """What is there that is not ours, as `traces` returns it."""
 
@@ -94,7 +100,7 @@ class Rig:
         from samba_rvss.samba.fsrvp.client import Client
 
         who = user or self.operator
-        return Client(self.samba.address, who.logon)
+        return Client(self.samba.address, who.logon, options=self.binding)
 
     def session(self, share: str, user: "Account | None" = None) -> "Session":
         """Connect to a share, as the operator unless somebody else is named."""
@@ -235,7 +241,7 @@ class Rig:
 
     def descriptors(self) -> list[str]:
         """Return the exposed shares that have a security descriptor."""
-        path = self.samba.directory / "state" / "share_info.tdb"
+        path = self.samba.state_directory / "share_info.tdb"
         if not path.exists():
             return []
         database = tdb.Tdb(str(path), 0, tdb.DEFAULT, os.O_RDONLY)
@@ -390,6 +396,31 @@ class Rig:
                     session.write(name, b"")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker ``member``."""
+    config.addinivalue_line(
+        "markers",
+        "member(PARAMETER=VALUE, ...): runs on a domain's file server as well, signed and sealed;"
+        " with parameters, of which `binding` is one, only in these forms",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """On a member, have each test once for each binding."""
+    if ON_MEMBER and "binding" in metafunc.fixturenames:
+        metafunc.parametrize("binding", ["sign", "seal"], indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a member, leave out what is not marked for it."""
+    if ON_MEMBER:
+        items[:] = [
+            item
+            for item in items
+            if any(choice.fits(mark, item) for mark in item.iter_markers("member"))
+        ]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _session_leaves_nothing() -> Iterator[None]:
     """Fail the last test if the machine is not as it was before the first one."""
@@ -440,25 +471,35 @@ def file_system(request: pytest.FixtureRequest, rig_directory: Path) -> Iterator
 def private_samba(file_system: FileSystem) -> Iterator[PrivateSmbd]:
     """The rig's Samba; it lets go of the file system before that goes."""
     require("root", "smbd")
-    with PrivateSmbd() as samba:
+    with _samba() as samba:
         yield samba
 
 
 @pytest.fixture
-def rig(rig_directory: Path, file_system: FileSystem, private_samba: PrivateSmbd) -> Iterator[Rig]:
-    """A rig in which nothing runs yet; `Rig.start` starts it."""
-    from samba_rvss.testing.users import BackupOperator
+def binding(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Options of the clients' DCE/RPC binding; a member's are asked for in each way."""
+    return (request.param,) if hasattr(request, "param") else ()
 
+
+@pytest.fixture
+def rig(
+    rig_directory: Path,
+    file_system: FileSystem,
+    private_samba: PrivateSmbd,
+    binding: tuple[str, ...],
+) -> Iterator[Rig]:
+    """A rig in which nothing runs yet; `Rig.start` starts it."""
     with ExitStack() as stack:
         samba = private_samba
-        daemon = stack.enter_context(RvssDaemon(samba))
-        operator = stack.enter_context(BackupOperator(samba))
+        daemon = stack.enter_context(_daemon(samba))
+        operator = stack.enter_context(_operator(samba, 0))
         rig = Rig(
             directory=rig_directory,
             fs=file_system,
             samba=samba,
             daemon=daemon,
             operator=operator,
+            binding=binding,
         )
         try:
             yield rig
@@ -469,12 +510,38 @@ def rig(rig_directory: Path, file_system: FileSystem, private_samba: PrivateSmbd
                 print(f"log.{name}:", samba.log(name)[-2000:])
 
 
+def _samba() -> PrivateSmbd:
+    if not ON_MEMBER:
+        return PrivateSmbd()
+    from samba_rvss.testing.member import MemberSmbd
+
+    return MemberSmbd()
+
+
+def _daemon(samba: PrivateSmbd) -> RvssDaemon:
+    if not ON_MEMBER:
+        return RvssDaemon(samba)
+    from samba_rvss.testing.member import MemberDaemon
+
+    return MemberDaemon(samba)
+
+
+def _operator(samba: PrivateSmbd, number: int) -> "BackupOperator":
+    """Return a Backup Operator; a domain has two that are made already."""
+    if not ON_MEMBER:
+        from samba_rvss.testing.users import BackupOperator
+
+        return BackupOperator(samba)
+    from samba_rvss.testing.domain import HV1, SERVICE
+    from samba_rvss.testing.member import DomainOperator
+
+    return DomainOperator(samba, (HV1, SERVICE)[number])
+
+
 @pytest.fixture
 def second_operator(rig: Rig) -> "Iterator[BackupOperator]":
     """Another Backup Operator of the rig's Samba."""
-    from samba_rvss.testing.users import BackupOperator
-
-    with BackupOperator(rig.samba) as operator:
+    with _operator(rig.samba, 1) as operator:
         yield operator
 
 

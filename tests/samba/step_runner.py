@@ -225,7 +225,7 @@ class StepRunner:
         shutil.rmtree(rig.daemon.run_directory)
         for path in (
             rig.samba.lock_directory / "srv_fss.tdb",
-            rig.samba.directory / "state" / "share_info.tdb",
+            rig.samba.state_directory / "share_info.tdb",
         ):
             path.unlink(missing_ok=True)
         self.forget()

@@ -37,7 +37,7 @@ def _clone(base: str, name: str) -> Clone:
 
 
 def _words(samba: PrivateSmbd) -> tuple[str, str]:
-    return str(samba.configuration), str(samba.directory / "state")
+    return str(samba.configuration), str(samba.state_directory)
 
 
 def _shown(samba: PrivateSmbd, share: str) -> dict[str, str]:

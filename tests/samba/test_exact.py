@@ -150,8 +150,13 @@ def _descriptor(session: "Session", name: str) -> str:
 
 
 def _smbcacls(rig: "Rig", share: str, *words: str) -> str:
-    user = f"{rig.operator.name}%{rig.operator.password}"
-    command = ["smbcacls", "--numeric", "-U", user, f"//{rig.samba.address}/{share}", *words]
+    command = [
+        "smbcacls",
+        "--numeric",
+        *rig.operator.words,
+        f"//{rig.samba.address}/{share}",
+        *words,
+    ]
     return run(command, timeout=_SECONDS)
 
 
@@ -163,6 +168,7 @@ def _assert_same(found: dict[str, dict[str, object]], wanted: dict[str, dict[str
 
 
 @pytest.mark.vm(seconds=60, file_system="zfs", place="inside")
+@pytest.mark.member(file_system="btrfs", place="inside", binding="seal")
 @pytest.mark.parametrize("place", ["whole", "inside"])
 def test_everything_is_as_at_the_source(rig: "Rig", place: str) -> None:
     share = rig.volume()

@@ -244,7 +244,7 @@ def test_only_who_may_connect_to_the_share_can_reach_it(
     assert len(rig.mounts()) == 1
     _asked(rig, "conceal", backup)
     shown = subprocess.run(
-        ["tdbdump", str(rig.samba.directory / "state" / "share_info.tdb")],
+        ["tdbdump", str(rig.samba.state_directory / "share_info.tdb")],
         capture_output=True,
         text=True,
         check=True,

@@ -139,7 +139,7 @@ def _make_shares(made: Lane) -> None:
 
 
 def _share_info(made: Lane) -> Path:
-    return made.rig.samba.directory / "state" / "share_info.tdb"
+    return made.rig.samba.state_directory / "share_info.tdb"
 
 
 def _is_foreign(key: bytes) -> bool:

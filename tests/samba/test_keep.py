@@ -78,6 +78,7 @@ def _assert_nothing_but_images(rig: "Rig") -> None:
     wait_until(lambda: f"nothing is left but images: {left()}", lambda: not left(), 60)
 
 
+@pytest.mark.member(file_system="btrfs", binding="seal")
 def test_what_its_client_deletes_stays_as_one_backup(kept: "Rig") -> None:
     rig = kept
     sealed = _backed_up(rig, "vms", "logs")

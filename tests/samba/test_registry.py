@@ -29,7 +29,7 @@ def process() -> Iterator[SambaProcess]:
 
 def exposed(samba: PrivateSmbd, process: SambaProcess) -> dict[str, str]:
     """Return what is read."""
-    state = str(samba.directory / "state")
+    state = str(samba.state_directory)
     return process.call(registry.exposed_shares, str(samba.configuration), state)
 
 
@@ -75,7 +75,7 @@ def test_descriptors_are_found_whatever_samba_calls_them(
     for share in (name, ours, other):
         samba.net("conf", "addshare", share, "/run/vms")
         samba.sharesec(share, "--replace=S-1-1-0:ALLOWED/0/READ")
-    state = str(samba.directory / "state")
+    state = str(samba.state_directory)
 
     def found() -> set[str]:
         return {exposed_copy(share) for share in process.call(registry.exposed_descriptors, state)}

@@ -160,6 +160,7 @@ sys.stdin.read()
 
 
 @pytest.mark.vm(seconds=45, file_system="zfs")
+@pytest.mark.member(file_system="btrfs")
 def test_recovered_copy_cannot_change(rig: "Rig") -> None:
     volume = rig.volume()
     (volume / "link").symlink_to("data")
@@ -240,6 +241,7 @@ print(repr(seen), flush=True)
 """
 
 
+@pytest.mark.member(file_system="btrfs")
 def test_without_recovery_never_writable(rig: "Rig") -> None:
     rig.share("vms", rig.volume())
     rig.start()
@@ -308,6 +310,7 @@ def _write_when_allowed(rig: "Rig", share: str, data: bytes) -> int:
     raise AssertionError
 
 
+@pytest.mark.member(file_system="btrfs")
 def test_read_only_share_can_recover(rig: "Rig") -> None:
     """The exposed share of a read-only share opens a moment after Expose: Samba clones it first.
 

@@ -65,6 +65,7 @@ def test_large_set(rig: "Rig") -> None:
     rig.assert_nothing_left()
 
 
+@pytest.mark.member(file_system="btrfs")
 def test_two_users_one_after_the_other(rig: "Rig", second_operator: "BackupOperator") -> None:
     rig.share("vms", rig.volume())
     rig.start()
@@ -129,6 +130,7 @@ def test_daemon_is_down(rig: "Rig") -> None:
     rig.assert_nothing_left()
 
 
+@pytest.mark.member(file_system="btrfs")
 def test_one_share_of_a_set_fails(rig: "Rig") -> None:
     names = ["first", "second", "third"]
     for name in names:
@@ -182,6 +184,7 @@ def test_delete_twice(rig: "Rig") -> None:
     rig.assert_nothing_left()
 
 
+@pytest.mark.member(file_system="btrfs", binding="seal")
 def test_previous_versions(rig: "Rig") -> None:
     volume = rig.volume()
     (volume / "data").write_bytes(b"old")
@@ -189,9 +192,8 @@ def test_previous_versions(rig: "Rig") -> None:
     rig.start()
 
     def listed() -> list[str]:
-        words = ["smbclient", f"//{rig.samba.address}/vms", "-U"]
-        user = f"{rig.operator.name}%{rig.operator.password}"
-        said = run([*words, user, "-c", "allinfo data"], timeout=30)
+        words = ["smbclient", f"//{rig.samba.address}/vms", *rig.operator.words]
+        said = run([*words, "-c", "allinfo data"], timeout=30)
         return [line for line in said.splitlines() if line.startswith("@GMT-")]
 
     assert listed() == []

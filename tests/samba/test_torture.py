@@ -13,8 +13,8 @@ from samba_rvss.samba import fss_state
 from samba_rvss.testing.plugin import require
 
 if TYPE_CHECKING:
-    from samba_rvss.testing.users import BackupOperator, Root
-    from tests.samba.conftest import Rig
+    from samba_rvss.testing.users import Root
+    from tests.samba.conftest import Account, Rig
 
 SHARE = "fsrvp_share"
 _SEQUENCE_SECONDS = 1
@@ -40,6 +40,7 @@ def _spaced(rig: "Rig") -> Path:
 
 
 @pytest.mark.vm(seconds=80, file_system="zfs", make=_inside, who="operator")
+@pytest.mark.member(file_system="btrfs", make=_inside, who="operator", binding="seal")
 @pytest.mark.parametrize("who", ["root", "operator"])
 @pytest.mark.parametrize("make", [_whole, _inside, _spaced], ids=["whole", "inside", "spaced"])
 def test_rpc_fsrvp(rig: "Rig", samba_root: "Root", make: Callable[["Rig"], Path], who: str) -> None:
@@ -50,24 +51,22 @@ def test_rpc_fsrvp(rig: "Rig", samba_root: "Root", make: Callable[["Rig"], Path]
     )
     rig.share(SHARE, path, rig.previous_options(SHARE, path))
     rig.start()
-    user: BackupOperator | Root = rig.operator if who == "operator" else samba_root
+    user: Account = rig.operator if who == "operator" else samba_root
     # share_sd changes a share's descriptor, which a Backup Operator may not do as such.
     rig.samba.net("sam", "rights", "grant", rig.operator.name, "SeDiskOperatorPrivilege")
     # Samba 4.17's rpcd_classic opens share_info.tdb as the first user who needs it.
     done = _run(
         "rpcclient",
         rig.samba.address,
-        "-U",
-        f"{samba_root.name}%{samba_root.password}",
+        *samba_root.words,
         "-c",
         f"netsharegetinfo {SHARE} 502",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     done = _run(
         "smbtorture",
-        f"ncacn_np:{rig.samba.address}[]",
-        "-U",
-        f"{user.name}%{user.password}",
+        f"ncacn_np:{rig.samba.address}[{','.join(rig.binding)}]",
+        *user.words,
         f"--option=fss:sequence timeout={_SEQUENCE_SECONDS}",
         f"--basedir={rig.directory}",
         "rpc.fsrvp",

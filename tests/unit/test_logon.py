@@ -45,7 +45,7 @@ def test_kerberos_with_a_password() -> None:
 
 def test_kerberos_without_a_ticket(tmp_path: Path) -> None:
     logon = Logon(use_kerberos=True, ccache=f"FILE:{tmp_path / 'ccache'}")
-    with pytest.raises(RvssError, match="there is no ticket in FILE:.*ccache") as caught:
+    with pytest.raises(RvssError, match=r"there is no ticket in FILE:.*ccache") as caught:
         credentials(logon, load_parm(logon))
     assert caught.value.problem is Problem.NOT_FOUND
     assert logon.who == f"the owner of {logon.ccache}"

@@ -43,7 +43,7 @@ def seconds(item: pytest.Item) -> float | None:
     Raises:
         pytest.UsageError: a mark says no seconds.
     """
-    marks = [mark for mark in _marks(item) if _fits(mark, item)]
+    marks = [mark for mark in _marks(item) if fits(mark, item)]
     return _seconds(marks[0], item) or None if marks else None
 
 
@@ -72,7 +72,8 @@ def _seconds(mark: pytest.Mark, item: pytest.Item) -> float:
     return float(given)
 
 
-def _fits(mark: pytest.Mark, item: pytest.Item) -> bool:
+def fits(mark: pytest.Mark, item: pytest.Item) -> bool:
+    """Return whether a test has the parameters that a mark is for."""
     has: Mapping[str, object] = getattr(getattr(item, "callspec", None), "params", {})
     wanted: dict[str, Any] = {name: v for name, v in mark.kwargs.items() if name != "seconds"}
     return all(
@@ -89,7 +90,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         print(_TEST + json.dumps([item.nodeid, seconds(item)]))
         for mark in _marks(item):
             idle.setdefault(id(mark), f"{item.nodeid}, {mark.kwargs}")
-            fitting |= {id(mark)} if _fits(mark, item) else set()
+            fitting |= {id(mark)} if fits(mark, item) else set()
     for number in idle.keys() - fitting:
         print(IDLE + idle[number])
 
