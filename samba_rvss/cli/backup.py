@@ -226,7 +226,8 @@ def run_show(arguments: argparse.Namespace) -> int:
         )
     (backup,) = found
     if arguments.json:
-        told = [events.as_data(event, part) for event, part in history]
+        users = events.users(event for event, _ in history)
+        told = [events.as_data(event, part, users=users) for event, part in history]
         output.print_json({"backup": as_data(backup, config), "events": told})
         return 0
     first = backup.parts[0]

@@ -1,10 +1,8 @@
 """``samba-rvss events``: what happened to a shadow copy or a set, with our ids and Samba's."""
 
 import argparse
-import pwd
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any
 
 from samba_rvss import output
@@ -12,6 +10,7 @@ from samba_rvss.cli.common import Verbs, configuration, open_ledger
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Event, ShadowCopy
+from samba_rvss.samba.names import names
 
 _LIMIT = 1000
 
@@ -51,8 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
         known = {copy: ledger.get(copy) for copy in {event.copy for event in events} if copy}
         sets = {event.set_id for event in events if event.set_id and not event.copy}
         members = {set_id: ledger.of_set(set_id) for set_id in sets}
+    called = users(events)
     rows = [
-        as_data(event, known.get(event.copy), () if event.copy else members.get(event.set_id, ()))
+        as_data(
+            event,
+            known.get(event.copy),
+            () if event.copy else members.get(event.set_id, ()),
+            users=called,
+        )
         for event in events
     ]
     if arguments.json:
@@ -68,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
                 output.local_time(event.time),
                 *(_briefly(row) if at_terminal else _exactly(row)),
                 event.what,
-                _user(event.uid),
+                _user(row),
                 f"{event.duration * 1000:.0f} ms" if event.duration is not None else "",
                 event.detail,
             ]
@@ -122,8 +127,17 @@ def _named(row: Mapping[str, Any], name: str) -> str:
     return str(row[name]) or ", ".join(copy[name] for copy in row["copies"]) or "-"
 
 
+def users(events: Iterable[Event]) -> dict[int, str]:
+    """Return the names of those whom events are of, by uid; see `names`."""
+    return names({event.uid for event in events if event.uid >= 0})
+
+
 def as_data(
-    event: Event, copy: ShadowCopy | None, members: Iterable[ShadowCopy] = ()
+    event: Event,
+    copy: ShadowCopy | None,
+    members: Iterable[ShadowCopy] = (),
+    *,
+    users: Mapping[int, str],
 ) -> dict[str, Any]:
     """Return an event as JSON has it, with the ids that became known only later.
 
@@ -131,6 +145,7 @@ def as_data(
         event: the event.
         copy: the record of its copy.
         members: of an event of a set alone, the copies of that.
+        users: as `users` returns them.
     """
     known = event.uid >= 0
     return {
@@ -143,22 +158,13 @@ def as_data(
         "share": copy.share if copy else event.share,
         "what": event.what,
         "uid": event.uid if known else None,
-        "user": _name(event.uid) if known else "",
+        "user": users.get(event.uid, ""),
         "duration": event.duration,
         "detail": event.detail,
     }
 
 
-def _user(uid: int) -> str:
-    if uid < 0:
+def _user(row: Mapping[str, Any]) -> str:
+    if row["uid"] is None:
         return "-"
-    name = _name(uid)
-    return f"{uid} ({name})" if name else str(uid)
-
-
-@cache
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return ""
+    return f"{row['uid']} ({row['user']})" if row["user"] else str(row["uid"])

@@ -260,7 +260,8 @@ def run_show(arguments: argparse.Namespace) -> int:
         history = ledger.events(copy.id)
         members = ledger.of_set(copy.set_id)
     if arguments.json:
-        told = [events.as_data(event, copy) for event in history]
+        users = events.users(history)
+        told = [events.as_data(event, copy, users=users) for event in history]
         output.print_json({"copy": copy_data(copy, members), "events": told})
         return 0
     volume = copy.volume

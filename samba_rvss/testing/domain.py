@@ -35,6 +35,9 @@ PASSWORD = "Pass-word-1"
 HOSTS_GROUP = "Hyper-V Hosts"
 SHARE = "vms"
 SHARE_PATH = Path("/srv/vms")
+DATA = "data"
+"""A file in the share, to which everybody may write."""
+
 SMB_CONF = "/etc/samba/smb.conf"
 SERVER = f"files.{REALM.lower()}"
 """The file server's name, for which tickets are issued."""
@@ -246,19 +249,30 @@ class Domain(Undoing):
         there = self.files.path("/run/samba-rvss/admin.sock")
         wait_until("the daemon is there", there.exists, _SECONDS)
 
+    def ticket(self, account: Account) -> Logon:
+        """Return how an account logs on from the Hyper-V host with a ticket, got by its keytab."""
+        ccache = f"FILE:/tmp/{account.name}.ccache"
+        words = ["-k", "-t", account.keytab, "-c", ccache, f"{account.name}@{REALM}"]
+        self.hv1.run("kinit", *words)
+        return Logon(use_kerberos=True, ccache=ccache)
+
     def client(
-        self, account: Account = HV1, *, options: "Sequence[str]" = (), kerberos: bool = True
+        self,
+        who: Account | Logon = HV1,
+        *,
+        options: "Sequence[str]" = (),
+        kerberos: bool = True,
     ) -> "Remote":
         """Return an FSRVP client on the Hyper-V host; the caller closes it.
 
         Args:
-            account: who connects.
+            who: who connects; an account does with its password.
             options: of the DCE/RPC binding, as the Client has them.
-            kerberos: False for NTLM.
+            kerberos: False for an account to use NTLM.
         """
         from samba_rvss.testing.remote import Remote
 
-        logon = account.logon(kerberos=kerberos)
+        logon = who if isinstance(who, Logon) else who.logon(kerberos=kerberos)
         return Remote(SERVER, logon, options=options, above=self.hv1.entering)
 
 
@@ -317,3 +331,5 @@ def _make_volume(path: str) -> None:
     Path(path).mkdir()
     run(["mount", "--bind", "/mnt/top/vms", path], timeout=_SECONDS)
     Path(path).chmod(0o777)
+    Path(path, DATA).write_bytes(b"from the source")
+    Path(path, DATA).chmod(0o666)

@@ -129,6 +129,7 @@ CAPABILITIES: dict[str, Callable[[], str]] = {
     "smbtorture": cache(lambda: _smbd() or _tools("smbtorture")),
     "qemu": cache(lambda: _tools("qemu-img", "qemu-io")),
     "podman": cache(lambda: _root() or _tools("podman", "runc")),
+    "impacket": cache(lambda: _module("impacket")),
     "ip": cache(lambda: _tools("ip") or _module("pyroute2")),
     "nbdkit": cache(lambda: _root() or _tools("nbdkit", "nbdfuse")),
     "btrbk": cache(lambda: _root() or _tools("btrbk")),

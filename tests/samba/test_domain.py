@@ -1,31 +1,56 @@
-"""A member of a domain, as in production: Kerberos and NTLM, signed and sealed."""
+"""A member of a domain, as in production: who logs on how, and what its administrator sees."""
 
 import json
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from samba_rvss.model import Context
 from samba_rvss.samba.fsrvp.copyset import take
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
+from samba_rvss.samba.names import names
 
 if TYPE_CHECKING:
     from samba_rvss.testing.domain import Domain
+    from samba_rvss.testing.remote import Remote
+
+_NO_SUCH_USER = 299_999  # in the domain's range, but nobody's
 
 
-@pytest.mark.parametrize("protocol", ["kerberos", "ntlm"])
-@pytest.mark.parametrize("options", [(), ("sign",), ("seal",)], ids=lambda words: "".join(words))
-def test_members_of_a_domain_group(
-    domain: "Domain", options: tuple[str, ...], protocol: str
-) -> None:
-    from samba_rvss.testing.domain import HV1, SERVICE, SHARE
+def _json(domain: "Domain", *words: str) -> Any:
+    return json.loads(domain.files.run("samba-rvss", *words, "--json"))
 
-    for account in (HV1, SERVICE):
-        with domain.client(account, options=options, kerberos=protocol == "kerberos") as client:
-            taken = take(client, [SHARE], Context.AUTO_RECOVERY)
-            taken.complete()
-            taken.delete()
-    assert not json.loads(domain.files.run("samba-rvss", "list", "--json"))["copies"]
+
+def _take(client: "Remote") -> str:
+    """Take a shadow copy and write to it; delete it, and return Samba's id of it."""
+    from samba_rvss.testing.domain import DATA, SHARE
+
+    taken = take(client, [SHARE], Context.AUTO_RECOVERY)
+    client.hold(taken.exposed_shares[0], DATA)
+    taken.complete()
+    taken.delete()
+    return str(taken.copies[SHARE])
+
+
+@pytest.mark.parametrize(
+    ("binding", "how"),
+    [
+        *(("", "password"), ("connect", "password"), ("packet", "password")),
+        *(("sign", "password"), ("sign", "ticket"), ("sign", "ntlm")),
+        *(("seal", "password"), ("seal", "ticket"), ("seal", "ntlm")),
+    ],
+)
+def test_a_computer_and_a_service_account(domain: "Domain", binding: str, how: str) -> None:
+    from samba_rvss.testing.domain import HV1, SERVICE
+
+    account = SERVICE if how == "ntlm" else HV1
+    logon = domain.ticket(account) if how == "ticket" else account.logon(kerberos=how != "ntlm")
+    with domain.client(logon, options=[binding] if binding else []) as client:
+        _take(client)
+    assert _json(domain, "list")["copies"] == []
 
 
 def test_others_are_refused(domain: "Domain") -> None:
@@ -34,3 +59,70 @@ def test_others_are_refused(domain: "Domain") -> None:
     with domain.client(ANN) as client, pytest.raises(FsrvpError) as caught:
         take(client, [SHARE])
     assert caught.value.hresult == HResult.E_ACCESSDENIED
+
+
+def test_rpcclient_with_a_ticket(domain: "Domain") -> None:
+    from samba_rvss.testing.domain import HV1, SERVER, SHARE
+
+    ccache = domain.ticket(HV1).ccache
+    for binding in ("sign", "seal"):
+
+        def rpcclient(command: str, binding: str = binding) -> str:
+            return domain.hv1.run(
+                "rpcclient",
+                "--configfile=/dev/null",
+                "--use-kerberos=required",
+                "--no-pass",
+                f"ncacn_np:{SERVER}[{binding}]",
+                "-c",
+                command,
+                env={"KRB5CCNAME": ccache},
+            )
+
+        made = rpcclient(f"fss_create_expose backup rw {SHARE}")
+        found = re.search(r"^(\S{36})\((\S{36})\): .* shadow-copy added", made, re.MULTILINE)
+        assert found, made
+        copy_set, copy = found.groups()
+        assert f"share {SHARE}@{{{copy}}} exposed" in made
+        rpcclient(f"fss_recovery_complete {copy_set}")
+        rpcclient(f"fss_delete {SHARE} {copy_set} {copy}")
+    assert _json(domain, "list")["copies"] == []
+
+
+def _user(domain: "Domain", copy: str) -> tuple[int, str]:
+    """Return who took a shadow copy, as the command says at once."""
+    return next(
+        (event["uid"], event["user"])
+        for event in _json(domain, "events", copy)["events"]
+        if event["what"] == "taken"
+    )
+
+
+@contextmanager
+def _standing_still(domain: "Domain", program: str) -> Iterator[None]:
+    pids = " ".join(map(str, domain.files.pids(program)))
+    domain.files.run("sh", "-c", f"kill -STOP {pids}")
+    try:
+        yield
+    finally:
+        domain.files.run("sh", "-c", f"kill -CONT {pids}")
+
+
+def test_events_call_an_account_by_its_name(domain: "Domain") -> None:
+    from samba_rvss.testing.domain import DOMAIN, HV1
+
+    with domain.client(HV1) as client:
+        copy = _take(client)
+    uid, name = _user(domain, copy)
+    assert name.lower() == HV1.full.lower()
+    assert name.startswith(f"{DOMAIN}\\")
+    # Where winbindd does not answer, the command does all the same, and so does the daemon.
+    with _standing_still(domain, "winbindd"):
+        assert _user(domain, copy) == (uid, "")
+        domain.files.run("samba-rvss", "reconcile")
+    assert _user(domain, copy) == (uid, name)
+    # What has no name any more has a SID.
+    found = domain.files.call(names, [0, uid, _NO_SUCH_USER], 60.0)
+    sid = found.pop(_NO_SUCH_USER)
+    assert re.fullmatch(r"S-1-5-21-\d+-\d+-\d+-99999", sid)
+    assert found == {0: "root", uid: name}

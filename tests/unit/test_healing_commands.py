@@ -579,7 +579,7 @@ def test_events_of_a_copy_by_each_of_its_names(record: Ledger) -> None:
 
 def test_an_event_of_a_set_names_its_copies(record: Ledger) -> None:
     (event,) = [found for found in record.events(SET) if not found.copy]
-    row = events.as_data(event, None, record.of_set(event.set_id))
+    row = events.as_data(event, None, record.of_set(event.set_id), users={})
     ids = {(copy["copy"], copy["copy_id"]) for copy in row["copies"]}
     assert ids == {(COPY.id, COPY.copy_id), ("20261122T100001Z-0000bbbb", "3")}
 
@@ -609,12 +609,12 @@ def test_event_has_both_ids_that_came_later(record: Ledger) -> None:
     first, second, third = events.select(record, [COPY.id], 1000)
     copy = record.get(COPY.id)
     assert first.set_id == ""
-    data = events.as_data(first, copy)
+    data = events.as_data(first, copy, users={})
     assert (data["copy"], data["set_id"], data["copy_id"]) == (COPY.id, SET, COPY.copy_id)
     assert (data["uid"], data["duration"]) == (1000, None)
-    nobody = events.as_data(third, copy)
+    nobody = events.as_data(third, copy, users={})
     assert (nobody["uid"], nobody["user"]) == (None, "")
-    root = events.as_data(replace(second, uid=0), copy)
+    root = events.as_data(replace(second, uid=0), copy, users={0: "root"})
     assert (root["uid"], root["user"], root["duration"]) == (0, "root", 0.5)
 
 
