@@ -14,7 +14,11 @@ from impacket import smb3, smb3structs
 from impacket.dcerpc.v5 import rpcrt, transport
 from impacket.dcerpc.v5.dtypes import DWORD, GUID, LONGLONG, LPWSTR, WSTR
 from impacket.dcerpc.v5.ndr import NDRCALL, NDRPOINTER, NDRSTRUCT, NDRUNION
-from impacket.nt_errors import STATUS_OBJECT_NAME_NOT_FOUND
+from impacket.nt_errors import (
+    STATUS_NETWORK_NAME_DELETED,
+    STATUS_OBJECT_NAME_NOT_FOUND,
+    STATUS_OBJECT_PATH_NOT_FOUND,
+)
 from impacket.smbconnection import SessionError, SMBConnection
 from impacket.uuid import uuidtup_to_bin
 
@@ -224,13 +228,22 @@ def sequence(user: str, level: str, share: str, file: str, ccache: str) -> None:
 
 
 def _read(user: str, share: str, file: str, *, kerberos: bool) -> bytes:
-    """Read a file's beginning over a new connection, as that of a recovery is dropped."""
+    """Read a file's beginning; who connects before a copy is sealed loses that connection then."""
+    return wait_until("it can be read", partial(_try_to_read, user, share, file, kerberos=kerberos))
+
+
+def _try_to_read(user: str, share: str, file: str, *, kerberos: bool) -> bytes:
     smb = _smb(user, kerberos=kerberos)
-    tree = smb.connectTree(share)
-    handle = smb.openFile(tree, file, desiredAccess=smb3structs.FILE_READ_DATA)
-    data: bytes = smb.readFile(tree, handle, 0, len(b"recovered"))
-    smb.closeFile(tree, handle)
-    smb.close()
+    try:
+        tree = smb.connectTree(share)
+        handle = smb.openFile(tree, file, desiredAccess=smb3structs.FILE_READ_DATA)
+        data: bytes = smb.readFile(tree, handle, 0, len(b"recovered"))
+    except SessionError as exc:
+        if exc.getErrorCode() not in (STATUS_NETWORK_NAME_DELETED, STATUS_OBJECT_PATH_NOT_FOUND):
+            raise
+        return b""
+    finally:
+        smb.close()
     return data
 
 
