@@ -7,17 +7,16 @@ package lays it out, and both run. Accounts are those of `Account`.
 """
 
 import re
-import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samba_rvss.run import ToolError, run
+from samba_rvss.run import ToolError
 from samba_rvss.samba.logon import Logon
 from samba_rvss.testing.example import GLOBAL_EXAMPLE, share_section
-from samba_rvss.testing.host import Host, connect
+from samba_rvss.testing.host import Host, await_port, connect, make_volume
 from samba_rvss.testing.supervisor import ROOT
 from samba_rvss.testing.undoing import Undoing
 from samba_rvss.testing.waiting import wait_until
@@ -48,7 +47,6 @@ _SECONDS = 120.0  # an emulated machine may need as long
 _DC = ("samba", "smbd", "winbindd")
 _SMB = 445
 _DC_PORTS = (53, 88, 389, _SMB)
-_SIZE = 512 << 20  # bytes
 
 _HOSTS = "127.0.0.1 localhost\n" + "".join(
     f"{address} {name}.{REALM.lower()} {name}\n" for name, address in _ADDRESSES.items()
@@ -133,7 +131,8 @@ class Domain(Undoing):
             made = beside.submit(self._provision)
             self._enter(self.files, self.hv1)
             connect({host: _ADDRESSES[host.name] for host in (self.files, self.dc, self.hv1)})
-            self.files.call(_make_volume, str(SHARE_PATH))
+            self.files.call(make_volume, str(SHARE_PATH))
+            self.files.write(str(SHARE_PATH / DATA), "from the source", 0o666)
             made.result()
         for account in (HV1, SERVICE, ANN):
             keytab = self.dc.path(account.keytab).read_bytes()
@@ -174,7 +173,7 @@ class Domain(Undoing):
         self.dc.start("samba", "--foreground", "--no-process-group")
         # What is asked too early is not answered at all.
         for port in _DC_PORTS:
-            self.hv1.call(_await_port, _ADDRESSES["dc"], port)
+            self.hv1.call(await_port, _ADDRESSES["dc"], port)
         words = ["-k", "-t", ANN.keytab, "-c", "MEMORY:", f"{ANN.name}@{REALM}"]
         self._await("the domain controller answers", self.hv1, "kinit", *words)
 
@@ -233,7 +232,7 @@ class Domain(Undoing):
         """Start smbd."""
         self.files.start("smbd", "--foreground", "--no-process-group")
         self._await("smbd answers", self.files, "smbcontrol", "smbd", "ping")
-        self.hv1.call(_await_port, _ADDRESSES["files"], _SMB)
+        self.hv1.call(await_port, _ADDRESSES["files"], _SMB)
 
     def end_smbd(self) -> None:
         """End smbd, and all that it has started."""
@@ -307,29 +306,3 @@ def populate() -> None:
         Net(credentials, lp).export_keytab(
             keytab=account.keytab, principal=f"{account.name}@{REALM}"
         )
-
-
-def _await_port(address: str, port: int) -> None:
-    def answers() -> bool:
-        try:
-            socket.create_connection((address, port), 1).close()
-        except OSError:
-            return False
-        return True
-
-    wait_until(f"port {port} of {address} answers", answers, _SECONDS)
-
-
-def _make_volume(path: str) -> None:
-    file = Path("/mnt/btrfs")
-    with file.open("wb") as image:
-        image.truncate(_SIZE)
-    run(["mkfs.btrfs", "-q", "-M", str(file)], timeout=_SECONDS)
-    Path("/mnt/top").mkdir()
-    run(["mount", "-o", "loop", str(file), "/mnt/top"], timeout=_SECONDS)
-    run(["btrfs", "-q", "subvolume", "create", "/mnt/top/vms"], timeout=_SECONDS)
-    Path(path).mkdir()
-    run(["mount", "--bind", "/mnt/top/vms", path], timeout=_SECONDS)
-    Path(path).chmod(0o777)
-    Path(path, DATA).write_bytes(b"from the source")
-    Path(path, DATA).chmod(0o666)

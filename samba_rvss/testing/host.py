@@ -29,12 +29,14 @@ from samba_rvss.kernel.processes import descendants
 from samba_rvss.run import environment, run, tool
 from samba_rvss.testing.supervisor import ROOT, supervised
 from samba_rvss.testing.undoing import Undoing
+from samba_rvss.testing.waiting import wait_until
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _SECONDS = 120.0  # an emulated machine may need as long
 _NAMESPACES = ("--mount", "--net", "--uts", "--pid")
+_SIZE = 512 << 20  # bytes
 _READY = b"ready\n"
 _EMPTY = ("/run", "/srv", "/tmp", "/var/lib", "/var/cache", "/var/log")
 # With the modes that Debian's packages give them.
@@ -215,6 +217,42 @@ def _furnish(name: str, *, installed: bool) -> None:
     _quietly("ip", "link", "set", "lo", "up")
     with suppress(FileNotFoundError), open("/proc/sys/net/ipv6/conf/all/disable_ipv6", "w") as ipv6:
         ipv6.write("1\n")
+
+
+def await_port(address: str, port: int) -> None:
+    """Wait, on a host, until somebody listens there.
+
+    Args:
+        address: where.
+        port: the TCP port.
+    """
+
+    def answers() -> bool:
+        try:
+            socket.create_connection((address, port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    wait_until(f"port {port} of {address} answers", answers, _SECONDS)
+
+
+def make_volume(path: str) -> None:
+    """Give a host a btrfs subvolume of its own, into which every user may write.
+
+    Args:
+        path: where it is mounted; the directory is made.
+    """
+    file = Path("/mnt/btrfs")
+    with file.open("wb") as image:
+        image.truncate(_SIZE)
+    run(["mkfs.btrfs", "-q", "-M", str(file)], timeout=_SECONDS)
+    os.mkdir("/mnt/top")
+    _mount("-o", "loop", file, "/mnt/top")
+    run(["btrfs", "-q", "subvolume", "create", "/mnt/top/vms"], timeout=_SECONDS)
+    os.mkdir(path)
+    _mount("--bind", "/mnt/top/vms", path)
+    Path(path).chmod(0o777)
 
 
 def _detach_foreign() -> None:

@@ -89,6 +89,25 @@ def test_rpcclient_with_a_ticket(domain: "Domain") -> None:
     assert _json(domain, "list")["copies"] == []
 
 
+def test_doctor_with_a_ticket(domain: "Domain") -> None:
+    """As clients do, it calls the server by its NetBIOS name."""
+    from samba_rvss.testing.domain import HV1, REALM, SHARE
+
+    ccache = "FILE:/tmp/hv1.ccache"
+    domain.files.run("kinit", "-k", "-t", HV1.keytab, "-c", ccache, f"{HV1.name}@{REALM}")
+    words = ["samba-rvss", "doctor", "--json", "--probe", "--use-krb5-ccache"]
+    statuses = frozenset({0, 1, 3})
+    found = json.loads(domain.files.run(*words, ccache, SHARE, allow=statuses))["findings"]
+    (probed,) = [finding for finding in found if finding["check"] == "probe"]
+    assert probed["severity"] == "good", probed
+    assert f"the owner of {ccache} took a shadow copy through Samba" in probed["what"]
+    none = "FILE:/tmp/none"
+    found = json.loads(domain.files.run(*words, none, SHARE, allow=statuses))["findings"]
+    (probed,) = [finding for finding in found if finding["check"] == "probe"]
+    assert f"there is no ticket in {none}" in probed["what"]
+    assert _json(domain, "list")["copies"] == []
+
+
 def _user(domain: "Domain", copy: str) -> tuple[int, str]:
     """Return who took a shadow copy, as the command says at once."""
     return next(

@@ -4,21 +4,28 @@ Only its first line is replaced: apt would install what `packaging/install` inst
 scripts start the daemon, for which a test machine has no systemd; tests/vm has both.
 """
 
-import json
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from samba_rvss.run import environment
-from samba_rvss.testing.loop import LoopBtrfs
+from samba_rvss.testing.host import Host, await_port, make_volume
+from samba_rvss.testing.waiting import wait_until
+from tests.samba.terminal import run_line
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-_MACHINE = Path(__file__).with_name("own_machine.py")
-_NAMESPACES = ["--mount", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+_PASSWORD = "secret"
+_SMB_CONF = """\
+[global]
+    workgroup = WORKGROUP
+    log file = /var/log/samba/log.%m
+
+[vms]
+    path = /srv/vms
+    read only = no
+"""
 
 
 def _section() -> str:
@@ -35,27 +42,35 @@ def test_it_fits_a_screen() -> None:
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.require("root", "smbd", "ip")
-def test_each_line_works(loop_btrfs: LoopBtrfs) -> None:
+@pytest.fixture
+def files() -> Iterator[Host]:
+    """A file server that never saw samba-rvss before it was installed, and a user."""
+    with Host("files", installed=True) as host:
+        host.call(make_volume, "/srv/vms")
+        host.write("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 files\n")
+        host.write("/etc/samba/smb.conf", _SMB_CONF)
+        host.run("useradd", "--no-create-home", "ann")
+        typed = f"{_PASSWORD}\\n{_PASSWORD}\\n"
+        host.run("sh", "-c", f"printf '{typed}' | smbpasswd -s -a ann")
+        host.start("smbd", "--foreground", "--no-process-group")
+        host.call(await_port, "127.0.0.1", 445)
+        host.start("samba-rvss", "daemon")
+        admin = host.path("/run/samba-rvss/admin.sock")
+        wait_until("the daemon is there", admin.exists)
+        yield host
+
+
+@pytest.mark.require("root", "smbd", "btrfs", "loop", "ip")
+def test_each_line_works(files: Host) -> None:
     install, *lines = _lines()
     assert install.startswith("apt install ./samba-rvss_")
-    path = loop_btrfs.subvolume("vms")
-    done = subprocess.run(
-        ["unshare", *_NAMESPACES, sys.executable, "-P", _MACHINE, path, "secret"],
-        input=json.dumps([*lines, "samba-rvss list", "samba-rvss status"]),
-        env=environment({"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}),
-        start_new_session=True,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr
-    setup, granted, checked, events, listed, status = json.loads(done.stdout)
+    lines += ["samba-rvss list", "samba-rvss status"]
+    said = [files.call(run_line, line, _PASSWORD) for line in lines]
+    setup, granted, checked, events, listed, status = said
     assert setup[0] == 0
     assert "+    shell_snap:create command = /usr/libexec/samba-rvss/hook create" in setup[1]
     assert "doctor vms --probe --user USER" in setup[1]
-    assert granted == [0, "Granted SeBackupPrivilege to FILES\\ann\n"]
+    assert granted == (0, "Granted SeBackupPrivilege to FILES\\ann\n")
     # Notes are not wrong: where the tests run, nobody may keep the clock.
     assert checked[0] == 0, checked[1]
     assert re.search(r"good +probe: \[vms\] ann took a shadow copy through Samba", checked[1])
@@ -65,5 +80,5 @@ def test_each_line_works(loop_btrfs: LoopBtrfs) -> None:
     assert (whats[:2], whats[-2:]) == (["create", "taken"], ["delete", "gone"])
     assert {"opened", "sealed"} <= set(whats)
     assert len(events[1].splitlines()) == 1 + len(whats)
-    assert listed == [0, "There are no shadow copies.\n"]
+    assert listed == (0, "There are no shadow copies.\n")
     assert status[0] == 0, status[1]

@@ -103,7 +103,7 @@ def _asked(argv: list[str], lines: list[str]) -> dict[str, list[str]]:
 def _options(lines: list[str]) -> set[str]:
     """Return the options in lines of a list, each line with one, or with all its names."""
     names = [re.split(r"\s--\s", line)[0] for line in lines]
-    return {word for each in names for word in re.findall(r"(?<!\S)-{1,2}[a-z][a-z-]*", each)}
+    return {word for each in names for word in re.findall(r"(?<!\S)-{1,2}[a-z][a-z0-9-]*", each)}
 
 
 @pytest.mark.require("shells")

@@ -879,6 +879,9 @@ def test_which_share_is_probed_and_as_whom(files: Files, tmp_path: Path) -> None
         _plan(config, "--authentication-file", str(who))
     with pytest.raises(RvssError, match="cannot read"):
         _plan(config, "--authentication-file", str(tmp_path / "none"))
+    logon = _plan(config, "--use-krb5-ccache", "FILE:/tmp/cc").logon
+    assert logon is not None
+    assert (logon.use_kerberos, logon.ccache) == (True, "FILE:/tmp/cc")
     more = files.load(new=share_section("more", "/srv/more"))
     with pytest.raises(RvssError, match=r"of one share \(vms, more\): name it") as caught:
         _plan(more)

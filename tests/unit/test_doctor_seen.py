@@ -411,3 +411,6 @@ def test_an_smb_conf_that_cannot_be_read(tmp_path: Path) -> None:
     done = _doctor(tmp_path / "none", "--user", "ann")
     assert done.returncode == Problem.USAGE
     assert "a user is for --probe" in done.stderr
+    done = _doctor(tmp_path / "none", "--probe", "--user", "ann", "--use-krb5-ccache", "FILE:x")
+    assert done.returncode == Problem.USAGE
+    assert "several users are named" in done.stderr

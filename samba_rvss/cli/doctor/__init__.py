@@ -50,6 +50,11 @@ def register(verbs: Verbs) -> None:
         metavar="FILE",
         help="with --probe, take it as the user that this file names, as smbclient(1) has it",
     )
+    verb.add_argument(
+        "--use-krb5-ccache",
+        metavar="CCACHE",
+        help="with --probe, take it with the Kerberos ticket in this cache, as kinit(1) makes it",
+    )
     verb.set_defaults(function=run, looks=True)
 
 
@@ -57,10 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Check everything; return the exit status by the worst that was found."""
     from samba_rvss.cli.doctor import report
 
-    if not arguments.probe and (arguments.user or arguments.authentication_file):
+    named = (arguments.user, arguments.authentication_file, arguments.use_krb5_ccache)
+    if not arguments.probe and any(named):
         raise RvssError(
             Problem.USAGE, "a user is for --probe", "add --probe, or leave the user out"
         )
+    if len(list(filter(None, named))) > 1:
+        raise RvssError(Problem.USAGE, "several users are named for --probe", "name one")
     found = examine(arguments)
     if arguments.json:
         report.print_json(found)

@@ -74,6 +74,8 @@ def plan(config: Config, arguments: argparse.Namespace) -> Trial:
 def _logon(arguments: argparse.Namespace) -> Logon | None:
     if arguments.authentication_file:
         return _from_file(arguments.authentication_file)
+    if arguments.use_krb5_ccache:
+        return Logon(use_kerberos=True, ccache=arguments.use_krb5_ccache)
     if not arguments.user:
         return None
     domain, _, user = arguments.user.rpartition("\\")
@@ -105,6 +107,16 @@ def _from_file(path: str) -> Logon:
     )
 
 
+def _host(server: Server | None, logon: Logon) -> str:
+    """Return by what to call this machine's Samba.
+
+    A ticket is for a name: that to which IsPathSupported sends clients, whatever their UNC says.
+    """
+    if server is None:
+        return _HERE
+    return server.netbios_name if logon.use_kerberos else server.address
+
+
 def run(config: Config, trial: Trial, server: Server | None) -> Iterator[Finding]:
     """Take a shadow copy and remove it; yield what went wrong, or that it went well.
 
@@ -119,7 +131,7 @@ def run(config: Config, trial: Trial, server: Server | None) -> Iterator[Finding
         if trial.logon is None:
             yield from _by_daemon(config, trial.share)
         else:
-            host = server.address if server else _HERE
+            host = _host(server, trial.logon)
             yield from _by_samba(config, trial.share, trial.logon, host)
 
 
@@ -225,7 +237,7 @@ def _by_samba(config: Config, share: Share, logon: Logon, host: str) -> Iterator
     if not wrong:
         yield _went_well(
             share,
-            f"{logon.user} took a shadow copy through Samba, whose Commit took"
+            f"{logon.who} took a shadow copy through Samba, whose Commit took"
             f" {taken.seconds:.2f} s: it was read, recovered, sealed and removed",
         )
 
