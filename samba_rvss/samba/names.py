@@ -32,7 +32,7 @@ def names(uids: Iterable[int], seconds: float = _SECONDS) -> dict[int, str]:
     if not wanted - found.keys():
         return found
     deadline = time.monotonic() + seconds
-    with suppress(OSError, EOFError, RvssError, RuntimeError), closing(Child()) as child:
+    with suppress(OSError, EOFError, RvssError), closing(Child()) as child:
         for uid in sorted(wanted - found.keys()):
             name = child.call(max(0.0, deadline - time.monotonic()), of, uid)
             name = name or _sid(uid, deadline - time.monotonic())

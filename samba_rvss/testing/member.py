@@ -58,8 +58,8 @@ class MemberDaemon(RvssDaemon):
 
     def _set_up(self) -> None:
         self._clear()
-        super()._set_up()
         self._undo.callback(self._clear)
+        super()._set_up()
 
     def _clear(self) -> None:
         """Take away what a daemon has left, this one or one that ran before."""

@@ -310,7 +310,7 @@ def _write_when_allowed(rig: "Rig", share: str, data: bytes) -> int:
     raise AssertionError
 
 
-@pytest.mark.member(file_system="btrfs")
+@pytest.mark.member(file_system="btrfs", binding="seal")
 def test_read_only_share_can_recover(rig: "Rig") -> None:
     """The exposed share of a read-only share opens a moment after Expose: Samba clones it first.
 

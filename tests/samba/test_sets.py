@@ -130,7 +130,7 @@ def test_daemon_is_down(rig: "Rig") -> None:
     rig.assert_nothing_left()
 
 
-@pytest.mark.member(file_system="btrfs")
+@pytest.mark.member(file_system="btrfs", binding="seal")
 def test_one_share_of_a_set_fails(rig: "Rig") -> None:
     names = ["first", "second", "third"]
     for name in names:
