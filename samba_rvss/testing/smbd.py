@@ -161,6 +161,11 @@ class PrivateSmbd(Undoing):
         return self.directory / "private"
 
     @property
+    def pid(self) -> int:
+        """Of our own child, from which all of this Samba comes; 0 if it does not run."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
     def running(self) -> bool:
         """Whether smbd lives."""
         return self._process is not None and self._process.poll() is None

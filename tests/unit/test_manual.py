@@ -15,6 +15,7 @@ from samba_rvss.samba import clocks, needs
 from samba_rvss.samba.options import OPTIONS
 from samba_rvss.testing import plugin
 from samba_rvss.testing.example import readme_block
+from tests.samba.microsoft import GAPS
 
 MAN = Path(__file__).parents[2] / "packaging" / "man"
 
@@ -142,3 +143,12 @@ def test_the_rigs_are_in_their_manual() -> None:
     assert set(re.findall(r"^\.It Va (\w+)$", text, re.MULTILINE)) == plugin.RIGS
     assert plugin.LEFTOVERS in text
     assert plugin.REQUIRE in text
+
+
+def test_what_samba_answers_otherwise() -> None:
+    """Each gap that the cases of Microsoft's suite show, and no other."""
+    text = PAGES["samba-rvss-limits.7"]
+    told = re.findall(
+        r"^\.It Cm (\w+) No answers Dv (\w+) , No not Dv (\w+) Pq Fn (\w+)$", text, re.M
+    )
+    assert told == [(gap.method, gap.got.name, gap.wanted.name, gap.function) for gap in GAPS]
