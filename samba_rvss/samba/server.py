@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from samba_rvss.kernel.addresses import is_local
 from samba_rvss.samba.parser import open_context
 
+_RANGE = "idmap config * : range"
 _MEMBER = "ROLE_DOMAIN_MEMBER"  # lib/param/loadparm_server_role.c
 
 
@@ -22,6 +23,8 @@ class Server:
         host_name: the machine's own, without its domain.
         realm: of its Active Directory domain, in lower case; empty if it has none.
         is_member: whether it is a member of a domain.
+        has_range: whether winbindd may give ids to what is of no domain that has a range of its
+            own (idmap_tdb(8)): to the groups in BUILTIN, first of all.
         address: an address at which its smbd can be reached from here. It is this machine's:
             ``interfaces`` may name one that another node of a failover pair has now.
         version: that of python-samba, whose libraries are Samba's.
@@ -33,6 +36,7 @@ class Server:
     is_member: bool
     address: str
     version: str
+    has_range: bool = True
 
 
 def look(configfile: str) -> Server:
@@ -54,4 +58,5 @@ def look(configfile: str) -> Server:
         is_member=context.server_role() == _MEMBER,
         address=next(filter(is_local, addresses), "127.0.0.1"),
         version=str(samba.version),
+        has_range=bool(context.get(_RANGE)),
     )

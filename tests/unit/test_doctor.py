@@ -207,6 +207,12 @@ def _presence(**lines: tuple[str, ...]) -> Callable[[Seen], Seen]:
     return changed
 
 
+def _member(server: Server = MEMBER) -> Callable[[Seen], Seen]:
+    """Make it the member of a domain, of which a computer account may take shadow copies."""
+    allowed = Privileged(operators=("DOM\\HV1$",), administrators=None, granted=())
+    return lambda seen: replace(seen, server=server, privileged=allowed)
+
+
 def _without_daemon(seen: Seen) -> Seen:
     look = replace(
         looks.looked(config=seen.config, presence=None),
@@ -528,6 +534,20 @@ CASES = {
         why="0x80070005",
         write="net sam rights grant USER SeBackupPrivilege",
     ),
+    "idmap": Case(
+        seen=_member(replace(MEMBER, has_range=False)),
+        severity=ERROR,
+        what="'idmap config * : range' is missing in [global]",
+        why="cannot be made without one",
+        write="net cache flush",
+    ),
+    "logons": Case(
+        seen=lambda seen: _member()(_machine(asks_domain=False)(seen)),
+        severity=ERROR,
+        what="the system does not ask for the users of the domain",
+        why="NT_STATUS_LOGON_FAILURE",
+        write="libnss-winbind",
+    ),
     "computers": Case(
         seen=lambda seen: replace(seen, server=MEMBER),
         severity=NOTE,
@@ -740,6 +760,14 @@ def test_one_share_alone(files: Files) -> None:
 def test_more_of_a_check_than_one_thing(files: Files) -> None:
     """What else makes a check find something."""
     seen = healthy(files.load())
+    administrators = Privileged(operators=None, administrators=("DOM\\HV1$",), granted=())
+    (finding,) = bad(replace(_member()(seen), privileged=administrators))
+    assert (finding.check, finding.severity) == ("operators", WARNING)
+    assert "there is no group BUILTIN\\Backup Operators" in finding.what
+    assert "net sam createbuiltingroup" in finding.write
+    (finding,) = bad(replace(seen, server=replace(SERVER, netbios_name="NAS")))
+    assert (finding.check, finding.severity) == ("netbios", NOTE)
+    assert finding.what == "clients are told to connect to NAS; the host is called files"
     member = replace(seen, server=MEMBER, winbind=False)
     told = {finding.check: finding for finding in bad(member)}
     assert told["operators"].write == "systemctl enable --now winbind.service"

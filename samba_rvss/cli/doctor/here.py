@@ -214,6 +214,17 @@ def is_clock_kept() -> bool | None:
     return timekeeping.is_kept()
 
 
+def asks_domain() -> bool:
+    """Return whether users are looked up with winbindd, or with sssd (nsswitch.conf(5))."""
+    try:
+        with open("/etc/nsswitch.conf", encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return False
+    words = [line.partition("#")[0].split() for line in lines]
+    return any(each[:1] == ["passwd:"] and {"winbind", "sss"} & set(each) for each in words)
+
+
 def is_traceable() -> bool:
     """Return whether a user may trace his own processes (Documentation/.../Yama.rst)."""
     try:

@@ -177,10 +177,15 @@ def instance(seen: Seen) -> Iterator[Finding]:
 def netbios(seen: Seen) -> Iterator[Finding]:
     """Find that the name that clients are sent to does not lead here."""
     server, machine = seen.server, seen.machine
-    if server is None or "netbios" in seen.problems or machine.is_here:
+    if server is None or "netbios" in seen.problems:
         return
     name = server.netbios_name
     same = name.lower() == server.host_name.lower()
+    if machine.is_here:
+        if not same:
+            what = f"clients are told to connect to {name}; the host is called {server.host_name}"
+            yield made("netbios", what, severity=Severity.NOTE)
+        return
     if machine.addresses is None:
         where = "nobody here knows its address"
     else:

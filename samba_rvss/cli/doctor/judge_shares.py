@@ -23,6 +23,11 @@ _CHECKS = {
     Problem.LIMIT: "space",
 }
 
+_MAKE_GROUP = (
+    "net sam createbuiltingroup 'Backup Operators', and then net sam addmem"
+    " 'BUILTIN\\Backup Operators' 'DOM\\Hyper-V Hosts'"
+)
+
 
 def ours(seen: Seen) -> Iterator[Finding]:
     """Find that no share is ours."""
@@ -117,17 +122,32 @@ def operators(seen: Seen) -> Iterator[Finding]:
     if seen.privileged is None:
         return
     if seen.privileged.named:
-        if not member or seen.winbind:
+        if member and seen.privileged.operators is None:
+            yield made(
+                "operators",
+                "there is no group BUILTIN\\Backup Operators: administrators, and those who have"
+                " SeBackupPrivilege, may take shadow copies",
+                severity=Severity.WARNING,
+                write=_MAKE_GROUP,
+            )
+        elif not member or seen.winbind:
             who = ", ".join(seen.privileged.named)
             yield made("operators", f"may take shadow copies: {who}", severity=Severity.GOOD)
         return
-    write = ""
-    if member:
-        write = (
-            "net sam createbuiltingroup 'Backup Operators', and then net sam addmem"
-            " 'BUILTIN\\Backup Operators' 'DOM\\Hyper-V Hosts'"
-        )
+    write = _MAKE_GROUP if member else ""
     yield made("operators", "nobody but root may take shadow copies", write=write)
+
+
+def idmap(seen: Seen) -> Iterator[Finding]:
+    """Find that groups in BUILTIN get no id."""
+    if seen.server is not None and seen.server.is_member and not seen.server.has_range:
+        yield made("idmap", "'idmap config * : range' is missing in [global]")
+
+
+def logons(seen: Seen) -> Iterator[Finding]:
+    """Find that the system does not ask winbindd, or sssd, for users."""
+    if seen.server is not None and seen.server.is_member and not seen.machine.asks_domain:
+        yield made("logons", "the system does not ask for the users of the domain")
 
 
 def computers(seen: Seen) -> Iterator[Finding]:
@@ -210,6 +230,8 @@ JUDGES: Mapping[str, Judge] = {
     "twins": alike,
     "space": space,
     "operators": operators,
+    "idmap": idmap,
+    "logons": logons,
     "computers": computers,
     "access": access,
     "shells": shells,

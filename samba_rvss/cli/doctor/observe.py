@@ -81,7 +81,8 @@ def observe(config: Config, samba: SambaProcess, only: str = "") -> Seen:
     counts = looker.look(["space"], partial(_counts, config)) or {}
     seen = looker.look(_STANDING, partial(look, config, samba), _LOOK_SECONDS)
     known = looker.look(
-        ["versions", "operators", "computers"], partial(samba.call, server.look, config.file)
+        ["versions", "operators", "idmap", "logons", "computers"],
+        partial(samba.call, server.look, config.file),
     )
     allowed = looker.look(
         ["operators", "computers", "access", "shells"], partial(privileged.look, config.file)
@@ -294,6 +295,7 @@ def _machine(
         newest=looker.look(["clock"], partial(_ahead, config)) or 0.0,
         identified=bool(identity.machine()),
         traceable=here.is_traceable(),
+        asks_domain=looker.look(["logons"], here.asks_domain) is not False,
         closes_mounts=here.closes_mounts(),
         addresses=addresses,
         is_here=is_here,

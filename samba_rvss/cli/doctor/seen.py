@@ -107,6 +107,7 @@ class Machine:
         newest: how far the newest record in the ledger is ahead of the clock, in seconds.
         identified: whether the machine has an id.
         traceable: whether users may trace their own processes.
+        asks_domain: whether it asks winbindd, or sssd, for users.
         closes_mounts: whether the kernel has mount_setattr(2).
         addresses: what Samba's NetBIOS name leads to, None if it is not known to anybody.
         is_here: whether one of them is this machine's.
@@ -118,6 +119,7 @@ class Machine:
     newest: float = 0.0
     identified: bool = True
     traceable: bool = False
+    asks_domain: bool = True
     closes_mounts: bool = True
     addresses: tuple[str, ...] | None = None
     is_here: bool = False

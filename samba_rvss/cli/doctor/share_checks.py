@@ -135,6 +135,21 @@ OF_SHARES: Mapping[str, Check] = {
         " SeBackupPrivilege, and root; all others get 0x80070005",
         "net sam rights grant USER SeBackupPrivilege",
     ),
+    "idmap": check(
+        USERS,
+        ERROR,
+        "winbindd may give ids to groups in BUILTIN, or there is no domain",
+        "BUILTIN\\Backup Operators cannot be made without one, and logons fail",
+        "write 'idmap config * : backend = tdb' and 'idmap config * : range = 100000-199999' into"
+        " [global], restart winbind.service, and run 'net cache flush'",
+    ),
+    "logons": check(
+        USERS,
+        ERROR,
+        "the system knows the domain's users, or there is no domain",
+        "Samba refuses to log on whom the system does not know (NT_STATUS_LOGON_FAILURE)",
+        "install libnss-winbind, and add 'winbind' to passwd and group in /etc/nsswitch.conf",
+    ),
     "computers": check(
         USERS,
         NOTE,
