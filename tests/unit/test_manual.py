@@ -16,6 +16,7 @@ from samba_rvss.samba.options import OPTIONS
 from samba_rvss.testing import plugin
 from samba_rvss.testing.example import readme_block
 from tests.samba.microsoft import GAPS
+from tests.samba.test_member_lines import LINES
 
 MAN = Path(__file__).parents[2] / "packaging" / "man"
 
@@ -152,3 +153,12 @@ def test_what_samba_answers_otherwise() -> None:
         r"^\.It Cm (\w+) No answers Dv (\w+) , No not Dv (\w+) Pq Fn (\w+)$", text, re.M
     )
     assert told == [(gap.method, gap.got.name, gap.wanted.name, gap.function) for gap in GAPS]
+
+
+def test_each_line_for_a_member_is_tried() -> None:
+    """In the order in which an administrator writes them."""
+    told = re.findall(r"^\.It Cm (.+)$", PAGES["samba-rvss-domain.7"], re.MULTILINE)
+    markup = {r"\&": "", r"\e": "\\", r"\(dq": '"'}
+    for escape, text in markup.items():
+        told = [title.replace(escape, text) for title in told]
+    assert told == LINES
