@@ -13,7 +13,7 @@ from samba_rvss.backups.plausibility import DEFERRED, PRUNED, UNPRUNED
 from samba_rvss.cli.common import ask, ledger_or_empty
 from samba_rvss.cli.deferred import Deferred, deferred
 from samba_rvss.clock import now
-from samba_rvss.copies import identity, manifests
+from samba_rvss.copies import doubt, identity, manifests
 from samba_rvss.copies.backup import Backup, in_ledger
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
@@ -53,6 +53,7 @@ class Look:
         altered: a sentence on each part of a backup that was not as its manifest has it.
         holding: a sentence on each file system that only our mounts keep in use.
         roomless: the last event of those shares whose last shadow copy found no room.
+        doubted: the last copy whose set may have had another client's context.
         unnotified: why the notify command is not run; empty if it is.
     """
 
@@ -71,6 +72,7 @@ class Look:
     altered: tuple[str, ...] = ()
     holding: tuple[str, ...] = ()
     roomless: tuple[Event, ...] = ()
+    doubted: Event | None = None
     unnotified: str = ""
 
 
@@ -96,6 +98,7 @@ def look(config: Config, samba: Caller | None = None) -> Look:
         )
         backups = in_ledger(ledger, (seen.inventory or NOTHING).images)
         change = ledger.last_event("reconciled")
+        doubted = ledger.last_event(doubt.IN_DOUBT)
         last = ledger.last_of_shares("taken", NO_ROOM)
         prunings = [ledger.last_event(what) for what in (PRUNED, UNPRUNED)]
         in_use = deferred(ledger.events_of(DEFERRED, PRUNED))
@@ -114,6 +117,7 @@ def look(config: Config, samba: Caller | None = None) -> Look:
         damaged=tuple(aside(config.ledger)),
         samba=tuple(filter(None, [*serving.obstacles(config), readable.nobody(config.file)])),
         roomless=tuple(event for event in last.values() if event.what == NO_ROOM),
+        doubted=doubted,
         unnotified=notification.obstacle(config.notify_command),
         altered=tuple(_altered(config, backups)),
         holding=instance.mounts.holding(),

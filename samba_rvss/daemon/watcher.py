@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from samba_rvss.copies import exposed, follow, seal
+from samba_rvss.copies import doubt, exposed, follow, seal
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import journal
 from samba_rvss.daemon.sealer import Sealer
-from samba_rvss.daemon.tasks import in_thread, whole
+from samba_rvss.daemon.tasks import Tasks, in_thread, whole
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.errors import RvssError
 from samba_rvss.kernel import inotify
@@ -70,6 +70,7 @@ class Watcher:
         self._amended: dict[str, bool] = {}  # whether the share is the closed one, by ids
         self._amending: asyncio.Future[None] | None = None
         self._amend_pause = _PAUSE_AFTER_ERROR
+        self._doubting = Tasks()
         self._state: SambaState | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="srv_fss")
         self._file = fss_state.HeldFile(present().config.fss_state)
@@ -306,6 +307,8 @@ class Watcher:
                 continue
             if copy.path in self._pending:
                 self._pending[copy.path] = current
+            if Step.LEARN in due and known.state is SetState.RECOVERED and doubt.is_due(current):
+                self._doubting.start(in_thread(doubt.note, self._present(), current))
             if closed_still:
                 continue
             closed = current.phase is not Phase.OPEN or Step.SEAL in due

@@ -8,6 +8,7 @@ import sys
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ from samba_rvss.cli.doctor.finding import CHECKS, PROBE, Finding, of_line
 from samba_rvss.cli.doctor.seen import Account, Hook, Machine, Program, Seen, SeenShare
 from samba_rvss.cli.doctor.tools import Tool
 from samba_rvss.cli.standing import standing
+from samba_rvss.copies import doubt
 from samba_rvss.copies.locate import Target
 from samba_rvss.copies.room import Space
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Advice, Foreign, Inventory, Whose
+from samba_rvss.model import Advice, Event, Foreign, Inventory, Whose
 from samba_rvss.reconcile.decision import MountAgain
 from samba_rvss.samba import conf
 from samba_rvss.samba.conf import Config
@@ -205,6 +207,18 @@ def _presence(**lines: tuple[str, ...]) -> Callable[[Seen], Seen]:
         return replace(seen, look=look, standing=standing(look, {}))
 
     return changed
+
+
+_DOUBTED = Event(
+    time=looks.NOW - timedelta(days=6),
+    copy="20260101T000000Z-0badcafe",
+    set_id="",
+    share="vms",
+    what=doubt.IN_DOUBT,
+    uid=-1,
+    duration=None,
+    detail="198.18.0.3 connected to vms@{1} before RecoveryComplete",
+)
 
 
 def _member(server: Server = MEMBER) -> Callable[[Seen], Seen]:
@@ -656,6 +670,13 @@ CASES = {
         why="never touched",
         write="samba-rvss adopt",
     ),
+    "contexts": Case(
+        seen=lambda seen: replace(seen, look=replace(looks.looked(), doubted=_DOUBTED)),
+        severity=NOTE,
+        what="2026-11-16 12:00 UTC: 198.18.0.3 connected",
+        why="one context for all its clients",
+        write="one after the other",
+    ),
     "held": Case(
         seen=_wrong("held", "the file system of /dev/x is held by recovery mounts of y"),
         severity=WARNING,
@@ -768,6 +789,8 @@ def test_more_of_a_check_than_one_thing(files: Files) -> None:
     (finding,) = bad(replace(seen, server=replace(SERVER, netbios_name="NAS")))
     assert (finding.check, finding.severity) == ("netbios", NOTE)
     assert finding.what == "clients are told to connect to NAS; the host is called files"
+    before = replace(_DOUBTED, time=_DOUBTED.time - timedelta(days=2))
+    assert not bad(replace(seen, look=replace(looks.looked(), doubted=before)))
     member = replace(seen, server=MEMBER, winbind=False)
     told = {finding.check: finding for finding in bad(member)}
     assert told["operators"].write == "systemctl enable --now winbind.service"

@@ -4,6 +4,7 @@ Contract: each judge yields what its check finds; one that could not be made fin
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 
 from samba_rvss import __version__
@@ -16,6 +17,7 @@ from samba_rvss.cli.doctor.seen import Seen
 Judge = Callable[[Seen], Iterator[Finding]]
 
 _LOST = ("tmpfs", "ramfs")
+_LATELY = timedelta(days=7)
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "ncpfs", "virtiofs")
 _WITH_REMEDY = ("permissions", "ledger", "sealed", "late", "blocked", "notify")
 _SHOWN = 3
@@ -77,6 +79,13 @@ def _some(words: Sequence[str]) -> str:
 def foreign(seen: Seen) -> Iterator[Finding]:
     """Find images that are not ours."""
     return (made("foreign", line) for line in (seen.standing.foreign if seen.standing else ()))
+
+
+def contexts(seen: Seen) -> Iterator[Finding]:
+    """Find that a set may have had the context of another client, of late."""
+    event = seen.look.doubted if seen.look else None
+    if seen.look and event and seen.look.time - event.time < _LATELY:
+        yield made("contexts", f"{event.time:%Y-%m-%d %H:%M} UTC: {event.detail}")
 
 
 def smbd(seen: Seen) -> Iterator[Finding]:
@@ -283,6 +292,7 @@ JUDGES: Mapping[str, Judge] = {
     "instance": instance,
     "orphans": orphans,
     "foreign": foreign,
+    "contexts": contexts,
     "notify": notify,
     "clock": clock,
     "volatile": volatile,

@@ -207,6 +207,14 @@ OF_SERVER: Mapping[str, Check] = {
         "what is not provably this instance's is never touched, and holds space",
         "see 'samba-rvss list --all', and 'samba-rvss adopt' for what was moved here",
     ),
+    "contexts": check(
+        OURS,
+        NOTE,
+        "no set seems to have had the context of another client, in the last week",
+        "Samba has one context for all its clients: of two that begin at once, one may get a copy"
+        " that is read-only, and fail",
+        "let hosts begin their backups one after the other",
+    ),
     "held": check(
         OURS,
         WARNING,

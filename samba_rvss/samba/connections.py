@@ -1,0 +1,47 @@
+"""Who is connected to a share: as Samba's own databases tell it.
+
+Contract: it looks, and changes nothing; smbstatus(1) is asked, for a bounded time.
+Source: source3/utils/status.c and status_json.c, traverse_connections_json() (since Samba 4.17).
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.run import run
+
+_SECONDS = 2.0  # a client may wait for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """A connection to a share.
+
+    Attributes:
+        machine: where it comes from: an address, or what the client calls itself.
+        since: when it was made.
+    """
+
+    machine: str
+    since: datetime
+
+
+def to_share(configfile: str, share: str) -> tuple[Connection, ...]:
+    """Return the connections to a share, the oldest first.
+
+    Raises:
+        RvssError: SAMBA if smbstatus says what cannot be understood; else as `run`.
+    """
+    words = ["smbstatus", f"--configfile={configfile}", "--shares", "--json"]
+    try:
+        found = [
+            Connection(
+                machine=str(each["machine"]), since=datetime.fromisoformat(each["connected_at"])
+            )
+            for each in json.loads(run(words, timeout=_SECONDS))["tcons"].values()
+            if each["service"].lower() == share.lower()
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:
+        raise RvssError(Problem.SAMBA, f"smbstatus says what is not understood: {exc}") from exc
+    return tuple(sorted(found, key=lambda each: each.since))
