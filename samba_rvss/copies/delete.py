@@ -100,7 +100,7 @@ def delete(
         reason = "it was deleted before its recovery was complete"
         instance.ledger.note(copy, ABORTED, uid=uid, detail=reason)
     if uid >= 0 and copy.state is SetState.EXPOSED and doubt.is_due(copy):
-        doubt.note(instance, copy, uid)
+        doubt.note(instance, [copy], uid)
     if copy.phase is Phase.DELETING and uid < 0:
         current = instance.ledger.get(copy.id)
     else:

@@ -11,6 +11,7 @@ Contract: it notes what it sees, in the ledger and the log, and changes nothing 
 
 import logging
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from samba_rvss.copies.instance import Instance
@@ -29,28 +30,31 @@ def is_due(copy: ShadowCopy) -> bool:
     return bool(copy.exposed_share) and not copy.auto_recovery
 
 
-def note(instance: Instance, copy: ShadowCopy, uid: int = -1) -> None:
-    """Note it if somebody was connected to a copy before its recovery was complete.
+def note(instance: Instance, copies: Sequence[ShadowCopy], uid: int = -1) -> None:
+    """Note it where somebody was connected to a copy before its recovery was complete.
 
     Args:
-        instance: the copy's.
-        copy: one that `is_due`. If its set is recovered, that has just been read.
-        uid: who deletes it; -1 if nobody does.
+        instance: the copies'.
+        copies: such as `is_due`. Of those whose set is recovered that has just been read.
+        uid: who deletes them; -1 if nobody does.
     """
     try:
-        end = _recovered(instance) if copy.state is SetState.RECOVERED else datetime.now(UTC)
-        found = connections.to_share(instance.config.file, copy.exposed_share)
-        early = [each for each in found if each.since < end]
-        if early:
-            said = (
-                f"{early[0].machine} connected to {copy.exposed_share} before RecoveryComplete, as"
-                " for recovery, and the set has no AUTO_RECOVERY: Samba may have given it another"
-                " client's context (samba-rvss-limits(7), 'Two clients at once')"
-            )
-            _logger.warning("%s: %s", copy.title, said)
-            instance.ledger.note(copy, IN_DOUBT, uid=uid, detail=said)
+        present, recovered = datetime.now(UTC), _recovered(instance)
+        found = connections.look(instance.config.file)
+        for copy in copies:
+            end = recovered if copy.state is SetState.RECOVERED else present
+            early = found.get(copy.exposed_share.lower())
+            if early and early.since < end:
+                said = (
+                    f"{early.machine} connected to {copy.exposed_share} before RecoveryComplete, as"
+                    " for recovery, and the set has no AUTO_RECOVERY: Samba may have given it"
+                    " another client's context (samba-rvss-limits(7), 'Two clients at once')"
+                )
+                _logger.warning("%s: %s", copy.title, said)
+                instance.ledger.note(copy, IN_DOUBT, uid=uid, detail=said)
     except (OSError, RvssError) as exc:
-        _logger.info("%s: whether its context fits cannot be told: %s", copy.title, exc)
+        titles = ", ".join(copy.title for copy in copies)
+        _logger.info("%s: whether the context fits cannot be told: %s", titles, exc)
 
 
 def _recovered(instance: Instance) -> datetime:

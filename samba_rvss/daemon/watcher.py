@@ -292,6 +292,7 @@ class Watcher:
 
     async def _follow(self, state: SambaState) -> None:
         shown: list[tuple[ShadowCopy, bool]] = []
+        recovered: list[ShadowCopy] = []
         for copy, known in list(self._known(state)):
             due = steps(copy, known)
             closed_still = Step.OPEN in due and copy.id not in self._opened
@@ -308,12 +309,14 @@ class Watcher:
             if copy.path in self._pending:
                 self._pending[copy.path] = current
             if Step.LEARN in due and known.state is SetState.RECOVERED and doubt.is_due(current):
-                self._doubting.start(in_thread(doubt.note, self._present(), current))
+                recovered.append(current)
             if closed_still:
                 continue
             closed = current.phase is not Phase.OPEN or Step.SEAL in due
             if known.is_exposed and self._amended.get(copy.id) is not closed:
                 shown.append((current, closed))
+        if recovered:
+            self._doubting.start(in_thread(doubt.note, self._present(), recovered))
         await self._amend(shown)
         for copy, _ in list(self._known(state)):
             self._drop_if_done(copy)

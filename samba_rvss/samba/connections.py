@@ -1,4 +1,4 @@
-"""Who is connected to a share: as Samba's own databases tell it.
+"""Who is connected to which share: as Samba's own databases tell it.
 
 Contract: it looks, and changes nothing; smbstatus(1) is asked, for a bounded time.
 Source: source3/utils/status.c and status_json.c, traverse_connections_json() (since Samba 4.17).
@@ -27,21 +27,20 @@ class Connection:
     since: datetime
 
 
-def to_share(configfile: str, share: str) -> tuple[Connection, ...]:
-    """Return the connections to a share, the oldest first.
+def look(configfile: str) -> dict[str, Connection]:
+    """Return the oldest connection to each share that has one, by its name in lower case.
 
     Raises:
         RvssError: SAMBA if smbstatus says what cannot be understood; else as `run`.
     """
+    found: dict[str, Connection] = {}
     words = ["smbstatus", f"--configfile={configfile}", "--shares", "--json"]
     try:
-        found = [
-            Connection(
-                machine=str(each["machine"]), since=datetime.fromisoformat(each["connected_at"])
-            )
-            for each in json.loads(run(words, timeout=_SECONDS))["tcons"].values()
-            if each["service"].lower() == share.lower()
-        ]
+        for each in json.loads(run(words, timeout=_SECONDS))["tcons"].values():
+            since = datetime.fromisoformat(each["connected_at"])
+            share = each["service"].lower()
+            if share not in found or since < found[share].since:
+                found[share] = Connection(machine=str(each["machine"]), since=since)
     except (ValueError, LookupError, TypeError, AttributeError) as exc:
         raise RvssError(Problem.SAMBA, f"smbstatus says what is not understood: {exc}") from exc
-    return tuple(sorted(found, key=lambda each: each.since))
+    return found

@@ -354,3 +354,22 @@ def test_other_names(domain: "Domain") -> None:
             setspn("delete")
     finally:
         domain.hv1.write("/etc/hosts", hosts)
+
+
+def test_all_lines_together(domain: "Domain") -> None:
+    """Nothing is wrong, and a member of the group takes a shadow copy through Samba."""
+    from samba_rvss.testing.domain import DOMAIN, PASSWORD, SERVICE
+
+    who = f"username = {SERVICE.name}\npassword = {PASSWORD}\ndomain = {DOMAIN}\n"
+    domain.files.write("/etc/backup.auth", who, 0o600)
+    words = ["samba-rvss", "doctor", "vms", "--probe", "--json"]
+    words += ["--authentication-file", "/etc/backup.auth"]
+    said = domain.files.run(*words, allow=frozenset({0, 3}))
+    found = {one["check"]: one["severity"] for one in json.loads(said)["findings"]}
+    assert found["probe"] == "good"
+    assert {check: found[check] for check in ("idmap", "logons", "operators", "netbios")} == {
+        "idmap": "good",
+        "logons": "good",
+        "operators": "good",
+        "netbios": "good",
+    }
