@@ -1,0 +1,49 @@
+"""What smbstatus says of connections."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from samba_rvss import run
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.samba.connections import Connection, look
+
+
+@pytest.fixture
+def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Let smbstatus say something."""
+    monkeypatch.setattr(run, "_PATH", str(tmp_path))
+    run.tool.cache_clear()
+
+    def made(text: str) -> None:
+        (tmp_path / "said").write_text(text)
+        program = tmp_path / "smbstatus"
+        program.write_text(f"#!/bin/sh\nexec /bin/cat {tmp_path}/said\n")
+        program.chmod(0o755)
+
+    yield made
+    run.tool.cache_clear()
+
+
+def _tcon(share: str, machine: str, at: str) -> dict[str, str]:
+    return {"service": share, "machine": machine, "connected_at": f"2026-11-27T02:57:{at}+00:00"}
+
+
+def test_the_oldest_of_each_share(says: Callable[[str], None]) -> None:
+    tcons = [_tcon("VMs", "b", "19.329552"), _tcon("vms", "a", "17.5"), _tcon("IPC$", "c", "18")]
+    says(json.dumps({"tcons": dict(enumerate(tcons))}))
+    found = look("smb.conf")
+    since = datetime(2026, 11, 27, 2, 57, 17, 500000, UTC)
+    assert found["vms"] == Connection(machine="a", since=since)
+    assert found.keys() == {"vms", "ipc$"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"tcons": {"1": {"service": "x"}}}', '{"tcons": 5}'])
+def test_what_is_not_understood(says: Callable[[str], None], text: str) -> None:
+    says(text)
+    with pytest.raises(RvssError, match="not understood") as caught:
+        look("smb.conf")
+    assert caught.value.problem is Problem.SAMBA
