@@ -786,6 +786,8 @@ def test_more_of_a_check_than_one_thing(files: Files) -> None:
     assert (finding.check, finding.severity) == ("operators", WARNING)
     assert "there is no group BUILTIN\\Backup Operators" in finding.what
     assert "net sam createbuiltingroup" in finding.write
+    granted = replace(administrators, granted=("DOM\\svc",))
+    assert not bad(replace(_member()(seen), privileged=granted))
     (finding,) = bad(replace(seen, server=replace(SERVER, netbios_name="NAS")))
     assert (finding.check, finding.severity) == ("netbios", NOTE)
     assert finding.what == "clients are told to connect to NAS; the host is called files"

@@ -122,11 +122,11 @@ def operators(seen: Seen) -> Iterator[Finding]:
     if seen.privileged is None:
         return
     if seen.privileged.named:
-        if member and seen.privileged.operators is None:
+        if member and seen.privileged.operators is None and not seen.privileged.granted:
             yield made(
                 "operators",
-                "there is no group BUILTIN\\Backup Operators: administrators, and those who have"
-                " SeBackupPrivilege, may take shadow copies",
+                "there is no group BUILTIN\\Backup Operators: only administrators may take shadow"
+                " copies",
                 severity=Severity.WARNING,
                 write=_MAKE_GROUP,
             )
