@@ -197,7 +197,18 @@ def test_backups_at_a_terminal(resting: "Resting", capsys: pytest.CaptureFixture
     assert cli.main(["-s", str(resting.configuration), "backup", "list"]) == 0
     heading, _ = capsys.readouterr().out.splitlines()
     assert heading.split("\t") == [
-        *("ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "AGE", "SIZE", "EXPOSED")
+        *(
+            "ID",
+            "TAKEN",
+            "SHARES",
+            "CONSISTENT",
+            "HELD",
+            "TAGS",
+            "VERIFIED",
+            "AGE",
+            "SIZE",
+            "EXPOSED",
+        )
     ]
 
 
