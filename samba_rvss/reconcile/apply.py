@@ -106,6 +106,7 @@ def perform(instance: Instance, action: Action) -> None:
         case Keep(copy=copy, reason=reason):
             instance.ledger.note(copy, "withdrawn", detail=reason)
             keep.keep(instance, copy)
+            keep.clear(instance, copy)
         case Finish(copy=copy):
             keep.finish(instance, copy)
         case Delete(copy=copy, reason=reason):

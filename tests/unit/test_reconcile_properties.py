@@ -242,7 +242,9 @@ class SimulatedWorld:
                     return world
                 image = self.images[copy.id]
                 kept = replace(image.mark.kept or Kept(), since=NOW)
-                world = world.with_image(replace(image, mark=replace(image.mark, kept=kept)))
+                remnants = image.remnants and isinstance(action, Finish)
+                mark = replace(image.mark, kept=kept)
+                world = world.with_image(replace(image, mark=mark, remnants=remnants))
                 if copy.phase is Phase.KEPT:
                     return world
                 return world.changed(copy, phase=Phase.KEPT)
