@@ -7,6 +7,8 @@ page cache, which is for those who work here.
 import errno
 import hashlib
 import os
+import struct
+from collections.abc import Iterable, Iterator
 
 SIZE = 4 << 20
 """Bytes of a chunk; the last one of a file may have less."""
@@ -14,31 +16,61 @@ SIZE = 4 << 20
 LENGTH = hashlib.sha256().digest_size
 """Bytes of a digest."""
 
-_ZEROES = hashlib.sha256(bytes(SIZE)).digest()
+IN_A_ROW = 256
+"""Chunks of a row, which is one GiB: what is looked at, and written down, at a time."""
+
+EMPTY = hashlib.sha256(bytes(SIZE)).digest()
+"""Digest of a whole chunk of zeroes."""
 
 
 class Digest:
     """The digest of a file, from those of its chunks.
 
-    A file of one chunk has that chunk's SHA-256, which is what sha256sum(1) prints; a larger one
-    the SHA-256 of its chunks' digests in their order. So a hole of a terabyte takes no time, and
-    what has been read of a file need not be read again after an interruption.
+    A file of one chunk has that chunk's SHA-256, which is what sha256sum(1) prints. A larger one
+    has that of the number of each chunk, in 8 bytes, the highest first, and the chunk's SHA-256,
+    one after the other, without the whole chunks of zeroes. So what has no data takes no time,
+    even in a file of 8 EiB, which anybody can make; and what has been read of a file need not be
+    read again after an interruption.
+
+    Args:
+        size: how many bytes the file has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         self._hash = hashlib.sha256()
-        self._count = 0
-        self._first = b""
+        self._only = b""
+        self._is_large = count(size) > 1
 
-    def add(self, digests: bytes) -> None:
-        """Add the digests of the next chunks, one after the other."""
-        self._first = self._first or digests[:LENGTH]
-        self._count += len(digests) // LENGTH
-        self._hash.update(digests)
+    def add(self, first: int, digests: bytes) -> None:
+        """Add the digests of chunks, one after the other, by the number of the first."""
+        self._only = self._only or digests[:LENGTH]
+        for number, digest in numbered(first, digests):
+            if digest != EMPTY:
+                self._hash.update(struct.pack(">Q", number) + digest)
 
     def value(self) -> bytes:
         """Return it."""
-        return self._hash.digest() if self._count > 1 else self._first
+        return self._hash.digest() if self._is_large else self._only
+
+
+def numbered(first: int, digests: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the numbers and the digests of chunks that follow each other."""
+    for number in range(len(digests) // LENGTH):
+        yield first + number, digests[number * LENGTH : (number + 1) * LENGTH]
+
+
+def by_row(runs: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """Yield, for each row of which there are digests, its number, and they by those of chunks."""
+    for first, digests in runs:
+        yield first // IN_A_ROW, dict(numbered(first, digests))
+
+
+def trimmed(first: int, digests: list[bytes]) -> tuple[int, bytes]:
+    """Return the digests of chunks without the whole ones of zeroes at both ends."""
+    full = [at for at, digest in enumerate(digests) if digest != EMPTY]
+    if not full:
+        return first, b""
+    return first + full[0], b"".join(digests[full[0] : full[-1] + 1])
 
 
 def count(size: int) -> int:
@@ -62,6 +94,23 @@ class Reader:
         # What the disk has is to be read, not what is in memory.
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
+    def rows(self, start: int = 0) -> Iterator[int]:
+        """Yield the numbers of the rows that can have data, and of the last one, in their order.
+
+        Args:
+            start: the number of the first row that is wanted.
+
+        Raises:
+            OSError: the file cannot be looked into.
+        """
+        last = (count(self._size) - 1) // IN_A_ROW
+        row = start
+        while row <= last:
+            data = self._next_data(row * IN_A_ROW * SIZE)
+            row = min(max(row, data // (IN_A_ROW * SIZE)), last)
+            yield row
+            row += 1
+
     def digest(self, number: int) -> bytes:
         """Return the SHA-256 of a chunk by its number; each call has a higher one than the last.
 
@@ -70,21 +119,20 @@ class Reader:
         """
         start = number * SIZE
         length = min(SIZE, self._size - start)
-        if not self._is_hole(start, length):
+        if not length or self._next_data(start) < start + length:
             return self._read(self._buffer[:length], start)
-        return _ZEROES if length == SIZE else hashlib.sha256(bytes(length)).digest()
+        return EMPTY if length == SIZE else hashlib.sha256(bytes(length)).digest()
 
-    def _is_hole(self, start: int, length: int) -> bool:
-        if not length:
-            return False
+    def _next_data(self, start: int) -> int:
+        """Return where data begins, at an offset or after it; the file's size if there is none."""
         if start >= self._data:
             try:
                 self._data = os.lseek(self._fd, start, os.SEEK_DATA)
             except OSError as exc:
-                if exc.errno != errno.ENXIO:  # there is no more data
+                if exc.errno != errno.ENXIO:
                     raise
                 self._data = self._size
-        return start + length <= self._data
+        return self._data
 
     def _read(self, buffer: memoryview, start: int) -> bytes:
         done = 0

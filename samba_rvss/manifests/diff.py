@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from itertools import zip_longest
 
 from samba_rvss.manifests import chunks
 from samba_rvss.manifests.entry import CARRIED, Entry, Kind, is_same_content, merged, metadata
@@ -71,8 +70,12 @@ def _different(before: Manifest, after: Manifest, old: Entry, new: Entry) -> int
     if new.kind is not Kind.FILE or old.kind is not Kind.FILE or not (old.digest and new.digest):
         return new.size
     size = 0
-    pairs = zip_longest(before.chunks(old), after.chunks(new))
-    for number, (one, other) in enumerate(pairs):
-        if other is not None and one != other:
-            size += min(chunks.SIZE, new.size - number * chunks.SIZE)
+    pairs = merged(chunks.by_row(before.runs(old)), chunks.by_row(after.runs(new)))
+    for one, other in pairs:
+        numbers = {**(one or {}), **(other or {})}
+        for number in numbers:
+            length = min(chunks.SIZE, new.size - number * chunks.SIZE)
+            pair = [(each or {}).get(number, chunks.EMPTY) for each in (one, other)]
+            if length > 0 and pair[0] != pair[1]:
+                size += length
     return size

@@ -9,6 +9,8 @@ from enum import Enum
 from typing import TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
+K = TypeVar("K", bytes, int)
 
 
 class Kind(Enum):
@@ -129,8 +131,8 @@ def is_unchanged(before: Entry, present: Entry, until: int) -> bool:
 
 
 def merged(
-    left: Iterable[tuple[bytes, T]], right: Iterable[tuple[bytes, T]]
-) -> Iterator[tuple[T | None, T | None]]:
+    left: Iterable[tuple[K, T]], right: Iterable[tuple[K, U]]
+) -> Iterator[tuple[T | None, U | None]]:
     """Yield what two streams, each in the order of its keys, have under one key; None for nothing.
 
     It holds one item of each.

@@ -13,7 +13,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.manifests import chunks, tree
 from samba_rvss.manifests.chunks import Digest, Reader
 from samba_rvss.manifests.entry import Entry, Kind, is_unchanged
-from samba_rvss.manifests.manifest import IN_A_ROW, Draft, Manifest
+from samba_rvss.manifests.manifest import Draft, Manifest
 
 _logger = logging.getLogger(__name__)
 
@@ -147,14 +147,24 @@ def _add(
 
 
 def _copy_chunks(draft: Draft, source: Manifest, entry: Entry, path: bytes) -> bool:
-    """Take over the digests of a file's chunks; return whether all of them were there."""
+    """Take over the digests of a file's chunks; return whether all of them were there.
+
+    Raises:
+        RvssError: STATE. Nothing of it is left in the draft then.
+    """
     if entry.kind is not Kind.FILE or chunks.count(entry.size) == 1:
         return True
-    copied = 0
-    for digests in source.digests(entry.path):
-        draft.add_chunks(path, copied, digests)
-        copied += len(digests) // chunks.LENGTH
-    return copied == chunks.count(entry.size)
+    whole = Digest(entry.size)
+    is_right = False
+    try:
+        for first, digests in source.runs(entry):
+            draft.add_chunks(path, first, digests)
+            whole.add(first, digests)
+        is_right = whole.value() == entry.digest
+    finally:
+        if not is_right:
+            draft.drop_chunks(path)
+    return is_right
 
 
 def _read(draft: Draft, root: int, entry: Entry, progress: Progress) -> None:
@@ -191,24 +201,25 @@ def _content(draft: Draft, fd: int, entry: Entry, progress: Progress) -> bytes:
     Raises:
         OSError: a chunk cannot be read; its text says which.
     """
-    whole = Digest()
-    done = 0
-    for digests in draft.digests(entry.path):  # of an attempt that was interrupted
-        whole.add(digests)
-        done += len(digests) // chunks.LENGTH
+    whole = Digest(entry.size)
+    start = 0
+    for first, digests in draft.runs(entry):  # of an attempt that was interrupted
+        whole.add(first, digests)
+        start = first // chunks.IN_A_ROW + 1
     count = chunks.count(entry.size)
-    row = b""
     reader = Reader(fd, entry.size)
-    for number in range(done, count):
-        try:
-            found = reader.digest(number)
-        except OSError as exc:
-            at = f"{exc.strerror}, at byte {number * chunks.SIZE}"
-            raise OSError(exc.errno, at) from exc
-        whole.add(found)
-        row += found
-        progress.read += min(chunks.SIZE, entry.size - number * chunks.SIZE)
-        if count > 1 and (len(row) == IN_A_ROW * chunks.LENGTH or number == count - 1):
-            draft.add_chunks(entry.path, number - len(row) // chunks.LENGTH + 1, row)
-            row = b""
+    for row in reader.rows(start):
+        first = row * chunks.IN_A_ROW
+        found: list[bytes] = []
+        for number in range(first, min(first + chunks.IN_A_ROW, count)):
+            try:
+                found.append(reader.digest(number))
+            except OSError as exc:
+                at = f"{exc.strerror}, at byte {number * chunks.SIZE}"
+                raise OSError(exc.errno, at) from exc
+            progress.read += min(chunks.SIZE, entry.size - number * chunks.SIZE)
+        first, digests = chunks.trimmed(first, found) if count > 1 else (0, found[0])
+        whole.add(first, digests)
+        if count > 1 and digests:
+            draft.add_chunks(entry.path, first, digests)
     return whole.value()

@@ -46,9 +46,6 @@ CREATE INDEX linked ON entry (inode) WHERE kind = 'f' AND links > 1;
 _FIELDS = tuple(field.name for field in fields(Entry))
 _COLUMNS = ", ".join(_FIELDS)
 _KIND = _FIELDS.index("kind")
-IN_A_ROW = 256
-"""Chunks of a row: those of one GiB."""
-
 _BATCH = 500
 _SECONDS = 2.0  # between two commits: so much is done again after a loss of power
 _FILES = ("", "-journal")
@@ -114,36 +111,38 @@ class Manifest(Closing):
         """Yield the entries that could not be read."""
         yield from self._batches("fault != ''")
 
-    def chunks(self, entry: Entry) -> Iterator[bytes]:
-        """Yield the digests of a file's chunks.
+    def runs(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
+        """Yield digests of a file's chunks: the number of the first, and those that follow it.
+
+        All of one are of one row; what is in none is a whole chunk of zeroes.
 
         Raises:
-            RvssError: STATE if there are more or fewer than the file has.
+            RvssError: STATE if they are no such ones.
         """
-        expected = chunks.count(entry.size)
-        if expected == 1:
-            yield entry.digest
+        count = chunks.count(entry.size)
+        if count == 1:
+            if entry.digest:
+                yield 0, entry.digest
             return
-        seen = 0
-        for digests in self.digests(entry.path):
-            yield from (
-                digests[at : at + chunks.LENGTH] for at in range(0, len(digests), chunks.LENGTH)
-            )
-            seen += len(digests) // chunks.LENGTH
-        if seen != expected:
-            raise self.damaged(f"{seen} of {expected} chunks of a file are in it")
-
-    def digests(self, path: bytes) -> Iterator[bytes]:
-        """Yield the digests of a large file's chunks, many at a time."""
-        first = 0
+        last = -1
         while True:
             with self._reported():
-                query = "SELECT digests FROM chunk WHERE path = ? AND first = ?"
-                row = self._database.execute(query, (path, first)).fetchone()
+                query = (
+                    "SELECT first, digests FROM chunk WHERE path = ? AND first > ?"
+                    " ORDER BY first LIMIT 1"
+                )
+                row = self._database.execute(query, (entry.path, last)).fetchone()
             if row is None:
                 return
-            yield row[0]
-            first += IN_A_ROW
+            first, digests = row
+            number, rest = divmod(len(digests), chunks.LENGTH)
+            within = first // chunks.IN_A_ROW
+            if rest or not number or (first + number - 1) // chunks.IN_A_ROW != within:
+                raise self.damaged("the digests of a file's chunks are no such ones")
+            if first + number > count:
+                raise self.damaged("there are digests of chunks that a file does not have")
+            yield first, digests
+            last = (within + 1) * chunks.IN_A_ROW - 1
 
     def _batches(self, condition: str) -> Iterator[Entry]:
         last: bytes | None = None
@@ -252,8 +251,8 @@ class Draft(Manifest):
                 "UPDATE entry SET digest = ?, fault = ?, done = 1 WHERE path = ?",
                 (digest, fault, path),
             )
-            if fault:
-                self._database.execute("DELETE FROM chunk WHERE path = ?", (path,))
+        if fault:
+            self.drop_chunks(path)
         self._commit(now=False)
 
     def left_over(self, kind: Kind) -> Iterator[Entry]:
@@ -280,28 +279,36 @@ class Draft(Manifest):
         return list(map(_entry, rows))
 
     def add_chunks(self, path: bytes, first: int, digests: bytes) -> None:
-        """Add the digests of a large file's next chunks.
+        """Add digests of a large file's chunks; what was added of a row is all that is in it.
 
         Args:
             path: the file's.
             first: the number of the first of them.
-            digests: as many as belong in a row, or those that are left.
+            digests: theirs, all of one row.
         """
         with self._reported():
             row = (path, first, digests)
             self._database.execute("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?)", row)
         self._commit(now=False)
 
+    def drop_chunks(self, path: bytes) -> None:
+        """Remove the digests of a file's chunks."""
+        with self._reported():
+            self._database.execute("DELETE FROM chunk WHERE path = ?", (path,))
+
     def sums(self) -> tuple[int, int, int, int, int]:
         """Return how many entries, files, bytes and faults there are, and bytes left to read."""
         with self._reported():
+            # Two files of 8 EiB, which anybody can make, are more than sum() takes.
             found = self._database.execute(
-                "SELECT count(*), count(*) FILTER (WHERE kind = 'f'), coalesce(sum(size), 0),"
+                "SELECT count(*), count(*) FILTER (WHERE kind = 'f'),"
                 " count(*) FILTER (WHERE fault != ''),"
-                " coalesce(sum(size) FILTER (WHERE done = 0), 0) FROM entry"
+                " coalesce(sum(size >> 32), 0), coalesce(sum(size & 0xffffffff), 0),"
+                " coalesce(sum(size >> 32) FILTER (WHERE done = 0), 0),"
+                " coalesce(sum(size & 0xffffffff) FILTER (WHERE done = 0), 0) FROM entry"
             ).fetchone()
-        entries, names, size, faults, left = found
-        return entries, names, size, faults, left
+        entries, names, faults, high, low, left_high, left_low = found
+        return entries, names, (high << 32) + low, faults, (left_high << 32) + left_low
 
     def complete(self, about: Mapping[str, str], target: str) -> None:
         """Make it a whole one: everything is on the disk when it gets its name.

@@ -11,13 +11,32 @@ from dataclasses import dataclass, replace
 
 from samba_rvss.manifests import chunks, tree
 from samba_rvss.manifests.chunks import Digest, Reader
-from samba_rvss.manifests.entry import CARRIED, LASTING, Entry, Kind, lasting, metadata
+from samba_rvss.manifests.entry import (
+    CARRIED,
+    LASTING,
+    Entry,
+    Kind,
+    lasting,
+    merged,
+    metadata,
+)
 from samba_rvss.manifests.make import Progress
 from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import WHOLE, Subset
 
 # What openat2(2) answers for a path that is not there any more, whatever is in its place.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+_ROW = chunks.IN_A_ROW
+
+
+@dataclass(slots=True)
+class _Damage:
+    """Chunks of one file that are wrong in one way: the first, why, and how many."""
+
+    first: int
+    why: str = ""
+    chunks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,27 +133,32 @@ def _of_content(
     manifest: Manifest, entry: Entry, found: int, subset: Subset, progress: Progress
 ) -> Iterator[Difference]:
     """Read a file, and tell where it is not what it was."""
-    damage: dict[str, list[tuple[int, str]]] = {}
-    whole = Digest()
+    damage: dict[str, _Damage] = {}
+    whole = Digest(entry.size)
+    count = chunks.count(entry.size)
     with tree.content(found) as fd:
         reader = Reader(fd, entry.size)
-        for number, expected in enumerate(manifest.chunks(entry)):
-            whole.add(expected)
-            if not subset.has(entry.path, number):
-                continue
-            progress.read += min(chunks.SIZE, entry.size - number * chunks.SIZE)
-            try:
-                if reader.digest(number) != expected:
-                    damage.setdefault("content", []).append((number, ""))
-            except OSError as exc:
-                reason = exc.strerror or str(exc)
-                damage.setdefault("unreadable", []).append((number, f"{reason}: "))
+        of_data = ((row, row) for row in reader.rows())
+        for row, noted in merged(of_data, chunks.by_row(manifest.runs(entry))):
+            expected = noted or {}
+            first = row * _ROW if row is not None else min(expected) // _ROW * _ROW
+            for number in range(first, min(first + _ROW, count)):
+                digest = expected.get(number, chunks.EMPTY)
+                whole.add(number, digest)
+                if not subset.has(entry.path, number):
+                    continue
+                progress.read += min(chunks.SIZE, entry.size - number * chunks.SIZE)
+                try:
+                    if reader.digest(number) != digest:
+                        damage.setdefault("content", _Damage(number)).chunks += 1
+                except OSError as exc:
+                    why = f"{exc.strerror or exc}: "
+                    damage.setdefault("unreadable", _Damage(number, why)).chunks += 1
     if whole.value() != entry.digest:
         yield Difference(path=entry.path, what="content", detail="its manifest contradicts itself")
-    for what, found_at in damage.items():
-        first, why = found_at[0]
-        offset = first * chunks.SIZE
-        detail = f"{why}{len(found_at)} of its {chunks.count(entry.size)} chunks, at byte {offset}"
+    for what, each in damage.items():
+        offset = each.first * chunks.SIZE
+        detail = f"{each.why}{each.chunks} of its {count} chunks, at byte {offset}"
         yield Difference(path=entry.path, what=what, detail=detail, offset=offset)
 
 

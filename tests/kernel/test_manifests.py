@@ -178,10 +178,11 @@ def test_all_that_a_tree_can_hold(instance: Instance, storage: "Storage") -> Non
     content = (share / "disk").read_bytes()
     pieces = [content[at : at + chunks.SIZE] for at in range(0, len(content), chunks.SIZE)]
     digests = [hashlib.sha256(piece).digest() for piece in pieces]
-    assert found[b"disk"].digest == hashlib.sha256(b"".join(digests)).digest()
+    told = [bytes([0] * 7 + [number]) + digests[number] for number in (1, 3)]  # 0 and 2 are zeroes
+    assert found[b"disk"].digest == hashlib.sha256(b"".join(told)).digest()
     assert about.size == len(b"nested" + b"content" * 2 + b"odd") + len(content)
     with Manifest(manifests.path(instance.config, part.id), part.id) as manifest:
-        assert list(manifest.chunks(found[b"disk"])) == digests
+        assert list(manifest.runs(found[b"disk"])) == [(1, b"".join(digests[1:]))]
     assert verified(instance, part) == {}
     assert os.stat(manifests.path(instance.config, part.id)).st_mode & 0o777 == 0o600
     destroy(instance, part)
@@ -315,7 +316,8 @@ def test_a_terabyte_of_nothing(instance: Instance, storage: "Storage") -> None:
     with Manifest(path, part.id) as manifest:
         found = manifest.get(b"disk")
         assert found is not None
-        assert sum(1 for _ in manifest.chunks(found)) == (1 << 40) // chunks.SIZE
+        runs = [(first, len(digests)) for first, digests in manifest.runs(found)]
+        assert runs == [(0, chunks.LENGTH), ((1 << 40) // chunks.SIZE - 1, chunks.LENGTH)]
     destroy(instance, part)
 
 
@@ -392,13 +394,13 @@ def test_an_interrupted_one_goes_on_where_it_was(instance: Instance, storage: "S
     right = entries(instance, part)
     whole = Path(manifests.path(instance.config, part.id))
     with Manifest(str(whole), part.id) as manifest:
-        rows = list(manifest.digests(b"disk"))
+        first, digests = next(manifest.runs(right[b"disk"]))
     whole.unlink()
     mark = hashlib.sha256(b"as if it had been read").digest()
     with Draft(str(whole.with_suffix(".partial")), part.id) as draft:
         for entry in right.values():
             draft.add(replace(entry, digest=mark), done=entry.path == b"file")
-        draft.add_chunks(b"disk", 0, rows[0])
+        draft.add_chunks(b"disk", first, digests)
         with pytest.raises(RvssError, match="already") as refused:
             made(instance, part)
         assert refused.value.problem is Problem.BUSY

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +18,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel.priority import idle
 from samba_rvss.manifests import chunks, subset
 from samba_rvss.manifests.chunks import Digest, Reader
+from samba_rvss.manifests.diff import changes
 from samba_rvss.manifests.entry import (
     CARRIED,
     LASTING,
@@ -26,7 +29,9 @@ from samba_rvss.manifests.entry import (
     merged,
     metadata,
 )
+from samba_rvss.manifests.make import Last, Progress, fill
 from samba_rvss.manifests.manifest import VERSION, Draft, Manifest, remove
+from samba_rvss.manifests.verify import Difference, compare
 
 FILE = Entry(path=b"a", kind=Kind.FILE, size=3, mtime=5, ctime=10, inode=7, digest=b"d")
 
@@ -79,19 +84,88 @@ def test_how_many_chunks(size: int) -> None:
     assert count == len(range(0, size, chunks.SIZE)) or (size, count) == (0, 1)
 
 
-@given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=9), st.data())
+@given(st.lists(st.sampled_from([b"a" * 32, b"b" * 32, chunks.EMPTY]), min_size=2), st.data())
 def test_a_digest_does_not_depend_on_how_it_was_added(
     digests: list[bytes], data: st.DataObject
 ) -> None:
-    """One chunk has its own; several, that of theirs."""
+    """Nor on which of the chunks of zeroes are told."""
     cut = data.draw(st.integers(0, len(digests)))
-    one, other = Digest(), Digest()
-    for each in digests:
-        one.add(each)
-    other.add(b"".join(digests[:cut]))
-    other.add(b"".join(digests[cut:]))
-    whole = hashlib.sha256(b"".join(digests)).digest() if len(digests) > 1 else digests[0]
-    assert one.value() == other.value() == whole
+    size = len(digests) * chunks.SIZE
+    whole, parts = Digest(size), Digest(size)
+    for number, each in enumerate(digests):
+        whole.add(number, each)
+    for first, piece in ((0, digests[:cut]), (cut, digests[cut:])):
+        parts.add(*chunks.trimmed(first, piece))
+    told = [
+        number.to_bytes(8, "big") + each
+        for number, each in enumerate(digests)
+        if each != chunks.EMPTY
+    ]
+    assert whole.value() == parts.value() == hashlib.sha256(b"".join(told)).digest()
+
+
+def test_the_digest_of_a_file_of_one_chunk_is_that_chunk_s() -> None:
+    for content in (chunks.EMPTY, b"a" * 32):
+        digest = Digest(chunks.SIZE)
+        digest.add(0, content)
+        assert digest.value() == content
+
+
+def test_the_largest_files_that_there_can_be(tmp_path: Path) -> None:
+    """Anybody can make them: they cost what is in them, whatever is done with them."""
+    size = (1 << 63) - 1
+    far = (5 << 60) + chunks.SIZE
+    with TemporaryDirectory(dir="/dev/shm") as directory:
+        for name in (b"one", b"other", b"hole"):
+            with open(os.path.join(os.fsencode(directory), name), "wb") as file:
+                file.truncate(size)
+                if name != b"hole":
+                    os.pwrite(file.fileno(), b"data", far)
+        with closing(manifest_of(directory, tmp_path / "x")) as manifest:
+            (told,) = (entry for entry in manifest.entries() if entry.path == b"one")
+            assert [(first, len(each)) for first, each in manifest.runs(told)] == [
+                (far // chunks.SIZE, 32),
+                (chunks.count(size) - 1, 32),
+            ]
+            assert different(manifest, directory) == {}
+            with open(f"{directory}/one", "r+b") as file:
+                os.pwrite(file.fileno(), b"more", 3 << 60)
+            with open(f"{directory}/other", "r+b") as file:
+                os.pwrite(file.fileno(), b"DATA", far)
+            found = different(manifest, directory)
+            assert {path: each.offset for path, each in found.items()} == {
+                b"one": 3 << 60,
+                b"other": far,
+            }
+            with closing(manifest_of(directory, tmp_path / "y")) as after:
+                assert [(change.path, change.size) for change in changes(manifest, after)] == [
+                    (b"one", chunks.SIZE),
+                    (b"other", chunks.SIZE),
+                ]
+
+
+def manifest_of(directory: str, path: Path) -> Manifest:
+    """Return the manifest of a directory."""
+    with Draft(f"{path}.partial", "x") as draft, _opened(directory) as root:
+        fill(draft, root, None, Progress())
+        draft.complete({"size": str(draft.sums()[2])}, f"{path}.db")
+    return Manifest(f"{path}.db", "x")
+
+
+def different(manifest: Manifest, directory: str) -> dict[bytes, Difference]:
+    """Return what is different in the content of a directory's files."""
+    with _opened(directory) as root:
+        found = list(compare(manifest, root, Progress()))
+    return {each.path: each for each in found if each.what == "content"}
+
+
+@contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("size", [0, 1, chunks.SIZE, chunks.SIZE + 1, 4 * chunks.SIZE + 7])
@@ -195,17 +269,41 @@ def test_one_of_another_version(tmp_path: Path) -> None:
     remove(path)
 
 
-def test_chunks_that_are_missing_are_damage(tmp_path: Path) -> None:
-    large = replace(FILE, size=3 * chunks.SIZE)
+@pytest.mark.parametrize(("first", "length"), [(0, 33), (0, 0), (255, 64), (2, 64), (1 << 40, 32)])
+def test_digests_that_can_be_of_no_chunks(tmp_path: Path, first: int, length: int) -> None:
+    large = replace(FILE, size=300 * chunks.SIZE if first == 255 else 3 * chunks.SIZE)
     with Draft(str(tmp_path / "x.partial"), "x") as draft:
         draft.add(large, done=True)
-        draft.add_chunks(b"a", 0, bytes(64))
-        draft.complete({}, str(tmp_path / "x.db"))
-    with (
-        Manifest(str(tmp_path / "x.db"), "x") as manifest,
-        pytest.raises(RvssError, match="2 of 3 chunks"),
+        draft.add_chunks(b"a", first, bytes(length))
+        with pytest.raises(RvssError, match="digests"):
+            list(draft.runs(large))
+
+
+def test_damage_of_a_manifest_is_not_taken_over(tmp_path: Path) -> None:
+    """Digests of chunks that are not those of the file: it is read."""
+    path = tmp_path / "share" / "file"
+    path.parent.mkdir()
+    path.write_bytes(b"1" * (2 * chunks.SIZE))
+    with closing(manifest_of(str(path.parent), tmp_path / "x")) as manifest:
+        whole = list(manifest.entries())
+    for number, statement in enumerate(
+        ["DELETE FROM chunk", "UPDATE chunk SET digests = zeroblob(32)"]
     ):
-        list(manifest.chunks(large))
+        with closing(sqlite3.connect(tmp_path / "x.db")) as database, database:
+            database.execute(statement)
+        with (
+            closing(Manifest(str(tmp_path / "x.db"), "x")) as damaged,
+            Draft(str(tmp_path / "y.partial"), "y") as draft,
+            _opened(str(path.parent)) as root,
+        ):
+            progress = Progress()
+            fill(draft, root, Last(manifest=damaged, until=1 << 62), progress)
+            assert progress.reused == 0
+            assert list(draft.entries()) == whole
+            draft.complete({}, str(tmp_path / f"y{number}.db"))
+        with closing(Manifest(str(tmp_path / f"y{number}.db"), "y")) as again:
+            assert different(again, str(path.parent)) == {}
+        shutil.copy(tmp_path / "y0.db", tmp_path / "x.db")
 
 
 def test_idle_is_for_a_block() -> None:
