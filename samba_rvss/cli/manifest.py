@@ -239,10 +239,10 @@ def state(config: Config, parts: Sequence[ShadowCopy]) -> str:
     damaged = sum(each.damaged for each in found if each)
     if damaged:
         return f"damaged: {damaged} name{'s' * (damaged > 1)}"
-    times = [each.time for each in found if each]
-    if len(times) < len(parts):
-        return "never"
-    return f"{output.span(now() - min(times))} ok"
+    wholes = [each.whole for each in found if each and each.whole]
+    if len(wholes) == len(parts):
+        return f"{output.span(now() - min(wholes))} ok"
+    return "in part" if any(found) else "never"
 
 
 def standing_as_data(config: Config, part: ShadowCopy) -> dict[str, Any]:
@@ -258,6 +258,7 @@ def standing_as_data(config: Config, part: ShadowCopy) -> dict[str, Any]:
             "time": found.time.isoformat(),
             "subset": found.subset,
             "damaged": found.damaged,
+            "whole": found.whole.isoformat() if found.whole else None,
         }
         if found
         else None,

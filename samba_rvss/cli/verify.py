@@ -84,7 +84,8 @@ def register(verbs: Verbs) -> None:
         "--outdated-after",
         metavar="AGE",
         default="",
-        help="leave out what was verified less than that ago and was not damaged: 24h, 30d, 4w",
+        help="leave out what was verified less than that ago, in whole or in this subset, and was"
+        " not damaged: 24h, 30d, 4w",
     )
     verb.add_argument(
         "--against",
@@ -110,8 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         parts = _wanted(config, ledger, arguments.copy)
         several = len(parts) > 1
         for part in parts:
-            before = manifests.verification(config, part.id)
-            if since and before and before.time > since and not before.damaged:
+            if since and _is_recent(manifests.verification(config, part.id), chosen, since):
                 continue
             where = arguments.against
             if where and several:
@@ -155,6 +155,14 @@ def _since(words: str) -> datetime | None:
     return now() - age.length if age else None
 
 
+def _is_recent(before: Verification | None, chosen: Subset, since: datetime) -> bool:
+    """Return whether what is to be verified was, since then, and was not damaged."""
+    if before is None or before.damaged:
+        return False
+    was_whole = before.whole is not None and before.whole > since
+    return was_whole or (before.subset == chosen.text and before.time > since)
+
+
 def _wanted(config: Config, ledger: Ledger, words: Sequence[str]) -> list[ShadowCopy]:
     if words:
         return list(named(ledger, words))
@@ -191,8 +199,7 @@ def _verify(instance: Instance, found: Found, chosen: Subset, where: str) -> Non
                 found.left_out += 1
     found.entries, found.read = progress.entries, progress.read
     if not where:
-        done = Verification(time=now(), subset=chosen.text, damaged=found.damaged)
-        manifests.record(config, part.id, done)
+        manifests.record(config, part.id, now(), chosen.text, found.damaged)
 
 
 @contextmanager

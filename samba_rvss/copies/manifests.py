@@ -66,12 +66,14 @@ class Verification:
     Attributes:
         time: when that ended.
         subset: of what; empty for all of it.
-        damaged: how many names were not as they should be.
+        damaged: how many names were not as they should be, at least, since all of it was compared.
+        whole: when all of it was compared last; None if it never was.
     """
 
     time: datetime
     subset: str
     damaged: int
+    whole: datetime | None
 
 
 def exists(config: Config, image: str) -> bool:
@@ -118,18 +120,34 @@ def verification(config: Config, image: str) -> Verification | None:
             time=datetime.fromisoformat(found["time"]),
             subset=str(found["subset"]),
             damaged=int(found["damaged"]),
+            whole=datetime.fromisoformat(found["whole"]) if found["whole"] else None,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def record(config: Config, image: str, found: Verification) -> None:
-    """Write down how an image was verified.
+def record(config: Config, image: str, time: datetime, subset: str, damaged: int) -> None:
+    """Write down how an image was verified. A part of it tells nothing of damage elsewhere.
+
+    Args:
+        config: the instance's.
+        image: which one.
+        time: when that ended.
+        subset: of what; empty for all of it.
+        damaged: how many names were not as they should be.
 
     Raises:
         RvssError: SYSTEM.
     """
-    told = {"time": found.time.isoformat(), "subset": found.subset, "damaged": found.damaged}
+    before = verification(config, image) if subset else None
+    damaged = max(damaged, before.damaged) if before else damaged
+    whole = before.whole if before else None if subset else time
+    told = {
+        "time": time.isoformat(),
+        "subset": subset,
+        "damaged": damaged,
+        "whole": whole.isoformat() if whole else None,
+    }
     where = _path(config, image, _VERIFIED)
     try:
         files.replace(where, json.dumps(told).encode())

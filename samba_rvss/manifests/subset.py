@@ -53,9 +53,12 @@ def parse(text: str) -> Subset:
     """
     part = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
     if part and 1 <= int(part[1]) <= int(part[2]):
-        return Subset(text=text.strip(), number=int(part[1]), parts=int(part[2]))
+        number, parts = int(part[1]), int(part[2])
+        return Subset(text=f"{number}/{parts}", number=number, parts=parts) if parts > 1 else WHOLE
     share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%", text.strip())
-    if share and 0 < float(share[1]) <= 100:
+    if share and float(share[1]) == 100:
+        return WHOLE
+    if share and 0 < float(share[1]) < 100:
         salt = secrets.token_bytes(hashlib.blake2b.SALT_SIZE)
         return Subset(text=text.strip(), share=float(share[1]) / 100, salt=salt)
     raise ValueError("a part such as 1/7, or a percentage such as 5%, is wanted")

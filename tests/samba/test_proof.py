@@ -95,11 +95,16 @@ def test_proof(rig: "Rig", proving: Callable[..., _Done], tmp_path: Path) -> Non
     done = proving("manifest", first, "--json").json()
     assert sorted(each["share"] for each in done["manifests"]) == ["logs", "vms"]
     assert "never" in proving("list").stdout
+    assert proving("verify", first, "--subset", "1/9", "--json").json()["subset"] == "1/9"
+    assert "in part" in proving("list").stdout
+    recent = ("--outdated-after", "30d", "--json")
+    assert proving("verify", "--subset", "1/9", *recent).json()["verified"] == []
+    assert proving("verify", "--subset", "2/9", *recent).json()["verified"] != []
     found = proving("verify", first, "--json").json()["verified"]
     assert [(each["damaged"], each["failure"]) for each in found] == [(0, ""), (0, "")]
     assert " min ok" in proving("list").stdout
-    left = proving("verify", "--outdated-after", "30d", "--json").json()
-    assert left["verified"] == []
+    for words in ([], ["--subset", "3/9"]):
+        assert proving("verify", *words, *recent).json()["verified"] == []
 
     (share / "one\nname").write_bytes(b"another")
     (share / "new").touch()
@@ -133,6 +138,11 @@ def test_proof(rig: "Rig", proving: Callable[..., _Done], tmp_path: Path) -> Non
     assert told.returncode == DAMAGED
     assert "content [vms] same: 1 of its 1 chunks, at byte 0" in told.stdout
     assert "damaged: 1 name" in proving("list").stdout
+    ends = []
+    for part in ("1/2", "2/2"):  # one is well, which does not make all of it well
+        ends.append(proving("verify", second, "--subset", part).returncode)
+        assert "damaged: 1 name" in proving("list").stdout
+    assert sorted(ends) == [0, DAMAGED]
     assert f"backup verify {second}" in "".join(
         json.loads(rig.command("status", "--json").stdout)["wrong"]
     )

@@ -28,7 +28,6 @@ from samba_rvss.cli import (
 )
 from samba_rvss.copies import manifests
 from samba_rvss.copies.backup import backups
-from samba_rvss.copies.manifests import Verification
 from samba_rvss.demo import show
 from samba_rvss.demo.reporter import Reporter
 from samba_rvss.findings import Fate, Finding
@@ -139,7 +138,7 @@ def proven(resting: "Resting") -> None:
     about = dict.fromkeys(("entries", "files", "size", "unreadable", "reused"), "0")
     with Draft(f"{path}.partial", resting.kept) as draft:
         draft.complete({**about, "made": NOW.isoformat()}, str(path))
-    manifests.record(config, resting.kept, Verification(time=NOW, subset="", damaged=0))
+    manifests.record(config, resting.kept, NOW, "", 0)
 
 
 def _of_functions() -> list[Any]:

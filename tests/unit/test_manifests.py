@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samba_rvss.copies import manifests
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel.priority import idle
 from samba_rvss.manifests import chunks, subset
@@ -32,6 +34,7 @@ from samba_rvss.manifests.entry import (
 from samba_rvss.manifests.make import Last, Progress, fill
 from samba_rvss.manifests.manifest import VERSION, Draft, Manifest, remove
 from samba_rvss.manifests.verify import Difference, compare
+from tests.unit.values import CONFIG
 
 FILE = Entry(path=b"a", kind=Kind.FILE, size=3, mtime=5, ctime=10, inode=7, digest=b"d")
 
@@ -217,6 +220,27 @@ def _twice(text: str) -> Iterator[subset.Subset]:
 def test_what_is_no_part(text: str) -> None:
     with pytest.raises(ValueError, match="is wanted"):
         subset.parse(text)
+
+
+def test_all_of_it_is_no_subset() -> None:
+    assert subset.parse("1/1") == subset.parse("100%") == subset.parse("100.0%") == subset.WHOLE
+
+
+def test_a_subset_that_is_well_hides_no_damage_elsewhere(tmp_path: Path) -> None:
+    """Nor does it say that all of it was verified; only that does so."""
+    config = replace(CONFIG, state_directory=str(tmp_path))
+    (tmp_path / "manifests").mkdir()
+    times = [datetime(2026, 1, day, tzinfo=UTC) for day in range(1, 6)]
+    steps = [("1/3", 0), ("", 2), ("1/3", 0), ("2/3", 3), ("", 0)]
+    seen = []
+    for time, (part, damaged) in zip(times, steps, strict=True):
+        manifests.record(config, "x", time, part, damaged)
+        found = manifests.verification(config, "x")
+        assert found is not None
+        assert (found.time, found.subset) == (time, part)
+        seen.append((found.damaged, found.whole))
+    whole = times[1]
+    assert seen == [(0, None), (2, whole), (2, whole), (3, whole), (0, times[4])]
 
 
 ENTRIES = st.dictionaries(
