@@ -24,8 +24,9 @@ from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.manifests import make as making
+from samba_rvss.manifests.draft import Draft
 from samba_rvss.manifests.make import Last, Progress
-from samba_rvss.manifests.manifest import Draft, Manifest, remove
+from samba_rvss.manifests.manifest import Manifest, remove
 from samba_rvss.model import ShadowCopy
 from samba_rvss.samba.conf import Config
 
@@ -158,10 +159,8 @@ def record(config: Config, image: str, time: datetime, subset: str, damaged: int
 def forget(config: Config, image: str) -> None:
     """Remove all that is known of an image's files. Gone already is success."""
     try:
-        for end in _ENDS:
+        for end in (*_ENDS, _VERIFIED):
             remove(_path(config, image, end))
-        with suppress(FileNotFoundError):
-            os.unlink(_path(config, image, _VERIFIED))
     except OSError as exc:
         _logger.warning("the manifest of %s is not removed: %s", image, exc.strerror)
 
@@ -195,9 +194,8 @@ def make(instance: Instance, part: ShadowCopy, progress: Progress, *, anew: bool
             reused=progress.reused,
         )
         told = {name: str(getattr(found, name)) for name in About.__slots__}
-        told |= {"made": found.made.isoformat(), "image": part.id, "share": part.share}
-        with suppress(FileNotFoundError):
-            os.unlink(_path(config, part.id, _VERIFIED))
+        told |= {"made": found.made.isoformat(), "share": part.share}
+        _remove(_path(config, part.id, _VERIFIED))
         draft.complete(told, path(config, part.id))
     return found
 
@@ -248,8 +246,20 @@ def _draft(config: Config, image: str, *, anew: bool) -> Draft:
         if not anew:
             return draft
         draft.close()
-    remove(where)
+    _remove(where)
     return Draft(where, image)
+
+
+def _remove(where: str) -> None:
+    """Remove what is known of an image's files, if it is there.
+
+    Raises:
+        RvssError: SYSTEM.
+    """
+    try:
+        remove(where)
+    except OSError as exc:
+        raise RvssError(Problem.SYSTEM, f"cannot remove {where}: {exc.strerror}") from exc
 
 
 def _last(instance: Instance, part: ShadowCopy, stack: ExitStack) -> Last | None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.manifests import chunks, tree
 from samba_rvss.manifests.chunks import Digest, Reader
+from samba_rvss.manifests.draft import Draft
 from samba_rvss.manifests.entry import Entry, Kind, is_unchanged
-from samba_rvss.manifests.manifest import Draft, Manifest
+from samba_rvss.manifests.manifest import Manifest
 
 _logger = logging.getLogger(__name__)
 

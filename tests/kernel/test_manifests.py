@@ -23,9 +23,10 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.manifests import chunks
 from samba_rvss.manifests.diff import Change, How, changes
+from samba_rvss.manifests.draft import Draft
 from samba_rvss.manifests.entry import Entry, Kind
 from samba_rvss.manifests.make import Progress, fill
-from samba_rvss.manifests.manifest import Draft, Manifest
+from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import WHOLE, parse
 from samba_rvss.manifests.verify import Difference, compare
 from samba_rvss.model import Nested, Phase, ShadowCopy

@@ -32,7 +32,7 @@ from samba_rvss.demo import show
 from samba_rvss.demo.reporter import Reporter
 from samba_rvss.findings import Fate, Finding
 from samba_rvss.manifests.diff import Change, How
-from samba_rvss.manifests.manifest import Draft
+from samba_rvss.manifests.draft import Draft
 from samba_rvss.manifests.verify import Difference
 from samba_rvss.model import Branch, Exposed, Hold, Phase, Whose
 from tests.unit.test_backup import kept_image

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,6 +21,7 @@ from samba_rvss.kernel.priority import idle
 from samba_rvss.manifests import chunks, subset
 from samba_rvss.manifests.chunks import Digest, Reader
 from samba_rvss.manifests.diff import changes
+from samba_rvss.manifests.draft import Draft
 from samba_rvss.manifests.entry import (
     CARRIED,
     LASTING,
@@ -32,7 +33,7 @@ from samba_rvss.manifests.entry import (
     metadata,
 )
 from samba_rvss.manifests.make import Last, Progress, fill
-from samba_rvss.manifests.manifest import VERSION, Draft, Manifest, remove
+from samba_rvss.manifests.manifest import VERSION, Manifest, remove
 from samba_rvss.manifests.verify import Difference, compare
 from tests.unit.values import CONFIG
 
@@ -151,7 +152,7 @@ def manifest_of(directory: str, path: Path) -> Manifest:
     """Return the manifest of a directory."""
     with Draft(f"{path}.partial", "x") as draft, _opened(directory) as root:
         fill(draft, root, None, Progress())
-        draft.complete({"size": str(draft.sums()[2])}, f"{path}.db")
+        draft.complete({}, f"{path}.db")
     return Manifest(f"{path}.db", "x")
 
 
@@ -272,7 +273,8 @@ def test_what_is_written_is_read(entries: dict[bytes, Entry]) -> None:
         assert os.listdir(directory) == ["x.db"]
         with Manifest(f"{directory}/x.db", "x") as manifest:
             found = list(manifest.entries())
-            assert manifest.about == {"made": "now"}
+            number = str(len(written))
+            assert manifest.about == {"made": "now", "image": "x", "entries": number}
             for path, entry in written.items():
                 assert manifest.get(path) == entry
         assert found == [written[path] for path in sorted(written)]
@@ -310,6 +312,7 @@ def test_damage_of_a_manifest_is_not_taken_over(tmp_path: Path) -> None:
     path.write_bytes(b"1" * (2 * chunks.SIZE))
     with closing(manifest_of(str(path.parent), tmp_path / "x")) as manifest:
         whole = list(manifest.entries())
+    undamaged = (tmp_path / "x.db").read_bytes()
     for number, statement in enumerate(
         ["DELETE FROM chunk", "UPDATE chunk SET digests = zeroblob(32)"]
     ):
@@ -327,7 +330,59 @@ def test_damage_of_a_manifest_is_not_taken_over(tmp_path: Path) -> None:
             draft.complete({}, str(tmp_path / f"y{number}.db"))
         with closing(Manifest(str(tmp_path / f"y{number}.db"), "y")) as again:
             assert different(again, str(path.parent)) == {}
-        shutil.copy(tmp_path / "y0.db", tmp_path / "x.db")
+        (tmp_path / "x.db").write_bytes(undamaged)
+
+
+def test_names_that_are_missing_are_damage(tmp_path: Path) -> None:
+    """One that has lost all of them must not say that all of it is as it was."""
+    (tmp_path / "share").mkdir()
+    with closing(manifest_of(str(tmp_path / "share"), tmp_path / "x")) as manifest:
+        assert different(manifest, str(tmp_path / "share")) == {}
+    with closing(sqlite3.connect(tmp_path / "x.db")) as database, database:
+        database.execute("DELETE FROM entry")
+    with (
+        closing(Manifest(str(tmp_path / "x.db"), "x")) as manifest,
+        pytest.raises(RvssError, match="there are 0 names in it, and were 1"),
+    ):
+        different(manifest, str(tmp_path / "share"))
+
+
+def test_one_of_another_image(tmp_path: Path) -> None:
+    with Draft(str(tmp_path / "y.partial"), "y") as draft:
+        draft.complete({}, str(tmp_path / "x.db"))
+    with pytest.raises(RvssError, match="it is of y, and not of x") as refused:
+        Manifest(str(tmp_path / "x.db"), "x")
+    assert refused.value.problem is Problem.STATE
+
+
+def test_what_has_just_been_finished_is_nobody_s_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of who had opened it before it got its name; and it has its name before it is let go."""
+    draft = Draft(str(tmp_path / "x.partial"), "x")
+    connect = sqlite3.connect
+
+    def late(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        found: sqlite3.Connection = connect(*arguments, **options)
+        draft.complete({}, str(tmp_path / "x.db"))
+        return found
+
+    monkeypatch.setattr(sqlite3, "connect", late)
+    with pytest.raises(RvssError) as refused:
+        Draft(str(tmp_path / "x.partial"), "x")
+    assert refused.value.problem is Problem.BUSY
+    assert os.listdir(tmp_path) == ["x.db"]
+
+
+def test_a_draft_that_is_none_or_cannot_be_made(tmp_path: Path) -> None:
+    path = tmp_path / "x.partial"
+    path.write_bytes(bytes(5000))
+    with pytest.raises(RvssError) as refused:
+        Draft(str(path), "x")
+    assert refused.value.problem is Problem.STATE
+    with pytest.raises(RvssError) as refused:
+        Draft(str(tmp_path / "missing" / "x.partial"), "x")
+    assert refused.value.problem is Problem.SYSTEM
 
 
 def test_idle_is_for_a_block() -> None:
