@@ -36,6 +36,12 @@ CREATE INDEX linked ON entry (inode) WHERE kind = 'f' AND links > 1;
 """
 _KIND = FIELDS.index("kind")
 _SECONDS = 2.0  # between two commits: so much is done again after a loss of power
+_WRITES = 1000  # between two looks at the room that is left: at most 10 MB
+
+# What is left alone of the file system: the ledger is there, and users choose how many names, of
+# what length, their files have.
+_ROOM = 1 << 30
+_PART = 0.05  # if that is less
 
 
 class Draft(Manifest):
@@ -71,6 +77,7 @@ class Draft(Manifest):
         self.about = {}
         self._closed = False
         self._committed = time.monotonic()
+        self._writes = 0
 
     def _begin(self) -> None:
         """Take it for ourselves, until it is closed, and make its tables if there are none."""
@@ -223,11 +230,32 @@ class Draft(Manifest):
             self._database.close()
 
     def _commit(self) -> None:
+        """Commit what was written, now and then.
+
+        Raises:
+            RvssError: STATE; NO_SPACE, before there is none for others.
+        """
+        if self._writes % _WRITES == 0:
+            self._require_room()
+        self._writes += 1
         if time.monotonic() - self._committed >= _SECONDS:
             with self._reported():
                 self._database.execute("COMMIT")
                 self._database.execute("BEGIN EXCLUSIVE")
             self._committed = time.monotonic()
+
+    def _require_room(self) -> None:
+        try:
+            found = os.statvfs(self._path)
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot read {self._path}: {exc.strerror}") from exc
+        left = found.f_bavail * found.f_frsize
+        if left < min(_ROOM, int(_PART * found.f_blocks * found.f_frsize)):
+            raise RvssError(
+                Problem.NO_SPACE,
+                f"the file system of {self._path} has {left >> 20} MiB left, which are for others",
+                "make room there: it goes on then",
+            )
 
     def damaged(self, reason: str) -> RvssError:
         """Return the error for a manifest that fails."""

@@ -385,6 +385,25 @@ def test_a_draft_that_is_none_or_cannot_be_made(tmp_path: Path) -> None:
     assert refused.value.problem is Problem.SYSTEM
 
 
+def test_room_is_left_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users choose how many names there are; what was done stays."""
+    blocks = {"left": 6}
+
+    def statvfs(_: str) -> os.statvfs_result:
+        return os.statvfs_result((4096, 4096, 100, 50, blocks["left"], 0, 0, 0, 0, 255))
+
+    with Draft(str(tmp_path / "x.partial"), "x") as draft, monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", statvfs)
+        draft.add(FILE, done=True)
+        blocks["left"] = 4
+        with pytest.raises(RvssError) as refused:  # noqa: PT012 - at one of them
+            for number in range(2000):
+                draft.add(replace(FILE, path=b"%d" % number), done=True)
+    assert refused.value.problem is Problem.NO_SPACE
+    with Draft(str(tmp_path / "x.partial"), "x") as draft:
+        assert FILE in draft.entries()
+
+
 def test_idle_is_for_a_block() -> None:
     before = os.sched_getscheduler(0)
     with idle():
