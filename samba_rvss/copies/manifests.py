@@ -32,8 +32,12 @@ from samba_rvss.samba.conf import Config
 
 _logger = logging.getLogger(__name__)
 
-_RACY = timedelta(seconds=2)
-"""How long before a backup a file may have been changed within the tick of its clock: by far."""
+_RACY = timedelta(minutes=5)
+"""How long before a backup something that changed a file may have begun, and not have ended.
+
+Its ctime is from the beginning. A busy disk has a large write stand still for seconds between two
+pages; what stands still for minutes is told by the kernel (hung_task_timeout_secs).
+"""
 
 _ENDS = (".db", ".partial")
 _VERIFIED = ".verified"

@@ -110,13 +110,15 @@ def is_unchanged(before: Entry, present: Entry, until: int) -> bool:
     change of metadata, and first store into a page of a shared mapping since that was written out
     (btrfs: file_update_time() in btrfs_page_mkwrite(); OpenZFS: zfs_tstamp_update_setup(), for
     mappings in zfs_putpage()); a snapshot writes out first what is dirty, so that a later store is
-    such a first one. btrfs never uses an inode number twice in a subvolume.
+    such a first one. A file that gets the inode number of one that is gone has a ctime of its own.
 
-    What is left is the length of a tick: a file can be written, taken into a backup, and written
-    again before the kernel's clock goes on. So one that was changed shortly before the older of
-    the two backups, or later (as by recovery, in that backup alone), is read again. If somebody
-    sets the clock back, and a write hits the same nanosecond and leaves the size, this is wrong;
-    verifying, which reads everything, tells.
+    What is left is how long a write takes: it sets the ctime before its first page, a backup can
+    be taken between two of its pages, and the clock goes on in ticks. So a file that was changed
+    in the minutes before the older of the two backups, or later (as by recovery, in that backup
+    alone), is read again. This is wrong where somebody has a write wait longer than that for its
+    own data (userfaultfd(2), fuse(4)); where he writes two snapshots of a subvolume within one
+    tick, and puts one in the place of the other below the share; or where the clock is set back,
+    and a write hits the same nanosecond. Verifying, which reads everything, tells.
 
     Args:
         before: what the manifest of the other backup has; it must have been read.
