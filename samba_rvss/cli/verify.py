@@ -197,9 +197,17 @@ def _verify(instance: Instance, found: Found, chosen: Subset, where: str) -> Non
                 found.told.append(difference)
             else:
                 found.left_out += 1
-    found.entries, found.read = progress.entries, progress.read
-    if not where:
-        manifests.record(config, part.id, now(), chosen.text, found.damaged)
+        found.entries, found.read = progress.entries, progress.read
+        if not where:  # while it cannot be deleted
+            _record(config, manifest, found, chosen)
+
+
+def _record(config: Config, manifest: Manifest, found: Found, chosen: Subset) -> None:
+    if not manifest.is_current():
+        raise RvssError(
+            Problem.BUSY, "another manifest was made meanwhile", "verify it once that is made"
+        )
+    manifests.record(config, found.part.id, now(), chosen.text, found.damaged)
 
 
 @contextmanager

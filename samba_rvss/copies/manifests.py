@@ -82,8 +82,14 @@ class Verification:
 
 
 def exists(config: Config, image: str) -> bool:
-    """Return whether an image has a manifest."""
-    return os.path.exists(path(config, image))
+    """Return whether an image has a manifest, even if it cannot be read."""
+    try:
+        os.stat(path(config, image))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def about(config: Config, image: str) -> About | None:

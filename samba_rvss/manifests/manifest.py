@@ -50,12 +50,16 @@ class Manifest(Closing):
     def __init__(self, path: str, image: str) -> None:
         self._path = path
         self._image = image
-        if not os.path.exists(path):
+        try:
+            self._status = os.stat(path)
+        except FileNotFoundError as exc:
             raise RvssError(
                 Problem.NOT_FOUND,
                 f"there is no manifest of {image}",
                 f"'samba-rvss backup manifest {image}' makes it",
-            )
+            ) from exc
+        except OSError as exc:
+            raise self.damaged(exc.strerror or str(exc)) from exc
         with self._reported():
             self._database = connect(path, "ro")
         try:
@@ -72,6 +76,13 @@ class Manifest(Closing):
     def close(self) -> None:
         """See `Closing`."""
         self._database.close()
+
+    def is_current(self) -> bool:
+        """Return whether no other one has got its name since it was opened."""
+        try:
+            return os.path.samestat(os.stat(self._path), self._status)
+        except OSError:
+            return False
 
     def get(self, path: bytes) -> Entry | None:
         """Return the entry of a path, if there is one."""

@@ -347,6 +347,28 @@ def test_names_that_are_missing_are_damage(tmp_path: Path) -> None:
         different(manifest, str(tmp_path / "share"))
 
 
+def test_one_that_another_has_replaced(tmp_path: Path) -> None:
+    """What comes of reading the first says nothing of the second."""
+    (tmp_path / "share").mkdir()
+    with closing(manifest_of(str(tmp_path / "share"), tmp_path / "x")) as manifest:
+        assert manifest.is_current()
+        manifest_of(str(tmp_path / "share"), tmp_path / "x").close()
+        assert not manifest.is_current()
+        remove(str(tmp_path / "x.db"))
+        assert not manifest.is_current()
+
+
+def test_one_that_cannot_be_reached_is_one(tmp_path: Path) -> None:
+    """What verifies everything must not leave it out, and say that there is nothing to verify."""
+    config = replace(CONFIG, state_directory=str(tmp_path))
+    assert not manifests.exists(config, "x")
+    (tmp_path / "manifests").write_bytes(b"no directory")
+    assert manifests.exists(config, "x")
+    with pytest.raises(RvssError) as refused:
+        Manifest(manifests.path(config, "x"), "x")
+    assert refused.value.problem is Problem.STATE
+
+
 def test_one_of_another_image(tmp_path: Path) -> None:
     with Draft(str(tmp_path / "y.partial"), "y") as draft:
         draft.complete({}, str(tmp_path / "x.db"))
