@@ -116,9 +116,8 @@ def is_unchanged(before: Entry, present: Entry, until: int) -> bool:
     be taken between two of its pages, and the clock goes on in ticks. So a file that was changed
     in the minutes before the older of the two backups, or later (as by recovery, in that backup
     alone), is read again. This is wrong where somebody has a write wait longer than that for its
-    own data (userfaultfd(2), fuse(4)); where he writes two snapshots of a subvolume within one
-    tick, and puts one in the place of the other below the share; or where the clock is set back,
-    and a write hits the same nanosecond. Verifying, which reads everything, tells.
+    own data (userfaultfd(2), fuse(4)); or where the clock is set back, and a write hits the same
+    nanosecond. Verifying, which reads everything, tells.
 
     Args:
         before: what the manifest of the other backup has; it must have been read.

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, replace
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
 from samba_rvss.manifests import chunks, tree
 from samba_rvss.manifests.chunks import Digest, Reader
 from samba_rvss.manifests.draft import Draft
@@ -49,17 +50,28 @@ class Last:
     Attributes:
         manifest: it; None once it has failed.
         until: see `samba_rvss.manifests.entry.is_unchanged`.
+        device: of which st_dev files have to be; None if that is all the same.
     """
 
     manifest: Manifest | None
     until: int
+    device: int | None = None
 
-    def take(self, draft: Draft, present: Entry) -> Entry | None:
+    def limit(self, root: int) -> None:
+        """Take nothing of what is nested in a tree of btrfs, given the tree's directory.
+
+        Whoever can write there can have two snapshots of one subvolume, write to both within one
+        tick, and put the second in the place of the first: inode, size and times are the same.
+        """
+        if files.file_system_type(root) == files.BTRFS_SUPER_MAGIC:
+            self.device = os.fstat(root).st_dev
+
+    def take(self, draft: Draft, present: Entry, device: int) -> Entry | None:
         """Return an entry with what was found in it before, if nothing has changed since.
 
         The digests of its chunks are in the draft then.
         """
-        if self.manifest is None:
+        if self.manifest is None or self.device not in (None, device):
             return None
         try:
             before = self.manifest.get(present.path)
@@ -105,6 +117,8 @@ def _list(draft: Draft, root: int, last: Last | None, progress: Progress) -> Non
         with tree.handle(root, b"") as found:
             top = tree.stated(b"", os.fstat(found))
             target, acl, xattrs = tree.completed(found)
+            if last is not None:
+                last.limit(found)
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot look into the backup: {exc.strerror}") from exc
     draft.add(replace(top, target=target, acl=acl, xattrs=xattrs), done=False)
@@ -130,8 +144,9 @@ def _add(
         if len(path) > tree.LONGEST:
             draft.add(replace(entry, fault="its path is too long to be opened"), done=True)
             return
-        entry = tree.stated(path, os.stat(name, dir_fd=directory, follow_symlinks=False))
-        known = last.take(draft, entry) if last else None
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        entry = tree.stated(path, status)
+        known = last.take(draft, entry, status.st_dev) if last else None
         if known is not None:
             draft.add(known, done=known.kind is not Kind.DIRECTORY)
             progress.reused += known.kind is Kind.FILE

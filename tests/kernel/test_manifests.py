@@ -232,6 +232,20 @@ def test_what_has_not_changed_is_not_read_again(instance: Instance, storage: "St
 
 @btrfs_only
 @pytest.mark.vm(seconds=0)
+def test_what_is_nested_is_read_again(instance: Instance, storage: "Storage") -> None:
+    """Anybody can put another snapshot in its place, whose files have what a stat(2) tells."""
+    share = storage.volume("vms")
+    (storage.volume("vms/deep") / "file").write_bytes(b"nested")
+    (share / "file").write_bytes(b"content")
+    first, second = (backup(instance, storage, share) for _ in range(2))
+    made(instance, first)
+    assert made(instance, second).reused == 1
+    assert entries(instance, first)[b"deep/file"] == entries(instance, second)[b"deep/file"]
+    destroy(instance, first, second)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
 def test_damage_is_named(instance: Instance, storage: "Storage", rig_directory: Path) -> None:
     """In a copy elsewhere: each thing that can be different, and what is the same is not told."""
     share = storage.volume("vms")
