@@ -120,7 +120,7 @@ def test_the_largest_files_that_there_can_be(tmp_path: Path) -> None:
     size = (1 << 63) - 1
     far = (5 << 60) + chunks.SIZE
     with TemporaryDirectory(dir="/dev/shm") as directory:
-        for name in (b"one", b"other", b"hole"):
+        for name in (b"one", b"other", b"gone", b"hole"):
             with open(os.path.join(os.fsencode(directory), name), "wb") as file:
                 file.truncate(size)
                 if name != b"hole":
@@ -136,13 +136,17 @@ def test_the_largest_files_that_there_can_be(tmp_path: Path) -> None:
                 os.pwrite(file.fileno(), b"more", 3 << 60)
             with open(f"{directory}/other", "r+b") as file:
                 os.pwrite(file.fileno(), b"DATA", far)
+            os.truncate(f"{directory}/gone", 0)
+            os.truncate(f"{directory}/gone", size)
             found = different(manifest, directory)
             assert {path: each.offset for path, each in found.items()} == {
                 b"one": 3 << 60,
                 b"other": far,
+                b"gone": far,
             }
             with closing(manifest_of(directory, tmp_path / "y")) as after:
                 assert [(change.path, change.size) for change in changes(manifest, after)] == [
+                    (b"gone", chunks.SIZE),
                     (b"one", chunks.SIZE),
                     (b"other", chunks.SIZE),
                 ]
