@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import files
+from samba_rvss.kernel import files, mounting
 from samba_rvss.model import Identity, Mark, Nested, Taken, Whose
 from samba_rvss.providers import Provider
 from samba_rvss.providers.zfs.command import Command
@@ -210,12 +210,18 @@ def test_container_follows_its_origin_and_backups_do_not(storage: "ZfsStorage") 
     assert found.whose is Whose.RENAMED
 
 
-def test_a_mount_that_is_read_only_does_not_seal(storage: "ZfsStorage") -> None:
+def test_a_mount_that_is_read_only_does_not_seal(
+    storage: "ZfsStorage", rig_directory: Path
+) -> None:
     """zfs(8) says of a dataset that is mounted so that it is read-only, whatever it is."""
     mark = take(storage.provider, storage.volume("vms"))
-    with seen(storage.provider, mark):
+    run(["mount", "-t", "zfs", "-o", "ro", clone_of(mark), str(rig_directory)], timeout=30)
+    try:
+        assert value(clone_of(mark), "readonly") == "on"
         (found,) = storage.provider.inventory().images
         assert not found.read_only
+    finally:
+        mounting.umount(str(rig_directory))
     storage.provider.destroy(mark.volume, mark.id)
 
 
