@@ -6,7 +6,8 @@ import pickle
 import struct
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from samba_rvss import cli
+from samba_rvss.child import Child
 from samba_rvss.cli import doctor
 from samba_rvss.cli.doctor import judge, probe, report
 from samba_rvss.cli.doctor.check import SHARES, Severity
@@ -61,10 +63,16 @@ HOOK = "/usr/libexec/samba-rvss/hook"
 
 
 class Files:
-    """An smb.conf as the README has it, with real directories."""
+    """An smb.conf as the README has it, with real directories.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: where it is to be.
+        reader: a process that has not read any other smb.conf, of which python-samba keeps shares.
+    """
+
+    def __init__(self, directory: Path, reader: Child) -> None:
         self.file = directory / "smb.conf"
+        self._reader = reader
         names = ("state", "lock", "cache", "private")
         for name in names:
             (directory / name).mkdir()
@@ -79,11 +87,11 @@ class Files:
         assert old in text
         self.file.write_text(text.replace(old, new, 1) if old else text + new)
         self.file.chmod(0o644)
-        return _in_a_fork(str(self.file))
+        return self._reader.call(60.0, in_a_fork, str(self.file))
 
 
-def _in_a_fork(file: str) -> Config:
-    """Read smb.conf where python-samba has read none before, sooner than in a new process."""
+def in_a_fork(file: str) -> Config:
+    """Read smb.conf in a fork of a process that has read none, sooner than in a new process."""
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:
@@ -100,8 +108,9 @@ def _in_a_fork(file: str) -> Config:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(tmp_path_factory.mktemp("doctor"))
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    with closing(Child()) as reader:
+        yield Files(tmp_path_factory.mktemp("doctor"), reader)
 
 
 def healthy(config: Config) -> Seen:
