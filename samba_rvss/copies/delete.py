@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from samba_rvss.copies import doubt, exposed, manifests
+from samba_rvss.copies import exposed, manifests
 from samba_rvss.copies.follow import facts_of
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import described
@@ -99,8 +99,6 @@ def delete(
     if uid >= 0 and _is_abort(copy):
         reason = "it was deleted before its recovery was complete"
         instance.ledger.note(copy, ABORTED, uid=uid, detail=reason)
-    if uid >= 0 and copy.state is SetState.EXPOSED and doubt.is_due(copy):
-        doubt.note(instance, [copy], uid)
     if copy.phase is Phase.DELETING and uid < 0:
         current = instance.ledger.get(copy.id)
     else:

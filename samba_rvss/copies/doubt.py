@@ -10,14 +10,13 @@ Contract: it notes what it sees, in the ledger and the log, and changes nothing 
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import RvssError
 from samba_rvss.model import SetState, ShadowCopy
-from samba_rvss.samba import connections
+from samba_rvss.samba import connections, fss_state
 
 _logger = logging.getLogger(__name__)
 
@@ -30,19 +29,18 @@ def is_due(copy: ShadowCopy) -> bool:
     return bool(copy.exposed_share) and not copy.auto_recovery
 
 
-def note(instance: Instance, copies: Sequence[ShadowCopy], uid: int = -1) -> None:
+def note(instance: Instance, copies: Sequence[ShadowCopy], end: datetime, uid: int = -1) -> None:
     """Note it where somebody was connected to a copy before its recovery was complete.
 
     Args:
         instance: the copies'.
-        copies: such as `is_due`. Of those whose set is recovered that has just been read.
+        copies: such as `is_due`.
+        end: no later than their clients heard that recovery is complete.
         uid: who deletes them; -1 if nobody does.
     """
     try:
-        present, recovered = datetime.now(UTC), _recovered(instance)
         found = connections.look(instance.config.file)
         for copy in copies:
-            end = recovered if copy.state is SetState.RECOVERED else present
             early = found.get(copy.exposed_share.lower())
             if early and early.since < end:
                 said = (
@@ -57,10 +55,18 @@ def note(instance: Instance, copies: Sequence[ShadowCopy], uid: int = -1) -> Non
         _logger.info("%s: whether the context fits cannot be told: %s", titles, exc)
 
 
-def _recovered(instance: Instance) -> datetime:
-    """Return when srv_fss.tdb was written last, at the latest; its client hears of it afterwards.
+def note_deleted(instance: Instance, copy: ShadowCopy, uid: int) -> None:
+    """Do as `note`, of a copy that its client deletes, unless its recovery is complete by now.
 
-    tdb sets the time of the file with each transaction (lib/tdb/common/transaction.c,
-    _tdb_transaction_commit()).
+    Samba has it in its file until the callout has ended (srv_fss_agent.c,
+    _fss_DeleteShareMapping()).
     """
-    return datetime.fromtimestamp(os.stat(instance.config.fss_state).st_mtime, UTC)
+    end = datetime.now(UTC)
+    try:
+        state = fss_state.read(instance.config.fss_state)
+    except RvssError as exc:
+        _logger.info("%s: whether the context fits cannot be told: %s", copy.title, exc)
+        return
+    known = state.copies if state else ()
+    if any(each.path == copy.path and each.state is SetState.EXPOSED for each in known):
+        note(instance, [copy], end, uid)

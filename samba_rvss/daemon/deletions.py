@@ -80,6 +80,7 @@ class Deletions:
         Raises:
             RvssError: as `copies.delete.delete`.
         """
+        await self._watcher.on_delete(copy, uid)  # no turn is held meanwhile
         deletion, hidden = self._begin(copy, uid, forced(self._present(), copy))
         seconds = min(HIDE_SECONDS, self._present().config.commit_deadline)
         reached = asyncio.ensure_future(hidden.wait())

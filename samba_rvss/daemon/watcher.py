@@ -14,14 +14,16 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from datetime import datetime
 from functools import partial
 
-from samba_rvss.copies import doubt, exposed, follow, seal
+from samba_rvss.copies import exposed, follow, seal
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import journal
+from samba_rvss.daemon.doubts import Doubts
 from samba_rvss.daemon.sealer import Sealer
-from samba_rvss.daemon.tasks import Tasks, in_thread, whole
+from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.errors import RvssError
 from samba_rvss.kernel import inotify
@@ -70,7 +72,7 @@ class Watcher:
         self._amended: dict[str, bool] = {}  # whether the share is the closed one, by ids
         self._amending: asyncio.Future[None] | None = None
         self._amend_pause = _PAUSE_AFTER_ERROR
-        self._doubting = Tasks()
+        self._doubts = Doubts(present)
         self._state: SambaState | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="srv_fss")
         self._file = fss_state.HeldFile(present().config.fss_state)
@@ -128,6 +130,10 @@ class Watcher:
         if found is not None and found.phase not in ENDED:
             self.track(found)
             await self.catch_up()
+
+    async def on_delete(self, copy: ShadowCopy, uid: int) -> None:
+        """Hear that a client is about to delete a copy; see `Doubts.on_delete`."""
+        await self._doubts.on_delete(copy, uid)
 
     async def release(self, copy: ShadowCopy) -> None:
         """Stop following a copy that is to be deleted; no step of ours touches it on return."""
@@ -232,10 +238,11 @@ class Watcher:
             return True
         async with self._reading:
             loop = asyncio.get_running_loop()
-            state = await loop.run_in_executor(self._reader, self._file.read)
+            written, state = await loop.run_in_executor(self._reader, _read, self._file)
             if state is None:
                 return False
             acted = self._act_at_once(state)
+            self._doubts.on_read(self._known(state), written)
             self._state = state
             self._seen(state)
             self._changed.set()
@@ -292,7 +299,6 @@ class Watcher:
 
     async def _follow(self, state: SambaState) -> None:
         shown: list[tuple[ShadowCopy, bool]] = []
-        recovered: list[ShadowCopy] = []
         for copy, known in list(self._known(state)):
             due = steps(copy, known)
             closed_still = Step.OPEN in due and copy.id not in self._opened
@@ -308,15 +314,11 @@ class Watcher:
                 continue
             if copy.path in self._pending:
                 self._pending[copy.path] = current
-            if Step.LEARN in due and known.state is SetState.RECOVERED and doubt.is_due(current):
-                recovered.append(current)
             if closed_still:
                 continue
             closed = current.phase is not Phase.OPEN or Step.SEAL in due
             if known.is_exposed and self._amended.get(copy.id) is not closed:
                 shown.append((current, closed))
-        if recovered:
-            self._doubting.start(in_thread(doubt.note, self._present(), recovered))
         await self._amend(shown)
         for copy, _ in list(self._known(state)):
             self._drop_if_done(copy)
@@ -375,6 +377,11 @@ class Watcher:
         self._pending.pop(copy.path, None)
         self._amended.pop(copy.id, None)
         self._opened.discard(copy.id)
+
+
+def _read(file: fss_state.HeldFile) -> tuple[datetime | None, SambaState | None]:
+    """Return when a file had been written last before it was read, and what is in it."""
+    return file.written(), file.read()
 
 
 def _record(

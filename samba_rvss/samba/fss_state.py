@@ -153,6 +153,17 @@ class HeldFile:
         """
         return _judged(self._path, self._file.read)[0]
 
+    def written(self) -> datetime | None:
+        """Return when it was written last, maybe some milliseconds earlier; None if that fails.
+
+        tdb sets the time of the file with each transaction (lib/tdb/common/transaction.c,
+        _tdb_transaction_commit()); its writer's client hears of it afterwards.
+        """
+        try:
+            return datetime.fromtimestamp(os.stat(self._path).st_mtime, UTC)
+        except OSError:
+            return None
+
 
 def _judged(
     path: str, read_records: Callable[[], dict[bytes, bytes] | None]
