@@ -6,7 +6,7 @@ Source: source3/utils/status.c and status_json.c, traverse_connections_json() (s
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.run import run
@@ -37,10 +37,10 @@ def look(configfile: str) -> dict[str, Connection]:
     words = ["smbstatus", f"--configfile={configfile}", "--shares", "--json"]
     try:
         for each in json.loads(run(words, timeout=_SECONDS))["tcons"].values():
-            since = datetime.fromisoformat(each["connected_at"])
+            since = datetime.fromisoformat(each["connected_at"]).astimezone(UTC)
             share = each["service"].lower()
             if share not in found or since < found[share].since:
                 found[share] = Connection(machine=str(each["machine"]), since=since)
-    except (ValueError, LookupError, TypeError, AttributeError) as exc:
+    except (ValueError, OverflowError, LookupError, TypeError, AttributeError) as exc:
         raise RvssError(Problem.SAMBA, f"smbstatus says what is not understood: {exc}") from exc
     return found

@@ -5,6 +5,7 @@ still, or waits for a domain controller, an account of the domain has its number
 """
 
 import pwd
+import re
 import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
@@ -14,6 +15,7 @@ from samba_rvss.errors import RvssError
 from samba_rvss.run import run
 
 _SECONDS = 3.0
+_OF_DOMAIN = re.compile(r"S-1-5-21(-[0-9]{1,10}){4}")  # MS-DTYP 2.4.2.4
 _PASSWD = "/etc/passwd"  # noqa: S105 - a file's name
 
 
@@ -70,4 +72,4 @@ def _sid(uid: int, seconds: float) -> str:
     except RvssError:  # there is no winbindd, or it does not know
         return ""
     # What is no account of a domain gets S-1-22-1-UID, which says no more than the number.
-    return said if said.startswith("S-1-5-21-") else ""
+    return said if _OF_DOMAIN.fullmatch(said) else ""

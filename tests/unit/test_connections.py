@@ -41,6 +41,14 @@ def test_the_oldest_of_each_share(says: Callable[[str], None]) -> None:
     assert found.keys() == {"vms", "ipc$"}
 
 
+def test_a_time_without_its_zone_is_this_machines(says: Callable[[str], None]) -> None:
+    """It can be compared with others, whatever it is."""
+    tcon = {"service": "vms", "machine": "a", "connected_at": "2026-11-27T02:57:17"}
+    says(json.dumps({"tcons": {"1": tcon}}))
+    (found,) = look("smb.conf").values()
+    assert found.since == datetime(2026, 11, 27, 2, 57, 17).astimezone(UTC)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"tcons": {"1": {"service": "x"}}}', '{"tcons": 5}'])
 def test_what_is_not_understood(says: Callable[[str], None], text: str) -> None:
     says(text)
