@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # Functions for the shell scripts of this repository; to be sourced, with `set -eu` in force.
 
+_NAMES=/etc/nsswitch.conf
+_NAMES_BEFORE=$_NAMES.before-samba-rvss
+
 # Print a sentence and end.
 die() {
     printf '%s: %s\n' "${0##*/}" "$1" >&2
@@ -16,6 +19,7 @@ need_root() {
 # starts no service.
 install_missing() {
     local package missing=()
+    _names_as_before || die "cannot put $_NAMES back as it was: move $_NAMES_BEFORE there"
     for package in "$@"; do
         # shellcheck disable=SC2016 # dpkg-query expands it, not the shell
         [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] ||
@@ -37,11 +41,13 @@ install_missing() {
 }
 
 # A subshell, so that its traps are its own. The lock keeps two of us from taking away each other's
-# policy. Chained, because `set -e` does not hold inside a condition.
+# policy. Chained, because `set -e` does not hold inside a condition. A signal waits for apt-get,
+# which would go on after the end of this shell has undone what is for it alone.
 _apt_install() (
     export DEBIAN_FRONTEND=noninteractive
-    exec 9>/run/lock/samba-rvss-install &&
-        flock 9 &&
+    trap : HUP INT TERM
+    _lock_installing &&
+        _put_names_back &&
         _keep_services_down &&
         _keep_names_known "$@" &&
         apt-get -q update 9>&- &&
@@ -60,12 +66,26 @@ _keep_services_down() {
 }
 
 # Leave it to the administrator whom the machine asks for users and groups: libnss-winbind's postinst
-# adds winbind. It is as before when this shell ends.
+# adds winbind. It is as before when this shell ends, or where that was killed, at the next
+# installation.
 _keep_names_known() {
-    local file=/etc/nsswitch.conf kept
-    [[ -e $file && " $* " == *" libnss-winbind "* ]] || return 0
-    kept=$(mktemp "$file.XXXXXX") && cp -p "$file" "$kept" || return
-    _at_exit "mv -T $kept $file"
+    [[ -e $_NAMES && " $* " == *" libnss-winbind "* ]] || return 0
+    # Under its name it is whole.
+    cp -p "$_NAMES" "$_NAMES_BEFORE.new" && mv -T "$_NAMES_BEFORE.new" "$_NAMES_BEFORE" || return
+    _at_exit "mv -T $_NAMES_BEFORE $_NAMES"
+}
+
+# Put back what one of us has left that was killed.
+_names_as_before() (
+    [[ ! -e $_NAMES_BEFORE ]] || { _lock_installing && _put_names_back; }
+)
+
+_put_names_back() {
+    [[ ! -e $_NAMES_BEFORE ]] || mv -T "$_NAMES_BEFORE" "$_NAMES"
+}
+
+_lock_installing() {
+    exec 9>/run/lock/samba-rvss-install && flock 9
 }
 
 # Run one more line when this shell ends.

@@ -55,16 +55,44 @@ def test_it_comes_and_goes(reachable: Path) -> None:
     wait_until("its loop device is free", lambda: _loops() <= loops)
 
 
-def test_the_packages_of_the_tests_leave_the_name_service_alone() -> None:
+# A package's script that edits the file, as libnss-winbind's does.
+_INSTALLS = f"""
+. {ROOT}/packaging/lib.sh
+mkdir -p /run/lock
+_keep_services_down() {{ :; }}
+apt-get() {{
+    case $* in *" install "*) sed -i 's/^passwd:.*/& winbind/' {_NAMES} && at_last ;; esac
+}}
+"""
+
+
+@pytest.mark.parametrize("end", ["exit 3", "kill -TERM $BASHPID", "kill -KILL $BASHPID"])
+def test_the_packages_of_the_tests_leave_the_name_service_alone(end: str) -> None:
     with Host("one") as one:
         before = one.run("cat", str(_NAMES))
-        lines = (
-            f". {ROOT}/packaging/lib.sh",
-            "edit() { sed -i 's/^passwd:.*/& winbind/' /etc/nsswitch.conf; }",
-            "(_keep_names_known samba libnss-winbind; edit; exit 3) || echo $?",
+        one.run(
+            "bash", "-c", f"{_INSTALLS} at_last() {{ {end}; }}; _apt_install libnss-winbind ||:"
         )
-        assert one.run("bash", "-c", "\n".join(lines)) == "3\n"
+        if "KILL" in end:
+            assert one.run("cat", str(_NAMES)) != before
+            one.run("bash", "-c", f"{_INSTALLS} install_missing")
         assert one.run("cat", str(_NAMES)) == before
         assert one.run("sh", "-c", "echo /etc/nsswitch.conf*").strip() == str(_NAMES)
-        one.run("bash", "-c", "\n".join(lines).replace(" libnss-winbind", ""))
+
+
+def test_what_does_not_edit_the_name_service_is_not_undone() -> None:
+    with Host("one") as one:
+        before = one.run("cat", str(_NAMES))
+        one.run("bash", "-c", f"{_INSTALLS} at_last() {{ :; }}; _apt_install samba")
         assert one.run("cat", str(_NAMES)) != before
+
+
+def test_a_signal_waits_for_the_package_manager() -> None:
+    """Else it would edit the file after that has been put back."""
+    with Host("one") as one:
+        before = one.run("cat", str(_NAMES))
+        goes_on = "bash -c 'kill -TERM $PPID; sleep 0.5; echo again: winbind >>/etc/nsswitch.conf'"
+        one.run(
+            "bash", "-c", f"{_INSTALLS} at_last() {{ {goes_on}; }}; _apt_install libnss-winbind ||:"
+        )
+        assert one.run("cat", str(_NAMES)) == before
