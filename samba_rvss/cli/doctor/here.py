@@ -214,15 +214,23 @@ def is_clock_kept() -> bool | None:
     return timekeeping.is_kept()
 
 
-def asks_domain() -> bool:
-    """Return whether users are looked up with winbindd, or with sssd (nsswitch.conf(5))."""
+def asks_domain(path: str = "/etc/nsswitch.conf") -> bool:
+    """Return whether users are looked up elsewhere too: with winbindd, sssd, or what there may be.
+
+    Args:
+        path: nsswitch.conf(5).
+    """
     try:
-        with open("/etc/nsswitch.conf", encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()
     except FileNotFoundError:
         return False
-    words = [line.partition("#")[0].split() for line in lines]
-    return any(each[:1] == ["passwd:"] and {"winbind", "sss"} & set(each) for each in words)
+    words = [re.sub(r"#.*|\[.*?\]", "", line).split() for line in lines]
+    return any(set(each[1:]) - _LOCAL for each in words if each[:1] == ["passwd:"])
+
+
+_LOCAL = frozenset({"files", "compat", "db", "altfiles", "extrausers", "systemd", "mymachines"})
+"""The modules of nsswitch.conf(5) that know no user of a domain."""
 
 
 def is_traceable() -> bool:
