@@ -15,10 +15,8 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,6 +36,7 @@ from samba_rvss.testing.disk import SickDisk
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.smbd import PrivateSmbd
 from samba_rvss.testing.users import BackupOperator
+from tests.bench.writing import is_of_one_instant, writing
 
 SIZES = (1, 8, 64)
 LIMITS = {8: 3.0, 64: 12.0}
@@ -137,23 +136,14 @@ class Bench:
 
     def proof(self, sets: int, shares: int = 8) -> dict[str, Any]:
         """Take sets while somebody writes to all shares in turn, and read what is in them."""
-        stop = threading.Event()
-        writer = subprocess.Popen(
-            [sys.executable, "-c", _WRITER, *map(str, self.files[:shares])],
-            stdin=subprocess.PIPE,
-        )
-        busy = [
-            subprocess.Popen([sys.executable, "-c", "while True: pass"])
-            for _ in range(os.cpu_count() or 1)
-        ]
         found: Counter[str] = Counter()
-        try:
+        order = {name: place for place, name in enumerate(self.names)}
+        with writing(self.files[:shares]):
             for number in range(sets):
                 _, copies, taken = self.commit(self.names[:shares])
-                order = {name: place for place, name in enumerate(self.names)}
                 paths = [copy.path for copy in sorted(copies, key=lambda c: order[c.share])]
                 numbers = [int(Path(path, _NUMBER).read_text()) for path in paths]
-                whole = sorted(numbers, reverse=True) == numbers and numbers[0] - numbers[-1] < 2
+                whole = is_of_one_instant(numbers)
                 instants = {copy.transid for copy in copies}
                 said = len(copies) == shares and len(instants) == 1 and 0 not in instants
                 found[
@@ -164,24 +154,7 @@ class Bench:
                 taken.delete()
                 if number % 50 == 49:
                     print(f"{number + 1} sets: {dict(found)}", file=sys.stderr, flush=True)
-        finally:
-            stop.set()
-            for process in (writer, *busy):
-                process.kill()
-                process.wait()
         return dict(found)
-
-
-_WRITER = """
-import os, sys
-files = [os.open(path, os.O_WRONLY) for path in sys.argv[1:]]
-number = 10**9
-while True:
-    number += 1
-    for file in files:
-        os.pwrite(file, b"%d" % number, 0)
-        os.fdatasync(file)
-"""
 
 
 def main() -> int:

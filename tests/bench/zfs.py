@@ -43,6 +43,7 @@ from samba_rvss.providers.zfs.properties import COPIED, FIXED, MARK, options
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
+from tests.bench.writing import is_of_one_instant, writing
 from tests.imaging import take_image
 
 zfs = Command()
@@ -159,23 +160,11 @@ def writer(path: str, core: Core) -> Iterator[None]:
 def proof(sets: int, volumes: Sequence[Volume], provider: Zfs) -> dict[str, int]:
     """Take sets while somebody writes to all shares in turn, and read what is in them.
 
-    The next number goes into one file after the other, each on the disk before the next: so in
-    copies of one instant they never rise from a file to the next one, and differ by one at most.
-
     Returns:
         How many sets were in order, and how many were not.
     """
-    paths = [Path(mountpoint(volume.name), "number") for volume in volumes]
-    for path in paths:
-        path.write_text(str(10**9))
     found = {"in order": 0, "out of order": 0}
-    with ExitStack() as undo:
-        programs = [[sys.executable, "-c", WRITER, *map(str, paths)]]
-        programs += [[sys.executable, "-c", "while True: pass"]] * (os.cpu_count() or 1)
-        for program in programs:
-            process = subprocess.Popen(program)
-            undo.callback(process.wait)
-            undo.callback(process.kill)
+    with writing([Path(mountpoint(volume.name), "number") for volume in volumes]):
         for number in range(sets):
             marks = marks_of(volumes, number)
             numbers = []
@@ -183,24 +172,11 @@ def proof(sets: int, volumes: Sequence[Volume], provider: Zfs) -> dict[str, int]
                 for _, part in made.mounts:
                     numbers.append(int(Path(f"/proc/self/fd/{part}/number").read_text()))
                     os.close(part)
-            whole = sorted(numbers, reverse=True) == numbers and numbers[0] - numbers[-1] < 2
-            found["in order" if whole else "out of order"] += 1
+            found["in order" if is_of_one_instant(numbers) else "out of order"] += 1
             destroy(provider, marks)
             if number % 10 == 9:
                 print(f"{number + 1} sets: {found}", file=sys.stderr, flush=True)
     return found
-
-
-WRITER = """
-import os, sys
-files = [os.open(path, os.O_WRONLY) for path in sys.argv[1:]]
-number = 10**9
-while True:
-    number += 1
-    for file in files:
-        os.pwrite(file, b"%d" % number, 0)
-        os.fdatasync(file)
-"""
 
 
 def marks_of(volumes: Sequence[Volume], number: int) -> list[Mark]:
