@@ -9,13 +9,16 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
 
 import pytest
 
+from samba_rvss.copies.instance import Instance
 from samba_rvss.kernel import mounting, mounttable
+from samba_rvss.ledger import Ledger
 from samba_rvss.model import Identity, Mark, Sealed, SetState
 from samba_rvss.mounts import Mounts
 from samba_rvss.providers import Provider
@@ -29,9 +32,11 @@ from samba_rvss.providers.zfs.properties import MARK as ZFS_MARK
 from samba_rvss.providers.zfs.provider import Zfs
 from samba_rvss.providers.zfs.tree import HOME as ZFS_HOME
 from samba_rvss.run import run
+from samba_rvss.samba.process import Here
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.plugin import require
 from samba_rvss.testing.zfs import below_home
+from tests.unit.values import CONFIG
 
 _SECONDS = 60.0
 
@@ -498,3 +503,19 @@ def storage(request: pytest.FixtureRequest, rig_directory: Path) -> Iterator[Sto
     with ExitStack() as undo:
         undo.callback(os.umask, os.umask(0o077))
         yield STORAGES[request.param](rig_directory, undo)
+
+
+@pytest.fixture
+def instance(rig_directory: Path, storage: "Storage") -> Iterator[Instance]:
+    """An instance without a daemon."""
+    (rig_directory / "run").mkdir()
+    directory = f"{rig_directory}/run"
+    config = replace(CONFIG, run_directory=directory, state_directory=directory)
+    with closing(Ledger(f"{rig_directory}/ledger.db")) as ledger:
+        yield Instance(
+            config=config,
+            ledger=ledger,
+            mounts=Mounts(config.run_directory),
+            providers=(storage.provider,),
+            samba=Here(),
+        )

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +19,6 @@ import pytest
 from samba_rvss.copies import manifests
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.ledger import Ledger
 from samba_rvss.manifests import chunks
 from samba_rvss.manifests.diff import Change, How, changes
 from samba_rvss.manifests.draft import Draft
@@ -30,12 +28,9 @@ from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import WHOLE, parse
 from samba_rvss.manifests.verify import Difference, compare
 from samba_rvss.model import Nested, Phase, ShadowCopy
-from samba_rvss.mounts import Mounts
 from samba_rvss.run import run
-from samba_rvss.samba.process import Here
 from tests.kernel.conftest import SEALED
 from tests.kernel.test_provider import take
-from tests.unit.values import CONFIG
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import BtrfsStorage, Storage
@@ -47,22 +42,6 @@ btrfs_only = pytest.mark.parametrize("storage", ["btrfs"], indirect=True)
 LINE_BREAK = b"line\nbreak \xff"
 LATER = timedelta(minutes=10)  # of a backup: what was written before it is old enough
 SOON = timedelta(minutes=1)  # a write may have begun before it, and ended after it
-
-
-@pytest.fixture
-def instance(rig_directory: Path, storage: "Storage") -> Iterator[Instance]:
-    """An instance without a daemon."""
-    (rig_directory / "run").mkdir()
-    directory = f"{rig_directory}/run"
-    config = replace(CONFIG, run_directory=directory, state_directory=directory)
-    with closing(Ledger(f"{rig_directory}/ledger.db")) as ledger:
-        yield Instance(
-            config=config,
-            ledger=ledger,
-            mounts=Mounts(config.run_directory),
-            providers=(storage.provider,),
-            samba=Here(),
-        )
 
 
 def backup(

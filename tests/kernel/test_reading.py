@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,34 +15,15 @@ from samba_rvss.copies import attached, carry, reading
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import mounting, mounttable
-from samba_rvss.ledger import Ledger
 from samba_rvss.model import Nested, Phase, ShadowCopy
-from samba_rvss.mounts import Mounts
-from samba_rvss.samba.process import Here
 from samba_rvss.testing.waiting import wait_until
 from tests.kernel.conftest import SEALED
 from tests.kernel.test_provider import take
-from tests.unit.values import CONFIG
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import BtrfsStorage, Storage
 
 pytestmark = pytest.mark.vm(seconds=5, storage="zfs")
-
-
-@pytest.fixture
-def instance(rig_directory: Path, storage: "Storage") -> Iterator[Instance]:
-    """An instance without a daemon."""
-    (rig_directory / "run").mkdir()
-    config = replace(CONFIG, run_directory=f"{rig_directory}/run")
-    with closing(Ledger(f"{rig_directory}/ledger.db")) as ledger:
-        yield Instance(
-            config=config,
-            ledger=ledger,
-            mounts=Mounts(config.run_directory),
-            providers=(storage.provider,),
-            samba=Here(),
-        )
 
 
 def _backup(instance: Instance, storage: "Storage", *shares: Path) -> list[ShadowCopy]:
