@@ -254,12 +254,5 @@ def standing_as_data(config: Config, part: ShadowCopy) -> dict[str, Any]:
     found = manifests.verification(config, part.id)
     return {
         "manifest": as_data(about) if about else None,
-        "verified": {
-            "time": found.time.isoformat(),
-            "subset": found.subset,
-            "damaged": found.damaged,
-            "whole": found.whole.isoformat() if found.whole else None,
-        }
-        if found
-        else None,
+        "verified": found.as_data() if found else None,
     }

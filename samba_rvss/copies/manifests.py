@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from samba_rvss.clock import now
 from samba_rvss.copies import reading
@@ -80,15 +81,22 @@ class Verification:
     damaged: int
     whole: datetime | None
 
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "time": self.time.isoformat(),
+            "subset": self.subset,
+            "damaged": self.damaged,
+            "whole": self.whole.isoformat() if self.whole else None,
+        }
+
 
 def exists(config: Config, image: str) -> bool:
     """Return whether an image has a manifest, even if it cannot be read."""
     try:
         os.stat(path(config, image))
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    except OSError as exc:
+        return not isinstance(exc, FileNotFoundError)
     return True
 
 
@@ -151,17 +159,15 @@ def record(config: Config, image: str, time: datetime, subset: str, damaged: int
         RvssError: SYSTEM.
     """
     before = verification(config, image) if subset else None
-    damaged = max(damaged, before.damaged) if before else damaged
-    whole = before.whole if before else None if subset else time
-    told = {
-        "time": time.isoformat(),
-        "subset": subset,
-        "damaged": damaged,
-        "whole": whole.isoformat() if whole else None,
-    }
+    found = Verification(
+        time=time,
+        subset=subset,
+        damaged=max(damaged, before.damaged) if before else damaged,
+        whole=before.whole if before else None if subset else time,
+    )
     where = _path(config, image, _VERIFIED)
     try:
-        files.replace(where, json.dumps(told).encode())
+        files.replace(where, json.dumps(found.as_data()).encode())
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot write {where}: {exc.strerror}") from exc
 

@@ -141,13 +141,12 @@ def merged(
     ours, theirs = iter(left), iter(right)
     one, other = next(ours, None), next(theirs, None)
     while one is not None or other is not None:
-        if other is None or (one is not None and one[0] < other[0]):
-            assert one is not None  # noqa: S101 - for mypy
-            yield one[1], None
-            one = next(ours, None)
-        elif one is None or other[0] < one[0]:
-            yield None, other[1]
-            other = next(theirs, None)
-        else:
+        if one is not None and other is not None and one[0] == other[0]:
             yield one[1], other[1]
             one, other = next(ours, None), next(theirs, None)
+        elif one is not None and (other is None or one[0] < other[0]):
+            yield one[1], None
+            one = next(ours, None)
+        elif other is not None:
+            yield None, other[1]
+            other = next(theirs, None)

@@ -17,6 +17,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import Any
 from urllib.parse import quote
 
 from samba_rvss.closing import Closing
@@ -206,7 +207,7 @@ def connect(path: str, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(where, uri=True, isolation_level=None, timeout=0.0)
 
 
-def entry_of(row: tuple[object, ...]) -> Entry:
+def entry_of(row: tuple[Any, ...]) -> Entry:
     values = dict(zip(FIELDS, row, strict=True))
     values["kind"] = Kind(values["kind"])
-    return Entry(**values)  # type: ignore[arg-type]
+    return Entry(**values)
