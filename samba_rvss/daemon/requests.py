@@ -35,7 +35,7 @@ from samba_rvss.daemon.watcher import Watcher
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel.permissions import User
 from samba_rvss.kernel.processes import Peer
-from samba_rvss.model import ShadowCopy, Share, Volume
+from samba_rvss.model import ShadowCopy, Share
 from samba_rvss.samba import twins
 from samba_rvss.samba.conf import find_share
 
@@ -45,6 +45,7 @@ _LONGEST = 30.0  # that a request should take, or as long as a Commit may, if th
 _STATUS_SECONDS = 2.0
 _SEALING_PAUSES = (0.05,) * 20 + (0.5,) * 28  # between looks whether a copy is sealed
 _AT_ONCE = 8  # shares that are looked at for a status
+_READY_SECONDS = 60.0  # that a volume is taken for ready for copies
 # Of how many users it is said that they cannot read smb.conf, and for how long.
 _MOST_UNREAD, _UNREAD_SECONDS = 20, 3600.0
 # What fails again as it did is recorded no more often.
@@ -86,7 +87,7 @@ class Requests:
         self._watcher = watcher
         self._runner = runner
         self._tasks = tasks
-        self._readying: set[str] = set()
+        self._ready: set[str] = set()
         self._looks = Looks()
         self._under_way = UnderWay()
         self.deletions = Deletions(present, turns, watcher, runner, tasks, self._under_way)
@@ -171,16 +172,12 @@ class Requests:
             raise
         self._note_unread(user, None)
         self.sets.asked(peer.worker, peer.uid, target)
-        # After the answer: it may wait for the disk, and the next check is answered meanwhile.
-        if target.volume.key not in self._readying:
-            self._tasks.start(self._make_ready(target.volume))
-
-    async def _make_ready(self, volume: Volume) -> None:
-        self._readying.add(volume.key)
-        try:
-            await in_thread(make_ready, self._present(), volume)
-        finally:
-            self._readying.discard(volume.key)
+        # After the answer: it may wait for the disk. Samba checks a share twice, and then commits.
+        key = target.volume.key
+        if key not in self._ready:
+            self._ready.add(key)
+            asyncio.get_running_loop().call_later(_READY_SECONDS, self._ready.discard, key)
+            self._tasks.start(in_thread(make_ready, instance, target.volume))
 
     async def lacking(self) -> tuple[str, ...]:
         """Return a sentence on each share that this process can take no shadow copies of.
