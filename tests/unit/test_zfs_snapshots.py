@@ -9,10 +9,12 @@ import pytest
 from samba_rvss.errors import Problem
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.pools import Pool
-from samba_rvss.providers.zfs.snapshots import Marked, take
+from samba_rvss.providers.zfs.snapshots import Snapshots, take
 
 POOL = Pool(guid="1", name="tank")
-WANTED = {name: Marked(names=[f"tank/{name}@rvss-{name}"], mark=f"mark {name}") for name in "abc"}
+WANTED = {
+    name: Snapshots(names=[f"tank/{name}@rvss-{name}"], mark=f"mark {name}") for name in "abc"
+}
 
 _PROGRAM = """#!/bin/sh
 echo "$*" >> "{log}"
@@ -83,7 +85,7 @@ def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
     """Not even its arguments fit: the kernel takes no more than 2 MiB of them (ARG_MAX)."""
     zfs = _Zfs(tmp_path, _answers(0))
     many = {
-        str(number): Marked(names=[f"tank/{number}@rvss-{number}"], mark="m" * 100_000)
+        str(number): Snapshots(names=[f"tank/{number}@rvss-{number}"], mark="m" * 100_000)
         for number in range(30)
     }
     assert take(zfs.command, POOL, many) == {}

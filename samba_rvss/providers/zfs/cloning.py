@@ -53,11 +53,7 @@ def origins(zfs: Command, snapshots: Sequence[str]) -> dict[str, Origin]:
         RvssError: as a `Command` does.
     """
     datasets = [name.partition("@")[0] for name in snapshots]
-    found: dict[str, dict[str, str]] = {name: {} for name in (*datasets, *snapshots)}
-    words = ("get", "-H", "-p", "-o", "name,property,value", ",".join(["guid", _GROUP, *COPIED]))
-    for name, key, value in zfs.about([*datasets, *snapshots], *words, columns=3):
-        if value != "-":
-            found[name][key] = value
+    found = zfs.properties([*datasets, *snapshots], ["guid", _GROUP, *COPIED])
     return {
         dataset: Origin(
             guid=found[dataset]["guid"],

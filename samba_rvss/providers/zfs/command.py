@@ -6,7 +6,7 @@ messages tell (lib/libzfs/libzfs_util.c, libzfs_error_description() and zfs_stan
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -103,6 +103,27 @@ class Command:
         found = []
         for start in range(0, len(names), _AT_ONCE):
             found += self.table(*words, *names[start : start + _AT_ONCE], columns=columns)
+        return found
+
+    def properties(
+        self, names: Sequence[str], wanted: Iterable[str], *words: str
+    ) -> dict[str, dict[str, str]]:
+        """Return properties of datasets and snapshots, by their names: those that have a value.
+
+        Args:
+            names: theirs.
+            wanted: the names of the properties.
+            words: more for ``zfs get``.
+
+        Raises:
+            RvssError: as a call.
+        """
+        get = ("get", "-H", "-p", *words, "-o", "name,property,value", ",".join(wanted))
+        found: dict[str, dict[str, str]] = {}
+        for name, key, value in self.about(names, *get, columns=3):
+            of = found.setdefault(name, {})
+            if value != "-":
+                of[key] = value
         return found
 
     def sent(self, size: int, *words: str) -> bytes:

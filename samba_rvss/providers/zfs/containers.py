@@ -23,11 +23,19 @@ from samba_rvss.providers.zfs import tree
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.marks import Marks, is_bare
 from samba_rvss.providers.zfs.pools import Pool
-from samba_rvss.providers.zfs.properties import CONTAINER, COPIED, HOME, INHERITED, LOCAL, options
+from samba_rvss.providers.zfs.properties import (
+    CONTAINER,
+    COPIED,
+    INHERITED,
+    LOCAL,
+    OF_HOME,
+    options,
+)
 from samba_rvss.providers.zfs.tree import Dataset
 
 _logger = logging.getLogger(__name__)
 
+_AT_HOME = ("-r", "-d", "1", "-t", "filesystem")  # words for `Command.properties`
 _UNMOUNTING = ("mountpoint", "sharenfs", "sharesmb")
 
 
@@ -83,26 +91,20 @@ def properties(zfs: Command, pool: Pool) -> dict[str, dict[str, str]]:
     Raises:
         RvssError: as a `Command` does.
     """
-    wanted = ",".join({**COPIED, **INHERITED})
-    words = ("get", "-H", "-p", "-r", "-d", "1", "-t", "filesystem", "-o", "name,property,value")
     home = f"{pool.name}/{tree.HOME}"
-    found: dict[str, dict[str, str]] = {}
     try:
-        rows = zfs.table(*words, wanted, home, columns=3)
+        found = zfs.properties([home], {**COPIED, **INHERITED}, *_AT_HOME)
     except RvssError as exc:
         if exc.problem is not Problem.NOT_FOUND:
             raise
         return {}
-    for dataset, key, value in rows:
-        guid = dataset.removeprefix(home).removeprefix("/")
-        if guid.isdecimal() and value != "-":
-            found.setdefault(guid, {})[key] = value
-    return found
+    by_guid = {name.rpartition("/")[2]: values for name, values in found.items()}
+    return {guid: values for guid, values in by_guid.items() if guid.isdecimal()}
 
 
 def make_home(zfs: Command, pool: Pool) -> None:
     """Make the dataset that everything of ours is in."""
-    _make(zfs, f"{pool.name}/{tree.HOME}", HOME)
+    _make(zfs, f"{pool.name}/{tree.HOME}", OF_HOME)
 
 
 def ready(zfs: Command, pool: Pool, volume: Volume) -> None:
@@ -111,9 +113,7 @@ def ready(zfs: Command, pool: Pool, volume: Volume) -> None:
     Raises:
         RvssError: BAD_PATH if the volume's name is another dataset's by now; as a `Command` does.
     """
-    words = ("get", "-H", "-p", "-o", "property,value", ",".join(["guid", *COPIED]))
-    rows = zfs.table(*words, volume.name, columns=2)
-    origin = {key: value for key, value in rows if value != "-"}
+    origin = zfs.properties([volume.name], ["guid", *COPIED])[volume.name]
     if origin.pop("guid") != volume.id:
         raise RvssError(
             Problem.BAD_PATH, f"{volume.name} is not the dataset that was checked", "try again"
@@ -137,12 +137,12 @@ def _inherit(zfs: Command, container: str, changed: Collection[str]) -> bool:
 
 def _remove_idle(zfs: Command, pool: Pool) -> None:
     """Remove the containers of datasets that are gone, where nothing is in them."""
-    words = ("get", "-H", "-p", "-r", "-d", "1", "-s", "local", "-t", "filesystem")
     home = f"{pool.name}/{tree.HOME}"
-    rows = zfs.table(*words, "-o", "name,value", CONTAINER, home, columns=2)
+    found = zfs.properties([home], [CONTAINER], "-s", "local", *_AT_HOME)
     listed = zfs.table("list", "-H", "-p", "-r", "-o", "guid", pool.name, columns=1)
     there = {guid for (guid,) in listed}
-    for dataset, guid in rows:
+    for dataset, values in found.items():
+        guid = values[CONTAINER]
         if dataset == name(pool, guid) and guid not in there:
             with suppress(RvssError):  # something is in it
                 zfs("destroy", dataset)
@@ -160,11 +160,11 @@ def settle(zfs: Command, clone: Dataset) -> None:
         clone: an image's outermost, sealed.
     """
     keys = [key for key in (*COPIED, *INHERITED) if key not in _UNMOUNTING]
-    words = ("get", "-H", "-p", "-s", "inherited", "-o", "property,value", ",".join(keys))
-    rows = zfs.table(*words, clone.name, columns=2)
-    if rows and is_in_one(clone):
+    own = zfs.properties([clone.name], keys, "-s", "inherited").get(clone.name, {})
+    if own and is_in_one(clone):
+        own["canmount"] = "noauto"
         try:
-            zfs("set", *(f"{key}={value}" for key, value in rows), "canmount=noauto", clone.name)
+            zfs("set", *(f"{key}={value}" for key, value in own.items()), clone.name)
         except RvssError as exc:
             if exc.problem in (Problem.TOOL, Problem.MISSING):
                 raise

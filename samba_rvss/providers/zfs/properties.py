@@ -64,7 +64,7 @@ CONTAINER = "org.samba-rvss:container"
 LOCAL = {"canmount": "off"}
 """A further property of a container, which its clones do not inherit."""
 
-HOME = {
+OF_HOME = {
     "canmount": "off",
     "mountpoint": "none",
     "com.sun:auto-snapshot": "false",

@@ -15,7 +15,7 @@ from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.marks import Marks, is_bare, snapshots_in
 from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import MARK
-from samba_rvss.providers.zfs.snapshots import Marked
+from samba_rvss.providers.zfs.snapshots import Snapshots
 
 _logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def destroy(zfs: Command, marks: Marks, pool: Pool, volume: Volume, image: str) 
         raise RvssError(exc.problem, message, exc.hint) from exc
 
 
-def undo(zfs: Command, marks: Marks, pool: Pool, mark: Mark, made: Marked) -> None:
+def undo(zfs: Command, marks: Marks, pool: Pool, mark: Mark, made: Snapshots) -> None:
     """Remove what there is of an image that was being made, also of a dataset with another's name.
 
     Of such a one only the snapshots were made, and they bear the mark that was just written.

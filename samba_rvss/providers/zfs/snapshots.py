@@ -63,7 +63,7 @@ return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marked:
+class Snapshots:
     """The snapshots of one image.
 
     Attributes:
@@ -75,7 +75,7 @@ class Marked:
     mark: str
 
 
-def take(zfs: Command, pool: Pool, wanted: Mapping[str, Marked]) -> dict[str, RvssError]:
+def take(zfs: Command, pool: Pool, wanted: Mapping[str, Snapshots]) -> dict[str, RvssError]:
     """Take the snapshots of images, those of each image at one instant, and of all if possible.
 
     Args:
@@ -119,7 +119,7 @@ class _NotRun(RvssError):
     """A channel program that has not been run, and so has done nothing."""
 
 
-def _by_program(zfs: Command, pool: Pool, wanted: Mapping[str, Marked]) -> dict[str, int]:
+def _by_program(zfs: Command, pool: Pool, wanted: Mapping[str, Snapshots]) -> dict[str, int]:
     """Take all snapshots in one transaction group; return a number of errno(3) for each image.
 
     Of one that has EAGAIN nothing has been made.

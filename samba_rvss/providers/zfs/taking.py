@@ -20,7 +20,7 @@ from samba_rvss.providers.zfs.holding import hold
 from samba_rvss.providers.zfs.marks import Marks
 from samba_rvss.providers.zfs.mounting import mounts
 from samba_rvss.providers.zfs.pools import Pool
-from samba_rvss.providers.zfs.snapshots import Marked
+from samba_rvss.providers.zfs.snapshots import Snapshots
 
 _logger = logging.getLogger(__name__)
 
@@ -63,13 +63,13 @@ def take(
         BAD_PATH, or as a `Command` says.
     """
     found: dict[str, Taken | RvssError] = {}
-    marked: dict[str, Marked] = {}
+    marked: dict[str, Snapshots] = {}
     for image in wanted:
         text = marks.encode(image.mark, pool)
         try:
             with doing(image.what):
                 place.require_short_mark(text)
-            marked[image.mark.id] = Marked(names=image.snapshots, mark=text)
+            marked[image.mark.id] = Snapshots(names=image.snapshots, mark=text)
         except RvssError as exc:
             found[image.mark.id] = exc
     failures: dict[str, RvssError] = {}
