@@ -194,12 +194,14 @@ def marks_of(volumes: Sequence[Volume], number: int) -> list[Mark]:
 
 
 def taken(provider: Zfs, marks: Sequence[Mark]) -> list[Taken]:
-    """Take images of one instant."""
+    """Take images of one instant; return them in the order of their marks."""
+    made = provider.create(marks, math.inf)
     found = []
-    for made in provider.create(marks, math.inf).values():
-        if isinstance(made, RvssError):
-            raise made
-        found.append(made)
+    for mark in marks:
+        image = made[mark.id]
+        if isinstance(image, RvssError):
+            raise image
+        found.append(image)
     if len({each.transid for each in found}) != 1:
         raise AssertionError(f"{len(marks)} copies are of several instants")
     return found
