@@ -23,6 +23,7 @@ from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.daemon.troubles import Troubles
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel.priority import like_others
 from samba_rvss.model import Event
 from samba_rvss.run import run
 from samba_rvss.samba import notification
@@ -301,4 +302,5 @@ def _run(words: tuple[str, ...], env: dict[str, str]) -> None:
         ToolError: it failed, or did not end in time.
     """
     notification.require_program(words)
-    run(words, timeout=_SECONDS, env=env)
+    with like_others():
+        run(words, timeout=_SECONDS, env=env)

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from samba_rvss.kernel.priority import nice, set_nice
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -18,7 +20,8 @@ class Threads(ThreadPoolExecutor):
     """Threads for a loop's executor, whose end nobody waits for: one may hang for ever."""
 
     def __init__(self) -> None:
-        super().__init__(_THREADS, thread_name_prefix="rvss")
+        # Not as the thread that asks for work is just then: that may hurry.
+        super().__init__(_THREADS, "rvss", initializer=set_nice, initargs=(nice(),))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as `Executor` has it
         """See `concurrent.futures.Executor`."""

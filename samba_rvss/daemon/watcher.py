@@ -11,22 +11,23 @@ mounts; sealing, recording and amending follow in other threads. Nothing runs wh
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import datetime
-from functools import partial
 
-from samba_rvss.copies import exposed, follow, seal
+from samba_rvss.copies import follow, seal
 from samba_rvss.copies.follow import Step, steps
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import journal
+from samba_rvss.daemon.amending import Amender
 from samba_rvss.daemon.doubts import Doubts
 from samba_rvss.daemon.sealer import Sealer
 from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.errors import RvssError
 from samba_rvss.kernel import inotify
+from samba_rvss.kernel.priority import Urgency, hurry
 from samba_rvss.model import ENDED, Phase, SambaCopy, SambaState, SetState, ShadowCopy
 from samba_rvss.samba import fss_state
 
@@ -35,7 +36,6 @@ _logger = logging.getLogger(__name__)
 # transaction.c, _tdb_transaction_commit(): utime(2), with the locks still held
 _WRITTEN = inotify.IN_CLOSE_WRITE | inotify.IN_ATTRIB
 
-_AMEND_SECONDS = 1.0
 _CATCH_UP_SECONDS = 10.0
 _FIRST_PAUSE = 0.001
 _PAUSE_AFTER_ERROR = 0.5
@@ -69,16 +69,15 @@ class Watcher:
         self._sealer = Sealer(present, turns, self._on_sealed)
         self._pending: dict[str, ShadowCopy] = {}  # by path
         self._opened: set[str] = set()  # ids of those whose mount was opened, not recorded yet
-        self._amended: dict[str, bool] = {}  # whether the share is the closed one, by ids
-        self._amending: asyncio.Future[None] | None = None
-        self._amend_pause = _PAUSE_AFTER_ERROR
         self._doubts = Doubts(present)
         self._state: SambaState | None = None
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="srv_fss")
+        self._urgency = Urgency()
+        self._reader = ThreadPoolExecutor(1, "srv_fss", hurry)
         self._file = fss_state.HeldFile(present().config.fss_state)
         self._reading = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._changed = asyncio.Event()
+        self._amender = Amender(present, lambda copy: copy.path in self._pending, self._changed.set)
         self._inotify = -1
         self._rewatch: asyncio.Future[None] | None = None
 
@@ -123,6 +122,7 @@ class Watcher:
         self._opened.discard(copy.id)
         if copy.phase is Phase.SEALING:
             self._sealer.begin(copy)
+        self._hurry_or_not()
 
     async def resume(self, copy: str) -> None:
         """Follow a copy on, by its id, as its record says by now; not if it has ended."""
@@ -277,6 +277,7 @@ class Watcher:
                     about = journal.fields(copy=copy)
                     _logger.error("%s cannot be opened: %s", copy.title, exc, extra=about)
                     good = False
+        self._hurry_or_not()
         return good
 
     def _known(self, state: SambaState) -> Iterable[tuple[ShadowCopy, SambaCopy]]:
@@ -317,9 +318,9 @@ class Watcher:
             if closed_still:
                 continue
             closed = current.phase is not Phase.OPEN or Step.SEAL in due
-            if known.is_exposed and self._amended.get(copy.id) is not closed:
+            if known.is_exposed and not self._amender.has(copy.id, closed=closed):
                 shown.append((current, closed))
-        await self._amend(shown)
+        await self._amender.amend(shown)
         for copy, _ in list(self._known(state)):
             self._drop_if_done(copy)
 
@@ -327,40 +328,6 @@ class Watcher:
         self, copy: ShadowCopy, known: SambaCopy, due: tuple[Step, ...]
     ) -> ShadowCopy | None:
         return await in_thread(_record, self._present(), copy, known, due)
-
-    async def _amend(self, shares: Sequence[tuple[ShadowCopy, bool]]) -> None:
-        """Amend exposed shares; wait for a moment only, because sealing does not depend on it.
-
-        One change comes after the other, so that none overtakes a newer one. What is not amended
-        now is looked at again when the change that is under way has ended.
-        """
-        if not shares or self._amending is not None:
-            return
-        self._amending = asyncio.ensure_future(in_thread(exposed.amend, self._present(), shares))
-        self._amending.add_done_callback(partial(self._on_amended, shares))
-        done, _ = await asyncio.wait([self._amending], timeout=_AMEND_SECONDS)
-        if not done:
-            _logger.warning("Samba's registry is slow to take the changed shares")
-
-    def _on_amended(
-        self, shares: Sequence[tuple[ShadowCopy, bool]], amending: "asyncio.Future[None]"
-    ) -> None:
-        """Note what was amended; if that failed, have it done again later."""
-        self._amending = None
-        if amending.cancelled():
-            return
-        exc = amending.exception()
-        if exc is None:
-            self._amend_pause = _PAUSE_AFTER_ERROR
-            self._amended.update(
-                (copy.id, closed) for copy, closed in shares if copy.path in self._pending
-            )
-            self._changed.set()
-            return
-        known = isinstance(exc, RvssError)
-        _logger.error("cannot amend exposed shares: %s", exc, exc_info=None if known else exc)
-        asyncio.get_running_loop().call_later(self._amend_pause, self._changed.set)
-        self._amend_pause = min(2 * self._amend_pause, _LONGEST_PAUSE)
 
     def _on_sealed(self, copy: ShadowCopy) -> None:
         if copy.path in self._pending:
@@ -370,13 +337,27 @@ class Watcher:
     def _drop_if_done(self, copy: ShadowCopy) -> None:
         """Stop following a copy that Samba will not change any more."""
         done = copy.phase is Phase.SEALED and copy.state is SetState.RECOVERED
-        if done and self._amended.get(copy.id):
+        if done and self._amender.has(copy.id, closed=True):
             self._drop(copy)
 
     def _drop(self, copy: ShadowCopy) -> None:
         self._pending.pop(copy.path, None)
-        self._amended.pop(copy.id, None)
+        self._amender.forget(copy.id)
         self._opened.discard(copy.id)
+        self._hurry_or_not()
+
+    def _hurry_or_not(self) -> None:
+        """Run before all others for as long as a copy may have to be opened or closed.
+
+        A client may connect some 30 ms after Samba has recorded that its set is committed, and what
+        it writes first must not find the copy closed, however busy the machine is.
+        """
+        self._urgency.set(
+            any(
+                copy.phase in {Phase.TAKEN, Phase.OPEN} and copy.id not in self._sealer.busy
+                for copy in self._pending.values()
+            )
+        )
 
 
 def _read(file: fss_state.HeldFile) -> tuple[datetime | None, SambaState | None]:

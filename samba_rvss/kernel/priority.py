@@ -1,8 +1,11 @@
 """How urgent our work is to the kernel."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+_PREFERRED = -10
 
 
 @contextmanager
@@ -20,3 +23,75 @@ def idle() -> Iterator[None]:
     finally:
         with suppress(PermissionError):
             os.sched_setscheduler(0, before, parameter)
+
+
+def nice() -> int:
+    """Return the calling thread's nice value: each thread has its own (sched(7))."""
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def set_nice(value: int) -> bool:
+    """Give the calling thread a nice value; return whether that is permitted."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), value)
+    except OSError:
+        return False
+    return True
+
+
+def prefer() -> bool:
+    """Have the calling thread, and all that it starts, run rather than others.
+
+    For a process with a thread that hurries (`hurry`): whichever of its threads holds the
+    interpreter's lock must get a processor, or the other one waits for it.
+
+    Returns:
+        Whether that is permitted.
+    """
+    return set_nice(min(_PREFERRED, nice()))
+
+
+@contextmanager
+def like_others() -> Iterator[None]:
+    """Have what this thread starts in a block be preferred to nobody."""
+    before = nice()
+    set_nice(max(before, 0))
+    try:
+        yield
+    finally:
+        set_nice(before)
+
+
+def hurry(flags: int = 0) -> None:
+    """Have the calling thread run before all others, where that is permitted.
+
+    It needs CAP_SYS_NICE (sched(7)). It is for threads that do little at a time.
+
+    Args:
+        flags: SCHED_RESET_ON_FORK if threads and programs that it starts must not hurry as well.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR | flags, os.sched_param(1))
+    except OSError:
+        set_nice(-20)
+
+
+class Urgency:
+    """Whether a thread hurries, for a thread that does not always."""
+
+    def __init__(self) -> None:
+        self._is_urgent = False
+        self._usual = 0
+
+    def set(self, wanted: bool) -> None:  # noqa: FBT001 - it is what is set
+        """Have the calling thread, but nothing that it starts, hurry; or work as usual again."""
+        if wanted is self._is_urgent:
+            return
+        self._is_urgent = wanted
+        if wanted:
+            self._usual = nice()
+            hurry(os.SCHED_RESET_ON_FORK)
+            return
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        set_nice(self._usual)

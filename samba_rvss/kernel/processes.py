@@ -12,7 +12,6 @@ import resource
 import select
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -268,15 +267,3 @@ def open_many_files() -> None:
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def hurry() -> None:
-    """Have the calling thread run before all others, where that is permitted.
-
-    It needs CAP_SYS_NICE (sched(7)). It is for threads that do little and end soon.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except OSError:
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -20)

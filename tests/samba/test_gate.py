@@ -18,15 +18,18 @@ from samba_rvss.samba.fsrvp.copyset import CopySet
 if TYPE_CHECKING:
     from tests.samba.conftest import Rig
 
-SETS = int(os.environ.get("SAMBA_RVSS_SETS", "250" if os.environ.get("SAMBA_RVSS_LONG") else "60"))
-"""How many sets are made; each takes about a third of a second."""
+SETS = int(os.environ.get("SAMBA_RVSS_SETS", "250" if os.environ.get("SAMBA_RVSS_LONG") else "40"))
+"""How many sets are made; each takes about half a second."""
+
+BUSY = 4
+"""How many busy programs there are for each processor."""
 
 
 @contextmanager
 def _busy() -> Iterator[None]:
-    """Keep every processor busy."""
+    """Keep every processor more than busy."""
     with ExitStack() as stack:
-        for _ in range(os.cpu_count() or 1):
+        for _ in range(BUSY * (os.cpu_count() or 1)):
             process = stack.enter_context(
                 subprocess.Popen([sys.executable, "-ISEc", _BUSY], env=environment())
             )

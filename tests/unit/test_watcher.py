@@ -178,6 +178,32 @@ def test_what_is_being_sealed_is_never_opened(followed: Followed) -> None:
     assert not followed.writable
 
 
+def test_the_loop_hurries_as_long_as_a_copy_may_be_due(followed: Followed) -> None:
+    """It must not be late to open a copy, or to close it, on a machine that has much to do."""
+    policies = []
+
+    def note() -> None:
+        policies.append(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
+
+    async def story() -> None:
+        note()
+        followed.watcher.track(followed.copy)
+        note()
+        followed.expose()
+        await followed.watcher.catch_up()
+        assert followed.writable
+        note()
+        followed.site.store(followed.site.records(SetState.RECOVERED, Context.AUTO_RECOVERY))
+        await followed.watcher.catch_up()
+        note()
+        await followed.watcher.release(followed.copy)
+        note()
+
+    asyncio.run(story())
+    usual, urgent = os.SCHED_OTHER, os.SCHED_RR
+    assert policies == [usual, urgent, urgent, usual, usual]
+
+
 def test_what_could_not_be_opened_is_opened_soon(followed: Followed) -> None:
     """Nothing else happens: no write to the file, no reconciling."""
     followed.expose()

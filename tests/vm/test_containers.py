@@ -318,6 +318,11 @@ _MISSING = {
         " samba-rvss the capability CAP_SYS_PTRACE (--cap-add=SYS_PTRACE for a container,"
         " CapabilityBoundingSet= for a service)"
     ),
+    "--cap-add=SYS_NICE": (
+        "on a machine that has much to do, a copy may be opened too late for what its client writes"
+        " first: give samba-rvss the capability CAP_SYS_NICE (--cap-add=SYS_NICE for a container,"
+        " CapabilityBoundingSet= for a service)"
+    ),
     "--device=DISK": "is in /dev: give the container the disk (--device)",
     "--device=DISK --volume=/dev:/dev": (
         "it can make no image there, and list none: give it the permission for that device:"

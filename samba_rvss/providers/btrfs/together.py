@@ -20,7 +20,8 @@ from functools import partial
 from threading import Event, Semaphore
 
 from samba_rvss.errors import RvssError
-from samba_rvss.kernel import files, processes
+from samba_rvss.kernel import files
+from samba_rvss.kernel.priority import hurry
 from samba_rvss.providers.btrfs import ioctl, subvolumes
 from samba_rvss.providers.btrfs.home import Home
 from samba_rvss.providers.btrfs.ioctl import Subvolume
@@ -98,7 +99,7 @@ def _met(home: Home, wanted: Sequence[Snapshot], place: str, last: float) -> int
         RuntimeError: not all threads could be started.
     """
     with (
-        ThreadPoolExecutor(len(wanted) + _STARTERS[-1] + 1, "snapshot", processes.hurry) as threads,
+        ThreadPoolExecutor(len(wanted) + _STARTERS[-1] + 1, "snapshot", hurry) as threads,
         _starters(home, place) as source,
     ):
         for number, many in enumerate(_STARTERS, 1):
