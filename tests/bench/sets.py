@@ -1,14 +1,15 @@
 """How long a Commit of many shares takes, and whether their copies are of one instant.
 
-    /usr/bin/python3 tests/bench/sets.py [--delay MILLISECONDS] [--rounds N] [--proof N] [--json]
+    /usr/bin/python3 tests/bench/sets.py [--delay MILLISECONDS] [--rounds N] [--proof N]
+                                         [--nested] [--json]
 
 Needs root, and what tests/run installs. Everything happens on a private Samba and a btrfs in a
-file, each share on a subvolume of its own; with --delay on a disk that takes so long for each
-reading and writing. The first table compares Commits of sets of 1, 8 and 64 shares, measured in
-turns. Then a writer goes over all shares of a set without a pause: it writes the next number into
-one file after the other, each on the disk before the next. In copies of one instant the numbers
-never rise from a file to the next one, and differ by one at most. Exit status 1 if a limit is
-missed, or copies that are said to be of one instant are not.
+file, each share on a subvolume of its own; with --nested with another one inside; with --delay on a
+disk that takes so long for each reading and writing. The first table compares Commits of sets of 1,
+8 and 64 shares, measured in turns. Then a writer goes over all shares of a set without a pause: it
+writes the next number into one file after the other, each on the disk before the next. In copies of
+one instant the numbers never rise from a file to the next one, and differ by one at most. Exit
+status 1 if a limit is missed, or copies that are said to be of one instant are not.
 """
 
 import argparse
@@ -52,10 +53,12 @@ class Bench:
 
     Args:
         delay: seconds that the disk takes for each reading and writing; 0 for a file.
+        nested: whether each share has a volume inside.
     """
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: float, *, nested: bool) -> None:
         self.delay = delay
+        self.places = (_NUMBER, f"nested/{_NUMBER}") if nested else (_NUMBER,)
 
     @contextmanager
     def standing(self) -> Iterator[None]:
@@ -72,12 +75,12 @@ class Bench:
             self.samba.set_options({"rvss:commit deadline": "50 s"})
             self.daemon = stack.enter_context(RvssDaemon(self.samba))
             self.names = [f"share{number}" for number in range(max(SIZES))]
-            self.files = []
             for name in self.names:
                 path = self.fs.subvolume(name)
-                self.files.append(path / _NUMBER)
-                self.files[-1].write_text("0")
-                self.samba.set_share(name, self.daemon.share(name, path))
+                for place in self.places[1:]:
+                    self.fs.subvolume(f"{name}/{Path(place).parent}")
+                options = {"rvss:nested": "include"} if len(self.places) > 1 else {}
+                self.samba.set_share(name, self.daemon.share(name, path, options))
             operator = stack.enter_context(BackupOperator(self.samba))
             self.daemon.start()
             self.samba.start()
@@ -138,11 +141,14 @@ class Bench:
         """Take sets while somebody writes to all shares in turn, and read what is in them."""
         found: Counter[str] = Counter()
         order = {name: place for place, name in enumerate(self.names)}
-        with writing(self.files[:shares]):
+        files = [
+            self.fs.path / name / place for name in self.names[:shares] for place in self.places
+        ]
+        with writing(files):
             for number in range(sets):
                 _, copies, taken = self.commit(self.names[:shares])
                 paths = [copy.path for copy in sorted(copies, key=lambda c: order[c.share])]
-                numbers = [int(Path(path, _NUMBER).read_text()) for path in paths]
+                numbers = [int(Path(path, at).read_text()) for path in paths for at in self.places]
                 whole = is_of_one_instant(numbers)
                 instants = {copy.transid for copy in copies}
                 said = len(copies) == shares and len(instants) == 1 and 0 not in instants
@@ -163,9 +169,10 @@ def main() -> int:
     parser.add_argument("--delay", type=float, default=0.0, help="milliseconds of the disk")
     parser.add_argument("--rounds", type=int, default=10, help="Commits of each size")
     parser.add_argument("--proof", type=int, default=50, help="sets while somebody writes")
+    parser.add_argument("--nested", action="store_true", help="each share has a volume inside")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
-    bench = Bench(arguments.delay / 1000)
+    bench = Bench(arguments.delay / 1000, nested=arguments.nested)
     with bench.standing():
         rows = bench.times(arguments.rounds) if arguments.rounds else []
         proof = bench.proof(arguments.proof) if arguments.proof else {}
