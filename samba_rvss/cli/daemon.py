@@ -12,16 +12,10 @@ from samba_rvss import output
 from samba_rvss.cli.common import Verbs
 from samba_rvss.cli.repeats import Repeats
 from samba_rvss.errors import RvssError
-from samba_rvss.kernel import priority
 
 _logger = logging.getLogger(__name__)
 
 _END_SECONDS = 1.0
-_NOT_PREFERRED = (
-    "on a machine that has much to do, a copy may be opened too late for what its client writes"
-    " first: give samba-rvss the capability CAP_SYS_NICE (--cap-add=SYS_NICE for a container,"
-    " CapabilityBoundingSet= for a service)"
-)
 
 
 def register(verbs: Verbs) -> None:
@@ -42,8 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
     from samba_rvss.daemon.service import Daemon
 
     repeats = log_to_journal_or_stderr(debug=arguments.debug)
-    if not priority.prefer():
-        _logger.warning("%s", _NOT_PREFERRED)
     failure: Exception | None = None
     try:
         asyncio.run(Daemon(arguments.configfile, judge=now_wrong).run())

@@ -30,7 +30,7 @@ from samba_rvss.daemon.tasks import Tasks, Threads, in_thread
 from samba_rvss.daemon.turns import Turns
 from samba_rvss.daemon.versions import Versions
 from samba_rvss.daemon.watcher import Watcher
-from samba_rvss.kernel import processes
+from samba_rvss.kernel import priority, processes
 from samba_rvss.model import Phase
 from samba_rvss.samba import conf
 from samba_rvss.samba.process import SambaProcess
@@ -43,6 +43,11 @@ _DAY_SECONDS = 86400.0
 _ADMITTING = 2  # threads
 _AFTER_RESCUE = 1.0
 _AGAIN_SECONDS = 1.0
+_NOT_PREFERRED = (
+    "on a machine that has much to do, a copy may be opened too late for what its client writes"
+    " first: give samba-rvss the capability CAP_SYS_NICE (--cap-add=SYS_NICE for a container,"
+    " CapabilityBoundingSet= for a service)"
+)
 
 
 class Daemon:
@@ -73,6 +78,8 @@ class Daemon:
             RvssError: CONFIG, STATE or SYSTEM if it cannot start.
         """
         loop = asyncio.get_running_loop()
+        if not priority.prefer():
+            _logger.warning("%s", _NOT_PREFERRED)
         loop.set_default_executor(Threads())
         os.umask(0o077)
         processes.open_many_files()

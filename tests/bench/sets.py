@@ -32,6 +32,7 @@ from samba_rvss.model import Context, ShadowCopy
 from samba_rvss.run import run
 from samba_rvss.samba.fsrvp.client import Client
 from samba_rvss.samba.fsrvp.copyset import CopySet
+from samba_rvss.samba.fsrvp.results import FsrvpError
 from samba_rvss.testing.daemon import RvssDaemon
 from samba_rvss.testing.disk import SickDisk
 from samba_rvss.testing.loop import LoopBtrfs
@@ -91,7 +92,11 @@ class Bench:
         """Take a set; return the seconds that its Commit took, its copies, and it."""
         taken = CopySet(self.client, Context.AUTO_RECOVERY)
         taken.prepare(*shares)
-        taken.commit()
+        try:
+            taken.commit()
+        except FsrvpError:
+            print(self.daemon.log()[-20000:], file=sys.stderr)
+            raise
         path = str(self.daemon.state_directory / "ledger.db")
         with closing(Ledger(path, read_only=True)) as ledger:
             copies = ledger.copies()
