@@ -149,7 +149,7 @@ class Bench:
         files = [
             self.fs.path / name / place for name in self.names[:shares] for place in self.places
         ]
-        with writing(files):
+        with writing(files) as writer:
             for number in range(sets):
                 _, copies, taken = self.commit(self.names[:shares])
                 paths = [copy.path for copy in sorted(copies, key=lambda c: order[c.share])]
@@ -161,8 +161,9 @@ class Bench:
                     f"said {'one' if said else 'several'}, in order: {'yes' if whole else 'no'}"
                 ] += 1
                 found["wrong"] += said and not whole
-                taken.expose()
-                taken.delete()
+                with writer.resting():
+                    taken.expose()
+                    taken.delete()
                 if number % 50 == 49:
                     print(f"{number + 1} sets: {dict(found)}", file=sys.stderr, flush=True)
         return dict(found)

@@ -5,6 +5,7 @@ of one instant the numbers never rise from a file to the next one, and differ by
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,19 +26,41 @@ while True:
 """
 
 
+class Writer:
+    """The programs that write and keep the processors busy."""
+
+    def __init__(self, programs: Sequence["subprocess.Popen[bytes]"]) -> None:
+        self._programs = programs
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Have them rest for the time of a block: for what is not measured, and takes long."""
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for program in self._programs:
+            program.send_signal(number)
+
+
 @contextmanager
-def writing(paths: Sequence[Path]) -> Iterator[None]:
+def writing(paths: Sequence[Path]) -> Iterator[Writer]:
     """Write to files in turn, without a pause, and keep every processor busy."""
     for path in paths:
         path.write_text(str(_FIRST))
     with ExitStack() as undo:
         programs = [[sys.executable, "-c", _WRITER, *map(str, paths)]]
         programs += [[sys.executable, "-c", "while True: pass"]] * (os.cpu_count() or 1)
+        started = []
         for program in programs:
             process = subprocess.Popen(program)
             undo.callback(process.wait)
             undo.callback(process.kill)
-        yield
+            started.append(process)
+        yield Writer(started)
 
 
 def is_of_one_instant(numbers: Sequence[int]) -> bool:

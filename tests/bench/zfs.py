@@ -164,7 +164,7 @@ def proof(sets: int, volumes: Sequence[Volume], provider: Zfs) -> dict[str, int]
         How many sets were in order, and how many were not.
     """
     found = {"in order": 0, "out of order": 0}
-    with writing([Path(mountpoint(volume.name), "number") for volume in volumes]):
+    with writing([Path(mountpoint(volume.name), "number") for volume in volumes]) as writer:
         for number in range(sets):
             marks = marks_of(volumes, number)
             numbers = []
@@ -173,7 +173,8 @@ def proof(sets: int, volumes: Sequence[Volume], provider: Zfs) -> dict[str, int]
                     numbers.append(int(Path(f"/proc/self/fd/{part}/number").read_text()))
                     os.close(part)
             found["in order" if is_of_one_instant(numbers) else "out of order"] += 1
-            destroy(provider, marks)
+            with writer.resting():
+                destroy(provider, marks)
             if number % 10 == 9:
                 print(f"{number + 1} sets: {found}", file=sys.stderr, flush=True)
     return found
