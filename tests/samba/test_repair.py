@@ -131,7 +131,7 @@ def _grace(rig: "Rig", seconds: int) -> None:
     rig.samba.set_options({"rvss:grace": str(seconds)})
 
 
-@pytest.mark.vm(seconds=40, file_system="zfs")
+@pytest.mark.vm(seconds=40, long=True, file_system="zfs")
 def test_the_daemon_removes_a_set_whose_client_vanished(rig: "Rig") -> None:
     rig.share("vms", rig.volume())
     _grace(rig, 2)

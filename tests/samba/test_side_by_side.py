@@ -109,7 +109,7 @@ def _figures(seconds: list[float]) -> str:
 
 
 @only("zfs")
-@pytest.mark.vm(seconds=60)
+@pytest.mark.vm(seconds=60, long=True)
 def test_samba_does_not_wait_for_a_destruction(rig: "Rig") -> None:
     """One worker serves all clients, one request at a time.
 

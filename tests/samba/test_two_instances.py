@@ -180,7 +180,7 @@ def two(rig_directory: Path, file_system: FileSystem) -> Iterator[tuple[Containe
             container.end()
 
 
-@pytest.mark.vm(seconds=140, file_system="zfs")
+@pytest.mark.vm(seconds=140, long=True, file_system="zfs")
 def test_neither_touches_what_is_the_other_s(
     two: tuple[Container, Container], file_system: FileSystem
 ) -> None:

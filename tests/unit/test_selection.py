@@ -67,6 +67,16 @@ def test_the_nearest_mark_that_fits_counts(tmp_path: Path) -> None:
     assert list(choice.collect([str(tmp_path)]).values()) == [2, 1, None, None, 3]
 
 
+@pytest.mark.parametrize(("given", "takes"), [("", None), ("1", 9.0)])
+def test_what_takes_long_runs_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, takes: float | None
+) -> None:
+    monkeypatch.setenv("SAMBA_RVSS_LONG", given)
+    text = "import pytest\n@pytest.mark.vm(seconds=9, long=True)\ndef test_it(): pass\n"
+    (tmp_path / "test_it.py").write_text(text)
+    assert list(choice.collect([str(tmp_path)]).values()) == [takes]
+
+
 @pytest.mark.parametrize("words", ["", "45", "seconds=-1", "seconds='45'", "second=45"])
 def test_a_mark_without_seconds_is_an_error(tmp_path: Path, words: str) -> None:
     text = f"import pytest\n@pytest.mark.vm({words})\ndef test_it(): pass\n"

@@ -7,9 +7,10 @@ seconds a test takes in the machine, as measured on a host that does little else
     @pytest.mark.vm(seconds=45)
     @pytest.mark.vm(seconds=45, file_system="zfs", who=("root", "operator"))
 
-The second one chooses of all the test's forms only those that have these parameters. Of several
-marks the nearest that fits counts. Those of a module are for the tests that have none of their own;
-``seconds=0`` leaves a test out that its module has chosen.
+``long=True`` says that it runs there only with SAMBA_RVSS_LONG=1. The second one chooses of all the
+test's forms only those that have these parameters. Of several marks the nearest that fits counts.
+Those of a module are for the tests that have none of their own; ``seconds=0`` leaves a test out
+that its module has chosen.
 
 An emulated processor would need two hours for all tests. So what runs there is what another
 machine cannot prove: what depends on Samba 4.22, on Python 3.13 or on that kernel, and each
@@ -17,6 +18,7 @@ promise once on ZFS. What btrfs does, the tests on the host show.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -27,9 +29,11 @@ from typing import Any
 import pytest
 
 MARK = (
-    "vm(seconds, PARAMETER=VALUE, ...): runs in the test machine as well, for so many seconds;"
-    " with parameters only in these forms, where a tuple is for any of its values"
+    "vm(seconds, long=False, PARAMETER=VALUE, ...): runs in the test machine as well, for so many"
+    " seconds; long: only with SAMBA_RVSS_LONG=1; with parameters only in these forms, where a"
+    " tuple is for any of its values"
 )
+_NO_PARAMETERS = ("seconds", "long")
 _ROOT = Path(__file__).resolve().parents[2]
 WHOLE = ("tests/unit", "tests/kernel", "tests/samba")
 """Arguments of pytest: what could run in the machine."""
@@ -44,6 +48,8 @@ def seconds(item: pytest.Item) -> float | None:
         pytest.UsageError: a mark says no seconds.
     """
     marks = [mark for mark in _marks(item) if fits(mark, item)]
+    if marks and marks[0].kwargs.get("long") and not os.environ.get("SAMBA_RVSS_LONG"):
+        return None
     return _seconds(marks[0], item) or None if marks else None
 
 
@@ -75,7 +81,9 @@ def _seconds(mark: pytest.Mark, item: pytest.Item) -> float:
 def fits(mark: pytest.Mark, item: pytest.Item) -> bool:
     """Return whether a test has the parameters that a mark is for."""
     has: Mapping[str, object] = getattr(getattr(item, "callspec", None), "params", {})
-    wanted: dict[str, Any] = {name: v for name, v in mark.kwargs.items() if name != "seconds"}
+    wanted: dict[str, Any] = {
+        name: v for name, v in mark.kwargs.items() if name not in _NO_PARAMETERS
+    }
     return all(
         name in has and has[name] in (value if isinstance(value, tuple) else (value,))
         for name, value in wanted.items()
