@@ -11,7 +11,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Self
@@ -22,6 +22,7 @@ _logger = logging.getLogger(__name__)
 
 # In an uninterruptible sleep a process outlives even SIGKILL, until its device answers.
 _KILLED_SECONDS = 5.0
+_STOP_SECONDS = 0.2
 _abandoned: list["subprocess.Popen[str]"] = []
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -61,6 +62,10 @@ class ToolError(RvssError):
     def said(self) -> str:
         """Its standard error as one line, or its standard output if that is empty."""
         return _said(self.stdout, self.stderr)
+
+
+class Stopped(RvssError):
+    """A program was killed because that was asked for."""
 
 
 class NotStarted(ToolError):
@@ -111,6 +116,7 @@ def run(
     env: Mapping[str, str] | None = None,
     allow: frozenset[int] = frozenset({0}),
     text: str = "",
+    stopped: Callable[[], bool] | None = None,
 ) -> str:
     """Run a program to its end and return its standard output.
 
@@ -120,16 +126,18 @@ def run(
         env: additions to the fixed environment.
         allow: exit statuses that are not failures.
         text: its standard input.
+        stopped: asked several times a second; the program is killed when that returns true.
 
     Raises:
         RvssError: MISSING if there is no such program.
+        Stopped: ``stopped`` returned true.
         ToolError: if it could not be started, or did not end in time, or with a status that is a
             failure.
     """
     words = [argv[0] if "/" in argv[0] else tool(argv[0]), *argv[1:]]
     process = _start(words, env, subprocess.PIPE, subprocess.PIPE if text else subprocess.DEVNULL)
     try:
-        out, err = process.communicate(text or None, timeout=timeout)
+        out, err = _ended(process, text, timeout, stopped)
     except subprocess.TimeoutExpired as exc:
         # _kill() closes its pipes without reading on: a grandchild may hold them for ever.
         ended = (
@@ -144,6 +152,22 @@ def run(
         raise ToolError(words, process.returncode, out, err, how)
     _logger.debug("%s: %d", " ".join(words), process.returncode)
     return out
+
+
+def _ended(
+    process: subprocess.Popen[str], text: str, timeout: float, stopped: Callable[[], bool] | None
+) -> tuple[str, str]:
+    """Wait until a program has ended, and return what it said."""
+    if stopped is None:
+        return process.communicate(text or None, timeout=timeout)
+    deadline = time.monotonic() + timeout
+    while not stopped():
+        left = deadline - time.monotonic()
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=max(0.0, min(_STOP_SECONDS, left)))
+        if left <= 0:
+            raise subprocess.TimeoutExpired(process.args, timeout)
+    raise Stopped(Problem.BUSY, f"{process.args!r} was stopped")
 
 
 def beginning(argv: Sequence[str], size: int, *, timeout: float) -> bytes:

@@ -22,7 +22,7 @@ VERBS = frozenset({"check", "create", "delete"})
 OF_A_COPY = frozenset(
     {
         *("delete", "lost", "keep", "unkeep", "hold", "release", "tag", "deferred"),
-        *("expose", "conceal"),
+        *("expose", "conceal", "record"),
     }
 )
 """What an administrator wants done with one copy."""
@@ -33,6 +33,7 @@ _KNOWN = frozenset(
     {
         *("verb", "copy", "source", "on", "tag", "until", "reason"),
         *("account", "writable", "delete"),
+        *("run", "consistency", "files", "veto"),
     }
 )
 _TAGGING = frozenset({"hold", "release", "tag"})
@@ -60,6 +61,9 @@ class AdminRequest:
         account: who alone may connect, for ``expose``; may be empty.
         writable: whether a writable copy is meant, for ``expose``.
         delete: whether that is deleted, for ``conceal``.
+        run: the name of the managed backup whose run took the copy, for ``record``.
+        consistency: what was proven of it, for ``record``.
+        files, veto: which files it is about, between slashes, for ``record``; may be empty.
     """
 
     verb: str
@@ -72,6 +76,10 @@ class AdminRequest:
     account: str = ""
     writable: bool = False
     delete: bool = False
+    run: str = ""
+    consistency: str = ""
+    files: str = ""
+    veto: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +202,11 @@ def decode_admin(data: bytes) -> AdminRequest:
     account = given.get("account", "")
     if not isinstance(account, str) or (account and verb != "expose"):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'account'")
+    of_run = {name: given.get(name, "") for name in ("run", "consistency", "files", "veto")}
+    for name, value in of_run.items():
+        needed = verb == "record" and name in ("run", "consistency")
+        if not isinstance(value, str) or (value and verb != "record") or (needed and not value):
+            raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong '{name}'")
     flags = {"writable": "expose", "delete": "conceal"}
     for flag, of in flags.items():
         value = given.get(flag, False)
@@ -208,6 +221,7 @@ def decode_admin(data: bytes) -> AdminRequest:
         until=until,
         reason=reason,
         account=account,
+        **of_run,
         **{flag: given.get(flag, False) for flag in flags},
     )
 

@@ -11,15 +11,16 @@ from datetime import time as clock_time
 from typing import Any
 
 from samba_rvss import output, wire
-from samba_rvss.cli import events, exposing, manifest, reading, verify
+from samba_rvss.cli import events, exposing, listed_files, manifest, reading, verify
 from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, ledger_or_empty, open_ledger
+from samba_rvss.cli.running import verb as running
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
 from samba_rvss.copies.backup import Backup, in_ledger
 from samba_rvss.copies.holds import require_tag
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Context, Image, Phase, ShadowCopy
+from samba_rvss.model import Context, Image, Phase, Run, ShadowCopy
 from samba_rvss.samba.conf import Config
 
 _TAG = "manual"
@@ -42,6 +43,8 @@ def register(verbs: Verbs) -> None:
     showing.add_argument("--json", action="store_true", help="print JSON")
     showing.add_argument("copy", metavar="ID", help=BACKUP_ID)
     showing.set_defaults(function=run_show, looks=True)
+    running.register(inner)
+    listed_files.register(inner)
     reading.register(inner)
     exposing.register(inner)
     manifest.register(inner)
@@ -198,11 +201,12 @@ def run_list(arguments: argparse.Namespace) -> int:
             output.span(now() - backup.taken),
             output.size(backup.size),
             "; ".join(map(exposing.line, exposing.of(backup.exposed))) or "-",
+            backup.run.name if backup.run else "-",
         ]
         for backup in found
     ]
     columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "VERIFIED", "AGE", "SIZE"]
-    columns.append("EXPOSED")
+    columns += ["EXPOSED", "RUN"]
     output.print_table(columns, rows, "There are no backups.", _STYLES, brief=True)
     return 0
 
@@ -246,6 +250,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "verified": manifest.state(config, backup.parts),
             "space": output.size(backup.size),
             "exposed": "; ".join(map(exposing.line, exposing.of(backup.exposed))) or "no",
+            **(_of_run(backup.run) if backup.run else {}),
         }
     )
     output.print_line()
@@ -269,6 +274,14 @@ def run_show(arguments: argparse.Namespace) -> int:
     ]
     output.print_table(["TIME", "PART", "SHADOW COPY", "EVENT", "DETAIL"], lines, "")
     return 0
+
+
+def _of_run(run: Run) -> dict[str, str]:
+    return {
+        "run": f"{run.name}, {run.consistency.value}-consistent",
+        "files": " ".join(run.files) or "all",
+        "veto files": " ".join(run.veto) or "none",
+    }
 
 
 def _hold(hold: Any) -> str:
@@ -301,6 +314,13 @@ def as_data(backup: Backup, config: Config) -> dict[str, Any]:
         "exposed": [exposing.as_data(image) for image in exposing.of(backup.exposed)],
         "seen": backup.seen,
         "size": backup.size,
+        "run": backup.run
+        and {
+            "name": backup.run.name,
+            "consistency": backup.run.consistency.value,
+            "files": list(backup.run.files),
+            "veto_files": list(backup.run.veto),
+        },
         "parts": [
             {
                 "id": part.id,

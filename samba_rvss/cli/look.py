@@ -5,7 +5,7 @@ what no file says. Nothing is changed, and nothing is started.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from samba_rvss import output, wire
@@ -13,8 +13,8 @@ from samba_rvss.backups.plausibility import DEFERRED, PRUNED, UNPRUNED
 from samba_rvss.cli.common import ask, ledger_or_empty
 from samba_rvss.cli.deferred import Deferred, deferred
 from samba_rvss.clock import now
-from samba_rvss.copies import doubt, identity, manifests
-from samba_rvss.copies.backup import Backup, in_ledger
+from samba_rvss.copies import doubt, identity, manifests, runs
+from samba_rvss.copies.backup import Backup, OfDefinition, in_ledger, of_definition
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
 from samba_rvss.daemon.notifier import NO_ROOM
@@ -26,8 +26,9 @@ from samba_rvss.providers.all import providers
 from samba_rvss.reconcile.decision import Plan
 from samba_rvss.reconcile.observation import Observation, Sources, observe
 from samba_rvss.reconcile.plan import plan
-from samba_rvss.samba import notification, readable, serving
+from samba_rvss.samba import definitions, notification, readable, serving
 from samba_rvss.samba.conf import Config
+from samba_rvss.samba.definitions import Definition
 from samba_rvss.samba.process import Caller, Here
 
 _SECONDS = 5.0
@@ -55,6 +56,8 @@ class Look:
         roomless: the last event of those shares whose last shadow copy found no room.
         doubted: the last copy whose set may have had another client's context.
         unnotified: why the notify command is not run; empty if it is.
+        definitions: of each managed backup, what there is of it.
+        undefined: a sentence on each thing that is wrong with their definitions.
     """
 
     time: datetime
@@ -74,6 +77,8 @@ class Look:
     roomless: tuple[Event, ...] = ()
     doubted: Event | None = None
     unnotified: str = ""
+    definitions: tuple[OfDefinition, ...] = ()
+    undefined: tuple[str, ...] = ()
 
 
 def look(config: Config, samba: Caller | None = None) -> Look:
@@ -103,6 +108,7 @@ def look(config: Config, samba: Caller | None = None) -> Look:
         prunings = [ledger.last_event(what) for what in (PRUNED, UNPRUNED)]
         in_use = deferred(ledger.events_of(DEFERRED, PRUNED))
         there = {part.id for backup in backups for part in backup.parts}
+    defined = definitions.load(config)
     return Look(
         time=now(),
         config=config,
@@ -121,7 +127,21 @@ def look(config: Config, samba: Caller | None = None) -> Look:
         unnotified=notification.obstacle(config.notify_command),
         altered=tuple(_altered(config, backups)),
         holding=instance.mounts.holding(),
+        definitions=tuple(_of_definition(config, each, backups) for each in defined.good),
+        undefined=defined.problems,
     )
+
+
+def _of_definition(
+    config: Config, definition: Definition, backups: Iterable[Backup]
+) -> OfDefinition:
+    name, damage = definition.name, ""
+    try:
+        trace = None if runs.is_running(config, name) else runs.read(config, name)
+    except RvssError as exc:
+        trace, damage = None, exc.line()
+    found = of_definition(definition, backups, trace, now())
+    return replace(found, trouble=damage) if damage else found
 
 
 def _altered(config: Config, backups: Iterable[Backup]) -> Iterator[str]:

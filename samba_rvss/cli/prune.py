@@ -7,7 +7,6 @@ refuses what has been held meanwhile. What is in use goes the next time: that is
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from samba_rvss import output, wire
 from samba_rvss.backups import plausibility, pruning
 from samba_rvss.backups.policy import Policy
 from samba_rvss.backups.pruning import Verdict
-from samba_rvss.cli import backup
+from samba_rvss.cli import backup, grouping
 from samba_rvss.cli.common import Verbs, agreed, ask, configuration, ledger_or_empty
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
@@ -23,7 +22,7 @@ from samba_rvss.copies.backup import Backup
 from samba_rvss.copies.locate import find
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.providers.patience import COMMON
-from samba_rvss.samba import twins
+from samba_rvss.samba import definitions, twins
 from samba_rvss.samba.conf import Config
 
 _DETAIL = 1000  # characters of what failed: a request has a limit, in bytes
@@ -49,7 +48,7 @@ def register(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "prune",
         help="delete the backups that no rule keeps",
-        description="Show what becomes of each backup by 'rvss:retention', and delete those that"
+        description="Show what becomes of each backup by its rules, and delete those that"
         " no rule keeps.",
     )
     verb.add_argument(
@@ -70,9 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
         found = backup.look(config, ledger)
         last = ledger.last_event(plausibility.PRUNED) or ledger.last_event()
         doubted = ledger.times(plausibility.UNPRUNED)
-    policies = _policies(config)
+    defined = definitions.load(config)
+    for line in grouping.unruled(found, defined):
+        output.print_error(line)
+    policies = {**_policies(config), **grouping.policies(defined, config)}
     present = now()
-    known = [_as_pruned(each) for each in found]
+    known = [grouping.as_pruned(each, defined) for each in found]
     verdicts = pruning.plan(known, policies, now=present)
     doubt = plausibility.doubt(
         known,
@@ -157,22 +159,6 @@ def _note(config: Config, left: Left, name: str, part: str, exc: RvssError) -> N
     left.failures[name] = why
     output.print_error(f"{name} is not deleted: {why}")
     left.status = left.status or int(exc.problem)
-
-
-def _as_pruned(found: Backup) -> pruning.Backup:
-    return pruning.Backup(
-        id=found.id,
-        groups=frozenset(part.volume.group for part in found.parts),
-        taken=found.taken.astimezone(UTC),
-        consistent=found.is_consistent,
-        holds=tuple((hold.tag, hold.until) for hold in found.holds),
-        tags=found.tags,
-        # What cannot be seen may be held.
-        unseen=not found.seen,
-        damaged=found.damaged,
-        unfinished=found.unfinished,
-        size=found.size,
-    )
 
 
 def _policies(config: Config) -> dict[str, Policy | None]:

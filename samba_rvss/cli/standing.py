@@ -125,6 +125,8 @@ def _wrong(
         if isinstance(action, MountAgain):
             yield "orphans", f"{action.target}: {action.reason}: run samba-rvss reconcile"
     yield from _of("backups", stale(look).values())
+    yield from _of("backups", _of_definitions(look))
+    yield from _of("backups", look.undefined)
     yield from _of("backups", _unpruned(look))
     yield from _of("backups", look.altered)
     yield from _of("orphans", _without_share(look))
@@ -179,6 +181,17 @@ def stale(look: Look) -> dict[str, str]:
                 f"[{of.share}]: its newest backup {age}, and 'rvss:backup warn age' is {most}"
             )
     return found
+
+
+def _of_definitions(look: Look) -> Iterator[str]:
+    """Yield what is wrong with managed backups: that one is too old, and how a run went."""
+    for of in look.definitions:
+        if of.is_stale(look.time):
+            age = f"is {span(look.time - of.newest)} old" if of.newest else "does not exist"
+            most = span(of.warn_age) if of.warn_age else ""
+            yield f"the newest backup {of.name} {age}, and its 'warn age' is {most}"
+        if of.trouble:
+            yield f"the last run of the backup {of.name} did not go well: {of.trouble}"
 
 
 def roomless(look: Look) -> Iterator[str]:

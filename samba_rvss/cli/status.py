@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from samba_rvss.cli.look import Look
     from samba_rvss.cli.standing import Standing
-    from samba_rvss.copies.backup import OfShare
+    from samba_rvss.copies.backup import OfDefinition, OfShare
     from samba_rvss.model import Image, ShadowCopy
     from samba_rvss.samba.conf import Config
 
@@ -133,6 +133,18 @@ def as_data(
                 }
                 for of in judged.backups
             ],
+            "definitions": [
+                {
+                    "name": of.name,
+                    "server": of.server,
+                    "count": of.count,
+                    "newest": of.newest and of.newest.isoformat(),
+                    "warn_age": of.warn_age and of.warn_age.total_seconds(),
+                    "stale": of.is_stale(seen.time),
+                    "trouble": of.trouble,
+                }
+                for of in seen.definitions
+            ],
         },
         "pruning": {
             "last": seen.pruned and seen.pruned.time.isoformat(),
@@ -211,9 +223,11 @@ def show(
         output.print_line()
         output.print_line(f"not sealed: {len(working)}")
         _some(working)
-    if judged.backups:
+    kept = [_kept(of, seen.time) for of in judged.backups]
+    kept += [_managed(of, seen.time) for of in seen.definitions]
+    if kept:
         output.print_line()
-        _some([_kept(of, seen.time) for of in judged.backups])
+        _some(kept)
     shown = [f"{image.id}: {exposing.line(image)}" for image in _exposed(seen)]
     if shown:
         output.print_line()
@@ -266,6 +280,13 @@ def _kept(of: "OfShare", present: datetime) -> str:
     newest = f"the newest {output.span(present - of.newest)} old" if of.newest else "none yet"
     here = f", {of.here_only} on this file system only" if of.here_only else ""
     return f"[{of.share}] backups: {of.count}, {newest}{here}"
+
+
+def _managed(of: "OfDefinition", present: datetime) -> str:
+    newest = f"the newest {output.span(present - of.newest)} old" if of.newest else "none yet"
+    if of.server:
+        return f"backup {of.name} of {of.server}: {newest}"
+    return f"backup {of.name}: {of.count}, {newest}"
 
 
 def _exposed(look: "Look") -> "list[Image]":

@@ -8,8 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from samba_rvss.copies.runs import Trace
 from samba_rvss.ledger import Ledger
-from samba_rvss.model import Context, Hold, Image, Phase, SetState, ShadowCopy, Share
+from samba_rvss.model import (
+    Consistency,
+    Context,
+    Hold,
+    Image,
+    Phase,
+    Run,
+    SetState,
+    ShadowCopy,
+    Share,
+)
+from samba_rvss.samba.definitions import Definition
 
 _AHEAD = timedelta(minutes=5)  # as in `samba_rvss.backups.pruning`
 
@@ -30,6 +42,7 @@ class Backup:
         sizes: how many bytes come free with a part alone, by ids of the parts of which that is
             known.
         exposed: its images that are shares, and the writable ones beside them, as far as seen.
+        run: which run of a managed backup it came of, as far as seen; None if of none.
     """
 
     id: str
@@ -42,6 +55,7 @@ class Backup:
     unfinished: bool = False
     sizes: Mapping[str, int] = field(default_factory=dict)
     exposed: tuple[Image, ...] = ()
+    run: Run | None = None
 
     @property
     def size(self) -> int | None:
@@ -93,6 +107,65 @@ class OfShare:
         if self.warn_age is None:
             return False
         return self.newest is None or present - self.newest > self.warn_age
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfDefinition:
+    """The backups of a definition.
+
+    Attributes:
+        name: its name.
+        server: whose its shares are; empty for our own Samba, which alone keeps them here.
+        count: how many there are here.
+        newest: when the newest was taken; of another server's, when the last good run ended.
+        warn_age: how old that may be; None if that does not matter.
+        trouble: what is wrong with its last run; empty if nothing is.
+    """
+
+    name: str
+    server: str
+    count: int
+    newest: datetime | None
+    warn_age: timedelta | None
+    trouble: str
+
+    def is_stale(self, present: datetime) -> bool:
+        """Return whether the newest is too old, or there is none and there should be."""
+        if self.warn_age is None:
+            return False
+        return self.newest is None or present - self.newest > self.warn_age
+
+
+def of_definition(
+    definition: Definition, found: Iterable[Backup], trace: Trace | None, present: datetime
+) -> OfDefinition:
+    """Return the backups of a definition.
+
+    What is damaged, or dated in the future, is no newest one.
+
+    Args:
+        definition: which one.
+        found: all backups.
+        trace: what its last run has written down; one that goes on is none.
+        present: the time.
+    """
+    own = [each for each in found if each.run and each.run.name == definition.name]
+    newest = max((b.taken for b in own if _is_good(b, present)), default=None)
+    if definition.server and trace is not None and trace.succeeded:
+        newest = datetime.fromisoformat(trace.succeeded)
+    trouble = ""
+    if trace is not None:
+        cut_off = "it was cut off, and the next one sees to what it has left"
+        trouble = trace.reason if trace.ended else cut_off
+    seconds = definition.warn_age
+    return OfDefinition(
+        name=definition.name,
+        server=definition.server,
+        count=len(own),
+        newest=newest,
+        warn_age=timedelta(seconds=seconds) if seconds else None,
+        trouble=trouble,
+    )
 
 
 def of_shares(found: Iterable[Backup], shares: Iterable[Share], present: datetime) -> list[OfShare]:
@@ -176,12 +249,14 @@ def _backup(
     sizes += [part.set_size for part in parts]
     tags = [frozenset(mark.kept.tags if mark.kept else ()) for mark in marks]
     holds = {hold.tag: hold for mark in marks if mark.kept for hold in mark.kept.holds}
+    runs = {mark.kept.run for mark in marks if mark.kept and mark.kept.run}
+    run = next(iter(runs)) if len(runs) == 1 else None
     damaged = any(not (i.complete and i.read_only and i.mark.sealed) for i in images)
     past = (Phase.DELETING, Phase.GONE)
     return Backup(
         id=parts[0].id,
         parts=parts,
-        missing=_missing(parts, len(others), max(sizes, default=0), damaged=damaged),
+        missing=_missing(parts, len(others), max(sizes, default=0), run, damaged=damaged),
         tags=frozenset.intersection(*tags) if tags else frozenset(),
         holds=tuple(holds[tag] for tag in sorted(holds)),
         seen=len(images) == len(parts),
@@ -189,10 +264,13 @@ def _backup(
         unfinished=any(other.phase not in past for other in others),
         sizes={image.id: image.size for image in images if image.size is not None},
         exposed=(*(image for image in images if image.mark.exposed), *branches),
+        run=run,
     )
 
 
-def _missing(parts: tuple[ShadowCopy, ...], gone: int, size: int, *, damaged: bool) -> str:
+def _missing(
+    parts: tuple[ShadowCopy, ...], gone: int, size: int, run: Run | None, *, damaged: bool
+) -> str:
     """Return why a backup is not application-consistent; empty if it is."""
     if damaged:
         return "a part of its image is missing, or somebody made it writable"
@@ -205,4 +283,6 @@ def _missing(parts: tuple[ShadowCopy, ...], gone: int, size: int, *, damaged: bo
         return "its client never said RecoveryComplete"
     if any(part.context & Context.NO_WRITERS for part in parts):
         return "no writers took part (its context says so)"
+    if run is not None and run.consistency is not Consistency.APPLICATION:
+        return f"the run of {run.name} that took it proved no more"
     return ""

@@ -13,7 +13,7 @@ from samba_rvss.backups.policy import parse_tag
 from samba_rvss.clock import now
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Hold, Keep, Kept, Mark, Phase, ShadowCopy
+from samba_rvss.model import Hold, Keep, Kept, Mark, Phase, Run, ShadowCopy
 
 EXPOSED, WRITABLE = "exposed", "writable"
 """The tags with which a backup is held while it is exposed, and while there is a branch of it."""
@@ -131,6 +131,19 @@ def tag_with(instance: Instance, copy: ShadowCopy, tag: str, uid: int) -> None:
     require_tag(tag)
     _change(instance, copy, lambda kept: replace(kept, tags=tuple(sorted({*kept.tags, tag}))))
     instance.ledger.note(copy, "tagged", uid=uid, detail=tag)
+
+
+def record(instance: Instance, copy: ShadowCopy, run: Run, uid: int) -> None:
+    """Write down which run an image came of, and have it become a backup when it ends.
+
+    Raises:
+        RvssError: as `hold`.
+    """
+    _require_sealed(copy)
+    copy = want(instance, copy, uid)
+    _change(instance, copy, lambda kept: replace(kept, run=run), limit=False)
+    detail = f"{run.name}, {run.consistency.value}-consistent"
+    instance.ledger.note(copy, "of a run", uid=uid, detail=detail)
 
 
 def require_unheld(instance: Instance, copy: ShadowCopy) -> None:

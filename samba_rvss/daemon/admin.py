@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from samba_rvss import wire
 from samba_rvss.access import Access
+from samba_rvss.backups import selection
 from samba_rvss.copies import holds
 from samba_rvss.daemon import journal
 from samba_rvss.daemon.exposures import Wish
@@ -24,7 +25,7 @@ from samba_rvss.daemon.versions import Versions
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.findings import Fate, Finding
 from samba_rvss.kernel.processes import Peer
-from samba_rvss.model import ShadowCopy
+from samba_rvss.model import Consistency, Run, ShadowCopy
 from samba_rvss.reconcile import report
 
 _logger = logging.getLogger(__name__)
@@ -122,6 +123,10 @@ async def _annotate(
         case "unkeep":
             await requests.annotate(copy, lambda it, of: holds.unwant(it, of, uid))
             return f"{copy.id} is deleted when it ends"
+        case "record":
+            run = _run(request)
+            await requests.annotate(copy, lambda it, of: holds.record(it, of, run, uid))
+            return f"{copy.id} is kept as a backup of {run.name}"
         case "hold":
             await requests.annotate(copy, lambda it, of: holds.hold(it, of, tag, until, uid))
             return f"{copy.id} is held as '{tag}'"
@@ -131,6 +136,28 @@ async def _annotate(
         case _:
             await requests.annotate(copy, lambda it, of: holds.tag_with(it, of, tag, uid))
             return f"{copy.id} has the tag '{tag}'"
+
+
+def _run(request: wire.AdminRequest) -> Run:
+    """Return which run a copy came of.
+
+    Raises:
+        RvssError: BAD_REQUEST.
+    """
+    if not selection.is_name(request.run):
+        raise RvssError(Problem.BAD_REQUEST, f"{request.run!r} is no name of a backup")
+    try:
+        run = Run(
+            name=request.run,
+            consistency=Consistency(request.consistency),
+            files=selection.parse(request.files) if request.files else (),
+            veto=selection.parse(request.veto) if request.veto else (),
+        )
+    except ValueError as exc:
+        raise RvssError(Problem.BAD_REQUEST, f"the request record is wrong: {exc}") from None
+    if not selection.fits(run.files, run.veto):
+        raise RvssError(Problem.LIMIT, f"the patterns of {run.name} are too long")
+    return run
 
 
 async def _expose(

@@ -25,6 +25,7 @@ libc.fstatfs.argtypes = (_i, ctypes.c_void_p)
 libc.syncfs.argtypes = (_i,)
 libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 libc.statx.argtypes = (_i, _c, _i, _u, ctypes.c_void_p)
+libc.prctl.argtypes = (_i, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
 def checked(result: int, name: str | bytes | int | None = None) -> int:

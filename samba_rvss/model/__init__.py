@@ -23,9 +23,11 @@ from samba_rvss.model.images import (
     Whose,
 )
 from samba_rvss.model.keeping import (
+    Consistency,
     Hold,
     Keep,
     Kept,
+    Run,
     strongest,
 )
 from samba_rvss.model.samba import (
@@ -51,6 +53,7 @@ __all__ = [
     "UNKNOWN",
     "Advice",
     "Branch",
+    "Consistency",
     "Context",
     "Event",
     "Exposed",
@@ -66,6 +69,7 @@ __all__ = [
     "Moment",
     "Nested",
     "Phase",
+    "Run",
     "SambaCopy",
     "SambaSet",
     "SambaState",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+from samba_rvss.backups.selection import Selection
 from samba_rvss.model.exposing import Exposed
 
 
@@ -45,6 +46,34 @@ class Hold:
         return self.until is not None and self.until <= present
 
 
+class Consistency(Enum):
+    """In which state the files in a backup are."""
+
+    APPLICATION = "application"  # the application, or who speaks for it, has made them consistent
+    CRASH = "crash"  # as after a crash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The run of a managed backup that a backup came of.
+
+    Attributes:
+        name: that of its definition.
+        consistency: what was proven, whatever was asked for.
+        files, veto: which files it is about, as `samba_rvss.backups.selection.Selection` has them.
+    """
+
+    name: str
+    consistency: Consistency
+    files: tuple[str, ...] = ()
+    veto: tuple[str, ...] = ()
+
+    @property
+    def selection(self) -> Selection:
+        """Which files it is about."""
+        return Selection(files=self.files, veto=self.veto)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """What an image's mark says of it as a backup.
@@ -53,12 +82,14 @@ class Kept:
         since: when its shadow copy ended; None if that has not.
         tags: in the order of the alphabet; so are the holds.
         exposed: that it is a read-only share; None if it is not.
+        run: which run it came of; None if another client took it.
     """
 
     since: datetime | None = None
     tags: tuple[str, ...] = ()
     holds: tuple[Hold, ...] = ()
     exposed: Exposed | None = None
+    run: Run | None = None
 
     def holding(self, present: datetime) -> tuple[Hold, ...]:
         """Return the holds that are not over."""

@@ -17,6 +17,7 @@ from samba_rvss.clock import now
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import (
     Branch,
+    Consistency,
     Exposed,
     Hold,
     Identity,
@@ -24,6 +25,7 @@ from samba_rvss.model import (
     Kept,
     Mark,
     Nested,
+    Run,
     Sealed,
     SetState,
     Volume,
@@ -206,6 +208,7 @@ def _of_kept(kept: Kept) -> dict[str, Any]:
         "tags": list(kept.tags),
         "holds": [[hold.tag, hold.until and hold.until.isoformat()] for hold in kept.holds],
         **({"exposed": _of_exposed(kept.exposed)} if kept.exposed else {}),
+        **({"run": _of_run(kept.run)} if kept.run else {}),
     }
 
 
@@ -221,6 +224,27 @@ def _kept(data: Any) -> Kept | None:
             for tag, until in data["holds"]
         ),
         exposed=_exposed(data.get("exposed")),
+        run=_run(data.get("run")),
+    )
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "consistency": run.consistency.value,
+        **({"files": run.files} if run.files else {}),
+        **({"veto": run.veto} if run.veto else {}),
+    }
+
+
+def _run(data: Any) -> Run | None:
+    if data is None:
+        return None
+    return Run(
+        name=_text(data["name"]),
+        consistency=Consistency(data["consistency"]),
+        files=tuple(_text(each) for each in data.get("files", ())),
+        veto=tuple(_text(each) for each in data.get("veto", ())),
     )
 
 

@@ -52,7 +52,7 @@ def command(
     problems = list(_elsewhere(file, included, registry))
     if not problems and effective and effective != NOTIFY_COMMAND.take(text):
         problems.append(f"'{_NAME} = {effective}' {_only(file)}")
-    words, wrong = _split(NOTIFY_COMMAND.take(text))
+    words, wrong = split(NOTIFY_COMMAND.take(text))
     if wrong:
         problems.append(f"'{_NAME} = {text}' is not run: {wrong}")
     elif words:
@@ -60,12 +60,16 @@ def command(
             paths.resolve(os.path.abspath(file), file=True)
         except (OSError, paths.Replaceable) as exc:
             words = ()
-            problems.append(f"'{_NAME}' of {file} is not run: {_why(exc)}; let root alone write it")
+            problems.append(f"'{_NAME}' of {file} is not run: {why(exc)}; let root alone write it")
     return Notify(words=words, problems=tuple(problems))
 
 
-def require_program(words: Sequence[str]) -> None:
+def require_program(words: Sequence[str], name: str = _NAME) -> None:
     """Refuse a program that others than root could replace, or that is none.
+
+    Args:
+        words: its absolute path, and its arguments.
+        name: the option that says so.
 
     Raises:
         RvssError: REFUSED or MISSING.
@@ -74,17 +78,17 @@ def require_program(words: Sequence[str]) -> None:
         found = paths.resolve(words[0], file=True)
     except FileNotFoundError as exc:
         raise RvssError(
-            Problem.MISSING, f"'{_NAME}': there is no program {words[0]}", "install it"
+            Problem.MISSING, f"'{name}': there is no program {words[0]}", "install it"
         ) from exc
     except (OSError, paths.Replaceable) as exc:
         raise RvssError(
             Problem.REFUSED,
-            f"'{_NAME}': {words[0]} is not run: {_why(exc)}",
+            f"'{name}': {words[0]} is not run: {why(exc)}",
             "name a program that belongs to root, where others can write to nothing on the way",
         ) from exc
     if not os.access(found, os.X_OK):
         raise RvssError(
-            Problem.REFUSED, f"'{_NAME}': {words[0]} is not run: it is not executable", "chmod it"
+            Problem.REFUSED, f"'{name}': {words[0]} is not run: it is not executable", "chmod it"
         )
 
 
@@ -117,8 +121,8 @@ def _only(file: str) -> str:
     return f"is not run: it counts in [global] of {file} itself, and nowhere else"
 
 
-def _split(text: str) -> tuple[tuple[str, ...], str]:
-    """Return the words of a text, or why it is not run."""
+def split(text: str) -> tuple[tuple[str, ...], str]:
+    """Return the words of a text, as a shell has them, or why it is not run."""
     try:
         words = tuple(shlex.split(text))
     except ValueError as exc:
@@ -128,7 +132,8 @@ def _split(text: str) -> tuple[tuple[str, ...], str]:
     return words, ""
 
 
-def _why(exc: OSError | paths.Replaceable) -> str:
+def why(exc: OSError | paths.Replaceable) -> str:
+    """Return why a path is refused."""
     if isinstance(exc, OSError):
         return f"{exc.filename}: {exc.strerror}"
     return str(exc)

@@ -15,15 +15,17 @@ T = TypeVar("T")
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Return a time in seconds; ValueError if it is none, or no time at all."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|)", text.strip().lower())
     if match is None or float(match[1]) == 0:
         raise ValueError("a time such as 50, 50 s, 30 m or 72 h is wanted")
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _age(text: str) -> float | None:
-    return None if text.strip() == "0" else _seconds(text)
+def age(text: str) -> float | None:
+    """Return a time in seconds, None for 0; ValueError if it is none."""
+    return None if text.strip() == "0" else seconds(text)
 
 
 def _count(text: str) -> int:
@@ -127,11 +129,11 @@ class Option(Generic[T]):
 RUN_DIRECTORY = Option(name="run directory", parse=_run_directory, default="/run/samba-rvss")
 STATE_DIRECTORY = Option(name="state directory", parse=_directory, default="/var/lib/samba-rvss")
 INSTANCE = Option(name="instance", parse=_instance, default="")
-COMMIT_DEADLINE = Option(name="commit deadline", parse=_seconds, default="50 s")
-SEAL_DEADLINE = Option(name="seal deadline", parse=_seconds, default="30 s")
-RECOVERY_TIMEOUT = Option(name="recovery timeout", parse=_seconds, default="1800 s")
-MAXIMUM_AGE = Option(name="maximum age", parse=_seconds, default="72 h")
-GRACE = Option(name="grace", parse=_seconds, default="300 s")
+COMMIT_DEADLINE = Option(name="commit deadline", parse=seconds, default="50 s")
+SEAL_DEADLINE = Option(name="seal deadline", parse=seconds, default="30 s")
+RECOVERY_TIMEOUT = Option(name="recovery timeout", parse=seconds, default="1800 s")
+MAXIMUM_AGE = Option(name="maximum age", parse=seconds, default="72 h")
+GRACE = Option(name="grace", parse=seconds, default="300 s")
 # What it says is judged where it stands (`samba_rvss.samba.notification`): nobody is kept from
 # shadow copies by it.
 NOTIFY_COMMAND = Option(name="notify command", parse=str, default="")
@@ -153,7 +155,7 @@ RETENTION = Option(name="retention", parse=policy.parse, default="*", per_share=
 RETENTION_MINIMUM = Option(
     name="retention minimum", parse=policy.parse_minimum, default="0", per_share=True
 )
-BACKUP_WARN_AGE = Option(name="backup warn age", parse=_age, default="0", per_share=True)
+BACKUP_WARN_AGE = Option(name="backup warn age", parse=age, default="0", per_share=True)
 PRUNE_REQUIRES = Option(
     name="prune requires", parse=policy.parse_requires, default="", per_share=True
 )

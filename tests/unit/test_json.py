@@ -18,6 +18,7 @@ from samba_rvss.backups import pruning
 from samba_rvss.cli import (
     backup,
     exposing,
+    listed_files,
     listing,
     manifest,
     prune,
@@ -26,18 +27,22 @@ from samba_rvss.cli import (
     status,
     verify,
 )
+from samba_rvss.cli.running import verb
+from samba_rvss.cli.running.order import Order, Outcome
 from samba_rvss.copies import manifests
-from samba_rvss.copies.backup import backups
+from samba_rvss.copies.backup import OfDefinition, backups
 from samba_rvss.demo import show
 from samba_rvss.demo.reporter import Reporter
 from samba_rvss.findings import Fate, Finding
 from samba_rvss.manifests.diff import Change, How
 from samba_rvss.manifests.draft import Draft
+from samba_rvss.manifests.entry import Entry, Kind
 from samba_rvss.manifests.verify import Difference
-from samba_rvss.model import Branch, Exposed, Hold, Phase, Whose
+from samba_rvss.model import Branch, Consistency, Exposed, Hold, Phase, Run, Whose
+from samba_rvss.samba.definitions import Definition
 from tests.unit.test_backup import kept_image
 from tests.unit.test_healing_commands import looked
-from tests.unit.values import CONFIG, NOW, SET, copy_of, image_of, mark_of
+from tests.unit.values import CONFIG, COPY_ID, NOW, SET, copy_of, image_of, mark_of
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Resting
@@ -59,8 +64,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "reconcile": ("reconcile", "--dry-run"),
     "adopt": ("adopt", "--from", "0123456789abcdef", "--dry-run"),
 }
-# It takes a machine, and a test of its own.
-ELSEWHERE = frozenset({"demo"})
+# They take a machine, a server or an image, and tests of their own.
+ELSEWHERE = frozenset({"demo", "backup run", "backup files"})
 
 
 def with_json() -> frozenset[str]:
@@ -130,6 +135,10 @@ def test_the_demonstration_is_described(section: str) -> None:
     assert _demonstration().keys() <= told_of(section, "demo")
 
 
+def test_a_run_is_described(section: str) -> None:
+    assert _run().keys() <= told_of(section, "backup run")
+
+
 def proven(resting: "Resting") -> None:
     """Give the backup a manifest, and say that it was verified."""
     config = replace(CONFIG, state_directory=str(Path(resting.ledger).parent))
@@ -147,12 +156,18 @@ def _of_functions() -> list[Any]:
         image_of("x"), mark=replace(mark_of("x"), branch=Branch(of="y", exposed=Exposed(share="s")))
     )
     image = kept_image("x", holds=(Hold(tag="audit"),))
+    assert image.mark.kept is not None
+    run = Run(name="nightly", consistency=Consistency.CRASH)
+    image = replace(image, mark=replace(image.mark, kept=replace(image.mark.kept, run=run)))
     (kept,) = backups([replace(copy_of("x", Phase.KEPT), set_id=SET)], {}, [image])
     counted = pruning.Backup(id="x", groups=frozenset(), taken=NOW, consistent=True)
     reason = pruning.Reason(text="newest", group="g")
     lost = Difference(path=b"x", what="missing")
     verdict = pruning.Verdict(backup=counted, removed=False, reasons=(reason,))
-    there = looked()
+    managed = OfDefinition(
+        name="nightly", server="", count=0, newest=None, warn_age=None, trouble=""
+    )
+    there = replace(looked(), definitions=(managed,))
     return [
         exposing.as_data(shared),
         backup.as_data(kept, CONFIG),
@@ -168,7 +183,23 @@ def _of_functions() -> list[Any]:
         ),
         status.as_data(there, standing.standing(there, {}), 2, {}),
         _demonstration(),
+        _run(),
+        listed_files.as_data(kept.parts[0], Entry(path=b"x", kind=Kind.FILE)),
     ]
+
+
+def _run() -> dict[str, Any]:
+    definition = Definition(name="nightly", shares=("vms",))
+    order = Order(config=CONFIG, definition=definition, parent=1, host="files", own=True)
+    outcome = Outcome(
+        set_id=SET,
+        copies={"vms": COPY_ID},
+        parts={"vms": "x"},
+        consistency=Consistency.APPLICATION,
+        problems=(),
+        status=0,
+    )
+    return verb.as_data(order, outcome)
 
 
 def _demonstration() -> dict[str, object]:

@@ -29,6 +29,7 @@ from samba_rvss.cli.doctor.finding import PROBE, Finding, found, of_error
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Phase, ShadowCopy, Share
 from samba_rvss.mounts import image_of
+from samba_rvss.samba import authentication
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.logon import Logon
 from samba_rvss.samba.process import SambaProcess
@@ -73,7 +74,7 @@ def plan(config: Config, arguments: argparse.Namespace) -> Trial:
 
 def _logon(arguments: argparse.Namespace) -> Logon | None:
     if arguments.authentication_file:
-        return _from_file(arguments.authentication_file)
+        return authentication.from_file(arguments.authentication_file)
     if arguments.use_krb5_ccache:
         return Logon(use_kerberos=True, ccache=arguments.use_krb5_ccache)
     if not arguments.user:
@@ -85,26 +86,6 @@ def _logon(arguments: argparse.Namespace) -> Logon | None:
         )
     password = getpass.getpass(f"Password of {arguments.user}: ")
     return Logon(user=user, domain=domain, password=password)
-
-
-def _from_file(path: str) -> Logon:
-    """Read a user and his password as smbclient(1) does."""
-    values: dict[str, str] = {}
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            for line in file.read(1 << 16).splitlines():
-                name, equals, value = line.partition("=")
-                if equals:
-                    values[name.strip().lower()] = value.strip()
-    except OSError as exc:
-        raise RvssError(Problem.CONFIG, f"cannot read {path}: {exc.strerror}") from exc
-    if not values.get("username"):
-        raise RvssError(Problem.CONFIG, f"{path} has no line 'username = …'", "write one")
-    return Logon(
-        user=values["username"],
-        password=values.get("password", ""),
-        domain=values.get("domain", ""),
-    )
 
 
 def _host(server: Server | None, logon: Logon) -> str:

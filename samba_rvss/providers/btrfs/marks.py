@@ -25,7 +25,7 @@ MARK = "trusted.samba_rvss"
 PROVIDER = "btrfs"
 # Bytes that a mark grows by when its image is sealed, beside the parts' uuids, when it is kept and
 # has all the holds and tags that it may have (`copies.holds`), and when it is exposed.
-_SEALED, _KEPT, _EXPOSED = 800, 750, 700
+_SEALED, _KEPT, _EXPOSED, _RUN = 800, 750, 700, 768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ def write(
     # fs/btrfs/ctree.h, BTRFS_MAX_XATTR_SIZE: what is left of a node without its headers
     room = home.node - 156 - len(MARK)
     unknown = sum((not part.recovery) + (not part.sealed) for part in named)
-    later = 0 if mark.sealed else _SEALED + _KEPT + _EXPOSED + 32 * unknown
+    later = 0 if mark.sealed else _SEALED + _KEPT + _EXPOSED + _RUN + 32 * unknown
     if len(raw) + later > room:
         raise RvssError(
             Problem.NOT_SUPPORTED,

@@ -13,7 +13,7 @@ from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.pools import Pool
 
 _LONGEST_NAME = 255  # include/sys/fs/zfs.h, ZFS_MAX_DATASET_NAME_LEN less the NUL
-_LONGEST_MARK = 8191 - 2560  # ZAP_MAXVALUELEN less the NUL, and what comes later
+_LONGEST_MARK = 8191 - 3328  # ZAP_MAXVALUELEN less the NUL, and what comes later
 
 
 def require_short(*names: str) -> None:

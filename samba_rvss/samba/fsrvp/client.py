@@ -14,6 +14,8 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.samba.fsrvp.methods import Methods
 from samba_rvss.samba.logon import Logon, credentials, load_parm, status_name
 
+# tcp(7); the kernel asks after a third of the time, and gives up at its end.
+_PROBED = "SO_KEEPALIVE=1 TCP_KEEPIDLE={0} TCP_KEEPINTVL={0} TCP_KEEPCNT=3 TCP_USER_TIMEOUT={1}"
 _PIPE = "\\pipe\\FssagentRpc"
 INTERFACE = ("a8e0653c-2744-4389-a61d-7373df8b2292", 1)
 
@@ -26,18 +28,26 @@ class Client(Methods, Closing):
         logon: a member of Backup Operators or Administrators, or the server's own root.
         options: of the DCE/RPC binding, such as "sign" or "seal".
         timeout: seconds that one call may take; Windows gives them 180.
+        silence: seconds for which the server's machine may not answer, however long a call takes;
+            0 for as long as the kernel waits.
 
     Raises:
         RvssError: SAMBA if the server cannot be reached or the user is refused.
     """
 
     def __init__(
-        self, host: str, logon: Logon, *, options: Sequence[str] = (), timeout: float = 180.0
+        self,
+        host: str,
+        logon: Logon,
+        *,
+        options: Sequence[str] = (),
+        timeout: float = 180.0,
+        silence: int = 0,
     ) -> None:
         super().__init__(host)
         self._connection: ClientConnection | None = None
         try:
-            self._connection = _connect(host, logon, options)
+            self._connection = _connect(host, logon, options, silence)
         except NTSTATUSError as exc:
             raise RvssError(
                 Problem.SAMBA,
@@ -67,8 +77,10 @@ class Client(Methods, Closing):
         return reply
 
 
-def _connect(host: str, logon: Logon, options: Sequence[str]) -> ClientConnection:
+def _connect(host: str, logon: Logon, options: Sequence[str], silence: int) -> ClientConnection:
     lp = load_parm(logon)
+    if silence:
+        lp.set("socket options", _PROBED.format(max(1, silence // 3), silence * 1000))
     who = credentials(logon, lp)
     endpoint = f"ncacn_np:{host}[{','.join((_PIPE, *options))}]"
     if not options:
