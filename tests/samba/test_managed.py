@@ -16,6 +16,7 @@ from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.run import environment, run
 from samba_rvss.testing.waiting import wait_until
 from tests.samba.filesystems import only
+from tests.samba.lanes import lane
 
 if TYPE_CHECKING:
     from tests.samba.conftest import Rig
@@ -38,11 +39,12 @@ class Managed:
 
     Args:
         rig: with the shares ``vms`` and ``logs``.
+        top: where the client's files are; beside the rig's smb.conf if it is the rig itself.
     """
 
-    def __init__(self, rig: "Rig") -> None:
+    def __init__(self, rig: "Rig", top: Path | None = None) -> None:
         self.rig = rig
-        self._top = rig.samba.directory
+        self._top = top or rig.samba.directory
         self._file = self._top / "rvss-backup.conf"
         self._told = self._top / "told"
         self._who = self._made("who", 0o600)
@@ -88,10 +90,11 @@ class Managed:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def start(self, *words: str) -> "subprocess.Popen[str]":
-        """Start a run."""
+    def start(self, *words: str, namespace: str = "") -> "subprocess.Popen[str]":
+        """Start a run, in a network namespace if one is named."""
+        above = ["ip", "netns", "exec", namespace] if namespace else []
         return subprocess.Popen(
-            [sys.executable, *words],
+            [*above, sys.executable, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -272,3 +275,47 @@ def test_a_process_that_dies_leaves_nothing(managed: Managed) -> None:
     assert "its backup is whole" in killed("finishing")
     (backup,) = managed.backups()
     assert backup["consistent"]
+
+
+def test_another_server_whose_link_is_cut(tmp_path: Path) -> None:
+    """Nothing is left there after the server's own timers, and the client says so."""
+    options = {"recovery timeout": "4 s", "grace": "1 s"}
+    with lane("btrfs", options) as made:
+        rig = made.rig
+        client = Managed(rig, tmp_path)
+        places = ("lock", "state", "cache", "rvss:run", "rvss:state")
+        lines = [f"    {name} directory = {tmp_path}/{name[-5:]}\n" for name in places]
+        lines.append(f"    private dir = {tmp_path}\n")
+        (tmp_path / "smb.conf").write_text("".join(("[global]\n", *lines)))
+        words = ["-m", "samba_rvss", "-s", f"{tmp_path}/smb.conf", "backup", "run", "far", "--json"]
+        mark, go = tmp_path / "waits", tmp_path / "go"
+        waits = (
+            f"import time; open({str(mark)!r}, 'w').close()",
+            f"while not os.path.exists({str(go)!r}): time.sleep(0.05)",
+        )
+        there = {
+            "server": made.link.address,
+            "shares": "vms sql",
+            "postexec": client.program("post"),
+        }
+        client.define("far", **there)
+        with client.start(*words, namespace=made.link.namespace) as process:
+            out, said = process.communicate(timeout=120)
+        assert process.returncode == 0, (said, rig.samba.log(), rig.daemon.log())
+        made_there = json.loads(out)
+        assert (made_there["id"], made_there["consistency"]) == (None, "crash")
+        assert f"up to {made.link.address}" in made_there["keeping"]
+        rig.assert_nothing_left()
+        client.define("far", **there, recovery_command=client.program("recover", *waits))
+        with client.start(*words, namespace=made.link.namespace) as process:
+            wait_until("the program waits", mark.exists)
+            made.link.cut()
+            go.touch()
+            _, said = process.communicate(timeout=120)
+        assert process.returncode == 23, said
+        assert "did not answer RecoveryCompleteShadowCopySet" in said
+        assert f"may be left on {made.link.address}" in said
+        told = [each for each in client.told() if each["program"] == "recover"]
+        assert told[0]["RVSS_PATHS"].startswith(f"\\\\{made.link.address}\\vms@")
+        made.link.mend()
+        rig.assert_nothing_left()

@@ -181,7 +181,7 @@ class _Run:
         self._freeze(taken, aim)
         self._note("exposes the shadow copies")
         taken.expose()
-        paths = tuple(mapping.unc for mapping in taken.mappings)
+        paths = tuple(f"\\\\{order.host}\\{share}" for share in taken.exposed_shares)
         if order.own:
             found = own.await_records(order, taken.copies, self._check)
             if aim is Consistency.APPLICATION:
