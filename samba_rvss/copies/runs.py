@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from typing import Any
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, paths
 from samba_rvss.samba.conf import Config
+
+_TRIES, _PAUSE = 10, 0.05  # seconds
 
 KEPT, FAILED, CANCELLED = "kept", "failed", "cancelled"
 """How a run ends; a run against another server is kept if that keeps it."""
@@ -92,8 +95,8 @@ def _typed(given: Any) -> Trace:
     for each in dataclasses.fields(Trace):
         if type(getattr(trace, each.name)) is not type(getattr(empty, each.name)):
             raise TypeError(each.name)
-    for time in filter(None, (trace.began, trace.ended, trace.succeeded)):
-        datetime.fromisoformat(time)
+    for moment in filter(None, (trace.began, trace.ended, trace.succeeded)):
+        datetime.fromisoformat(moment)
     return trace
 
 
@@ -142,13 +145,23 @@ def alone(config: Config, name: str) -> Iterator[None]:
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot make {exc.filename}: {exc.strerror}") from exc
     with files.opened(fd):
+        if not _locked(fd):
+            raise RvssError(
+                Problem.BUSY, f"a run of the backup {name} goes on already", "wait until it ends"
+            )
+        yield
+
+
+def _locked(fd: int) -> bool:
+    """Take a lock, unless another run has it; who only looks at it lets go of it at once."""
+    for _ in range(_TRIES):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RvssError(
-                Problem.BUSY, f"a run of the backup {name} goes on already", "wait until it ends"
-            ) from None
-        yield
+            time.sleep(_PAUSE)
+        else:
+            return True
+    return False
 
 
 def _lock_file(config: Config, name: str) -> str:

@@ -124,8 +124,8 @@ class Managed:
 
 @pytest.fixture
 def managed(rig: "Rig") -> Iterator[Managed]:
-    for name in ("vms", "logs"):
-        rig.share(name, rig.volume(name))
+    for name, keep in {"vms": "no", "logs": "yes"}.items():
+        rig.share(name, rig.volume(name), {"rvss:keep": keep})
     rig.start()
     made = Managed(rig)
     yield made

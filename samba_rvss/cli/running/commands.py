@@ -42,6 +42,15 @@ def environment(order: Order, set_id: str = "", paths: Sequence[str] = ()) -> di
     }
 
 
+def sources(order: Order) -> tuple[str, ...]:
+    """Return where the shares are, not their copies."""
+    found = []
+    for name in order.definition.shares:
+        ours = order.config.share(name) if order.own else None
+        found.append(ours.path if ours is not None else f"\\\\{order.host}\\{name}")
+    return tuple(found)
+
+
 def of_result(result: str, reason: str, *, pre_failed: bool) -> dict[str, str]:
     """Return what a program finds besides that is told how something ended."""
     return {

@@ -6,10 +6,11 @@ cannot be done because the server does not answer is said, with who does it then
 
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from uuid import UUID
 
 from samba_rvss.cli.running import commands, own
-from samba_rvss.cli.running.order import Order
+from samba_rvss.cli.running.order import Order, make
 from samba_rvss.copies import runs
 from samba_rvss.copies.runs import Trace
 from samba_rvss.errors import Problem, RvssError
@@ -108,9 +109,12 @@ def heal(order: Order, trace: Trace | None, result: str = runs.FAILED) -> str:
     """
     if trace is None or trace.ended:
         return ""
+    if trace.server != ("" if order.own else order.host):  # the definition has been changed
+        former = replace(order.definition, server=trace.server)
+        order = make(order.config, former, order.parent)
     wrong = []
     if trace.owed:
-        wrong.append(post(order, trace, result, CUT_OFF, ()))
+        wrong.append(post(order, trace, result, CUT_OFF))
     wrong.append(_finish(order, trace) if trace.finishing else undo(order, trace))
     return "; ".join(filter(None, wrong))
 
@@ -132,7 +136,7 @@ def _finish(order: Order, trace: Trace) -> str:
     return f"the copies of the set {trace.set_id} become a backup when they end: {failure.line()}"
 
 
-def post(order: Order, trace: Trace, result: str, reason: str, paths: tuple[str, ...]) -> str:
+def post(order: Order, trace: Trace, result: str, reason: str) -> str:
     """Run the `postexec`; return why it failed, or nothing.
 
     Args:
@@ -140,13 +144,12 @@ def post(order: Order, trace: Trace, result: str, reason: str, paths: tuple[str,
         trace: how far it has come.
         result: "taken", or how it ended.
         reason: why it ended so.
-        paths: of each share.
     """
     words = order.definition.postexec
     if not words:
         return ""
     try:
-        env = commands.environment(order, trace.set_id, paths)
+        env = commands.environment(order, trace.set_id, commands.sources(order))
         env |= commands.of_result(result, reason, pre_failed=trace.pre_failed)
         commands.call(order, "postexec", words, env)
     except RvssError as exc:

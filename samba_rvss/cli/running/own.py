@@ -36,7 +36,11 @@ def await_records(order: Order, copies: Mapping[str, UUID], check: Callable[[], 
     found = _await(order, copies, check, _SECONDS, lambda copy: copy.phase is not Phase.CREATING)
     for copy in found.values():
         if copy.keep is not Keep.NO:
-            ask(order.config, wire.AdminRequest(verb="unkeep", copy=copy.id), quiet=True)
+            try:
+                ask(order.config, wire.AdminRequest(verb="unkeep", copy=copy.id), quiet=True)
+            except RvssError as exc:
+                if exc.problem is not Problem.STATE:  # sealed: if it is to be none, it is deleted
+                    raise
     return found
 
 

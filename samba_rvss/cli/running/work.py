@@ -23,7 +23,6 @@ from samba_rvss.kernel.parents import signal_at_end
 from samba_rvss.model import Consistency, Context
 from samba_rvss.run import Stopped
 from samba_rvss.samba.definitions import Wanted
-from samba_rvss.samba.fsrvp.client import Client
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.methods import BACKUP, FILE_SHARE_BACKUP
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
@@ -31,7 +30,9 @@ from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 BUSY_SECONDS = 300.0
 """For how long a run waits while the server is busy with another client's set."""
 
-_PAUSE = 2.0
+# Longer than `rpcd_fsrvp:idle_seconds`, as it is recommended.
+_PAUSE = 15.0
+_BEGINNING = ("SetContext", "StartShadowCopySet")
 _CONTEXTS = {
     Consistency.APPLICATION: BACKUP | Context.AUTO_RECOVERY,
     Consistency.CRASH: FILE_SHARE_BACKUP,
@@ -152,27 +153,45 @@ class _Run:
             return self._attempt(Consistency.CRASH)
 
     def _attempt(self, aim: Consistency) -> Outcome:
+        """Take one set; wait while the server is busy with another one.
+
+        Without a connection: who is connected, and asks again and again, has Samba keep the set of
+        a client that has vanished (source3/rpc_server/fss/srv_fss_agent.c, _fss_SetContext()).
+        """
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._connected(aim)
+            except FsrvpError as exc:
+                busy = exc.hresult == HResult.FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS
+                if not busy or exc.method not in _BEGINNING or time.monotonic() > until:
+                    raise
+            self._note("waits for another client's shadow copy set")
+            self._cancelled.wait(_PAUSE)
+            self._check()
+
+    def _connected(self, aim: Consistency) -> Outcome:
+        commands.environment(self._order, paths=commands.sources(self._order))  # or it is refused
         self._note(f"connects to {self._order.where}", set_id="", copies={})
         with closing(self._order.connect()) as client:
             taken = CopySet(client, _CONTEXTS[aim], abort_on_failure=False)
             try:
-                return self._take(client, taken, aim)
+                return self._take(taken, aim)
             except BaseException:
                 if self._trace.finishing:
-                    self._problems.append(
-                        "what it was deleting as a client is a backup, or becomes one"
-                    )
+                    self._problems.append("what it was deleting is a backup, or becomes one")
                     raise
                 self._note_anyway("undoes what was begun")
                 if left := ending.undo(self._order, self._trace, client):
                     self._problems.append(left)
                 raise
 
-    def _take(self, client: Client, taken: CopySet, aim: Consistency) -> Outcome:
+    def _take(self, taken: CopySet, aim: Consistency) -> Outcome:
         order, shares = self._order, self._of.shares
         taken.check(*shares)
         self._check()
-        self._start(taken)
+        taken.start()
+        self._note("starts a shadow copy set", set_id=str(taken.id))
         for share in shares:
             taken.add(share)
             self._note("adds the shares", copies=_texts(taken))
@@ -216,27 +235,10 @@ class _Run:
             status=self._status,
         )
 
-    def _start(self, taken: CopySet) -> None:
-        """Start the set; wait while the server is busy with another one."""
-        until = time.monotonic() + BUSY_SECONDS
-        while True:
-            self._check()
-            try:
-                taken.start()
-            except FsrvpError as exc:
-                busy = exc.hresult == HResult.FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS
-                if not busy or time.monotonic() > until:
-                    raise
-                self._note("waits for another client's shadow copy set")
-                self._cancelled.wait(_PAUSE)
-            else:
-                self._note("starts a shadow copy set", set_id=str(taken.id))
-                return
-
     def _freeze(self, taken: CopySet, aim: Consistency) -> None:
         """Commit, between the programs for that."""
         of, order = self._of, self._order
-        paths = tuple(self._source(share) for share in of.shares)
+        paths = commands.sources(order)
         env = commands.environment(order, self._trace.set_id, paths)
         self._check()
         self._note("takes the shadow copies", owed=bool(of.postexec))
@@ -252,7 +254,7 @@ class _Run:
             result, reason = _result(exc), _reason(exc)
             raise
         finally:
-            wrong = ending.post(order, self._trace, result, reason, paths)
+            wrong = ending.post(order, self._trace, result, reason)
             if wrong:
                 self._wrong(wrong, Problem.TOOL)
             self._note_anyway("has taken the shadow copies", owed=False)
@@ -268,11 +270,6 @@ class _Run:
             if self._of.preexec_close or wanted:
                 raise RvssError(exc.problem, f"'preexec' failed: {exc.message}", exc.hint) from exc
             self._wrong(f"'preexec' failed: {exc.line()}", exc.problem)
-
-    def _source(self, share: str) -> str:
-        """Return where a share is, not a copy of it."""
-        ours = self._order.config.share(share) if self._order.own else None
-        return ours.path if ours is not None else f"\\\\{self._order.host}\\{share}"
 
     def _recover(self, paths: tuple[str, ...]) -> None:
         self._note("runs the recovery command")
