@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from samba_rvss.model import Context
+from samba_rvss.run import ToolError
 from samba_rvss.samba.fsrvp.copyset import take
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from samba_rvss.samba.names import names
@@ -145,3 +146,24 @@ def test_events_call_an_account_by_its_name(domain: "Domain") -> None:
     sid = found.pop(_NO_SUCH_USER)
     assert re.fullmatch(r"S-1-5-21-\d+-\d+-\d+-99999", sid)
     assert found == {0: "root", uid: name}
+
+
+def test_a_managed_backup_by_the_account_of_the_machine(domain: "Domain") -> None:
+    """The file server takes it of itself, with a ticket that its own secrets get it."""
+    from samba_rvss.testing.domain import DOMAIN, SHARE
+
+    member = ("BUILTIN\\Backup Operators", f"{DOMAIN}\\FILES$")
+    section = f"[nightly]\n    shares = {SHARE}\n    machine account = yes\n"
+    domain.files.write("/etc/samba/rvss-backup.conf", section)
+    with pytest.raises(ToolError, match="E_ACCESSDENIED"):
+        _json(domain, "backup", "run", "nightly")
+    domain.files.run("net", "sam", "addmem", *member)
+    try:
+        made = _json(domain, "backup", "run", "nightly")
+        assert (made["consistency"], made["problems"]) == ("crash", [])
+        (backup,) = _json(domain, "backup", "list")["backups"]
+        assert (backup["id"], backup["run"]["name"]) == (made["id"], "nightly")
+        domain.files.run("samba-rvss", "delete", made["id"])
+    finally:
+        domain.files.run("net", "sam", "delmem", *member)
+        domain.files.path("/etc/samba/rvss-backup.conf").unlink()
