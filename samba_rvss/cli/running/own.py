@@ -11,7 +11,7 @@ from samba_rvss import wire
 from samba_rvss.cli.common import ask, open_ledger
 from samba_rvss.cli.running.order import CALL_SECONDS, Order
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import Consistency, Keep, Phase, ShadowCopy
+from samba_rvss.model import Consistency, Keep, Phase, SetState, ShadowCopy
 
 _SECONDS = 30.0  # that the daemon needs at most to hear of what Samba has done
 _PAUSE = 0.05
@@ -50,9 +50,13 @@ def await_open(order: Order, copies: Mapping[str, UUID], check: Callable[[], Non
 
 
 def await_sealed(order: Order, copies: Mapping[str, UUID], check: Callable[[], None]) -> Records:
-    """Wait until copies are sealed; as `await_records`."""
+    """Wait until copies are sealed, and RecoveryComplete is recorded; as `await_records`."""
     seconds = order.config.seal_deadline + _SECONDS
-    return _await(order, copies, check, seconds, lambda copy: copy.phase is Phase.SEALED)
+
+    def ready(copy: ShadowCopy) -> bool:
+        return copy.phase is Phase.SEALED and copy.state is SetState.RECOVERED
+
+    return _await(order, copies, check, seconds, ready)
 
 
 def await_kept(order: Order, copies: Mapping[str, UUID]) -> Records:
