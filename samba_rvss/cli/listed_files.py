@@ -17,7 +17,7 @@ from samba_rvss.cli.reading import parts_of
 from samba_rvss.copies import manifests
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.manifests import walk
+from samba_rvss.manifests import listing
 from samba_rvss.manifests.entry import Entry, Kind
 from samba_rvss.model import ShadowCopy
 
@@ -76,7 +76,7 @@ def of_part(instance: Instance, part: ShadowCopy, failed: Callable[[str], None])
     """
     chosen = selection_of(instance, part)
     with manifests.opened(instance, part) as root:
-        for entry in walk.files(
+        for entry in listing.files(
             root,
             lambda name: not chosen.leaves_out(name),
             lambda what: failed(f"[{part.share}] {what}"),
