@@ -11,7 +11,7 @@ from datetime import time as clock_time
 from typing import Any
 
 from samba_rvss import output, wire
-from samba_rvss.cli import events, exposing, manifest, reading, verify
+from samba_rvss.cli import disks, events, exposing, manifest, reading, verify
 from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, ledger_or_empty, open_ledger
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
@@ -195,14 +195,15 @@ def run_list(arguments: argparse.Namespace) -> int:
             ", ".join(hold.tag for hold in backup.holds if not hold.is_over(now())) or "-",
             (", ".join(sorted(backup.tags)) or "-") if backup.seen else "not seen",
             manifest.state(config, backup.parts),
+            disks.state(config, backup.parts),
             output.span(now() - backup.taken),
             output.size(backup.size),
             "; ".join(map(exposing.line, exposing.of(backup.exposed))) or "-",
         ]
         for backup in found
     ]
-    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "VERIFIED", "AGE", "SIZE"]
-    columns.append("EXPOSED")
+    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "VERIFIED"]
+    columns += ["DISKS", "AGE", "SIZE", "EXPOSED"]
     output.print_table(columns, rows, "There are no backups.", _STYLES, brief=True)
     return 0
 
@@ -244,6 +245,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "tags": ", ".join(sorted(backup.tags)) or "none",
             "held": "; ".join(map(_hold, backup.holds)) or "no",
             "verified": manifest.state(config, backup.parts),
+            "virtual disks": disks.told(config, backup.parts),
             "space": output.size(backup.size),
             "exposed": "; ".join(map(exposing.line, exposing.of(backup.exposed))) or "no",
         }
@@ -264,6 +266,10 @@ def run_show(arguments: argparse.Namespace) -> int:
     columns = ["PART", "SHARE", "VOLUME", "DIRECTORY", "SIZE", "MANIFEST", "SHADOW COPY"]
     output.print_table(columns, rows, "")
     output.print_line()
+    of_disks = disks.rows(config, backup.parts)
+    if of_disks:
+        output.print_table(disks.COLUMNS, of_disks, "")
+        output.print_line()
     lines = [
         [output.local_time(e.time), e.copy, part.copy_id, e.what, e.detail] for e, part in history
     ]
@@ -313,6 +319,7 @@ def as_data(backup: Backup, config: Config) -> dict[str, Any]:
                 "uid": part.uid,
                 "size": backup.sizes.get(part.id),
                 **manifest.standing_as_data(config, part),
+                "disks": disks.as_data(config, part),
             }
             for part in backup.parts
         ],

@@ -1,11 +1,15 @@
 """Hyper-V's layout and chains of disks: told by names and identities, inside of one tree."""
 
+import json
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samba_rvss import child
+from samba_rvss.hyperv import apart, report
 from samba_rvss.hyperv.chains import LONGEST, Linked, Parent, chain, link
 from samba_rvss.hyperv.disk import Disk, State
 from samba_rvss.hyperv.layout import Finder
@@ -218,3 +222,66 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "share/link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "share/disk.vhdx").symlink_to(tmp_path / "elsewhere/disk.vhdx")
     assert _survey(tmp_path / "share").disks == ()
+
+
+def _report(tmp_path: Path) -> tuple[Survey, list[bytes]]:
+    base = virtual_disks.make(tmp_path / "a.vhdx")
+    virtual_disks.child(tmp_path / "b.avhdx", base, "a.vhdx")
+    virtual_disks.child(tmp_path / os.fsdecode(b"c\xff.avhdx"), GUID, "gone.vhdx")
+    found = _survey(tmp_path)
+    return found, list(report.messages(found))
+
+
+def test_a_report_is_sent_and_written_down(tmp_path: Path) -> None:
+    _, parts = _report(tmp_path)
+    found = report.received(parts)
+    assert [(each.path, each.is_good) for each in found.disks] == [
+        ("a.vhdx", True),
+        ("b.avhdx", True),
+        (os.fsdecode(b"c\xff.avhdx"), False),
+    ]
+    assert found.words() == "3 disks: 3 whole, 1 without their parent"
+    assert report.parse(json.loads(json.dumps(found.as_data()))) == found
+
+
+def test_a_report_that_is_cut_off_or_altered_is_refused(tmp_path: Path) -> None:
+    _, parts = _report(tmp_path)
+    seen = json.loads(parts[0])
+    for wrong in (
+        parts[:-1],
+        [b"{}", parts[-1]],
+        [b"[]", parts[-1]],
+        [b"\xff", parts[-1]],
+        [json.dumps({**seen, "state": "good"}).encode(), parts[-1]],
+        [json.dumps({**seen, "size": True}).encode(), parts[-1]],
+        [json.dumps({**seen, "size": -1}).encode(), parts[-1]],
+        [json.dumps({**seen, "path": "x" * 5000}).encode(), parts[-1]],
+    ):
+        with pytest.raises(ValueError):  # noqa: PT011 - JSON's own among them
+            report.received(wrong)
+
+
+def _served(root: int) -> list[bytes]:
+    process, pipe = child.start(apart.serve, 20.0, fd=root)
+    with pipe:
+        found = list(iter(lambda: pipe.recv(report.LARGEST), b""))
+        assert process.wait(20.0) == 0
+    return found
+
+
+@pytest.mark.require("root")
+def test_a_process_of_its_own_finds_the_same(tmp_path: Path) -> None:
+    _, parts = _report(tmp_path)
+    with files.opened(os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)) as root:
+        assert _served(root) == parts
+
+
+@pytest.mark.require("root")
+def test_that_process_ends_with_its_owner(tmp_path: Path) -> None:
+    virtual_disks.make(tmp_path / "0.vhdx")
+    for number in range(1, apart.DISKS):  # each takes some milliseconds
+        (tmp_path / f"{number}.vhdx").hardlink_to(tmp_path / "0.vhdx")
+    with files.opened(os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)) as root:
+        process, pipe = child.start(apart.serve, 600.0, fd=root)
+        pipe.close()
+        assert process.wait(60.0) == apart.UNWANTED

@@ -31,6 +31,9 @@ from samba_rvss.copies.backup import backups
 from samba_rvss.demo import show
 from samba_rvss.demo.reporter import Reporter
 from samba_rvss.findings import Fate, Finding
+from samba_rvss.hyperv.chains import Parent
+from samba_rvss.hyperv.disk import State
+from samba_rvss.hyperv.report import Report, Seen
 from samba_rvss.manifests.diff import Change, How
 from samba_rvss.manifests.draft import Draft
 from samba_rvss.manifests.verify import Difference
@@ -131,7 +134,7 @@ def test_the_demonstration_is_described(section: str) -> None:
 
 
 def proven(resting: "Resting") -> None:
-    """Give the backup a manifest, and say that it was verified."""
+    """Give the backup a manifest and a disk, and say that it was verified."""
     config = replace(CONFIG, state_directory=str(Path(resting.ledger).parent))
     path = Path(manifests.path(config, resting.kept))
     path.parent.mkdir()
@@ -139,6 +142,9 @@ def proven(resting: "Resting") -> None:
     with Draft(f"{path}.partial", resting.kept) as draft:
         draft.complete({**about, "made": NOW.isoformat()}, str(path))
     manifests.record(config, resting.kept, NOW, "", 0)
+    seen = Seen(path="a.vhdx", state=State.WHOLE, why="", size=1, parent=Parent.NONE)
+    found = json.dumps(Report(disks=(seen,)).as_data())
+    Path(manifests.disks_path(config, resting.kept)).write_text(found)
 
 
 def _of_functions() -> list[Any]:
