@@ -54,6 +54,9 @@ def test_the_disks_of_what_is_sealed_are_told(rig: "Rig") -> None:
     (told,) = [event["detail"] for event in backup["events"] if event["what"] == "disks"]
     assert told == "3 disks: 2 whole, 1 with a log to replay, 1 without their parent"
     assert "2 of 3 good" in rig.command("backup", "list").stdout
+    (file,) = _json(rig, "backup", "find", "BASE.*")["files"]
+    assert (file["share"], file["path"]) == ("vms", "base.vhdx")
+    assert [version["backups"] for version in file["versions"]] == [[copy.id]]
     assert rig.command("delete", copy.id).returncode == 0
     wait_until(
         lambda: "what was found goes with the image",

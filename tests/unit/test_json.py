@@ -36,6 +36,7 @@ from samba_rvss.hyperv.disk import State
 from samba_rvss.hyperv.report import Report, Seen
 from samba_rvss.manifests.diff import Change, How
 from samba_rvss.manifests.draft import Draft
+from samba_rvss.manifests.entry import Entry, Kind
 from samba_rvss.manifests.verify import Difference
 from samba_rvss.model import Branch, Exposed, Hold, Phase, Whose
 from tests.unit.test_backup import kept_image
@@ -57,6 +58,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "backup show": ("backup", "show", "{kept}"),
     "backup manifest": ("backup", "manifest", "{kept}"),
     "backup verify": ("backup", "verify", "{kept}"),
+    "backup find": ("backup", "find", "*"),
     "backup diff": ("backup", "diff", "{kept}", "{kept}"),
     "prune": ("prune", "--dry-run"),
     "reconcile": ("reconcile", "--dry-run"),
@@ -140,6 +142,7 @@ def proven(resting: "Resting") -> None:
     path.parent.mkdir()
     about = dict.fromkeys(("entries", "files", "size", "unreadable", "reused"), "0")
     with Draft(f"{path}.partial", resting.kept) as draft:
+        draft.add(Entry(path=b"a", kind=Kind.FILE), done=True)
         draft.complete({**about, "made": NOW.isoformat()}, str(path))
     manifests.record(config, resting.kept, NOW, "", 0)
     seen = Seen(path="a.vhdx", state=State.WHOLE, why="", size=1, parent=Parent.NONE)
