@@ -146,6 +146,11 @@ class Finder:
         )
 
 
+def is_of_machines(directory: bytes) -> bool:
+    """Return whether files in a directory may be of machines by that directory's name."""
+    return posixpath.basename(directory).lower() in (_MACHINES, _CHECKPOINTS)
+
+
 def nearest(path: bytes, homes: set[bytes]) -> bytes | None:
     """Return the innermost of some directories that a path is below of, if it is of any."""
     directory = path

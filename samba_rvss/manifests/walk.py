@@ -35,6 +35,7 @@ def names(
     *,
     crossing: bool = False,
     deepest: int = DEEPEST,
+    into: Callable[[bytes], bool] | None = None,
 ) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
     """Yield every name in a tree: the path of its directory, and what listing that told.
 
@@ -45,6 +46,7 @@ def names(
         aside: is told of what else there is to say of directories, with their paths.
         crossing: whether what is mounted in the tree is part of it, as in an image.
         deepest: how many levels are gone down.
+        into: tells of a directory's path whether it is gone into; all are without it.
     """
     resolve = files.BENEATH if crossing else files.BENEATH | files.RESOLVE_NO_XDEV
     levels: list[_Level] = []
@@ -67,6 +69,8 @@ def names(
             if not entry.is_dir(follow_symlinks=False):
                 continue
             path = joined(level.path, os.fsencode(entry.name))
+            if into is not None and not into(path):
+                continue
             if len(levels) > deepest:
                 aside(Aside.TOO_DEEP, path)
                 continue

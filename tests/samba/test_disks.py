@@ -37,6 +37,17 @@ def test_the_disks_of_what_is_sealed_are_told(rig: "Rig") -> None:
     os.mkfifo(tree / "pipe.vhdx")
     rig.share("vms", str(tree), {"rvss:keep": "recovered"})
     rig.start()
+    with rig.session("vms") as session, session.open("data"):
+        checked = _json(rig, "check", "vms")
+    (opened,) = checked["open"]
+    assert opened["path"] == "data"
+    assert opened["user"].endswith(rig.operator.name)
+    assert {finding["check"] for finding in checked["findings"]} == {
+        "link",
+        "special file",
+        "disk without parent",
+        "open",
+    }
     with rig.client() as client:
         taken = rig.expose(client, "vms")
         taken.complete()
