@@ -25,7 +25,7 @@ EVENT = "disks"
 
 
 def opened(instance: Instance, copy: ShadowCopy, undo: ExitStack) -> int | None:
-    """Open a sealed image's directory; None if it is not sealed, or gone by now.
+    """Open a sealed image's directory; None if it is not sealed, or gone, or was looked at.
 
     Args:
         instance: the copy's.
@@ -35,6 +35,8 @@ def opened(instance: Instance, copy: ShadowCopy, undo: ExitStack) -> int | None:
     Raises:
         RvssError: as `reading.leased` and `reading.opened`.
     """
+    if os.path.lexists(manifests.disks_path(instance.config, copy.id)):
+        return None
     current = instance.ledger.get(copy.id)
     if current is not None and current.phase is Phase.KEPT:
         undo.enter_context(reading.leased(instance, (current,)))

@@ -110,12 +110,14 @@ async def _messages(pipe: socket.socket) -> list[bytes]:
     """Return what a process sends until it ends."""
     loop = asyncio.get_running_loop()
     found: list[bytes] = []
-    while len(found) <= apart.DISKS + 1:
+    size = 0
+    while size <= report.MOST:
         part = await loop.sock_recv(pipe, report.LARGEST)
         if not part:
             return found
         found.append(part)
-    raise ValueError("there are more disks than were asked for")
+        size += len(part)
+    raise ValueError("there is more than was asked for")
 
 
 def _end(process: "Popen[bytes]") -> None:

@@ -1,7 +1,8 @@
 """Looking at a tree's disks in a process of its own: what a guest has written is parsed there.
 
-Contract: the process can read files, and nothing else that root may; others come before it; it
-ends by itself when its time is over or its owner is gone, and hands out texts and numbers.
+Contract: of what root may, the process may only read any file, and it can write none; others come
+before it; it ends by itself when its time is over or its owner is gone, and hands out texts and
+numbers.
 """
 
 import math

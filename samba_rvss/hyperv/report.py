@@ -13,6 +13,9 @@ from samba_rvss.hyperv.survey import Survey
 LARGEST = 1 << 16
 """Bytes of the largest message."""
 
+MOST = 1 << 20
+"""Bytes of all messages."""
+
 _LONGEST = 4096  # of a text; a path is not longer
 _STATES = {
     State.WHOLE: "whole",
@@ -100,6 +103,8 @@ class Report:
 
 def messages(found: Survey) -> Iterator[bytes]:
     """Yield what is sent of a survey: a message for each disk, and one at the end."""
+    left = MOST - LARGEST
+    left_out = found.left_out
     for each in found.disks:
         seen = Seen(
             path=each.path.decode("utf-8", "surrogateescape"),
@@ -108,8 +113,13 @@ def messages(found: Survey) -> Iterator[bytes]:
             size=each.disk.size,
             parent=each.parent,
         )
-        yield json.dumps(seen.as_data()).encode()
-    report = Report(disks=(), machines=len(found.machines), left_out=found.left_out)
+        message = json.dumps(seen.as_data()).encode()
+        left -= len(message)
+        if left < 0:
+            left_out = left_out or "the names of the disks are too long"
+            break
+        yield message
+    report = Report(disks=(), machines=len(found.machines), left_out=left_out)
     yield json.dumps(report.as_data()).encode()
 
 

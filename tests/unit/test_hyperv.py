@@ -261,6 +261,17 @@ def test_a_report_that_is_cut_off_or_altered_is_refused(tmp_path: Path) -> None:
             report.received(wrong)
 
 
+def test_a_report_has_an_end() -> None:
+    names = [os.fsencode(f"{number}") + b"\xff" * 4000 + b".vhdx" for number in range(apart.DISKS)]
+    disks = tuple(Linked(path=name, disk=_base("A")) for name in names)
+    parts = list(report.messages(Survey(machines=(), disks=disks)))
+    assert sum(map(len, parts)) <= report.MOST
+    assert max(map(len, parts)) <= report.LARGEST
+    found = report.received(parts)
+    assert 0 < len(found.disks) < apart.DISKS
+    assert found.left_out == "the names of the disks are too long"
+
+
 def _served(root: int) -> list[bytes]:
     process, pipe = child.start(apart.serve, 20.0, fd=root)
     with pipe:
