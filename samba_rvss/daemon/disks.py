@@ -48,6 +48,11 @@ class Disks:
         self._looks: dict[str, asyncio.Task[None]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a copy is being looked at."""
+        return bool(self._looks)
+
     def begin(self, copy: ShadowCopy) -> None:
         """Begin to look at a copy that has just been sealed, unless that goes on already."""
         if copy.id in self._looks:
