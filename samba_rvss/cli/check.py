@@ -24,19 +24,28 @@ from samba_rvss.samba.open_files import OpenFile
 
 _SHOWN = 10
 
+_TITLES = {
+    What.NESTED: "nested volumes",
+    What.MOUNT: "other mounts",
+    What.LINK: "symbolic links that lead away",
+    What.SPECIAL: "special files",
+    What.DEEP: f"directories more than {LEVELS} levels down",
+    What.UNREADABLE: "directories that were not looked at",
+    What.OUTSIDE: "files in no virtual machine's directory",
+    What.NO_DISKS: "virtual machines without a disk beside them",
+    What.NO_PARENT: "differencing disks without their parent",
+    What.OPEN: "open files",
+}
 _WHY = {
-    What.LINK: "lead out of the share, or begin at the root: from a copy they lead to what is there"
-    " now, or nowhere",
-    What.SPECIAL: "devices, FIFOs and sockets: copies have them, backup programs may stop at them",
-    What.DEEP: f"directories more than {LEVELS} levels down: some backup programs go no further",
-    What.UNREADABLE: "cannot be listed, or lie too deep: they were not looked at",
-    What.OUTSIDE: "files in no virtual machine's directory: who makes backups of machines leaves"
-    " them out",
-    What.NO_DISKS: "virtual machines without a disk beside them: their disks may be on another"
-    " share, and a backup has to have both",
-    What.NO_PARENT: "differencing disks whose parent is not on this share, or is another by now",
-    What.OPEN: "files that clients have open: without their writer's help a copy has them as after"
-    " a crash",
+    What.LINK: "they lead out of the share or begin at the root: from a copy they lead to what is"
+    " there now, or nowhere",
+    What.SPECIAL: "devices, FIFOs and sockets: copies have them; backup programs may stop at them",
+    What.DEEP: "some backup programs go no further",
+    What.UNREADABLE: "they cannot be listed, or lie too deep",
+    What.OUTSIDE: "who makes backups of virtual machines leaves them out",
+    What.NO_DISKS: "their disks may be on another share, and a backup has to have both",
+    What.NO_PARENT: "it is not on this share, or is another by now",
+    What.OPEN: "without the help of who writes to them, a copy has them as after a crash",
 }
 _NESTED = {
     Nested.REFUSE: "shadow copies are refused (rvss:nested = refuse)",
@@ -126,7 +135,7 @@ def _print(share: Share, found: Examination, opened: Iterable[OpenFile], unknown
     users = {file.path: _user(file) for file in opened}
     for what, finding in found.findings.items():
         output.print_line()
-        output.print_line(f"{finding.count} {_why(what, share)}:")
+        output.print_line(f"{_TITLES[what]}: {finding.count}; {_why(what, share)}")
         for path in finding.paths[:_SHOWN]:
             user = users.get(os.fsdecode(path), "") if what is What.OPEN else ""
             output.print_line(f"    {shown(path)}{user}")
@@ -140,9 +149,9 @@ def _user(file: OpenFile) -> str:
 
 def _why(what: What, share: Share) -> str:
     if what is What.NESTED:
-        return f"nested volumes: {_NESTED[share.nested]}"
+        return _NESTED[share.nested]
     if what is What.MOUNT:
-        return f"other mounts, which were not looked into: {_NESTED[share.nested]}"
+        return f"they were not looked into; {_NESTED[share.nested]}"
     return _WHY[what]
 
 
