@@ -8,12 +8,13 @@ import argparse
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from samba_rvss import output
 from samba_rvss.cli.common import Verbs, configuration
 from samba_rvss.cli.manifest import shown, text
-from samba_rvss.copies.examine import LEVELS, Examination, What, examine
+from samba_rvss.copies.examine import HELD, LEVELS, Examination, What, examine
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
 from samba_rvss.kernel.priority import idle
@@ -179,13 +180,14 @@ def as_data(
             {
                 "guid": machine.guid,
                 "home": text(machine.home),
-                "disks": [text(path) for path in machine.disks],
-                "others": list(machine.others),
+                "disks": len(machine.disks),
+                "others": max(0, len(machine.guids) - 1),
             }
-            for machine in found.machines
+            for machine in found.machines[:HELD]
         ],
         "open": [
-            {"path": file.path, "user": file.user, "machine": file.machine} for file in opened
+            {"path": file.path, "user": file.user, "machine": file.machine}
+            for file in islice(opened, HELD)
         ],
         "open_unknown": unknown,
         "left_out": not found.is_whole,

@@ -14,7 +14,7 @@ its own, as Hyper-V's own export puts it there, and so is what such a disk hangs
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from samba_rvss.hyperv.chains import Linked, chain
@@ -42,8 +42,7 @@ class Machine:
         checkpoints: files and directories of the checkpoints in its home.
         disks: the disks in its home, and those elsewhere in the tree that they hang on.
         trackers: the files beside those disks that tell which blocks have changed.
-        others: the GUIDs of other machines of the same home: then the names do not tell whose
-            disks and checkpoints are whose, and each machine has all of them.
+        guids: those of all machines of the same home.
     """
 
     guid: str
@@ -52,7 +51,16 @@ class Machine:
     checkpoints: tuple[bytes, ...] = ()
     disks: tuple[bytes, ...] = ()
     trackers: tuple[bytes, ...] = ()
-    others: tuple[str, ...] = ()
+    guids: tuple[str, ...] = ()
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The GUIDs of other machines of the same home.
+
+        If there are any, names do not tell whose disks and checkpoints are whose, and each machine
+        has all of them.
+        """
+        return tuple(guid for guid in self.guids if guid != self.guid)
 
     @property
     def paths(self) -> tuple[bytes, ...]:
@@ -125,25 +133,37 @@ class Finder:
             disks: those of the tree, with their parents.
         """
         known = {disk.path: disk for disk in disks}
+        guids: dict[bytes, list[str]] = defaultdict(list)
+        for home, guid in sorted(self._defined):
+            guids[home].append(guid)
         of_home: dict[bytes, set[bytes]] = defaultdict(set)
-        homes = {home for home, _ in self._defined}
         for path in self.disks:
-            home = nearest(path, homes)
-            if home is not None:
-                of_home[home] |= {path, *(chain(known, path) if path in known else ())}
-        return tuple(self._machine(home, guid, of_home) for home, guid in sorted(self._defined))
-
-    def _machine(self, home: bytes, guid: str, of_home: Mapping[bytes, set[bytes]]) -> Machine:
-        disks = sorted(of_home.get(home, ()))
-        return Machine(
-            guid=guid,
-            home=home,
-            configuration=tuple(sorted(self._configurations[home, guid])),
-            checkpoints=tuple(sorted(self._checkpoints.get(home, ()))),
-            disks=tuple(disks),
-            trackers=tuple(sorted(x for disk in disks for x in self._trackers.get(disk, ()))),
-            others=tuple(sorted(o for h, o in self._defined if h == home and o != guid)),
+            near = nearest(path, guids.keys())
+            if near is not None:
+                of_home[near] |= {path, *(chain(known, path) if path in known else ())}
+        return tuple(
+            machine
+            for home in sorted(guids)
+            for machine in self._of_home(home, tuple(guids[home]), sorted(of_home[home]))
         )
+
+    def _of_home(
+        self, home: bytes, guids: tuple[str, ...], disks: Iterable[bytes]
+    ) -> Iterator[Machine]:
+        """Yield the machines of one home; what they have in common is there once."""
+        disks = tuple(disks)
+        checkpoints = tuple(sorted(self._checkpoints.get(home, ())))
+        trackers = tuple(sorted(x for disk in disks for x in self._trackers.get(disk, ())))
+        for guid in guids:
+            yield Machine(
+                guid=guid,
+                home=home,
+                configuration=tuple(sorted(self._configurations[home, guid])),
+                checkpoints=checkpoints,
+                disks=disks,
+                trackers=trackers,
+                guids=guids,
+            )
 
 
 def is_of_machines(directory: bytes) -> bool:
@@ -151,7 +171,7 @@ def is_of_machines(directory: bytes) -> bool:
     return posixpath.basename(directory).lower() in (_MACHINES, _CHECKPOINTS)
 
 
-def nearest(path: bytes, homes: set[bytes]) -> bytes | None:
+def nearest(path: bytes, homes: Container[bytes]) -> bytes | None:
     """Return the innermost of some directories that a path is below of, if it is of any."""
     directory = path
     while directory:

@@ -175,6 +175,18 @@ def test_machines_of_one_directory_have_its_disks_together() -> None:
     assert found[THIRD].disks == (b"own/2.vhdx",)
 
 
+def test_a_home_of_thousands() -> None:
+    """Anybody can make it: nothing is there once for each machine and each disk."""
+    finder, count = Finder(10_000), 3000
+    for number in range(count):
+        guid = f"{number:08X}{GUID[8:]}"
+        _show(finder, f"Virtual Machines/{guid}.vmcx", f"{number}.vhdx")
+    found = finder.machines()
+    assert len(found) == count
+    assert len({id(machine.disks) for machine in found}) == 1
+    assert len({id(machine.guids) for machine in found}) == 1
+
+
 def test_a_finder_holds_no_more_than_it_may() -> None:
     finder = Finder(3)
     _show(finder, *(f"{number}.vhdx" for number in range(9)), f"Virtual Machines/{GUID}.vmcx")
