@@ -11,7 +11,7 @@ from datetime import time as clock_time
 from typing import Any
 
 from samba_rvss import output, wire
-from samba_rvss.cli import events, exposing, listed_files, manifest, reading, verify
+from samba_rvss.cli import disks, events, exposing, find, listed_files, manifest, reading, verify
 from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, ledger_or_empty, open_ledger
 from samba_rvss.cli.running import verb as running
 from samba_rvss.clock import now
@@ -49,6 +49,7 @@ def register(verbs: Verbs) -> None:
     exposing.register(inner)
     manifest.register(inner)
     verify.register(inner)
+    find.register(inner)
     _add(verbs, "keep", "have a shadow copy become a backup when it ends")
     verb = _add(verbs, "hold", "see that a backup is not deleted")
     verb.add_argument("--tag", default=_TAG, help=f"who holds it, or what for (default: {_TAG})")
@@ -198,6 +199,7 @@ def run_list(arguments: argparse.Namespace) -> int:
             ", ".join(hold.tag for hold in backup.holds if not hold.is_over(now())) or "-",
             (", ".join(sorted(backup.tags)) or "-") if backup.seen else "not seen",
             manifest.state(config, backup.parts),
+            disks.state(config, backup.parts),
             output.span(now() - backup.taken),
             output.size(backup.size),
             "; ".join(map(exposing.line, exposing.of(backup.exposed))) or "-",
@@ -205,8 +207,8 @@ def run_list(arguments: argparse.Namespace) -> int:
         ]
         for backup in found
     ]
-    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "VERIFIED", "AGE", "SIZE"]
-    columns += ["EXPOSED", "RUN"]
+    columns = ["ID", "TAKEN", "SHARES", "CONSISTENT", "HELD", "TAGS", "VERIFIED"]
+    columns += ["DISKS", "AGE", "SIZE", "EXPOSED", "RUN"]
     output.print_table(columns, rows, "There are no backups.", _STYLES, brief=True)
     return 0
 
@@ -248,6 +250,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "tags": ", ".join(sorted(backup.tags)) or "none",
             "held": "; ".join(map(_hold, backup.holds)) or "no",
             "verified": manifest.state(config, backup.parts),
+            "virtual disks": disks.told(config, backup.parts),
             "space": output.size(backup.size),
             "exposed": "; ".join(map(exposing.line, exposing.of(backup.exposed))) or "no",
             **(_of_run(backup.run) if backup.run else {}),
@@ -269,6 +272,10 @@ def run_show(arguments: argparse.Namespace) -> int:
     columns = ["PART", "SHARE", "VOLUME", "DIRECTORY", "SIZE", "MANIFEST", "SHADOW COPY"]
     output.print_table(columns, rows, "")
     output.print_line()
+    of_disks = disks.rows(config, backup.parts)
+    if of_disks:
+        output.print_table(disks.COLUMNS, of_disks, "")
+        output.print_line()
     lines = [
         [output.local_time(e.time), e.copy, part.copy_id, e.what, e.detail] for e, part in history
     ]
@@ -333,6 +340,7 @@ def as_data(backup: Backup, config: Config) -> dict[str, Any]:
                 "uid": part.uid,
                 "size": backup.sizes.get(part.id),
                 **manifest.standing_as_data(config, part),
+                "disks": disks.as_data(config, part),
             }
             for part in backup.parts
         ],

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from samba_rvss import output
-from samba_rvss.cli import events, exposing, rows
+from samba_rvss.cli import disks, events, exposing, rows
 from samba_rvss.cli.common import (
     Verbs,
     configuration,
@@ -255,14 +255,16 @@ def _other_line(row: dict[str, Any]) -> _Line:
 
 def run_show(arguments: argparse.Namespace) -> int:
     """Show one copy."""
-    with open_ledger(configuration(arguments)) as ledger:
+    config = configuration(arguments)
+    with open_ledger(config) as ledger:
         copy = the_copy(ledger, arguments.copy, gone=True)
         history = ledger.events(copy.id)
         members = ledger.of_set(copy.set_id)
     if arguments.json:
         users = events.users(history)
         told = [events.as_data(event, copy, users=users) for event in history]
-        output.print_json({"copy": copy_data(copy, members), "events": told})
+        seen = {**copy_data(copy, members), "disks": disks.as_data(config, copy)}
+        output.print_json({"copy": seen, "events": told})
         return 0
     volume = copy.volume
     said = next((event.detail for event in history if event.what == "create"), "")
@@ -275,6 +277,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "taken": output.local_time(copy.created),
             "of one instant": _instant(copy, members),
             "phase": copy.phase.value,
+            "virtual disks": disks.told(config, [copy]),
             "volume": f"{volume.name} on {volume.provider} {volume.file_system}",
             "directory in it": volume.directory or "/",
             "recovery mount": copy.path,

@@ -8,6 +8,8 @@
     delete      mounts, image, share; what Samba leaves behind
     leases      who reads a backup, so that it is not deleted
     reading     the parts of a backup, open to be mounted; where they are
+    disks       what was found of an image's virtual disks
+    examine     what is in a share that backup programs stumble over
     carry       a program that reads a backup where the share is
     attached    a backup mounted to be looked into
     exposed     the shares in Samba's registry that show copies to clients

@@ -3,6 +3,7 @@
     <state>/manifests/<image>.db           see `samba_rvss.manifests.manifest`
     <state>/manifests/<image>.partial
     <state>/manifests/<image>.verified     how the image was verified last, in JSON
+    <state>/manifests/<image>.disks        see `samba_rvss.copies.disks`
 
 Place: above leases and the reading of backups; commands call it, and no daemon: users' files are
 read by a process of its own. Contract: a manifest goes when its image is destroyed, and can be made
@@ -42,6 +43,7 @@ pages; what stands still for minutes is told by the kernel (hung_task_timeout_se
 
 _ENDS = (".db", ".partial")
 _VERIFIED = ".verified"
+_DISKS = ".disks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +177,7 @@ def record(config: Config, image: str, time: datetime, subset: str, damaged: int
 def forget(config: Config, image: str) -> None:
     """Remove all that is known of an image's files. Gone already is success."""
     try:
-        for end in (*_ENDS, _VERIFIED):
+        for end in (*_ENDS, _VERIFIED, _DISKS):
             remove(_path(config, image, end))
     except OSError as exc:
         _logger.warning("the manifest of %s is not removed: %s", image, exc.strerror)
@@ -195,7 +197,7 @@ def make(instance: Instance, part: ShadowCopy, progress: Progress, *, anew: bool
             NO_DAEMON, STATE or SYSTEM.
     """
     config = instance.config
-    _make_directory(config)
+    make_directory(config)
     with opened(instance, part) as root, ExitStack() as stack:
         draft = stack.enter_context(_draft(config, part.id, anew=anew))
         last = None if anew else _last(instance, part, stack)
@@ -239,7 +241,17 @@ def _path(config: Config, image: str, end: str) -> str:
     return f"{config.state_directory}/manifests/{image}{end}"
 
 
-def _make_directory(config: Config) -> None:
+def disks_path(config: Config, image: str) -> str:
+    """Return the path of what was found of an image's virtual disks; see `copies.disks`."""
+    return _path(config, image, _DISKS)
+
+
+def make_directory(config: Config) -> None:
+    """Make the directory of manifests, if it is not there.
+
+    Raises:
+        RvssError: SYSTEM.
+    """
     try:
         with suppress(FileExistsError):
             os.mkdir(f"{config.state_directory}/manifests", 0o700)

@@ -6,6 +6,7 @@
     turns       who waits for whom
     tasks       threads and tasks, and how they come to their end
     watcher     following srv_fss.tdb; sealer: sealing a copy, for as long as it takes
+    disks       a process that looks at the virtual disks of what was sealed
     runner      when to reconcile; fates: what becomes of what does not end
     requests    what clients and administrators ask for; deletions and adoptions: theirs
     sockets     listening and admitting; hook, admin: answering on one of the two sockets each

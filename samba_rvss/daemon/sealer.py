@@ -17,6 +17,7 @@ from samba_rvss.copies import keep, seal
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import described
 from samba_rvss.daemon import journal
+from samba_rvss.daemon.disks import Disks
 from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns, Work
 from samba_rvss.errors import Problem, RvssError
@@ -51,6 +52,7 @@ class Sealer:
         self._delayed: dict[str, str] = {}  # why copies are not sealed yet, by their ids
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._woken = asyncio.Event()
+        self._disks = Disks(present)
 
     @property
     def busy(self) -> frozenset[str]:
@@ -85,6 +87,7 @@ class Sealer:
     async def end(self, copy: ShadowCopy) -> None:
         """Give up sealing a copy, which is to be deleted; no step of it runs on return."""
         await self._turns.end_work(copy)
+        await self._disks.end(copy)
 
     def _on_end(self, copy: ShadowCopy, work: Work) -> None:
         self._lost.discard(copy.id)
@@ -92,6 +95,7 @@ class Sealer:
         sealed = None if work.cancelled() else work.result()
         if sealed is not None:
             self._sealed(sealed)
+            self._disks.begin(sealed)
 
     def _is_in_time(self, copy: ShadowCopy) -> None:
         self._delayed.pop(copy.id, None)

@@ -14,7 +14,7 @@ being made has one maker. It gets its name when all of it is on the disk.
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -111,6 +111,16 @@ class Manifest(Closing):
         expected = self.about.get("entries", str(seen))  # nothing is known of a draft
         if expected != str(seen):
             raise self.damaged(f"there are {seen} names in it, and were {expected}")
+
+    def files(self, is_wanted: Callable[[bytes], bool]) -> Iterator[Entry]:
+        """Yield the files of which the path is wanted, in the order of their paths.
+
+        Raises:
+            RvssError: STATE if it cannot be read.
+        """
+        with self._reported():
+            self._database.create_function("is_wanted", 1, is_wanted)
+        yield from self._batches("kind = 'f' AND is_wanted(path)")
 
     def faults(self) -> Iterator[Entry]:
         """Yield the entries that could not be read."""

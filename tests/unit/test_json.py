@@ -17,6 +17,7 @@ from samba_rvss import cli, output
 from samba_rvss.backups import pruning
 from samba_rvss.cli import (
     backup,
+    check,
     exposing,
     listed_files,
     listing,
@@ -29,17 +30,22 @@ from samba_rvss.cli import (
 )
 from samba_rvss.cli.running import verb
 from samba_rvss.cli.running.order import Order, Outcome
-from samba_rvss.copies import manifests
+from samba_rvss.copies import examine, manifests
 from samba_rvss.copies.backup import OfDefinition, backups
 from samba_rvss.demo import show
 from samba_rvss.demo.reporter import Reporter
 from samba_rvss.findings import Fate, Finding
+from samba_rvss.hyperv.chains import Parent
+from samba_rvss.hyperv.disk import State
+from samba_rvss.hyperv.layout import Machine
+from samba_rvss.hyperv.report import Report, Seen
 from samba_rvss.manifests.diff import Change, How
 from samba_rvss.manifests.draft import Draft
 from samba_rvss.manifests.entry import Entry, Kind
 from samba_rvss.manifests.verify import Difference
-from samba_rvss.model import Branch, Consistency, Exposed, Hold, Phase, Run, Whose
+from samba_rvss.model import Branch, Consistency, Exposed, Hold, Phase, Run, Share, Whose
 from samba_rvss.samba.definitions import Definition
+from samba_rvss.samba.open_files import OpenFile
 from tests.unit.test_backup import kept_image
 from tests.unit.test_healing_commands import looked
 from tests.unit.values import CONFIG, COPY_ID, NOW, SET, copy_of, image_of, mark_of
@@ -59,7 +65,9 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "backup show": ("backup", "show", "{kept}"),
     "backup manifest": ("backup", "manifest", "{kept}"),
     "backup verify": ("backup", "verify", "{kept}"),
+    "backup find": ("backup", "find", "*"),
     "backup diff": ("backup", "diff", "{kept}", "{kept}"),
+    "check": ("check", "vms"),
     "prune": ("prune", "--dry-run"),
     "reconcile": ("reconcile", "--dry-run"),
     "adopt": ("adopt", "--from", "0123456789abcdef", "--dry-run"),
@@ -140,14 +148,19 @@ def test_a_run_is_described(section: str) -> None:
 
 
 def proven(resting: "Resting") -> None:
-    """Give the backup a manifest, and say that it was verified."""
+    """Give the backup a manifest and a disk, and say that it was verified."""
     config = replace(CONFIG, state_directory=str(Path(resting.ledger).parent))
     path = Path(manifests.path(config, resting.kept))
     path.parent.mkdir()
+    (resting.configuration.parent / "vms").mkdir(exist_ok=True)
     about = dict.fromkeys(("entries", "files", "size", "unreadable", "reused"), "0")
     with Draft(f"{path}.partial", resting.kept) as draft:
+        draft.add(Entry(path=b"a", kind=Kind.FILE), done=True)
         draft.complete({**about, "made": NOW.isoformat()}, str(path))
     manifests.record(config, resting.kept, NOW, "", 0)
+    seen = Seen(path="a.vhdx", state=State.WHOLE, why="", size=1, parent=Parent.NONE)
+    found = json.dumps(Report(disks=(seen,)).as_data())
+    Path(manifests.disks_path(config, resting.kept)).write_text(found)
 
 
 def _of_functions() -> list[Any]:
@@ -172,6 +185,15 @@ def _of_functions() -> list[Any]:
         exposing.as_data(shared),
         backup.as_data(kept, CONFIG),
         manifest.change_as_data("s", Change(path=b"x", how=How.ADDED)),
+        check.as_data(
+            Share(name="s", path="/s"),
+            examine.Examination(
+                findings={examine.What.LINK: examine.Finding(count=1, paths=[b"x"])},
+                machines=(Machine(guid="G", home=b"", configuration=(b"G.vmcx",)),),
+            ),
+            [OpenFile(path="/s/x", device=0, inode=0, share="s", user="ann", machine="host")],
+            "",
+        ),
         verify.as_data(verify.Found(part=kept.parts[0], told=[lost])),
         listing.other("x", Whose.FORMER, None, "other", "where", "fs", read_only=True),
         prune.as_data(verdict, kept, prune.Left()),

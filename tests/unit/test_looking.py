@@ -205,6 +205,7 @@ def test_backups_at_a_terminal(resting: "Resting", capsys: pytest.CaptureFixture
             "HELD",
             "TAGS",
             "VERIFIED",
+            "DISKS",
             "AGE",
             "SIZE",
             "EXPOSED",
