@@ -22,13 +22,13 @@ VERBS = frozenset({"check", "create", "delete"})
 OF_A_COPY = frozenset(
     {
         *("delete", "lost", "keep", "unkeep", "hold", "release", "tag", "deferred"),
-        *("expose", "conceal", "record"),
+        *("expose", "conceal", "record", "guard", "restored"),
     }
 )
 """What an administrator wants done with one copy."""
 
-_PRUNING = frozenset({"pruned", "unpruned", "deferred"})
-ADMIN_VERBS = OF_A_COPY | _PRUNING | {"reload", "reconcile", "status", "adopt", "notify"}
+_EXPLAINED = frozenset({"pruned", "unpruned", "deferred", "restored"})
+ADMIN_VERBS = OF_A_COPY | _EXPLAINED | {"reload", "reconcile", "status", "adopt", "notify"}
 _KNOWN = frozenset(
     {
         *("verb", "copy", "source", "on", "tag", "until", "reason"),
@@ -57,7 +57,8 @@ class AdminRequest:
         on: a directory on their file system, for ``adopt``; may be empty.
         tag: for ``hold``, ``release`` and ``tag``.
         until: when a hold, or what is exposed, is over (ISO 8601, with a zone); may be empty.
-        reason: what of ``pruned`` failed, or why ``unpruned`` or ``deferred``; may be empty.
+        reason: what of ``pruned`` failed, why ``unpruned`` or ``deferred``, or what of it was
+            ``restored``; may be empty.
         account: who alone may connect, for ``expose``; may be empty.
         writable: whether a writable copy is meant, for ``expose``.
         delete: whether that is deleted, for ``conceal``.
@@ -197,7 +198,7 @@ def decode_admin(data: bytes) -> AdminRequest:
     if not isinstance(until, str) or (until and verb not in ("hold", "expose")):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'until'")
     reason = given.get("reason", "")
-    if not isinstance(reason, str) or (reason and verb not in _PRUNING):
+    if not isinstance(reason, str) or (reason and verb not in _EXPLAINED):
         raise RvssError(Problem.BAD_REQUEST, f"the request {verb} has a wrong 'reason'")
     account = given.get("account", "")
     if not isinstance(account, str) or (account and verb != "expose"):

@@ -11,7 +11,17 @@ from datetime import time as clock_time
 from typing import Any
 
 from samba_rvss import output, wire
-from samba_rvss.cli import disks, events, exposing, find, listed_files, manifest, reading, verify
+from samba_rvss.cli import (
+    disks,
+    events,
+    exposing,
+    find,
+    listed_files,
+    manifest,
+    reading,
+    restore,
+    verify,
+)
 from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, ledger_or_empty, open_ledger
 from samba_rvss.cli.running import verb as running
 from samba_rvss.clock import now
@@ -50,6 +60,7 @@ def register(verbs: Verbs) -> None:
     manifest.register(inner)
     verify.register(inner)
     find.register(inner)
+    restore.register(inner)
     _add(verbs, "keep", "have a shadow copy become a backup when it ends")
     verb = _add(verbs, "hold", "see that a backup is not deleted")
     verb.add_argument("--tag", default=_TAG, help=f"who holds it, or what for (default: {_TAG})")

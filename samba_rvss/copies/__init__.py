@@ -12,6 +12,9 @@
     examine     what is in a share that backup programs stumble over
     carry       a program that reads a backup where the share is
     attached    a backup mounted to be looked into
+    restoring   who restores into a volume, so that nobody backs it up meanwhile
+    restore     what is in a backup, brought back
+    guard       a backup of what is there before something is overwritten
     exposed     the shares in Samba's registry that show copies to clients
     repair      what reconciling does: adopt, mount again, seal again, destroy image, delete set
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from samba_rvss.clock import now
-from samba_rvss.copies import room
+from samba_rvss.copies import restoring, room
 from samba_rvss.copies.delete import delete, withdraw
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target, locate
@@ -191,8 +191,10 @@ def claim(
         )
         if claimed is None:
             instance.mounts.detach(copy.path)
-            raise _deleted(copy)
+            raise deleted(copy)
         instance.reached("create.taken")
+        if restoring.is_under_way(instance.config, copy.volume):
+            instance.ledger.note(claimed, restoring.EVENT, detail="half of that may be in it")
     except BaseException as exc:
         undo(instance, copy, exc)
         raise
@@ -207,13 +209,13 @@ def _require_unclaimed(instance: Instance, copy: ShadowCopy) -> None:
     """
     current = instance.ledger.get(copy.id)
     if current is None or current.phase is not Phase.CREATING:
-        raise _deleted(copy)
+        raise deleted(copy)
     share = instance.config.share(copy.share)
     if share is not None:
         room.refuse_many(share, instance.ledger.counts().get(share.name.lower(), 0))
 
 
-def _deleted(copy: ShadowCopy) -> RvssError:
+def deleted(copy: ShadowCopy) -> RvssError:
     return RvssError(Problem.BUSY, f"{copy.id} was deleted before anybody had it", "try again")
 
 

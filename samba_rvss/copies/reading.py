@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from samba_rvss.copies import leases
+from samba_rvss.copies import leases, restoring
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounttable
@@ -47,9 +47,11 @@ def barred(instance: Instance, copy: ShadowCopy) -> Iterator[None]:
     """Have nobody begin to read a part of a backup for the time of a block, which deletes it.
 
     Raises:
-        RvssError: BUSY if somebody reads the backup, or it is mounted; NO_DAEMON or SYSTEM.
+        RvssError: BUSY if somebody reads the backup, it is mounted, or something is restored into
+            its volume; NO_DAEMON or SYSTEM.
     """
     run = instance.config.run_directory
+    restoring.require_none(instance.config, copy.volume)
     others = [part for part in instance.ledger.of_set(copy.set_id) if part.phase is Phase.KEPT]
     with leases.ending(run, copy.id):
         for part in others:

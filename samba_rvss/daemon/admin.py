@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from samba_rvss import wire
 from samba_rvss.access import Access
 from samba_rvss.backups import selection
+from samba_rvss.backups.plausibility import DEFERRED
 from samba_rvss.copies import holds
 from samba_rvss.daemon import journal
 from samba_rvss.daemon.exposures import Wish
@@ -71,7 +72,16 @@ async def serve(
         elif verb == "deferred":
             copy = await requests.get(request.copy)
             subject = copy.title
-            line = await requests.note_deferred(copy, request.reason, peer.uid)
+            line = await requests.note(copy, DEFERRED, request.reason, peer.uid)
+        elif verb == "restored":
+            copy = await requests.get(request.copy)
+            subject = copy.title
+            line = await requests.note(copy, "restored", request.reason, peer.uid)
+        elif verb == "guard":
+            await requests.refresh()
+            copy = await requests.get(request.copy)
+            subject = copy.title
+            line = await requests.guards.take(copy, peer.uid)
         elif verb == "lost":
             copy = await requests.get(request.copy)
             subject = copy.title

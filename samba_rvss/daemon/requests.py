@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from samba_rvss.backups.plausibility import DEFERRED, PRUNED, UNPRUNED
+from samba_rvss.backups.plausibility import PRUNED, UNPRUNED
 from samba_rvss.copies import room
 from samba_rvss.copies.create import examine, make_ready
 from samba_rvss.copies.delete import find
@@ -21,6 +21,7 @@ from samba_rvss.copies.locate import Target, locate
 from samba_rvss.daemon.adoptions import Adoptions
 from samba_rvss.daemon.deletions import RETRY_SECONDS, Deletions
 from samba_rvss.daemon.exposures import Exposures
+from samba_rvss.daemon.guards import Guards
 from samba_rvss.daemon.looks import Looks, too_late
 from samba_rvss.daemon.notifier import NO_ROOM, NOT_DELETED, NOT_TAKEN
 from samba_rvss.daemon.present import Present
@@ -70,6 +71,7 @@ class Requests:
         deletions: those of this instance.
         adoptions: the same.
         exposures: what is exposed of it.
+        guards: backups before something is restored.
         sets: what clients put into sets.
     """
 
@@ -93,6 +95,7 @@ class Requests:
         self.deletions = Deletions(present, turns, watcher, runner, tasks, self._under_way)
         self.adoptions = Adoptions(present, turns, runner, tasks)
         self.exposures = Exposures(present, turns, runner, self._under_way)
+        self.guards = Guards(present, turns, self._under_way)
         self.sets = Sets(present, turns, tasks, partial(runner.wake, RETRY_SECONDS))
         self._rescue = rescue
         self._unread: dict[int, tuple[float, str]] = {}  # when, and why, by uid
@@ -309,13 +312,13 @@ class Requests:
         await in_thread(ledger.note_set, "", event, detail=reason)
         return "noted"
 
-    async def note_deferred(self, copy: ShadowCopy, reason: str, uid: int) -> str:
-        """Note that pruning found a part of a backup in use; return a line that says so.
+    async def note(self, copy: ShadowCopy, event: str, reason: str, uid: int) -> str:
+        """Note what an administrator's command did with a backup; return a line that says so.
 
         Raises:
             RvssError: STATE.
         """
-        await in_thread(self._present().ledger.note, copy, DEFERRED, uid=uid, detail=reason)
+        await in_thread(self._present().ledger.note, copy, event, uid=uid, detail=reason)
         return "noted"
 
     async def annotate(

@@ -24,6 +24,7 @@ libc.open_by_handle_at.argtypes = (_i, _c, _i)
 libc.fstatfs.argtypes = (_i, ctypes.c_void_p)
 libc.syncfs.argtypes = (_i,)
 libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+libc.renameat2.argtypes = (_i, _c, _i, _c, _u)
 libc.statx.argtypes = (_i, _c, _i, _u, ctypes.c_void_p)
 libc.prctl.argtypes = (_i, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 

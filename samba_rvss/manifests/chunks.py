@@ -10,6 +10,8 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 
+from samba_rvss.manifests.entry import merged
+
 SIZE = 4 << 20
 """Bytes of a chunk; the last one of a file may have less."""
 
@@ -76,6 +78,27 @@ def trimmed(first: int, digests: list[bytes]) -> tuple[int, bytes]:
 def count(size: int) -> int:
     """Return of how many chunks a file is: an empty one has one as well."""
     return max(1, -(-size // SIZE))
+
+
+def first_difference(one: int, other: int, size: int) -> int | None:
+    """Return at which chunk two files of one size differ first, by its offset; None if nowhere.
+
+    Args:
+        one: a file, opened for reading, and
+        other: another.
+        size: how many bytes each has.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    ours, theirs = Reader(one, size), Reader(other, size)
+    rows = merged(((row, row) for row in ours.rows()), ((row, row) for row in theirs.rows()))
+    for left, right in rows:
+        first = max(row for row in (left, right) if row is not None) * IN_A_ROW
+        for number in range(first, min(first + IN_A_ROW, count(size))):
+            if ours.digest(number) != theirs.digest(number):
+                return number * SIZE
+    return None
 
 
 class Reader:

@@ -34,8 +34,8 @@ _HANDLE = os.O_PATH | os.O_NOFOLLOW
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # Not of what is in it: btrfs shows its properties like that (btrfs(5)), and SELinux the label that
 # its policy gives a file of such a mount (fs/xattr.c, xattr_getsecurity()).
-_NOT_OURS = (b"btrfs.", b"security.selinux")
-_NT_ACL = b"security.NTACL"
+NOT_OURS = (b"btrfs.", b"security.selinux")
+NT_ACL = b"security.NTACL"
 _POSIX = b"system."  # posix_acl_access, posix_acl_default, nfs4_acl (xattr(7))
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
@@ -115,7 +115,7 @@ def completed(found: int) -> tuple[bytes, bytes, bytes]:
     access: list[bytes] = []
     others: list[bytes] = []
     for each in sorted(map(os.fsencode, _listed(path))):
-        if each.startswith(_NOT_OURS):
+        if each.startswith(NOT_OURS):
             continue
         try:
             value = os.getxattr(path, each)
@@ -123,7 +123,7 @@ def completed(found: int) -> tuple[bytes, bytes, bytes]:
             if exc.errno == errno.ENODATA:  # it has just been removed
                 continue
             raise
-        of = access if each == _NT_ACL or each.startswith(_POSIX) else others
+        of = access if each == NT_ACL or each.startswith(_POSIX) else others
         of += [each, value]
     return target, _digest(access), _digest(others)
 

@@ -82,7 +82,7 @@ def compare(
         progress.entries += 1
         try:
             with tree.handle(root, entry.path) as found:
-                yield from _of_entry(manifest, entry, found, fields, subset, progress)
+                yield from of_entry(manifest, entry, found, fields, subset, progress)
         except OSError as exc:
             if exc.errno in _GONE:
                 yield Difference(path=entry.path, what="missing")
@@ -91,7 +91,7 @@ def compare(
                 yield Difference(path=entry.path, what="unreadable", detail=reason)
 
 
-def _of_entry(
+def of_entry(
     manifest: Manifest,
     entry: Entry,
     found: int,

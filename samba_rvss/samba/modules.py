@@ -25,6 +25,8 @@ MANIPULATE = "btrfs:manipulate snapshots"
 _SNAPPER = "snapper"
 _DROPPED = {OURS, _SNAPPER, "shadow_copy2"}
 
+_BY_INODE = {"streams_depot", "acl_tdb", "xattr_tdb"}
+
 
 def name(entry: str) -> str:
     """Return the name of the module that an entry of ``vfs objects`` means.
@@ -74,6 +76,15 @@ def missing(objects: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
     """
     present = {_SNAPPER, *map(name, objects)}
     return tuple(module for module in map(name, default) if module not in present)
+
+
+def by_inode(objects: Sequence[str]) -> tuple[str, ...]:
+    """Return the modules that keep something of files elsewhere, under their inode numbers.
+
+    A restored file is another inode, and has nothing of it. Source: source3/modules/vfs_acl_tdb.c,
+    vfs_xattr_tdb.c and vfs_streams_depot.c (stream_dir()).
+    """
+    return tuple(entry for entry in map(name, objects) if entry in _BY_INODE)
 
 
 def has_btrfs(objects: Sequence[str]) -> bool:

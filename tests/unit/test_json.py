@@ -24,6 +24,7 @@ from samba_rvss.cli import (
     manifest,
     prune,
     reconcile,
+    restore,
     standing,
     status,
     verify,
@@ -32,6 +33,8 @@ from samba_rvss.cli.running import verb
 from samba_rvss.cli.running.order import Order, Outcome
 from samba_rvss.copies import examine, manifests
 from samba_rvss.copies.backup import OfDefinition, backups
+from samba_rvss.copies.restore import Outcome as Restored
+from samba_rvss.copies.restore import Wish
 from samba_rvss.demo import show
 from samba_rvss.demo.reporter import Reporter
 from samba_rvss.findings import Fate, Finding
@@ -44,6 +47,8 @@ from samba_rvss.manifests.draft import Draft
 from samba_rvss.manifests.entry import Entry, Kind
 from samba_rvss.manifests.verify import Difference
 from samba_rvss.model import Branch, Consistency, Exposed, Hold, Phase, Run, Share, Whose
+from samba_rvss.restore.selection import Selection
+from samba_rvss.restore.tally import Tally
 from samba_rvss.samba.definitions import Definition
 from samba_rvss.samba.open_files import OpenFile
 from tests.unit.test_backup import kept_image
@@ -72,8 +77,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "reconcile": ("reconcile", "--dry-run"),
     "adopt": ("adopt", "--from", "0123456789abcdef", "--dry-run"),
 }
-# They take a machine, a server or an image, and tests of their own.
-ELSEWHERE = frozenset({"demo", "backup run", "backup files"})
+# They take a machine, a server, an image or a whole backup, and tests of their own.
+ELSEWHERE = frozenset({"demo", "backup run", "backup files", "backup restore"})
 
 
 def with_json() -> frozenset[str]:
@@ -147,6 +152,10 @@ def test_a_run_is_described(section: str) -> None:
     assert _run().keys() <= told_of(section, "backup run")
 
 
+def test_a_restore_is_described(section: str) -> None:
+    assert _restore().keys() <= told_of(section, "backup restore")
+
+
 def proven(resting: "Resting") -> None:
     """Give the backup a manifest and a disk, and say that it was verified."""
     config = replace(CONFIG, state_directory=str(Path(resting.ledger).parent))
@@ -203,6 +212,7 @@ def _of_functions() -> list[Any]:
                 Finding(fate=Fate.WRONG, reason="why", target="y"),
             ]
         ),
+        _restore(),
         status.as_data(there, standing.standing(there, {}), 2, {}),
         _demonstration(),
         _run(),
@@ -222,6 +232,14 @@ def _run() -> dict[str, Any]:
         status=0,
     )
     return verb.as_data(order, outcome)
+
+
+def _restore() -> dict[str, Any]:
+    tally = Tally()
+    for told in (tally.changes, tally.faults, tally.notes):
+        told.add(b"x", "what")
+    wish = Wish(part=copy_of("x", Phase.KEPT), path=b"x", wanted=Selection())
+    return restore.as_data(wish, Restored(tally=tally))
 
 
 def _demonstration() -> dict[str, object]:

@@ -1,0 +1,222 @@
+"""``samba-rvss backup restore``: what is in a backup, brought back.
+
+The command reads and writes users' files itself; no daemon does. It asks the daemon for a backup of
+what is there now, before it overwrites anything.
+"""
+
+import argparse
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from samba_rvss import output, wire
+from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, open_ledger
+from samba_rvss.cli.look import instance_of
+from samba_rvss.cli.manifest import shown, text
+from samba_rvss.cli.reading import parts_of
+from samba_rvss.copies import restore
+from samba_rvss.copies.restore import Outcome, Wish
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.ledger import Ledger
+from samba_rvss.model import ShadowCopy
+from samba_rvss.restore.plan import Overwrite, State
+from samba_rvss.restore.selection import Selection
+from samba_rvss.restore.tally import Tally, Told
+from samba_rvss.samba.conf import Config
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verb to those of ``backup``."""
+    verb = verbs.add_parser(
+        "restore",
+        help="bring back what is in a backup",
+        description="Restore a share's directory, a directory or a file of a backup: beside where"
+        " it was, under a new name, unless something else is said. What was restored is compared"
+        " with the backup; the exit status is 31 if anything of it is different.",
+    )
+    verb.add_argument(
+        "what", metavar="ID[:PATH]", help=f"{BACKUP_ID}; and what of it, from the share's directory"
+    )
+    verb.add_argument("--share", default="", help="which share, of a backup of several")
+    verb.add_argument(
+        "--target", metavar="DIR", default="", help="put it into this directory, under its own name"
+    )
+    verb.add_argument(
+        "--overwrite",
+        choices=[each.value for each in Overwrite],
+        help="put it where it was: never over what is there, over what is different, or over"
+        " everything; what the backup does not have stays",
+    )
+    pattern = "what matches PATTERN, and what is in such a directory; may be repeated"
+    verb.add_argument(
+        "--include", metavar="PATTERN", action="append", default=[], help=f"only {pattern}"
+    )
+    verb.add_argument(
+        "--exclude", metavar="PATTERN", action="append", default=[], help=f"not {pattern}"
+    )
+    verb.add_argument(
+        "--force", action="store_true", help="even if a VFS module keeps a part of it elsewhere"
+    )
+    verb.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.set_defaults(function=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Restore something; return 0, or what is wrong with what was restored."""
+    if arguments.target and arguments.overwrite:
+        raise RvssError(
+            Problem.USAGE,
+            "--overwrite is for the place where it was, and --target for another",
+            "use one of them",
+        )
+    config = configuration(arguments)
+    word, _, path = arguments.what.partition(":")
+    tally = Tally()
+    with open_ledger(config) as ledger, _interruptible():
+        part = _part(ledger, word, arguments.share)
+        wish = Wish(
+            part=part,
+            path=os.fsencode(path.strip("/")),
+            wanted=Selection(arguments.include, arguments.exclude),
+            directory=arguments.target,
+            overwrite=Overwrite(arguments.overwrite) if arguments.overwrite else None,
+            dry_run=arguments.dry_run,
+            force=arguments.force,
+        )
+        with output.progress(lambda: f"[{part.share}] {_progress(tally)}"):
+            found = restore.restore(
+                instance_of(config, ledger),
+                wish,
+                tally,
+                lambda: ask(config, wire.AdminRequest(verb="guard", copy=part.id), quiet=True),
+            )
+    if not arguments.dry_run:
+        _note(config, part, found)
+    if arguments.json:
+        output.print_json(as_data(wish, found))
+    else:
+        _tell(wish, found)
+    if tally.faults.count:
+        return int(Problem.DAMAGED)
+    return int(Problem.BUSY) if tally.states[State.IN_USE] and not arguments.dry_run else 0
+
+
+def _part(ledger: Ledger, word: str, share: str) -> ShadowCopy:
+    """Return the part of a backup that is meant.
+
+    Raises:
+        RvssError: NOT_FOUND if there is none, USAGE if there are several.
+    """
+    parts = parts_of(ledger, word)
+    names = ", ".join(part.share for part in parts)
+    found = [part for part in parts if not share or part.share.lower() == share.lower()]
+    if not found:
+        raise RvssError(Problem.NOT_FOUND, f"[{share}] is not in {word}", f"it has {names}")
+    if len(found) > 1:
+        raise RvssError(
+            Problem.USAGE, f"{word} is a backup of several shares", f"name one of {names}: --share"
+        )
+    return found[0]
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have what ends us interrupt us, so that we leave nothing behind."""
+    before = [signal.signal(number, signal.default_int_handler) for number in _ENDING]
+    try:
+        yield
+    finally:
+        for number, handler in zip(_ENDING, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _progress(tally: Tally) -> str:
+    done = sum(tally.states.values())
+    compared = output.size(tally.progress.read)
+    return f"{done} names, {output.size(tally.passed)} restored, {compared} compared"
+
+
+def _note(config: Config, part: ShadowCopy, found: Outcome) -> None:
+    """Have it recorded that something was restored; if that fails, it is told."""
+    try:
+        reason = f"{found.where or 'nothing'}: {_sum(found)}"
+        ask(config, wire.AdminRequest(verb="restored", copy=part.id, reason=reason[:1000]))
+    except RvssError as exc:
+        output.print_error(f"it is not recorded that something was restored: {exc.line()}")
+
+
+def _sum(found: Outcome) -> str:
+    states = [f"{found.tally.states[state]} {state.value}" for state in State]
+    told = ", ".join(line for line in states if not line.startswith("0 ")) or "nothing"
+    faults = found.tally.faults.count
+    return told + (f", {faults} faults" if faults else "")
+
+
+def _tell(wish: Wish, found: Outcome) -> None:
+    tally, share = found.tally, wish.part.share
+    for warning in found.warnings:
+        output.print_error(warning)
+    for path in found.removed:
+        output.print_error(f"{path} was left by a restore that was killed, and is removed")
+    if wish.dry_run or wish.overwrite is not None:
+        for name, state in tally.changes.names:
+            output.print_line(f"{state} [{share}] {shown(name)}")
+        _tell_more(tally.changes)
+    for name, what in tally.notes.names:
+        output.print_line(f"[{share}] {shown(name)}: {what}")
+    _tell_more(tally.notes)
+    for name, what in tally.faults.names:
+        output.print_error(f"[{share}] {shown(name)}: {what}")
+    if tally.faults.count > len(tally.faults.names):
+        output.print_error(f"and {tally.faults.count - len(tally.faults.names)} more")
+    if found.guard:
+        output.print_line(f"What was there before is the backup {found.guard}.")
+    if wish.dry_run:
+        where = f" as {found.where}" if found.where and wish.overwrite is None else ""
+        output.print_line(f"It would be restored{where}: {_sum(found)}.")
+        return
+    if not found.where:
+        output.print_line("Nothing of it is wanted.")
+        return
+    with_what = "its manifest" if found.by_manifest else "the image"
+    output.print_line(f"{found.where}: {_sum(found)}; compared with {with_what}.")
+    if tally.shared:
+        much = output.size(tally.shared_bytes)
+        output.print_line(f"{tally.shared} files share their data with the backup: {much}.")
+    if tally.copied:
+        much = output.size(tally.copied_bytes)
+        output.print_line(f"{tally.copied} files were copied: {much}.")
+
+
+def _tell_more(told: Told) -> None:
+    if told.count > len(told.names):
+        output.print_line(f"and {told.count - len(told.names)} more")
+
+
+def as_data(wish: Wish, found: Outcome) -> dict[str, Any]:
+    """Return what came of it as JSON has it."""
+    tally = found.tally
+    return {
+        "id": wish.part.id,
+        "share": wish.part.share,
+        "path": text(wish.path),
+        "where": found.where,
+        "dry_run": wish.dry_run,
+        "guard": found.guard,
+        "states": {state.value.replace(" ", "_"): tally.states[state] for state in State},
+        "changes": [{"path": text(n), "state": state} for n, state in tally.changes.names],
+        "changed": tally.changes.count,
+        "shared": {"files": tally.shared, "bytes": tally.shared_bytes},
+        "copied": {"files": tally.copied, "bytes": tally.copied_bytes},
+        "compared": "" if wish.dry_run else "manifest" if found.by_manifest else "image",
+        "faults": [{"path": text(n), "what": what} for n, what in tally.faults.names],
+        "faulty": tally.faults.count,
+        "notes": [{"path": text(n), "what": what} for n, what in tally.notes.names],
+        "warnings": list(found.warnings),
+        "removed": list(found.removed),
+    }

@@ -1,0 +1,121 @@
+"""Who restores into a volume: meanwhile no backup of it is begun, and none is deleted.
+
+    <state>/restoring/<volume>      an empty file; root's
+
+Whoever restores has an exclusive flock(2) on the file, and whoever backs the volume up a shared
+one; a process that ends, however that was, has none. A backup of a volume that is being restored
+may have one half of it as it was and the other as it is.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import quote
+
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
+from samba_rvss.model import Volume
+from samba_rvss.samba.conf import Config
+
+EVENT = "during a restore"
+"""The event of a shadow copy that was taken meanwhile."""
+
+_NAME = "restoring"
+_FLAGS = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_SECONDS, _PAUSE = 1.0, 0.05  # longer than anybody looks whether somebody restores
+
+
+@contextmanager
+def restoring(config: Config, volume: Volume) -> Iterator[None]:
+    """Be the one who restores into a volume, for the time of a block.
+
+    Raises:
+        RvssError: BUSY if somebody restores into it, or backs it up; SYSTEM.
+    """
+    with _locked(config, volume, fcntl.LOCK_EX) as fd:
+        if fd is None:
+            raise RvssError(
+                Problem.BUSY,
+                f"{volume.name} is being backed up, or something else is restored into it",
+                "wait until that has ended, and try again",
+            )
+        yield
+
+
+@contextmanager
+def undisturbed(config: Config, volume: Volume) -> Iterator[None]:
+    """Have nobody begin to restore into a volume, for the time of a block, which backs it up.
+
+    Raises:
+        RvssError: BUSY if somebody does; SYSTEM.
+    """
+    with _locked(config, volume, fcntl.LOCK_SH) as fd:
+        if fd is None:
+            raise _under_way(volume)
+        yield
+
+
+def is_under_way(config: Config, volume: Volume) -> bool:
+    """Return whether somebody restores into a volume; what cannot be told is no.
+
+    Nothing is made for that, and nobody waits: a shadow copy may be waiting for the answer.
+    """
+    try:
+        fd = os.open(_path(config, volume), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    with files.opened(fd):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def require_none(config: Config, volume: Volume) -> None:
+    """Refuse to delete a backup of a volume that somebody restores into.
+
+    Raises:
+        RvssError: BUSY.
+    """
+    if is_under_way(config, volume):
+        raise _under_way(volume)
+
+
+def _under_way(volume: Volume) -> RvssError:
+    return RvssError(
+        Problem.BUSY,
+        f"something is being restored into {volume.name}",
+        "wait until that has ended, and try again",
+    )
+
+
+def _path(config: Config, volume: Volume) -> str:
+    return f"{config.state_directory}/{_NAME}/{quote(volume.key, safe='')}"
+
+
+@contextmanager
+def _locked(config: Config, volume: Volume, how: int) -> Iterator[int | None]:
+    """Lock a volume's file; None if somebody is in the way for longer than a moment."""
+    path = _path(config, volume)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(f"{config.state_directory}/{_NAME}", 0o700)
+        fd = os.open(path, _FLAGS, 0o600)
+    except OSError as exc:
+        raise RvssError(Problem.SYSTEM, f"cannot open {path}: {exc.strerror}") from exc
+    with files.opened(fd):
+        deadline = time.monotonic() + _SECONDS
+        while True:
+            try:
+                fcntl.flock(fd, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(_PAUSE)
+            else:
+                yield fd
+                return
+        yield None

@@ -1,0 +1,64 @@
+"""Which names are to be restored. Pure.
+
+A pattern is one of fnmatch(3), and case does not count, as it does not for Samba's clients. One
+without a slash is about a name, wherever that is; one with a slash about the whole path from the
+share's directory, of which ``*`` takes any part. What it says of a directory it says of all that is
+in it.
+"""
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pattern:
+    is_whole: bool
+    matches: re.Pattern[str]
+
+
+class Selection:
+    """What is wanted of a tree.
+
+    Args:
+        include: patterns; without one, all is wanted that is not excluded.
+        exclude: patterns of what is not wanted in any case.
+    """
+
+    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        self._include = [_pattern(words) for words in include]
+        self._exclude = [_pattern(words) for words in exclude]
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing is left out."""
+        return not self._include and not self._exclude
+
+    def has(self, path: bytes) -> bool:
+        """Return whether a path is wanted itself; the way to one that is need not be."""
+        return self.enters(path) and (not self._include or _any(self._include, path))
+
+    def enters(self, path: bytes) -> bool:
+        """Return whether something in a directory can be wanted."""
+        return not _any(self._exclude, path)
+
+
+def _pattern(words: str) -> _Pattern:
+    whole = words.strip("/")
+    expression = re.compile(fnmatch.translate(whole.casefold()))
+    return _Pattern(is_whole="/" in words, matches=expression)
+
+
+def _any(patterns: Iterable[_Pattern], path: bytes) -> bool:
+    """Return whether a pattern is about a path, or about a directory above it."""
+    if not patterns or not path:
+        return False
+    names = os.fsdecode(path).casefold().split("/")
+    paths = ["/".join(names[: number + 1]) for number in range(len(names))]
+    return any(
+        pattern.matches.match(text) is not None
+        for pattern in patterns
+        for text in (paths if pattern.is_whole else names)
+    )
