@@ -17,6 +17,7 @@ from samba_rvss.copies import manifests, reading, restore, restoring
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.restore import Outcome, Wish
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import reflink
 from samba_rvss.kernel.mounting import umount
 from samba_rvss.manifests import chunks
 from samba_rvss.manifests.make import Progress
@@ -298,7 +299,32 @@ def test_volumes_in_it_and_no_room(
         restored(instance, part, directory=str(small))
     assert refused.value.problem is Problem.NO_SPACE
     assert list(small.iterdir()) == []
+    run(["mount", "-o", "remount,size=64m", str(small)], timeout=10.0)
+    found = restored(instance, part, directory=str(small))
+    assert (found.tally.faults.names, found.tally.shared, found.tally.copied) == ([], 0, 1)
+    assert (small / "vms" / "deep" / "file").read_bytes() == same
     umount(str(small))
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_how_data_is_written_comes_back(instance: Instance, storage: "Storage") -> None:
+    """Files that are written in place are so again, or their data could not be shared."""
+    share = storage.volume("vms")
+    for name in ("in place", "plain"):
+        (share / name).touch()
+        with (share / name).open("r+b") as file:
+            if name == "in place":
+                reflink.set_flags(file.fileno(), reflink.flags(file.fileno()) | reflink.NOCOW)
+            file.write(os.urandom(1 << 20))
+    part = backup(instance, storage, share)
+    found = restored(instance, part)
+    assert (found.tally.shared, found.tally.copied) == (2, 0)
+    for name in ("in place", "plain"):
+        with (Path(found.where) / name).open("rb") as file:
+            is_in_place = bool(reflink.flags(file.fileno()) & reflink.NOCOW)
+        assert is_in_place == (name == "in place")
     destroy(instance, part)
 
 

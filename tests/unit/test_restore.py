@@ -1,0 +1,212 @@
+"""What becomes of a name that is restored, which names are wanted, and what they may be called."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samba_rvss import run
+from samba_rvss.errors import Problem, RvssError
+from samba_rvss.manifests.entry import Entry, Kind
+from samba_rvss.restore import attributes, beside
+from samba_rvss.restore.plan import Overwrite, State, decide
+from samba_rvss.restore.selection import Selection
+from samba_rvss.samba import modules, open_files
+
+_small = st.integers(0, 2)
+_entries = st.builds(
+    Entry,
+    path=st.just(b"x"),
+    kind=st.sampled_from(Kind),
+    mode=_small,
+    uid=_small,
+    size=_small,
+    mtime=_small,
+    inode=st.integers(3, 5),
+    target=st.sampled_from([b"", b"there"]),
+    acl=st.sampled_from([b"", b"acl"]),
+)
+_names = st.text("aB*?[]!.é/\\", max_size=6)
+
+
+@given(
+    source=_entries,
+    present=st.none() | _entries,
+    overwrite=st.sampled_from(Overwrite),
+    in_use=st.booleans(),
+    same=st.booleans(),
+)
+def test_what_is_decided(
+    source: Entry, present: Entry | None, overwrite: Overwrite, *, in_use: bool, same: bool
+) -> None:
+    """What is there stays unless all that speaks for replacing it holds."""
+    state = decide(source, present, overwrite, in_use=in_use, same=lambda: same)
+    assert (state is State.RESTORED) == (present is None)
+    if present is None:
+        return
+    assert (state is State.LEFT) == (overwrite is Overwrite.NEVER)
+    directory = present.kind is Kind.DIRECTORY
+    if state is State.IN_WAY:
+        assert directory
+        assert source.kind is not Kind.DIRECTORY
+    if state is State.UPDATED:
+        assert overwrite is not Overwrite.NEVER
+        assert not in_use or directory
+        assert not directory or source.kind is Kind.DIRECTORY
+    if state is State.UNCHANGED:
+        alike = replace(present, inode=source.inode)
+        assert replace(source, size=0) == replace(alike, size=0) or source.kind is Kind.DIRECTORY
+        assert source.kind is not Kind.FILE or same
+    if state is State.IN_USE:
+        assert in_use
+
+
+@given(_entries, st.sampled_from(Overwrite))
+def test_the_same_is_left_as_it_is(entry: Entry, overwrite: Overwrite) -> None:
+    state = decide(entry, replace(entry, inode=9), overwrite, in_use=True, same=lambda: True)
+    if overwrite is Overwrite.IF_CHANGED:
+        assert state is State.UNCHANGED
+
+
+def test_content_is_read_only_where_it_matters() -> None:
+    def read() -> bool:
+        raise AssertionError
+
+    entry = Entry(path=b"x", kind=Kind.FILE, size=5, mtime=7)
+    for present in (None, replace(entry, size=6), replace(entry, mtime=8)):
+        decide(entry, present, Overwrite.IF_CHANGED, same=read)
+    for overwrite in (Overwrite.NEVER, Overwrite.ALWAYS):
+        decide(entry, entry, overwrite, same=read)
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "wanted", "unwanted"),
+    [
+        ([], [], "a a/b ", ""),
+        (["*.VHDX"], [], "x.vhdx a/y.vhdx Q.Vhdx/in/it", "a x.vhd "),
+        (["/a/b"], [], "a/b a/b/c", "x/a/b a ab"),
+        (["a/*.txt"], [], "a/x.txt a/b/x.txt A/X.TXT", "x.txt"),
+        ([], ["*.log", "tmp/"], "a a/log", "a/x.log tmp/x a/b.LOG/c"),
+        (["*.vhdx"], ["old/*"], "a.vhdx new/a.vhdx", "old/a.vhdx"),
+        (["größe"], [], "GRÖSSE Größe/x", "grosz"),
+    ],
+)
+def test_patterns(include: list[str], exclude: list[str], wanted: str, unwanted: str) -> None:
+    selection = Selection(include, exclude)
+    for paths, expected in ((wanted, True), (unwanted, False)):
+        for path in paths.split(" ") if paths else ():
+            assert selection.has(path.encode()) == expected, path
+
+
+@given(st.lists(_names, max_size=2), st.lists(_names, max_size=2), st.binary(max_size=8))
+def test_what_is_wanted_can_be_reached(include: list[str], exclude: list[str], path: bytes) -> None:
+    """Whatever the pattern and the name; and what is in a directory that is wanted is wanted."""
+    selection = Selection(include, exclude)
+    if selection.has(path):
+        assert all(selection.enters(path[:at]) for at, byte in enumerate(path) if byte == ord("/"))
+    if path and include and not exclude and selection.has(path):
+        assert selection.has(path + b"/below")
+
+
+_NAME = st.binary(min_size=1, max_size=255).filter(lambda name: b"/" not in name)
+
+
+@given(name=_NAME, is_file=st.booleans())
+def test_names_beside(name: bytes, *, is_file: bool) -> None:
+    found = beside.names(name, b"20261127T071200Z", is_file=is_file)
+    assert len(set(found)) == len(found)
+    assert all(0 < len(each) <= 255 and each != name for each in found)
+    assert beside.names(name, b"", is_file=is_file) == [name]
+
+
+def test_what_a_name_ends_with_stays() -> None:
+    (first, second, *_) = beside.names(b"disk.vhdx", b"NOW", is_file=True)
+    assert (first, second) == (b"disk.restored-NOW.vhdx", b"disk.restored-NOW-2.vhdx")
+    (first, *_) = beside.names(b"v1.5", b"NOW", is_file=False)
+    assert first == b"v1.5.restored-NOW"
+
+
+def test_what_gives_rights_is_taken_away() -> None:
+    found = attributes.Attributes(
+        is_link=False,
+        mode=0o7755,
+        uid=1,
+        gid=2,
+        atime=3,
+        mtime=4,
+        extended={b"security.capability": b"x", b"user.y": b"z"},
+    )
+    assert attributes.harmless(found, is_directory=False).mode == 0o1755
+    less = attributes.harmless(found, is_directory=True)
+    assert (less.mode, less.extended) == (0o3755, {b"user.y": b"z"})
+    assert replace(less, mode=found.mode, extended=found.extended) == found
+
+
+def test_modules_that_keep_something_elsewhere() -> None:
+    objects = ("acl_tdb:x", "acl_xattr", "/lib/streams_depot.so", "xattr_tdb", "streams_xattr")
+    assert modules.by_inode(objects) == ("acl_tdb", "streams_depot", "xattr_tdb")
+
+
+@pytest.fixture
+def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Let smbstatus say something."""
+    monkeypatch.setattr(run, "_PATH", str(tmp_path))
+    run.tool.cache_clear()
+
+    def made(text: str) -> None:
+        (tmp_path / "said").write_text(text)
+        program = tmp_path / "smbstatus"
+        program.write_text(f"#!/bin/sh\nexec /bin/cat {tmp_path}/said\n")
+        program.chmod(0o755)
+
+    yield made
+    run.tool.cache_clear()
+
+
+def _opened(pid: str) -> dict[str, object]:
+    return {"server_id": {"pid": pid}, "uid": 1000}
+
+
+def test_who_has_a_file_open(says: Callable[[str], None]) -> None:
+    file = {
+        "service_path": "/srv/vms/",
+        "filename": "a/disk.vhdx:stream",
+        "fileid": {"devid": 41, "inode": 257},
+        "opens": {"1/2": _opened("1"), "3/4": _opened("3")},
+    }
+    said = {
+        "sessions": {
+            "x": {"server_id": {"pid": "1"}, "username": "ann", "remote_machine": "10.0.0.5"}
+        },
+        "tcons": {
+            "1": {"server_id": {"pid": "1"}, "service": "vms"},
+            "2": {"server_id": {"pid": "3"}, "service": "vms"},
+            "3": {"server_id": {"pid": "3"}, "service": "all"},
+        },
+        "open_files": {"/srv/vms/a/disk.vhdx": file},
+    }
+    says(json.dumps(said))
+    known = open_files.OpenFile(
+        path="/srv/vms/a/disk.vhdx",
+        device=41,
+        inode=257,
+        share="vms",
+        user="ann",
+        machine="10.0.0.5",
+    )
+    unknown = replace(known, share="", user="1000", machine="")
+    assert open_files.look("smb.conf") == [known, unknown]
+    says("{}")
+    assert open_files.look("smb.conf") == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"open_files": {"1": {}}}', '{"tcons": {"1": 5}}'])
+def test_what_is_not_understood(says: Callable[[str], None], text: str) -> None:
+    says(text)
+    with pytest.raises(RvssError, match="not understood") as caught:
+        open_files.look("smb.conf")
+    assert caught.value.problem is Problem.SAMBA
