@@ -117,6 +117,7 @@ def restore(
         source = Source(root=image, wanted=wish.wanted, trusted=True, tally=tally)
         _require(source, wish)
         manifest = _manifest(instance, wish, outcome, closing)
+        closing.enter_context(_reported())
         if wish.overwrite is None:
             _beside(instance, wish, source, base, manifest, outcome, reached)
         else:
@@ -132,6 +133,16 @@ def restore(
         if not wish.dry_run:
             build.tell_links(source)
     return outcome
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Turn what fails as a whole into a problem; what fails for one file has been told."""
+    try:
+        yield
+    except OSError as exc:
+        reason = f"it cannot be restored: {exc.strerror or exc}"
+        raise work.full(exc) or RvssError(Problem.SYSTEM, reason) from exc
 
 
 def _require_modules(instance: Instance, wish: Wish, outcome: Outcome) -> None:

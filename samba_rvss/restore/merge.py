@@ -113,6 +113,8 @@ def _one(
             if state is State.UNCHANGED and present is not None:
                 build.known(source, entry, found, target.root, present)
             _apply(source, target, state, around, name, path, present)
+    except BlockingIOError:  # somebody has a lease on it
+        _tell(source, State.IN_USE, path)
     except OSError as exc:
         _fails(source, path, exc)
     return False

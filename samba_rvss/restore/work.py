@@ -85,15 +85,23 @@ class Work(Closing):
             remove(self.fd, name)
 
     def close(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove it with all that is in it.
+
+        Raises:
+            RvssError: SYSTEM if that fails; the next process that restores something does it then.
+        """
         try:
             if self.fd >= 0:
                 empty(self.fd)
-                os.close(self.fd)
-                self.fd = -1
             with suppress(FileNotFoundError):  # somebody who may has moved it
                 os.rmdir(self._name, dir_fd=self._parent)
             os.unlink(self._record)
+        except OSError as exc:
+            raise RvssError(
+                Problem.SYSTEM,
+                f"what was being made in {self._parent_path} is not removed: {exc.strerror}",
+                "the next restore does it",
+            ) from exc
         finally:
             if self.fd >= 0:
                 os.close(self.fd)
@@ -135,6 +143,8 @@ def _make(parent: int, name: bytes, token: str) -> int:
     os.mkdir(name, 0o700, dir_fd=parent)
     fd = files.openat2(parent, name, files.DIRECTORY, files.BENEATH | files.RESOLVE_NO_XDEV)
     try:
+        if os.fstat(fd).st_uid != os.geteuid():
+            raise OSError(errno.ESTALE, "somebody has put another directory in its place")
         for acl in _ACLS:  # what it has inherited
             try:
                 os.removexattr(fd, acl)
