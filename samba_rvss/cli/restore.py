@@ -7,11 +7,12 @@ what is there now, before it overwrites anything.
 import argparse
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from samba_rvss import output, wire
+from samba_rvss.cli import importing
 from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, open_ledger
 from samba_rvss.cli.look import instance_of
 from samba_rvss.cli.manifest import shown, text
@@ -24,6 +25,7 @@ from samba_rvss.model import ShadowCopy
 from samba_rvss.restore.plan import Overwrite, State
 from samba_rvss.restore.selection import Selection
 from samba_rvss.restore.tally import Tally, Told
+from samba_rvss.samba import server
 from samba_rvss.samba.conf import Config
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -42,6 +44,13 @@ def register(verbs: Verbs) -> None:
         "what", metavar="ID[:PATH]", help=f"{BACKUP_ID}; and what of it, from the share's directory"
     )
     verb.add_argument("--share", default="", help="which share, of a backup of several")
+    verb.add_argument(
+        "--machine",
+        metavar="GUID",
+        default="",
+        help="a virtual machine's files, in place of a PATH, as far as names tell; and tell what"
+        " to do on the host",
+    )
     verb.add_argument(
         "--target", metavar="DIR", default="", help="put it into this directory, under its own name"
     )
@@ -74,6 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
             "--overwrite is for the place where it was, and --target for another",
             "use one of them",
         )
+    if arguments.machine and (":" in arguments.what or arguments.include or arguments.exclude):
+        raise RvssError(
+            Problem.USAGE, "--machine says which files are meant", "leave out PATH and patterns"
+        )
     config = configuration(arguments)
     word, _, path = arguments.what.partition(":")
     tally = Tally()
@@ -87,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
             overwrite=Overwrite(arguments.overwrite) if arguments.overwrite else None,
             dry_run=arguments.dry_run,
             force=arguments.force,
+            machine=arguments.machine,
         )
         with output.progress(lambda: f"[{part.share}] {_progress(tally)}"):
             found = restore.restore(
@@ -97,10 +111,13 @@ def run(arguments: argparse.Namespace) -> int:
             )
     if not arguments.dry_run:
         _note(config, part, found)
+    told = _steps(config, wish, found)
     if arguments.json:
-        output.print_json(as_data(wish, found))
+        output.print_json(as_data(wish, found, told))
     else:
         _tell(wish, found)
+        for line in told:
+            output.print_line(line)
     if tally.faults.count:
         return int(Problem.DAMAGED)
     return int(Problem.BUSY) if tally.states[State.IN_USE] and not arguments.dry_run else 0
@@ -150,6 +167,29 @@ def _note(config: Config, part: ShadowCopy, found: Outcome) -> None:
         output.print_error(f"it is not recorded that something was restored: {exc.line()}")
 
 
+def _steps(config: Config, wish: Wish, found: Outcome) -> list[str]:
+    """Return lines that tell what to do on the host with a virtual machine that was restored."""
+    if found.machine is None or not found.where:
+        return []
+    share = next((s for s in config.shares if f"{found.where}/".startswith(f"{s.path}/")), None)
+    if share is None:
+        return [f"# {found.where} is in no share of ours: move it to where a host can read it."]
+    name = server.look(config.file).netbios_name
+    configuration = next(
+        (each for each in found.machine.configuration if each.endswith((b".vmcx", b".xml"))),
+        found.machine.configuration[0],
+    )
+    where = found.where.removeprefix(share.path)
+    below = os.fsdecode(configuration[len(found.path) :]).lstrip("/")
+    home = os.fsdecode(found.machine.home)
+    return importing.steps(
+        importing.unc(name, share.name, f"{where}/{below}"),
+        importing.unc(name, share.name, where),
+        importing.unc(name, wish.part.share, home),
+        in_place=wish.overwrite is not None,
+    )
+
+
 def _sum(found: Outcome) -> str:
     states = [f"{found.tally.states[state]} {state.value}" for state in State]
     told = ", ".join(line for line in states if not line.startswith("0 ")) or "nothing"
@@ -159,6 +199,9 @@ def _sum(found: Outcome) -> str:
 
 def _tell(wish: Wish, found: Outcome) -> None:
     tally, share = found.tally, wish.part.share
+    if found.machine is not None and found.machine.others:
+        others = ", ".join(found.machine.others)
+        output.print_line(f"Disks beside it may be those of {others}: names do not tell.")
     for warning in found.warnings:
         output.print_error(warning)
     for path in found.removed:
@@ -198,13 +241,21 @@ def _tell_more(told: Told) -> None:
         output.print_line(f"and {told.count - len(told.names)} more")
 
 
-def as_data(wish: Wish, found: Outcome) -> dict[str, Any]:
-    """Return what came of it as JSON has it."""
-    tally = found.tally
+def as_data(wish: Wish, found: Outcome, told: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what came of it as JSON has it.
+
+    Args:
+        wish: what was to be restored.
+        found: what came of it.
+        told: what to do on the host with a virtual machine.
+    """
+    tally, machine = found.tally, found.machine
     return {
         "id": wish.part.id,
         "share": wish.part.share,
-        "path": text(wish.path),
+        "path": text(found.path),
+        "machine": machine and {"guid": machine.guid, "others": list(machine.others)},
+        "steps": list(told),
         "where": found.where,
         "dry_run": wish.dry_run,
         "guard": found.guard,

@@ -10,13 +10,14 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from samba_rvss.copies import manifests, reading, restoring
+from samba_rvss.copies import machines, manifests, reading, restoring
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import volume_of
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.hyperv.layout import Machine
 from samba_rvss.kernel import files, mounttable
 from samba_rvss.manifests import tree
 from samba_rvss.manifests.entry import Kind
@@ -26,7 +27,7 @@ from samba_rvss.mounts import escape
 from samba_rvss.restore import beside, build, check, merge, work
 from samba_rvss.restore.build import Source
 from samba_rvss.restore.plan import Overwrite, State, decide
-from samba_rvss.restore.selection import Selection
+from samba_rvss.restore.selection import Paths, Wanted
 from samba_rvss.restore.tally import Tally
 from samba_rvss.samba import modules, open_files, values
 
@@ -49,15 +50,18 @@ class Wish:
         overwrite: what is done with what is there, in its own place; None for another place.
         dry_run: whether it is only told.
         force: whether it is restored even if a VFS module keeps a part of it elsewhere.
+        machine: the GUID of a virtual machine, whose files are meant, whatever `path` and `wanted`
+            say; empty for none.
     """
 
     part: ShadowCopy
     path: bytes
-    wanted: Selection
+    wanted: Wanted
     directory: str = ""
     overwrite: Overwrite | None = None
     dry_run: bool = False
     force: bool = False
+    machine: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +75,8 @@ class Outcome:
         removed: what a restore that was killed had left.
         warnings: what is to be known besides.
         by_manifest: whether it was compared with a manifest, and not with the image alone.
+        path: what was restored, from the share's directory.
+        machine: the virtual machine that is meant, if one is.
     """
 
     tally: Tally
@@ -79,6 +85,8 @@ class Outcome:
     removed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     by_manifest: bool = False
+    path: bytes = b""
+    machine: Machine | None = None
 
 
 def restore(
@@ -114,6 +122,11 @@ def restore(
     with ExitStack() as closing:
         closing.enter_context(reading.leased(instance, (part,)))
         image = reading.opened(instance, part, closing)
+        if wish.machine:
+            outcome.machine = machines.find(image, wish.machine, part.id)
+            scope, paths = machines.common(outcome.machine), Paths(outcome.machine.paths)
+            wish = replace(wish, path=scope, wanted=paths)
+        outcome.path = wish.path
         source = Source(root=image, wanted=wish.wanted, trusted=True, tally=tally)
         _require(source, wish)
         manifest = _manifest(instance, wish, outcome, closing)

@@ -15,7 +15,7 @@ from samba_rvss.manifests import tree
 from samba_rvss.manifests.entry import Entry, Kind
 from samba_rvss.restore import attributes, content, work
 from samba_rvss.restore.plan import State
-from samba_rvss.restore.selection import Selection
+from samba_rvss.restore.selection import Wanted
 from samba_rvss.restore.tally import Tally
 
 LONGEST = 4000
@@ -55,7 +55,7 @@ class Source:
     """
 
     root: int
-    wanted: Selection
+    wanted: Wanted
     trusted: bool
     tally: Tally
     linked: dict[tuple[int, int], _Linked] = field(default_factory=dict)

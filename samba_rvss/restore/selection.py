@@ -11,12 +11,49 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pattern:
     is_whole: bool
     matches: re.Pattern[str]
+
+
+class Wanted(Protocol):
+    """Tells what is wanted of a tree."""
+
+    def has(self, path: bytes) -> bool:
+        """Return whether a path is wanted itself; the way to one that is need not be."""
+
+    def enters(self, path: bytes) -> bool:
+        """Return whether something in a directory can be wanted, or a file is."""
+
+
+class Paths:
+    """What is at some paths, and in directories that are.
+
+    Args:
+        paths: from the share's directory.
+    """
+
+    def __init__(self, paths: Iterable[bytes]) -> None:
+        self._paths = frozenset(paths)
+        self._ways = frozenset(above for path in self._paths for above in _above(path))
+
+    def has(self, path: bytes) -> bool:
+        """See `Wanted`."""
+        return path in self._paths or any(above in self._paths for above in _above(path))
+
+    def enters(self, path: bytes) -> bool:
+        """See `Wanted`."""
+        return path in self._ways or self.has(path)
+
+
+def _above(path: bytes) -> list[bytes]:
+    """Return the directories that a path is below of, the share's own among them."""
+    names = path.split(b"/")
+    return [b"/".join(names[:number]) for number in range(len(names))]
 
 
 class Selection:
@@ -31,17 +68,12 @@ class Selection:
         self._include = [_pattern(words) for words in include]
         self._exclude = [_pattern(words) for words in exclude]
 
-    @property
-    def is_all(self) -> bool:
-        """Whether nothing is left out."""
-        return not self._include and not self._exclude
-
     def has(self, path: bytes) -> bool:
-        """Return whether a path is wanted itself; the way to one that is need not be."""
+        """See `Wanted`."""
         return self.enters(path) and (not self._include or _any(self._include, path))
 
     def enters(self, path: bytes) -> bool:
-        """Return whether something in a directory can be wanted."""
+        """See `Wanted`."""
         return not _any(self._exclude, path)
 
 

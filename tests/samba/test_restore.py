@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.samba.conftest import Rig
 
 _HUGE = 1 << 40
+_GUID = "0D1C2B3A-0000-1111-8888-ABCDEFABCDEF"
 
 
 def _backed_up(rig: "Rig") -> str:
@@ -76,6 +77,10 @@ def test_it_is_for_a_client_as_it_was(rig: "Rig") -> None:
         for place in (0, _HUGE // 2, _HUGE - 4096):
             huge.seek(place)
             huge.write(b"data of it".ljust(4096))
+    files = (f"Virtual Machines/{_GUID}.vmcx", "Virtual Hard Disks/disk.vhdx", "notes.txt")
+    for name in files:
+        (share / "one" / name).parent.mkdir(parents=True, exist_ok=True)
+        (share / "one" / name).write_bytes(name.encode())
     rig.start()
     with rig.session("vms") as session:
         session.write("nt", b"with an NT ACL")
@@ -139,7 +144,15 @@ def test_it_is_for_a_client_as_it_was(rig: "Rig") -> None:
     events = json.loads(rig.command("events", "--json").stdout)["events"]
     assert [event["what"] for event in events].count("restored") == 2
 
+    found = _restored(rig, backup, "--machine", f"{{{_GUID.lower()}}}")
+    made = Path(found["where"])
+    assert made.name.startswith("one.restored-")
+    assert {str(path.relative_to(made)) for path in made.rglob("*.*")} == set(files[:2])
+    told = f"\\vms\\{made.name}\\Virtual Machines\\{_GUID}.vmcx' -Copy"
+    assert any(line.startswith("Import-VM") and told in line for line in found["steps"])
+
     # what cannot be done, and why
+    _refused(rig, Problem.NOT_FOUND, backup, "--machine", _GUID.replace("1", "2"))
     assert "is not in" in _refused(rig, Problem.NOT_FOUND, f"{backup}:nowhere")
     assert "symbolic link" in _refused(rig, Problem.NOT_FOUND, f"{backup}:to directory/inside")
     _refused(rig, Problem.USAGE, f"{backup}:directory/../data")

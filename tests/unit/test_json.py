@@ -239,7 +239,8 @@ def _restore() -> dict[str, Any]:
     for told in (tally.changes, tally.faults, tally.notes):
         told.add(b"x", "what")
     wish = Wish(part=copy_of("x", Phase.KEPT), path=b"x", wanted=Selection())
-    return restore.as_data(wish, Restored(tally=tally))
+    machine = Machine(guid="x", home=b"", configuration=(b"x",))
+    return restore.as_data(wish, Restored(tally=tally, machine=machine), ["do"])
 
 
 def _demonstration() -> dict[str, object]:

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_rvss import run
+from samba_rvss.cli import importing
+from samba_rvss.copies import machines
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.hyperv.layout import Machine
 from samba_rvss.manifests.entry import Entry, Kind
 from samba_rvss.restore import attributes, beside
 from samba_rvss.restore.plan import Overwrite, State, decide
-from samba_rvss.restore.selection import Selection
+from samba_rvss.restore.selection import Paths, Selection
 from samba_rvss.samba import modules, open_files
 
 _small = st.integers(0, 2)
@@ -100,6 +103,43 @@ def test_patterns(include: list[str], exclude: list[str], wanted: str, unwanted:
     for paths, expected in ((wanted, True), (unwanted, False)):
         for path in paths.split(" ") if paths else ():
             assert selection.has(path.encode()) == expected, path
+
+
+def test_paths_that_are_wanted() -> None:
+    paths = Paths([b"a/b", b"a/c/d"])
+    assert [path for path in (b"", b"a", b"a/b", b"a/b/x", b"a/c", b"a/x") if paths.has(path)] == [
+        b"a/b",
+        b"a/b/x",
+    ]
+    found = [path for path in (b"", b"a", b"a/b", b"a/b/x", b"a/c", b"a/x") if paths.enters(path)]
+    assert found == [b"", b"a", b"a/b", b"a/b/x", b"a/c"]
+    assert Paths([b""]).has(b"x")
+
+
+def test_where_all_of_a_machine_is() -> None:
+    configuration = b"vms/one/Virtual Machines/X.vmcx"
+    machine = Machine(guid="X", home=b"vms/one", configuration=(configuration,))
+    assert machines.common(machine) == b"vms/one"
+    elsewhere = replace(machine, disks=(b"vms/disks/base.vhdx",))
+    assert machines.common(elsewhere) == b"vms"
+    assert machines.common(replace(machine, disks=(b"base.vhdx",))) == b""
+    at_top = replace(machine, home=b"", configuration=(b"Virtual Machines/X.vmcx",))
+    assert machines.common(at_top) == b""
+
+
+_CURLY = "\N{RIGHT SINGLE QUOTATION MARK}"  # PowerShell takes it for a quote
+
+
+def test_what_to_do_on_the_host() -> None:
+    name = importing.unc("SRV", "vms", f"it's {_CURLY}/one/")
+    assert name == f"\\\\SRV\\vms\\it's {_CURLY}\\one"
+    told = importing.steps(f"{name}\\X.vmcx", name, "\\\\SRV\\vms\\one", in_place=True)
+    quoted = f"'\\\\SRV\\vms\\it''s {_CURLY}{_CURLY}\\one\\X.vmcx'"
+    assert told[-1] == f"Import-VM -Path {quoted} -Register"
+    told = importing.steps(f"{name}\\X.vmcx", name, "\\\\SRV\\vms\\one", in_place=False)
+    commands = [line for line in told if line.startswith("Import-VM")]
+    assert ["-GenerateNewId" in line for line in commands] == [False, True]
+    assert all(f"-Path {quoted} -Copy" in line for line in commands)
 
 
 @given(st.lists(_names, max_size=2), st.lists(_names, max_size=2), st.binary(max_size=8))
