@@ -14,6 +14,8 @@
     attached    a backup mounted to be looked into
     restoring   who restores into a volume, so that nobody backs it up meanwhile
     restore     what is in a backup, brought back
+    in_use      what clients have open of that which is to be replaced
+    machines    a virtual machine in a backup
     guard       a backup of what is there before something is overwritten
     exposed     the shares in Samba's registry that show copies to clients
     repair      what reconciling does: adopt, mount again, seal again, destroy image, delete set

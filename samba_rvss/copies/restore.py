@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from samba_rvss.copies import machines, manifests, reading, restoring
+from samba_rvss.copies import in_use, machines, manifests, reading, restoring
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import volume_of
 from samba_rvss.errors import Problem, RvssError
@@ -24,18 +24,15 @@ from samba_rvss.manifests.entry import Kind
 from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.model import ShadowCopy
 from samba_rvss.mounts import escape
-from samba_rvss.restore import beside, build, check, merge, work
+from samba_rvss.restore import beside, build, merge, work
 from samba_rvss.restore.build import Source
-from samba_rvss.restore.plan import Overwrite, State, decide
+from samba_rvss.restore.plan import Overwrite
 from samba_rvss.restore.selection import Paths, Wanted
 from samba_rvss.restore.tally import Tally
 from samba_rvss.samba import modules, open_files, values
 
 POINTS = ("restore.made", "restore.built", "restore.placed")
 """Where a test may end it: a place to work in is made; something is there; that has its name."""
-
-_HINT = "it has to be there, without symbolic links in its path"
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,10 +228,10 @@ def _beside(
         if root is not None:
             closing.callback(os.close, root)
         if wish.directory:
-            parent = reading.directory(os.path.abspath(wish.directory), _HINT)
+            parent = _directory(os.path.abspath(wish.directory))
             name = name or os.fsencode(escape(wish.part.share))
         elif not wish.path:
-            parent = reading.directory(os.path.dirname(base), _HINT)
+            parent = _directory(os.path.dirname(base))
         else:
             parent = _beneath(base, root, above)
         closing.callback(os.close, parent)
@@ -281,7 +278,7 @@ def _in_place(
             "restore to another place with --target",
         )
     with ExitStack() as closing:
-        root = reading.directory(base, _HINT)
+        root = _directory(base)
         closing.callback(os.close, root)
         parent = _beneath(base, root, os.path.dirname(wish.path))
         closing.callback(os.close, parent)
@@ -290,68 +287,45 @@ def _in_place(
         known = {(each.device, each.inode) for each in found}
         target = target_at(root=root, in_use=lambda *number: number in known)
         if not wish.dry_run:
-            _require_closed(wish, source, target, base, found)
+            share = wish.part.share
+            in_use.require_closed(source, target, wish.path, share, base, found)
             outcome.guard = guard()
         outcome.where = os.path.join(base, os.fsdecode(wish.path)).rstrip("/")
-        merge.merge(source, target, wish.path)
-
-
-def _require_closed(
-    wish: Wish,
-    source: Source,
-    target: merge.Target,
-    base: str,
-    found: list[open_files.OpenFile],
-) -> None:
-    """Refuse to replace what clients have open.
-
-    Raises:
-        RvssError: BUSY, with who has it.
-    """
-    inside = f"{base.rstrip('/')}/"
-    told = []
-    for file in found:
-        path = os.fsencode(file.path.removeprefix(inside))
-        meant = not wish.path or path == wish.path or path.startswith(wish.path + b"/")
-        if not (file.path.startswith(inside) and meant and source.wanted.has(path)):
-            continue
-        if _is_replaced(source, target, path):
-            share = file.share or wish.part.share
-            told.append(f"{os.fsdecode(path)} in [{share}] by {file.user} from {file.machine}")
-    if told:
-        several = dict.fromkeys(told)
-        more = f" and {len(several) - _SHOWN} more" if len(several) > _SHOWN else ""
-        raise RvssError(
-            Problem.BUSY,
-            f"open is {'; '.join(list(several)[:_SHOWN])}{more}",
-            f"have it closed, or end all connections with 'smbcontrol smbd close-share"
-            f" {wish.part.share}': whoever has it open would go on with the file of before",
-        )
-
-
-def _is_replaced(source: Source, target: merge.Target, path: bytes) -> bool:
-    """Return whether a file that is open would be replaced."""
-    try:
-        with tree.handle(source.root, path) as found, tree.handle(target.root, path) as present:
-            entry, there = check.entry_of(path, found), check.entry_of(path, present)
-            state = decide(
-                entry,
-                there,
-                target.overwrite,
-                in_use=True,
-                same=lambda: check.same_content(found, present, entry.size),
-            )
-    except OSError:  # one of them is not there
-        return False
-    return state is State.IN_USE
+        try:
+            merge.merge(source, target, wish.path)
+        except RvssError as exc:
+            if not outcome.guard:
+                raise
+            before = f"what was there before is the backup {outcome.guard}"
+            raise RvssError(
+                exc.problem, exc.message, f"{exc.hint}; {before}" if exc.hint else before
+            ) from exc
 
 
 def _opened(path: str) -> int | None:
     """Open the share's directory; None if it is not there any more."""
     try:
-        return reading.directory(path, _HINT)
+        return _directory(path)
     except RvssError:
         return None
+
+
+def _directory(path: str) -> int:
+    """Open a directory, for names in it; return its O_PATH descriptor.
+
+    Raises:
+        RvssError: BAD_PATH if it is not there, or there is a symbolic link in its path, which
+            others could have put there.
+    """
+    how = files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS
+    try:
+        return files.openat2(files.AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY, how)
+    except OSError as exc:
+        raise RvssError(
+            Problem.BAD_PATH,
+            f"cannot restore into {path}: {reading.why(exc)}",
+            "it has to be there, without symbolic links in its path",
+        ) from exc
 
 
 def _beneath(base: str, root: int | None, path: bytes) -> int:
