@@ -230,10 +230,15 @@ def _tell(wish: Wish, found: Outcome) -> None:
     output.print_line(f"{found.where}: {_sum(found)}; compared with {with_what}.")
     if tally.shared:
         much = output.size(tally.shared_bytes)
-        output.print_line(f"{tally.shared} files share their data with the backup: {much}.")
+        files = _files(tally.shared, "shares its", "share their")
+        output.print_line(f"{files} data with the backup: {much}.")
     if tally.copied:
         much = output.size(tally.copied_bytes)
-        output.print_line(f"{tally.copied} files were copied: {much}.")
+        output.print_line(f"{_files(tally.copied, 'was', 'were')} copied: {much}.")
+
+
+def _files(count: int, one: str, several: str) -> str:
+    return f"{count} file{'s' * (count > 1)} {several if count > 1 else one}"
 
 
 def _tell_more(told: Told) -> None:

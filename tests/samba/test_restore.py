@@ -137,7 +137,12 @@ def test_it_is_for_a_client_as_it_was(rig: "Rig") -> None:
     (kept,) = [each for each in listed if each["id"] == before]
     assert kept["tags"] == [guard.TAG]
     assert [hold["tag"] for hold in kept["holds"]] == [guard.TAG]
-    beside = _restored(rig, f"{before}:nt")["where"]
+    done = rig.command("backup", "restore", f"{before}:nt")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, how = done.stdout.splitlines()
+    beside, told = first.split(": ")
+    assert told == "1 restored; compared with the image."
+    assert how.startswith("1 file shares" if isinstance(rig.fs, OnBtrfs) else "1 file was")
     assert Path(beside).read_bytes() == b"overwritten"
     assert Path(beside).parent == share
     assert rig.command("backup", "verify", before).returncode == Problem.NOT_FOUND
