@@ -1,49 +1,49 @@
-"""A walk through a tree of files that anybody may have made, as `tree` opens it.
+"""The files of a tree that anybody may have made, in the order of their names.
 
-Contract: nothing is opened but directories. Memory grows with the directories that are still to be
-looked into, and the names of one of them. What cannot be looked at is told, and stops nothing.
+Contract: as `walk`. What cannot be looked at is told, and stops nothing.
 """
 
-import os
 from collections.abc import Callable, Iterator
+from os import fsencode
 
-from samba_rvss.manifests import tree
-from samba_rvss.manifests.entry import Entry, Kind
+from samba_rvss.manifests import tree, walk
+from samba_rvss.manifests.entry import Entry
+from samba_rvss.manifests.walk import Aside
+
+_TROUBLES = {
+    Aside.UNREADABLE: "cannot be listed",
+    Aside.TOO_DEEP: "lies too deep to be looked at",
+}
 
 
 def files(
     root: int, enter: Callable[[bytes], bool], failed: Callable[[str], None]
 ) -> Iterator[Entry]:
-    """Yield what is no directory in a tree, directory by directory, in the order of names.
+    """Yield what is no directory in a tree, with what is mounted in it.
 
     Args:
-        root: the tree's directory, which must not change.
+        root: the tree's directory.
         enter: whether a directory of some name is looked into.
         failed: called with a sentence on each directory or name that cannot be looked at.
     """
-    left = [b""]
-    while left:
-        path = left.pop()
-        below = []
+
+    def aside(what: Aside, path: bytes) -> None:
+        if what in _TROUBLES:
+            failed(f"{_shown(path) or '.'} {_TROUBLES[what]}")
+
+    def into(path: bytes) -> bool:
+        return enter(path.rpartition(b"/")[2])
+
+    for directory, found in walk.names(root, aside, crossing=True, into=into, in_order=True):
+        if found.is_dir(follow_symlinks=False):
+            continue
+        path = walk.joined(directory, fsencode(found.name))
         try:
-            with tree.handle(root, path) as found:
-                for name in sorted(tree.names(found)):
-                    whole = path + b"/" + name if path else name
-                    try:
-                        status = os.stat(name, dir_fd=found, follow_symlinks=False)
-                    except OSError as exc:
-                        failed(f"{_shown(whole)} cannot be looked at: {exc.strerror}")
-                        continue
-                    entry = tree.stated(whole, status)
-                    if entry.kind is not Kind.DIRECTORY:
-                        yield entry
-                    elif len(whole) > tree.LONGEST:
-                        failed(f"{_shown(whole)} is too long a path to be looked at")
-                    elif enter(name):
-                        below.append(whole)
+            status = found.stat(follow_symlinks=False)
         except OSError as exc:
-            failed(f"{_shown(path) or '.'} cannot be listed: {exc.strerror}")
-        left += reversed(below)
+            failed(f"{_shown(path)} cannot be looked at: {exc.strerror}")
+            continue
+        yield tree.stated(path, status)
 
 
 def _shown(path: bytes) -> str:

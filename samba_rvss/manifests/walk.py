@@ -2,7 +2,7 @@
 
 Contract: as `samba_rvss.manifests.tree`: nothing leads out of the tree. No file is opened, nor
 looked at by stat(2). It holds a path and two descriptors for each level, and nothing of a level's
-names: a directory may have a million of them.
+names, unless they are wanted in order: a directory may have a million of them.
 """
 
 import errno
@@ -36,6 +36,7 @@ def names(
     crossing: bool = False,
     deepest: int = DEEPEST,
     into: Callable[[bytes], bool] | None = None,
+    in_order: bool = False,
 ) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
     """Yield every name in a tree: the path of its directory, and what listing that told.
 
@@ -47,12 +48,13 @@ def names(
         crossing: whether what is mounted in the tree is part of it, as in an image.
         deepest: how many levels are gone down.
         into: tells of a directory's path whether it is gone into; all are without it.
+        in_order: each directory's names in their order, for which they are all held.
     """
     resolve = files.BENEATH if crossing else files.BENEATH | files.RESOLVE_NO_XDEV
     levels: list[_Level] = []
     try:
         try:
-            levels.append(_Level(os.open(".", files.DIRECTORY, dir_fd=root), b""))
+            levels.append(_Level(os.open(".", files.DIRECTORY, dir_fd=root), b"", in_order))
         except OSError:
             aside(Aside.UNREADABLE, b"")
         while levels:
@@ -75,7 +77,8 @@ def names(
                 aside(Aside.TOO_DEEP, path)
                 continue
             try:
-                below = _Level(files.openat2(level.fd, entry.name, files.DIRECTORY, resolve), path)
+                fd = files.openat2(level.fd, entry.name, files.DIRECTORY, resolve)
+                below = _Level(fd, path, in_order)
             except OSError as exc:
                 if exc.errno not in _GONE:
                     aside(Aside.MOUNT if exc.errno == errno.EXDEV else Aside.UNREADABLE, path)
@@ -93,6 +96,10 @@ def joined(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
 
 
+def _name(entry: "os.DirEntry[str]") -> bytes:
+    return os.fsencode(entry.name)
+
+
 class _Level:
     """A directory that is being listed, given its descriptor, which it closes.
 
@@ -100,13 +107,14 @@ class _Level:
         OSError: it cannot be listed.
     """
 
-    def __init__(self, fd: int, path: bytes) -> None:
+    def __init__(self, fd: int, path: bytes, in_order: bool) -> None:  # noqa: FBT001 - handed on
         with ExitStack() as undo:
             undo.callback(os.close, fd)
             self.fd = fd
             self.path = path
             self.device = os.fstat(fd).st_dev
-            self.listed = undo.enter_context(os.scandir(fd))
+            listed: Iterator[os.DirEntry[str]] = undo.enter_context(os.scandir(fd))
+            self.listed = iter(sorted(listed, key=_name)) if in_order else listed
             self._closing = undo.pop_all()
 
     def close(self) -> None:

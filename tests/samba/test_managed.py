@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from samba_rvss.copies import identity, restoring
+from samba_rvss.copies.locate import find
+from samba_rvss.errors import Problem
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase, ShadowCopy
+from samba_rvss.providers.all import providers
 from samba_rvss.run import environment, run
+from samba_rvss.samba import conf
 from samba_rvss.testing.waiting import wait_until
 from tests.samba.filesystems import only
 from tests.samba.lanes import lane
@@ -130,6 +135,8 @@ def managed(rig: "Rig") -> Iterator[Managed]:
     made = Managed(rig)
     yield made
     for backup in made.backups():
+        for hold in backup["holds"]:
+            assert rig.command("release", "--tag", hold["tag"], backup["id"]).returncode == 0
         assert rig.command("delete", backup["id"]).returncode == 0
     rig.assert_nothing_left()
 
@@ -184,6 +191,63 @@ def test_a_run_over_two_shares(managed: Managed) -> None:
     second = managed.run("nightly")
     assert rig.command("prune", "--yes").returncode == 0
     assert [each["id"] for each in managed.backups()] == [second["id"]]
+
+
+_GUID = "8F2C1B9E-7D4A-4C3B-9A51-0E6D2F4B8C17"
+_MACHINE = f"one/Virtual Machines/{_GUID}.vmcx"
+_DISK = "one/Virtual Hard Disks/disk.vhdx"
+_REPAIR = f"""
+path = os.environ['RVSS_PATHS'].splitlines()[0] + '/{_DISK}'
+subprocess.run(['qemu-img', 'check', '-r', 'all', path], check=True)
+"""
+
+
+@only("btrfs")
+def test_what_a_run_has_taken_is_brought_back(managed: Managed) -> None:
+    """A file, a directory and a virtual machine, as they were in the frozen moment."""
+    rig = managed.rig
+    vms, logs = (rig.fs.path / name for name in ("vms", "logs"))
+    (vms / _MACHINE).parent.mkdir(parents=True)
+    (vms / _MACHINE).write_bytes(b"the machine")
+    disk = vms / _DISK
+    disk.parent.mkdir()
+    run(["qemu-img", "create", "-f", "vhdx", str(disk), "64M"], timeout=60)
+    write = "write -P 0x5a 1M 3M"
+    run(["qemu-io", "-f", "vhdx", "-c", write, str(disk)], timeout=60)
+    (logs / "kept").mkdir()
+    for number in range(3):
+        (logs / "kept" / f"{number}.log").write_bytes(b"%d" % number * 5000)
+    (logs / "one.log").write_bytes(b"one")
+    managed.define("nightly", recovery_command=managed.program("recover", _REPAIR))
+    config = conf.load(str(rig.samba.configuration))
+    volume = find(config.shares[0], providers(identity.read(config), config.homes))
+    with restoring.restoring(config, volume):
+        done = rig.command("backup", "run", "nightly")
+        assert done.returncode == Problem.BUSY
+        assert "something is being restored into" in done.stderr
+    assert managed.called() == []
+    backup = managed.run("nightly")["id"]
+    frozen = {path: path.read_bytes() for top in (vms, logs) for path in _files(top)}
+
+    (vms / _MACHINE).unlink()
+    disk.write_bytes(b"damaged")
+    for path in _files(logs / "kept"):
+        path.unlink()
+    (logs / "kept").rmdir()
+    (logs / "one.log").write_bytes(b"two")
+    words = ["backup", "restore", "--overwrite", "always", "--share"]
+    for more in (["vms", backup, "--machine", _GUID], ["logs", f"{backup}:kept"]):
+        done = rig.command(*words, *more)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+    assert (logs / "one.log").read_bytes() == b"two"
+    done = rig.command(*words, "logs", f"{backup}:one.log")
+    assert done.returncode == 0, done.stderr
+    assert {path: path.read_bytes() for top in (vms, logs) for path in _files(top)} == frozen
+    run(["qemu-img", "check", str(disk)], timeout=60)
+
+
+def _files(top: Path) -> list[Path]:
+    return sorted(path for path in top.rglob("*") if path.is_file())
 
 
 @only("btrfs")

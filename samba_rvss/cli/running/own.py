@@ -4,17 +4,39 @@ Contract: every wait has a limit. The ledger is read; the daemon does the rest.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from uuid import UUID
 
 from samba_rvss import wire
 from samba_rvss.cli.common import ask, open_ledger
 from samba_rvss.cli.running.order import CALL_SECONDS, Order
+from samba_rvss.copies import identity, restoring
+from samba_rvss.copies.locate import find
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Consistency, Keep, Phase, SetState, ShadowCopy
+from samba_rvss.providers.all import providers
 
 _SECONDS = 30.0  # that the daemon needs at most to hear of what Samba has done
 _PAUSE = 0.05
+
+
+@contextmanager
+def undisturbed(order: Order) -> Iterator[None]:
+    """Have nobody restore into the run's volumes, for the time of a block.
+
+    Raises:
+        RvssError: BUSY if somebody does; as `copies.locate.find`.
+    """
+    config = order.config
+    with ExitStack() as held:
+        if order.own:
+            known = providers(identity.read(config), config.homes)
+            found = [share for name in order.definition.shares if (share := config.share(name))]
+            for volume in {find(share, known) for share in found}:
+                held.enter_context(restoring.undisturbed(config, volume))
+        yield
+
 
 Records = Mapping[str, ShadowCopy]
 """The records of a set's copies, by share."""

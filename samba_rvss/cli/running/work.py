@@ -63,7 +63,7 @@ def do(order: Order) -> Outcome:
     cancelled = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: cancelled.set())
     signal_at_end(signal.SIGTERM, order.parent)
-    with runs.alone(order.config, order.definition.name):
+    with runs.alone(order.config, order.definition.name), own.undisturbed(order):
         return _Run(order, cancelled).do()
 
 
