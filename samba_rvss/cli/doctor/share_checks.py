@@ -161,7 +161,8 @@ OF_SHARES: Mapping[str, Check] = {
         USERS,
         WARNING,
         "those who may take shadow copies may connect to the shares",
-        "IsPathSupported answers 0x80070005 to whom the share itself keeps out",
+        "IsPathSupported answers 0x80070005 to whom 'valid users' keeps out, and whom only the"
+        " directory does can read nothing",
         "add the backup program's user to the share's 'valid users'",
     ),
     "shells": check(
