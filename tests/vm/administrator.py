@@ -37,6 +37,7 @@ WATCHDOG_SECONDS = 10
 
 _STATE = "systemctl show --property=Id,ActiveState,UnitFileState"
 _CHECK = f"{HOOK} check /srv/btrfs/volume/share"
+_DEFINITIONS = "/etc/samba/rvss-backup.conf"
 _DROP_IN = f"/run/systemd/system/{SERVICE}.d"
 _INSTALL = "apt-get install --quiet --yes"
 _KNOWN = "samba-rvss list; samba-rvss backup list"
@@ -56,7 +57,7 @@ def install(shell: Transcript, facts: dict[str, Any], package: str) -> None:
 
 
 def maintain(shell: Transcript, facts: dict[str, Any], _: str) -> None:
-    """Let the daemon die, hang, be stopped and be disabled, with copies in use."""
+    """Let the daemon die, hang, be stopped and be disabled, with copies in use; manage backups."""
     facts["killed"] = _kill(shell)
     facts["hung"] = _hang(shell)
     shell.remark("Stopped, the next callout starts it; disabled and enabled, all of it is back")
@@ -66,6 +67,7 @@ def maintain(shell: Transcript, facts: dict[str, Any], _: str) -> None:
     shell.type(f"systemctl disable --now {' '.join(UNITS)}")
     shell.type(f"systemctl enable --now {SERVICE}")
     facts["enabled"] = _units(shell)
+    facts.update(_manage(shell))
 
 
 def upgrade(shell: Transcript, facts: dict[str, Any], package: str) -> None:
@@ -161,6 +163,27 @@ def _sequence(shell: Transcript, between: Callable[[], object] = lambda: None) -
     for system, (taken, copy, _) in zip(SYSTEMS, copies, strict=True):
         shell.rpc(f"fss_delete {system} {taken} {copy}")
     return found
+
+
+def _manage(shell: Transcript) -> dict[str, str]:
+    """Have the units of a managed backup and of manifests do their work; return what came of it."""
+    shell.remark("A managed backup, its timer, and the manifests of what it keeps")
+    secret = Path(f"{_DEFINITIONS}.secret")
+    secret.touch(0o600)
+    secret.write_text(f"username = {LOGON.user}\npassword = {LOGON.password}\n")
+    lines = ("[nightly]", f"shares = {' '.join(SYSTEMS)}", f"authentication file = {secret}")
+    Path(_DEFINITIONS).write_text("".join(f"{line}\n" for line in lines))
+    for system in SYSTEMS:
+        shell.type(f"sed -i '/^.{system}]/a rvss:manifest = yes' /etc/samba/smb.conf")
+    shell.type("systemctl enable --now samba-rvss-backup@nightly.timer")
+    timers = shell.type("systemctl list-timers --no-pager --no-legend 'samba-rvss-backup@*'")
+    shell.type("systemctl start samba-rvss-backup@nightly.service")
+    shell.type("systemctl start samba-rvss-manifest.service")
+    shell.type("samba-rvss backup verify")
+    shell.type("systemctl disable --now samba-rvss-backup@nightly.timer")
+    shell.type("samba-rvss backup list")
+    listed = shell.type("samba-rvss backup list --json", shown=False)
+    return {"timers": timers, "backups": listed}
 
 
 def _restarts() -> int:

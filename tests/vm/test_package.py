@@ -6,6 +6,7 @@ That happens in the background (`boots`), by `administrator`; what it does with 
 besides is in `test_upgrade`.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -89,6 +90,17 @@ def test_a_callout_starts_what_is_stopped(booting: boots.Booting) -> None:
 
 def test_enabling_the_service_starts_the_timers_now(booting: boots.Booting) -> None:
     assert told(booting, "maintain")["enabled"] == _ALL_ACTIVE
+
+
+def test_a_managed_backup_and_its_manifests_are_made_by_their_units(booting: boots.Booting) -> None:
+    maintain = told(booting, "maintain")
+    assert "samba-rvss-backup@nightly.service" in maintain["timers"]
+    backups = json.loads(maintain["backups"])["backups"]
+    (made,) = [each for each in backups if each["run"] and each["run"]["name"] == "nightly"]
+    assert {part["share"] for part in made["parts"]} == set(SYSTEMS)
+    for part in made["parts"]:
+        assert part["verified"]["whole"], made
+        assert part["verified"]["damaged"] == 0, made
 
 
 def test_purging_asks_nothing_and_destroys_no_image(booting: boots.Booting) -> None:
