@@ -64,8 +64,10 @@ class Work(Closing):
         try:
             self.fd = _make(self._parent, self._name, self._token)
         except OSError as exc:
-            self.close()
-            raise _failure(self._parent_path, exc) from exc
+            failure = _failure(self._parent_path, exc)
+            with suppress(RvssError):  # the first reason is the one that matters
+                self.close()
+            raise failure from exc
         except BaseException:
             self.close()
             raise
@@ -93,8 +95,11 @@ class Work(Closing):
         try:
             if self.fd >= 0:
                 empty(self.fd)
-            with suppress(FileNotFoundError):  # somebody who may has moved it
+            try:
                 os.rmdir(self._name, dir_fd=self._parent)
+            except OSError as exc:  # somebody who may has moved it, and put something else there
+                if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY):
+                    raise
             os.unlink(self._record)
         except OSError as exc:
             raise RvssError(
@@ -143,7 +148,9 @@ def _make(parent: int, name: bytes, token: str) -> int:
     os.mkdir(name, 0o700, dir_fd=parent)
     fd = files.openat2(parent, name, files.DIRECTORY, files.BENEATH | files.RESOLVE_NO_XDEV)
     try:
-        if os.fstat(fd).st_uid != os.geteuid():
+        # Who may rename in the parent can put another directory of root's there: all that is in
+        # ours is removed in the end, and nothing is in it yet.
+        if os.fstat(fd).st_uid != os.geteuid() or any(tree.names(fd)):
             raise OSError(errno.ESTALE, "somebody has put another directory in its place")
         for acl in _ACLS:  # what it has inherited
             try:
