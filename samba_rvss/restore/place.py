@@ -6,8 +6,9 @@ and nobody has it open. Nobody can open it meanwhile: whoever tries waits for us
 
 import errno
 import os
+import secrets
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from samba_rvss.kernel import files, reflink, renaming
 from samba_rvss.manifests import tree
@@ -58,11 +59,26 @@ def replace(work: Work, made: bytes, around: int, name: bytes, expected: os.stat
                 is_undisturbed and not is_undisturbed()
             ):  # who waits would go on with what is not there any more
                 raise BlockingIOError(errno.EAGAIN, "somebody opens it")
-        except OSError:
-            renaming.exchange(work.fd, made, around, name)
+        except BaseException:
+            _give_back(work, made, around, name)
             raise
         sync(around)
     work.remove(made)
+
+
+def _give_back(work: Work, made: bytes, around: int, name: bytes) -> None:
+    """Swap what was swapped again: what is in the work directory now is somebody's.
+
+    If he has moved ours away meanwhile, his gets its name, or one like it that nothing has: all
+    that stays in the work directory is removed.
+    """
+    with suppress(FileNotFoundError):
+        renaming.exchange(work.fd, made, around, name)
+        return
+    try:
+        renaming.into_place(work.fd, made, around, name)
+    except FileExistsError:
+        renaming.into_place(work.fd, made, around, b"given-back-" + secrets.token_hex(8).encode())
 
 
 def _require_same(status: os.stat_result, expected: os.stat_result) -> None:
