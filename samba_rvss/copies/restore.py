@@ -242,7 +242,8 @@ def _beside(
                 f"{base} is where a file system is mounted, and beside it is another one",
                 "say where with --target",
             )
-        closing.enter_context(_lock(instance, wish, parent))
+        around = parent if root is None or wish.directory or not wish.path else root
+        closing.enter_context(_lock(instance, wish, around, parent))
         free = beside.names(
             name or os.fsencode(os.path.basename(base)),
             b"" if wish.directory else wish.part.id.partition("-")[0].encode(),
@@ -282,7 +283,7 @@ def _in_place(
         closing.callback(os.close, root)
         parent = _beneath(base, root, os.path.dirname(wish.path))
         closing.callback(os.close, parent)
-        closing.enter_context(_lock(instance, wish, parent))
+        closing.enter_context(_lock(instance, wish, root, parent))
         found = open_files.look(config.file)
         known = {(each.device, each.inode) for each in found}
         target = target_at(root=root, in_use=lambda *number: number in known)
@@ -349,14 +350,20 @@ def _is_same_mount(one: int, other: int) -> bool:
 
 
 @contextmanager
-def _lock(instance: Instance, wish: Wish, target: int) -> Iterator[None]:
-    """Keep others from backing up what is restored into; nobody backs up other file systems."""
-    with files.opened(os.open(".", files.DIRECTORY, dir_fd=target)) as fd:
-        volume = volume_of(fd, _path(target), instance.providers)
-    if volume is None or wish.dry_run:
-        yield
-        return
-    with restoring.restoring(instance.config, volume):
+def _lock(instance: Instance, wish: Wish, *targets: int) -> Iterator[None]:
+    """Keep others from backing up what is restored into; nobody backs up other file systems.
+
+    A directory of a share may be in a volume that is nested in the share's.
+    """
+    volumes = {}
+    for target in () if wish.dry_run else targets:
+        with files.opened(os.open(".", files.DIRECTORY, dir_fd=target)) as fd:
+            volume = volume_of(fd, _path(target), instance.providers)
+        if volume is not None:
+            volumes[volume.key] = volume
+    with ExitStack() as closing:
+        for volume in volumes.values():
+            closing.enter_context(restoring.restoring(instance.config, volume))
         yield
 
 
