@@ -15,6 +15,7 @@ from samba_rvss.restore.plan import State
 from samba_rvss.restore.work import Work, full
 
 _LONGEST = 255  # bytes of a name (linux/limits.h, NAME_MAX)
+_LONGEST_END = 32  # of a name; what is behind a dot and longer is no file's type
 _ATTEMPTS = 100
 
 
@@ -44,6 +45,8 @@ def names(name: bytes, stamp: bytes, *, is_file: bool) -> list[bytes]:
     if not stamp:
         return [name]
     stem, end = os.path.splitext(name) if is_file else (name, b"")
+    if len(end) > _LONGEST_END:
+        stem, end = name, b""
     found = []
     for number in range(1, _ATTEMPTS + 1):
         added = b".restored-" + stamp + (b"-%d" % number if number > 1 else b"") + end
