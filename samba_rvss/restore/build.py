@@ -339,6 +339,11 @@ def _finish(source: Source, path: bytes, root: int, place: bytes) -> None:
                     source.tally.states[State.RESTORED] -= 1
                     return
             with tree.handle(around, last) as made:
+                with (
+                    files.opened(os.open(".", files.DIRECTORY, dir_fd=found)) as one,
+                    files.opened(os.open(".", files.DIRECTORY, dir_fd=made)) as other,
+                ):
+                    content.make_alike(one, other)
                 _attributes(source, tree.stated(path, os.fstat(found)), found, made)
     except OSError as exc:
         _fails(source, path, "its owner, permissions or times are not restored", exc)

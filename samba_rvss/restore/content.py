@@ -33,7 +33,7 @@ def fill(source: int, target: int, size: int, tally: Tally) -> None:
     Raises:
         OSError: the data cannot be read or written.
     """
-    _make_alike(source, target)
+    make_alike(source, target)
     os.ftruncate(target, size)
     allocated = min(size, os.fstat(source).st_blocks * _SECTOR)
     if _shared(source, target, size, tally):
@@ -58,8 +58,18 @@ def fill(source: int, target: int, size: int, tally: Tally) -> None:
     tally.copied_bytes += allocated
 
 
-def _make_alike(source: int, target: int) -> None:
-    """Have data written as it is in the other file: only then can it be shared (btrfs(5))."""
+def make_alike(source: int, target: int) -> None:
+    """Have data written as it is in the other file: only then can it be shared (btrfs(5)).
+
+    What is made in a directory is written as that says.
+
+    Args:
+        source: the other file, or directory, opened for reading.
+        target: a file without data, or a directory.
+
+    Raises:
+        OSError: its flags cannot be set.
+    """
     before = reflink.flags(target)
     wanted = before & ~reflink.NOCOW | reflink.flags(source) & reflink.NOCOW
     if wanted != before:
