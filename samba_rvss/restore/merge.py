@@ -152,6 +152,12 @@ def _apply(
     """Do what is to be done with a name."""
     if state is State.IN_WAY:
         source.tally.faults.add(path, "a directory is there now, and it was none: move it away")
+    if target.dry_run and state is State.RESTORED:
+        before = source.tally.states[state]
+        build.count(source, path)
+        if source.tally.states[state] > before:
+            source.tally.changes.add(path, state.value)
+        return
     if target.dry_run or state not in (State.RESTORED, State.UPDATED):
         _tell(source, state, path)
         return
