@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,11 +49,12 @@ def restored(
     path: bytes = b"",
     overwrite: Overwrite | None = None,
     wanted: Selection = EVERYTHING,
+    reached: Callable[[str], None] = lambda point: None,
     **more: Any,
 ) -> Outcome:
     """Restore something."""
     wish = Wish(part=part, path=path, wanted=wanted, overwrite=overwrite, **more)
-    return restore.restore(instance, wish, Tally(), lambda: GUARD)
+    return restore.restore(instance, wish, Tally(), lambda: GUARD, reached)
 
 
 def tree_of(top: Path) -> dict[str, tuple[Any, ...]]:
