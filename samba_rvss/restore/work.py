@@ -222,11 +222,16 @@ def clear(state: str) -> tuple[list[str], list[str]]:
                 Problem.SYSTEM, f"cannot read {state}/{_RECORDS}: {exc.strerror}"
             ) from exc
         for token, record in found:
+            place, path = _place(record), f"{state}/{_RECORDS}/{token}"
             try:
-                place = _place(record)
                 if place and _clear(place, token):
                     removed.append(f"{place}/{PREFIX.decode()}{token}")
-                os.unlink(f"{state}/{_RECORDS}/{token}")
+                os.unlink(path)
+            except (FileNotFoundError, NotADirectoryError):
+                failed.append(
+                    f"what a killed restore left in {place} is not removed: that is not there;"
+                    f" remove {path} if it will not be there again"
+                )
             except OSError as exc:
                 failed.append(f"what a killed restore left is not removed: {exc.strerror}")
     return removed, failed
@@ -253,13 +258,14 @@ def _place(record: int) -> str:
 
 
 def _clear(place: str, token: str) -> bool:
-    """Remove a directory if it is ours; return whether it was."""
+    """Remove a directory if it is ours; return whether it was.
+
+    Raises:
+        FileNotFoundError: the place is not there: it may be renamed, or not mounted.
+        OSError: it cannot be removed.
+    """
     name = PREFIX + token.encode()
-    try:
-        parent = files.openat2(files.AT_FDCWD, place, files.DIRECTORY, _PLACE)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    with files.opened(parent):
+    with files.opened(files.openat2(files.AT_FDCWD, place, files.DIRECTORY, _PLACE)) as parent:
         try:
             how = files.BENEATH | files.RESOLVE_NO_XDEV
             fd = files.openat2(parent, name, files.DIRECTORY, how)
