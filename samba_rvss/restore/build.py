@@ -234,6 +234,9 @@ def _one(
                 if not is_directory:
                     with tree.handle(around, name) as made:
                         _attributes(source, entry, found, made)
+    except FileExistsError as exc:  # the target takes two names for one; what has it is another's
+        _fails(source, path, "it is not restored", exc)
+        return False
     except OSError as exc:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=around)

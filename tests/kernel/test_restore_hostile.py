@@ -13,6 +13,7 @@ from samba_rvss.copies.locate import volume_of
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, reflink, renaming
 from samba_rvss.kernel.mounting import umount
+from samba_rvss.manifests import tree
 from samba_rvss.restore import place, work
 from samba_rvss.restore.plan import Overwrite
 from samba_rvss.restore.selection import Selection
@@ -124,6 +125,48 @@ def test_why_there_is_no_place_to_work_in(
     finally:
         umount(str(target))
     destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_two_names_that_are_one_in_the_target(
+    instance: Instance, storage: "Storage", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where case does not count: the second is told, and the first stays."""
+    share = storage.volume("vms")
+    (share / "file").write_bytes(b"content")
+    part = backup(instance, storage, share)
+    names = tree.names
+    monkeypatch.setattr(tree, "names", lambda found: [n for n in names(found) for _ in range(2)])
+    found = restored(instance, part)
+    assert (b"file", "it is not restored: File exists") in found.tally.faults.names
+    assert (Path(found.where) / "file").read_bytes() == b"content"
+    monkeypatch.undo()
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_what_was_left_where_nothing_is_now(instance: Instance, storage: "Storage") -> None:
+    """It is found again once the directory has its name again, or is mounted again."""
+    share = storage.volume("vms")
+    state = Path(instance.config.state_directory)
+    (share / "here").mkdir()
+    parent = os.open(share / "here", files.DIRECTORY)
+    with files.opened(parent), work.Work(str(state), parent):
+        (record,) = (state / "restores").iterdir()
+        told, (left,) = record.read_bytes(), (share / "here").iterdir()
+        mark = os.getxattr(left, work.MARK)
+    record.write_bytes(told)
+    left.mkdir(0o700)
+    os.setxattr(left, work.MARK, mark)
+    (share / "here").rename(share / "there")
+    removed, (failed,) = work.clear(str(state))
+    assert removed == []
+    assert str(record) in failed
+    (share / "there").rename(share / "here")
+    assert work.clear(str(state)) == ([str(left)], [])
+    assert not record.exists()
 
 
 def test_what_is_only_told_is_what_is_done(instance: Instance, storage: "Storage") -> None:
