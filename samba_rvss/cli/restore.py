@@ -90,6 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     word, _, path = arguments.what.partition(":")
     tally = Tally()
+    guards: list[str] = []
+
+    def guard() -> str:
+        guards.append(ask(config, wire.AdminRequest(verb="guard", copy=part.id), quiet=True))
+        return guards[-1]
+
     with open_ledger(config) as ledger, _interruptible():
         part = _part(ledger, word, arguments.share)
         wish = Wish(
@@ -103,12 +109,12 @@ def run(arguments: argparse.Namespace) -> int:
             machine=arguments.machine,
         )
         with output.progress(lambda: f"[{part.share}] {_progress(tally)}"):
-            found = restore.restore(
-                instance_of(config, ledger),
-                wish,
-                tally,
-                lambda: ask(config, wire.AdminRequest(verb="guard", copy=part.id), quiet=True),
-            )
+            try:
+                found = restore.restore(instance_of(config, ledger), wish, tally, guard)
+            except KeyboardInterrupt:
+                if guards:
+                    output.print_error(f"what was there before is the backup {guards[-1]}")
+                raise
     if not arguments.dry_run:
         _note(config, part, found)
     told = _steps(config, wish, found)

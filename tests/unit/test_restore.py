@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_rvss import run
-from samba_rvss.cli import importing
-from samba_rvss.copies import machines
+from samba_rvss.cli import importing, parser
+from samba_rvss.cli import restore as cli
+from samba_rvss.copies import machines, restore
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.hyperv.layout import Machine
 from samba_rvss.manifests.entry import Entry, Kind
@@ -250,3 +253,25 @@ def test_what_is_not_understood(says: Callable[[str], None], text: str) -> None:
     with pytest.raises(RvssError, match="not understood") as caught:
         open_files.look("smb.conf")
     assert caught.value.problem is Problem.SAMBA
+
+
+def test_who_interrupts_it_hears_of_the_guard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(
+        instance: object, wish: object, tally: object, guard: Callable[[], str]
+    ) -> None:
+        guard()
+        raise KeyboardInterrupt
+
+    part = SimpleNamespace(id="20261127T071200Z-1", share="vms")
+    monkeypatch.setattr(cli, "configuration", lambda arguments: None)
+    monkeypatch.setattr(cli, "open_ledger", lambda config: nullcontext())
+    monkeypatch.setattr(cli, "_part", lambda ledger, word, share: part)
+    monkeypatch.setattr(cli, "instance_of", lambda config, ledger: None)
+    monkeypatch.setattr(cli, "ask", lambda config, request, quiet: "20261127T080000Z-2")
+    monkeypatch.setattr(restore, "restore", interrupted)
+    words = ["backup", "restore", "x", "--overwrite", "always"]
+    with pytest.raises(KeyboardInterrupt):
+        cli.run(parser().parse_args(words))
+    assert "the backup 20261127T080000Z-2" in capsys.readouterr().err
