@@ -23,6 +23,8 @@ _logger = logging.getLogger(__name__)
 # In an uninterruptible sleep a process outlives even SIGKILL, until its device answers.
 _KILLED_SECONDS = 5.0
 _STOP_SECONDS = 0.2
+_PIPE_SIZE = 65536  # pipe(7)
+_SAID = 4096
 _abandoned: list["subprocess.Popen[str]"] = []
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -116,7 +118,6 @@ def run(
     env: Mapping[str, str] | None = None,
     allow: frozenset[int] = frozenset({0}),
     text: str = "",
-    stopped: Callable[[], bool] | None = None,
 ) -> str:
     """Run a program to its end and return its standard output.
 
@@ -126,18 +127,16 @@ def run(
         env: additions to the fixed environment.
         allow: exit statuses that are not failures.
         text: its standard input.
-        stopped: asked several times a second; the program is killed when that returns true.
 
     Raises:
         RvssError: MISSING if there is no such program.
-        Stopped: ``stopped`` returned true.
         ToolError: if it could not be started, or did not end in time, or with a status that is a
             failure.
     """
     words = [argv[0] if "/" in argv[0] else tool(argv[0]), *argv[1:]]
     process = _start(words, env, subprocess.PIPE, subprocess.PIPE if text else subprocess.DEVNULL)
     try:
-        out, err = _ended(process, text, timeout, stopped)
+        out, err = process.communicate(text or None, timeout=timeout)
     except subprocess.TimeoutExpired as exc:
         # _kill() closes its pipes without reading on: a grandchild may hold them for ever.
         ended = (
@@ -154,20 +153,75 @@ def run(
     return out
 
 
-def _ended(
-    process: subprocess.Popen[str], text: str, timeout: float, stopped: Callable[[], bool] | None
-) -> tuple[str, str]:
-    """Wait until a program has ended, and return what it said."""
-    if stopped is None:
-        return process.communicate(text or None, timeout=timeout)
+def call(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    env: Mapping[str, str],
+    stopped: Callable[[], bool] | None = None,
+) -> None:
+    """Run a program that an administrator names, until it exits.
+
+    What it has left running goes on, and is not waited for though it may hold the pipe. Of what it
+    prints, only the end is kept. It stays in our session: see `kernel.processes.end_session`.
+
+    Args:
+        argv: its absolute path and its arguments.
+        timeout: seconds after which the program and its children are killed.
+        env: additions to the fixed environment.
+        stopped: asked several times a second; the program is killed when that returns true.
+
+    Raises:
+        Stopped: ``stopped`` returned true.
+        ToolError: as `run`.
+    """
+    process = _start(argv, env, subprocess.STDOUT, apart=False)
+    try:
+        said = _watch(process, timeout, stopped).decode("utf-8", "surrogateescape")
+    except subprocess.TimeoutExpired as exc:
+        _kill(process)
+        raise ToolError(argv, None, "", "", f"did not end within {timeout:g} s") from exc
+    except BaseException:
+        _kill(process)
+        raise
+    if process.stdout is not None:
+        process.stdout.close()
+    if process.returncode:
+        how = f"ended with status {process.returncode} and said: {_said(said, '')}"
+        raise ToolError(argv, process.returncode, said, "", how)
+
+
+def _watch(
+    process: subprocess.Popen[str], timeout: float, stopped: Callable[[], bool] | None
+) -> bytes:
+    """Wait until a program has exited; return the end of what it printed."""
+    if process.stdout is None:
+        raise ValueError(process.args)
+    pipe, said = process.stdout.fileno(), b""
+    os.set_blocking(pipe, False)
     deadline = time.monotonic() + timeout
-    while not stopped():
-        left = deadline - time.monotonic()
-        with suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=max(0.0, min(_STOP_SECONDS, left)))
-        if left <= 0:
-            raise subprocess.TimeoutExpired(process.args, timeout)
-    raise Stopped(Problem.BUSY, f"{process.args!r} was stopped")
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    exited = os.pidfd_open(process.pid)
+    try:
+        ready.register(exited, select.POLLIN)
+        while process.poll() is None:
+            if stopped is not None and stopped():
+                raise Stopped(Problem.BUSY, f"{process.args!r} was stopped")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise subprocess.TimeoutExpired(process.args, timeout)
+            for fd, _ in ready.poll(1000 * min(_STOP_SECONDS, left)):
+                if fd == pipe:
+                    read = os.read(pipe, _PIPE_SIZE)
+                    said = (said + read)[-_SAID:]
+                    if not read:  # it has closed its output
+                        ready.unregister(pipe)
+    finally:
+        os.close(exited)
+    with suppress(BlockingIOError):
+        said = (said + os.read(pipe, _PIPE_SIZE))[-_SAID:]
+    return said
 
 
 def beginning(argv: Sequence[str], size: int, *, timeout: float) -> bytes:
@@ -203,14 +257,17 @@ def _start(
     env: Mapping[str, str] | None,
     stderr: int,
     stdin: int = subprocess.DEVNULL,
+    *,
+    apart: bool = True,
 ) -> subprocess.Popen[str]:
-    """Start a program in a session of its own, which prints into a pipe.
+    """Start a program in a process group of its own, which prints into a pipe.
 
     Args:
         words: its absolute path and its arguments.
         env: additions to the fixed environment.
         stderr: where its standard error goes, as `subprocess.Popen` has it.
         stdin: whence its standard input comes; likewise.
+        apart: whether it is in a session of its own as well.
 
     Raises:
         ToolError: it could not be started.
@@ -225,7 +282,8 @@ def _start(
             env=environment(env),
             text=True,
             errors="surrogateescape",
-            start_new_session=True,
+            start_new_session=apart,
+            process_group=None if apart else 0,
         )
     except (OSError, ValueError, subprocess.SubprocessError) as exc:
         tool.cache_clear()  # it may be somewhere else by now

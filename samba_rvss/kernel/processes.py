@@ -10,6 +10,7 @@ import errno
 import os
 import resource
 import select
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -93,6 +94,26 @@ class HeldFile:
 def pids() -> list[int]:
     """Return the numbers of all processes."""
     return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+
+
+def end_session(leader: int) -> None:
+    """Kill all processes of a session, among them its leader, who has to be our child.
+
+    As long as he is not waited for, or one of the others is there, no other session has his number.
+    """
+    known: set[int] = set()
+    while found := {pid for pid in pids() if _session(pid) == leader} - known:
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        known |= found  # one that waits for a device is not gone at once
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
 
 
 def process(pid: int) -> Process:

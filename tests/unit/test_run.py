@@ -12,7 +12,9 @@ import pytest
 
 from samba_rvss.child import Child
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.run import ToolError, beginning, environment, run, tool
+from samba_rvss.kernel.processes import end_session
+from samba_rvss.run import Stopped, ToolError, beginning, call, environment, run, tool
+from samba_rvss.testing.waiting import wait_until
 
 
 def _gone(pid: int) -> bool:
@@ -257,4 +259,48 @@ def test_timeout_holds_when_a_child_in_its_own_session_keeps_the_output_open(
         assert time.monotonic() - started < 5
     finally:
         os.kill(int(pid.read_text()), signal.SIGKILL)
+        _wait_until_gone(int(pid.read_text()))
+
+
+def test_a_named_program_is_over_when_it_exits(tmp_path: Path) -> None:
+    """What it leaves running holds its output, and is let go on."""
+    left = tmp_path / "left"
+    started = time.monotonic()
+    call([_program(tmp_path, f"sleep 60 & echo $! > {left}")], timeout=30, env={})
+    assert time.monotonic() - started < 20
+    pid = int(left.read_text())
+    assert not _gone(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_of_what_a_named_program_says_the_end_is_kept(tmp_path: Path) -> None:
+    program = _program(tmp_path, "head -c 30000000 /dev/zero; echo no such database >&2; exit 3")
+    with pytest.raises(ToolError) as caught:
+        call([program], timeout=60, env={})
+    assert (caught.value.status, len(caught.value.stdout)) == (3, 4096)
+    assert caught.value.said.endswith("no such database")
+
+
+def test_a_named_program_has_an_end(tmp_path: Path) -> None:
+    program = _program(tmp_path, "exec >&- 2>&-; sleep 60")
+    with pytest.raises(ToolError, match="did not end within"):
+        call([program], timeout=0.3, env={})
+    with pytest.raises(Stopped):
+        call([program], timeout=60, env={}, stopped=lambda: True)
+    call([_program(tmp_path, 'test "$A" = b')], timeout=60, env={"A": "b"})
+
+
+def _called(program: str) -> None:
+    call([program], timeout=60, env={})
+
+
+def test_programs_of_a_child_that_was_killed_can_be_ended(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    program = _program(tmp_path, f"sleep 60 & echo $! > {pid}.new; mv {pid}.new {pid}; wait")
+    with Child(apart=True) as child:
+        with pytest.raises(TimeoutError):
+            child.call(0.0, _called, program)
+        wait_until("it runs", pid.exists)
+        os.kill(child.pid, signal.SIGKILL)
+        end_session(child.pid)
         _wait_until_gone(int(pid.read_text()))

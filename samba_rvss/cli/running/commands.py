@@ -7,9 +7,9 @@ before anything is begun.
 
 from collections.abc import Callable, Mapping, Sequence
 
+from samba_rvss import run
 from samba_rvss.cli.running.order import Order
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.run import run
 from samba_rvss.samba import notification
 from samba_rvss.text import printable
 
@@ -74,10 +74,11 @@ def call(
         option: which option names it.
         words: the program and its arguments.
         env: its environment, besides our own.
-        stopped: see `samba_rvss.run.run`.
+        stopped: see `samba_rvss.run.call`.
 
     Raises:
-        RvssError: REFUSED or MISSING if it is not run; TOOL if it fails; as `run`.
+        RvssError: REFUSED or MISSING if it is not run; TOOL if it fails.
+        Stopped: ``stopped`` returned true.
     """
     notification.require_program(words, f"{option} of [{order.definition.name}]")
-    run(words, timeout=order.definition.command_timeout, env=env, stopped=stopped)
+    run.call(words, timeout=order.definition.command_timeout, env=env, stopped=stopped)

@@ -19,6 +19,7 @@ from samba_rvss.cli.running import work
 from samba_rvss.cli.running.order import CALL_SECONDS, Order, Outcome
 from samba_rvss.copies import runs
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import processes
 from samba_rvss.samba import definitions
 
 _CANCELLED = 130
@@ -71,6 +72,8 @@ def done(order: Order) -> Outcome:
             return child.call(_limit(order), work.do, order)
         except (OSError, EOFError) as exc:
             died = str(exc) or "it died"
+            # A program of the definition may still run: it must not do anything after the next one.
+            processes.end_session(child.pid)
     with Child(apart=True) as child:
         try:
             left = child.call(_limit(order), work.heal, order)
