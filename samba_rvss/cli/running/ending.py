@@ -23,6 +23,9 @@ CUT_OFF = "the run was cut off"
 def undo(order: Order, trace: Trace, client: Methods | None = None) -> str:
     """Abort the set of a run, or delete its copies.
 
+    What the daemon has made a backup of by now, because nobody came back, is listed and may be all
+    that there is: it stays.
+
     Args:
         order: the run, or a later one of the same definition.
         trace: how far it has come.
@@ -35,6 +38,13 @@ def undo(order: Order, trace: Trace, client: Methods | None = None) -> str:
         return ""
     set_id = UUID(trace.set_id)
     copies = {share: UUID(name) for share, name in trace.copies.items()}
+    spared: frozenset[str] = frozenset()
+    unknown: RvssError | None = None
+    if order.own:
+        try:  # before they are ended below, which may make backups of them
+            spared = own.backups(order, trace.set_id)
+        except RvssError as exc:
+            unknown = exc
     failure = _end(client, set_id, copies) if client is not None else _UNTRIED
     if failure is not None:  # the connection may be gone, or the server have forgotten it
         try:
@@ -42,20 +52,28 @@ def undo(order: Order, trace: Trace, client: Methods | None = None) -> str:
                 failure = _end(another, set_id, copies)
         except RvssError as exc:
             failure = exc
+    if unknown is not None:
+        return _may_be_left(trace, unknown)
     if order.own:
         try:
-            own.discard(order, trace.set_id)
+            own.discard(order, trace.set_id, spared)
         except RvssError as exc:
-            return (
-                f"shadow copies of the set {trace.set_id} may be left ({exc.line()}):"
-                " reconciling removes them, or 'samba-rvss delete'"
-            )
+            return _may_be_left(trace, exc)
+        if spared:
+            return f"what had become a backup meanwhile is kept: {', '.join(sorted(spared))}"
         return ""
     if failure is None:
         return ""
     return (
         f"shadow copies of the set {trace.set_id} may be left on {order.host}, which is for its own"
         f" timers to remove: {failure.line()}"
+    )
+
+
+def _may_be_left(trace: Trace, exc: RvssError) -> str:
+    return (
+        f"shadow copies of the set {trace.set_id} may be left ({exc.line()}):"
+        " reconciling removes them, or 'samba-rvss delete'"
     )
 
 

@@ -4,7 +4,7 @@ Contract: every wait has a limit. The ledger is read; the daemon does the rest.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from uuid import UUID
 
@@ -133,8 +133,23 @@ def record(order: Order, found: Records, consistency: Consistency) -> None:
         ask(order.config, request, seconds=CALL_SECONDS, quiet=True)
 
 
-def discard(order: Order, set_id: str) -> None:
+def backups(order: Order, set_id: str) -> frozenset[str]:
+    """Return the ids of those copies of a set that are backups already.
+
+    Raises:
+        RvssError: NOT_FOUND or STATE.
+    """
+    with open_ledger(order.config) as ledger:
+        return frozenset(copy.id for copy in ledger.backups() if copy.set_id == set_id)
+
+
+def discard(order: Order, set_id: str, spared: Collection[str] = ()) -> None:
     """Delete what is left of a set, for good.
+
+    Args:
+        order: the run.
+        set_id: Samba's id of it.
+        spared: the ids of copies that stay.
 
     Raises:
         RvssError: as the daemon; of several, the first.
@@ -143,7 +158,7 @@ def discard(order: Order, set_id: str) -> None:
     with open_ledger(order.config) as ledger:
         copies = ledger.of_set(set_id)
     for copy in copies:
-        if copy.phase is Phase.GONE:
+        if copy.phase is Phase.GONE or copy.id in spared:
             continue
         try:
             ask(order.config, wire.AdminRequest(verb="delete", copy=copy.id), quiet=True)
