@@ -12,7 +12,8 @@ from samba_rvss.backups import pruning
 from samba_rvss.backups.policy import Policy
 from samba_rvss.copies.backup import Backup
 from samba_rvss.samba.conf import Config
-from samba_rvss.samba.definitions import Definition, Definitions
+from samba_rvss.samba.definitions import Definitions
+from samba_rvss.samba.parser import lower_case
 
 
 def as_pruned(found: Backup, defined: Definitions) -> pruning.Backup:
@@ -23,7 +24,7 @@ def as_pruned(found: Backup, defined: Definitions) -> pruning.Backup:
         defined: what there is in rvss-backup.conf.
     """
     if found.run is not None and _has_group(defined, found.run.name):
-        groups = frozenset({group_of(found.run.name)})
+        groups = frozenset(_groups(found, found.run.name, defined))
     elif not found.seen and (defined.good or defined.problems):
         groups = frozenset()  # it may be a definition's, and count among no others
     else:
@@ -48,13 +49,45 @@ def group_of(name: str) -> str:
     return f"backup {name}"
 
 
-def policies(defined: Definitions, config: Config) -> Mapping[str, Policy | None]:
-    """Return the rules of each definition that has some."""
-    return {
-        group_of(each.name): _with_protection(each.retention, each, config)
-        for each in defined.good
-        if each.retention is not None
-    }
+def _groups(found: Backup, name: str, defined: Definitions) -> Iterator[str]:
+    """Yield the groups of a backup of a definition.
+
+    Of a share that the definition does not name any more, no newer backup comes: what there is of
+    it must not be pushed out by backups of other shares, and is a group besides.
+    """
+    yield group_of(name)
+    for each in defined.good:
+        if each.name == name:
+            named = set(map(lower_case, each.shares))
+            for share in found.shares:
+                if lower_case(share) not in named:
+                    yield _of_share(name, share)
+
+
+def _of_share(name: str, share: str) -> str:
+    return f"{group_of(name)} of {lower_case(share)}"
+
+
+def policies(
+    defined: Definitions, config: Config, found: Iterable[Backup] = ()
+) -> Mapping[str, Policy | None]:
+    """Return the rules of each definition that has some.
+
+    Args:
+        defined: what there is in rvss-backup.conf.
+        config: what smb.conf says.
+        found: all backups.
+    """
+    rules: dict[str, Policy | None] = {}
+    for each in defined.good:
+        if each.retention is None:
+            continue
+        rules[group_of(each.name)] = _with_protection(each.retention, each.shares, config)
+        own = (backup for backup in found if backup.run and backup.run.name == each.name)
+        for share in {share for backup in own for share in backup.shares}:
+            group = _of_share(each.name, share)
+            rules[group] = _with_protection(each.retention, (share,), config)
+    return rules
 
 
 def unruled(found: Iterable[Backup], defined: Definitions) -> Iterator[str]:
@@ -73,9 +106,9 @@ def _has_group(defined: Definitions, name: str) -> bool:
     return not any(each.name == name and each.retention is None for each in defined.good)
 
 
-def _with_protection(policy: Policy, definition: Definition, config: Config) -> Policy | None:
+def _with_protection(policy: Policy, shares: Iterable[str], config: Config) -> Policy | None:
     """Return rules with what protects the backups of the shares; None if that is not certain."""
-    for name in definition.shares:
+    for name in shares:
         share = config.share(name)
         if share is None or share.obstacle:
             return None

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     defined = definitions.load(config)
     for line in grouping.unruled(found, defined):
         output.print_error(line)
-    policies = {**_policies(config), **grouping.policies(defined, config)}
+    policies = {**_policies(config), **grouping.policies(defined, config, found)}
     present = now()
     known = [grouping.as_pruned(each, defined) for each in found]
     verdicts = pruning.plan(known, policies, now=present)

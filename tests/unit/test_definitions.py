@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -320,6 +321,36 @@ def test_what_protects_the_shares_protects_their_backups() -> None:
     )
     (uncertain,) = grouping.policies(defined, CONFIG).values()
     assert uncertain is None
+
+
+def test_a_share_that_a_definition_no_longer_names_keeps_its_backups() -> None:
+    """They are not pushed out by those of other shares, and what protects the share holds."""
+    sections = (_section("vms"), _section("logs"))
+    own = Definition(name="own", shares=("logs",), retention=rules("latest 1"))
+    defined = Definitions(file="f", good=(own,))
+    of_logs = replace(copy_of("new", Phase.KEPT), share="logs")
+    new = replace(_backup("new", "own"), parts=(of_logs,))
+    earlier = NOW - timedelta(days=1)
+    older = replace(new, id="older", parts=(replace(of_logs, created=earlier),))
+    names = ("old", "oldest")
+    old, oldest = (
+        replace(_backup(name, "own"), parts=(copy_of(name, Phase.KEPT, created=earlier - ago),))
+        for name, ago in zip(names, (timedelta(days=1), timedelta(days=2)), strict=True)
+    )
+    found = [new, older, old, oldest]
+
+    def gone(*known: Section) -> list[str]:
+        policies = grouping.policies(defined, replace(CONFIG, sections=known), found)
+        pruned = [grouping.as_pruned(each, defined) for each in found]
+        verdicts = pruning.plan(pruned, policies, now=NOW)
+        return [verdict.backup.id for verdict in verdicts if verdict.removed]
+
+    assert gone(*sections) == ["older", "oldest"]
+    of_vms = sections[0].share
+    assert of_vms is not None
+    tagged = replace(of_vms, retention=replace(rules("*"), requires=("offsite",)))
+    assert gone(replace(sections[0], share=tagged), sections[1]) == ["older"]
+    assert gone(sections[1]) == ["older"]
 
 
 def test_what_status_tells_of_a_definition() -> None:
