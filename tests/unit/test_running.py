@@ -1,14 +1,18 @@
 """Runs of managed backups: what becomes of what an earlier one has left."""
 
-from contextlib import closing
+import os
+import signal
+import threading
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from samba_rvss import wire
-from samba_rvss.cli.running import ending, own
+from samba_rvss.cli.running import ending, own, verb, work
 from samba_rvss.cli.running.order import Order
+from samba_rvss.copies import runs
 from samba_rvss.copies.runs import Trace
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
@@ -57,3 +61,53 @@ def test_a_backup_by_now_is_not_undone(
             ledger.add(replace(copy_of(name, phase), set_id=SET), "create")
         assert ending.undo(order, Trace(began="", set_id=SET)) == told
     assert asked == [("delete", name) for name in deleted]
+
+
+def test_what_could_not_be_written_down_is_undone(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose file system is full has not begun to make a backup of its copies."""
+    undone = []
+
+    def write(_config: object, _name: str, trace: Trace) -> None:
+        if trace.finishing:
+            raise RvssError(Problem.SYSTEM, "no space left")
+
+    def take(self: work._Run, *_: object) -> None:
+        self._note("ends the shadow copies", finishing=True)
+
+    def undo(*_: object) -> str:
+        undone.append(True)
+        return ""
+
+    monkeypatch.setattr(Order, "connect", lambda _: nullcontext())
+    monkeypatch.setattr(work, "closing", lambda client: client)
+    monkeypatch.setattr(runs, "write", write)
+    monkeypatch.setattr(work._Run, "_take", take)
+    monkeypatch.setattr(ending, "undo", undo)
+    with pytest.raises(RvssError, match="no space left"):
+        work._Run(order, threading.Event()).do()
+    assert undone == [True]
+
+
+def cancelled_early(_order: Order) -> None:
+    """Have the command cancelled, in a process that does not know that signal yet."""
+    os.kill(os.getppid(), signal.SIGTERM)
+    signal.pause()
+
+
+def healed_in_spite(_order: Order) -> str:
+    """Have the command cancelled once more."""
+    os.kill(os.getppid(), signal.SIGINT)
+    return "healed"
+
+
+def test_a_run_that_is_cancelled_before_it_begins(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is called cancelled, and nothing ends what undoes it."""
+    monkeypatch.setattr(work, "do", cancelled_early)
+    monkeypatch.setattr(work, "heal", healed_in_spite)
+    with pytest.raises(work.Cancelled) as caught:
+        verb.done(order)
+    assert caught.value.hint == "healed"

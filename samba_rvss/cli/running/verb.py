@@ -63,40 +63,69 @@ def done(order: Order) -> Outcome:
     """Have another process do a run, and wait for it.
 
     Raises:
+        Cancelled: it was.
         RvssError: as `work.do`; INTERNAL if the process died.
     """
     name = order.definition.name
     died: str
-    with Child(apart=True) as child, _passed_on(child.pid), output.progress(lambda: _told(order)):
-        try:
-            return child.call(_limit(order), work.do, order)
-        except (OSError, EOFError) as exc:
-            died = str(exc) or "it died"
-            # A program of the definition may still run: it must not do anything after the next one.
-            processes.end_session(child.pid)
-    with Child(apart=True) as child:
-        try:
-            left = child.call(_limit(order), work.heal, order)
-        except (OSError, EOFError, RvssError) as exc:
-            left = f"what it has left is for the next run to see to: {exc}"
+    with _passed_on() as passing:
+        with Child(apart=True) as child, output.progress(lambda: _told(order)):
+            try:
+                return passing.call(child, _limit(order), order)
+            except (OSError, EOFError) as exc:
+                died = str(exc) or "it died"
+                # A program of the definition may still run: it must do nothing after the next one.
+                processes.end_session(child.pid)
+        with Child(apart=True) as child:
+            try:
+                left = child.call(_limit(order), work.heal, order)
+            except (OSError, EOFError, RvssError) as exc:
+                left = f"what it has left is for the next run to see to: {exc}"
+    if passing.cancelled:  # before it could do that in its own way
+        raise work.Cancelled(left)
     raise RvssError(
         Problem.INTERNAL, f"the process that ran the backup {name} failed: {died}", left
     )
 
 
-@contextmanager
-def _passed_on(pid: int) -> Iterator[None]:
-    """Pass what would end us on to a process, for the time of a block, and wait for it."""
+class _Passing:
+    """Passes on what would end us.
 
-    def pass_on(_number: int, _frame: object) -> None:
+    Attributes:
+        cancelled: whether there was anything to be passed on.
+    """
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._pid = 0
+
+    def call(self, child: Child, seconds: float, order: Order) -> Outcome:
+        """Have a child do a run, which is told when it is cancelled; as `Child.call`."""
+        self._pid = child.pid
+        try:
+            if self.cancelled:
+                raise work.Cancelled
+            return child.call(seconds, work.do, order)
+        finally:
+            self._pid = 0
+
+    def handle(self, _number: int, _frame: object) -> None:
+        """Handle a signal: what undoes a run that died is not ended by it."""
+        self.cancelled = True
         with suppress(OSError):
-            os.kill(pid, signal.SIGTERM)
+            if self._pid:
+                os.kill(self._pid, signal.SIGTERM)
             os.write(2, b"samba-rvss: the run is cancelled, and what was begun undone\n")
 
+
+@contextmanager
+def _passed_on() -> Iterator[_Passing]:
+    """Pass what would end us on, for the time of a block, and wait."""
+    passing = _Passing()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, pass_on) for number in numbers}
+    before = {number: signal.signal(number, passing.handle) for number in numbers}
     try:
-        yield
+        yield passing
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -80,7 +80,7 @@ def heal(order: Order) -> str:
     with runs.alone(config, name):
         trace = runs.read(config, name)
         if trace is None or trace.ended:
-            return "it had ended"
+            return "it had not begun, or had ended"
         left, present = ending.heal(order, trace), _time()
         reason = "; ".join(filter(None, ["its process died", left]))
         ended = replace(trace, ended=present, owed=False, result=runs.FAILED, reason=reason)
@@ -172,7 +172,7 @@ class _Run:
 
     def _connected(self, aim: Consistency) -> Outcome:
         commands.environment(self._order, paths=commands.sources(self._order))  # or it is refused
-        self._note(f"connects to {self._order.where}", set_id="", copies={})
+        self._note(f"connects to {self._order.where}", set_id="", copies={}, pre_failed=False)
         with closing(self._order.connect()) as client:
             taken = CopySet(client, _CONTEXTS[aim], abort_on_failure=False)
             try:
@@ -292,8 +292,13 @@ class _Run:
         self._status = self._status or int(problem)
 
     def _note(self, stage: str, **changes: object) -> None:
+        finishing = self._trace.finishing
         self._trace = replace(self._trace, stage=stage, **changes)  # type: ignore[arg-type]
-        runs.write(self._order.config, self._of.name, self._trace)
+        try:
+            runs.write(self._order.config, self._of.name, self._trace)
+        except RvssError:  # what was to be done next is not begun, and all before it is undone
+            self._trace = replace(self._trace, finishing=finishing)
+            raise
 
     def _note_anyway(self, stage: str, **changes: object) -> None:
         """Do as `_note`; what is to be done then is done even if nothing can be written down."""
