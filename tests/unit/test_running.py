@@ -6,6 +6,7 @@ import threading
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -61,6 +62,17 @@ def test_a_backup_by_now_is_not_undone(
             ledger.add(replace(copy_of(name, phase), set_id=SET), "create")
         assert ending.undo(order, Trace(began="", set_id=SET)) == told
     assert asked == [("delete", name) for name in deleted]
+
+
+def test_a_recovery_that_was_not_done_in_time_proves_nothing(order: Order) -> None:
+    copies = {"vms": UUID(int=1), "logs": UUID(int=2)}
+    with closing(Ledger(order.config.ledger)) as ledger:
+        for number, phase in enumerate((Phase.OPEN, Phase.OPEN, Phase.SEALED), 1):
+            copy = replace(copy_of(f"c{number}", phase), copy_id=str(UUID(int=number)))
+            ledger.add(copy, "create")
+    own.require_open(order, copies)
+    with pytest.raises(RvssError, match="the shadow copy of sql is sealed before it was done"):
+        own.require_open(order, {**copies, "sql": UUID(int=3)})
 
 
 def test_what_could_not_be_written_down_is_undone(

@@ -71,6 +71,23 @@ def await_open(order: Order, copies: Mapping[str, UUID], check: Callable[[], Non
     return _await(order, copies, check, _SECONDS, lambda copy: copy.phase is Phase.OPEN)
 
 
+def require_open(order: Order, copies: Mapping[str, UUID]) -> None:
+    """See that copies can still be written to: what was done in them was done in time.
+
+    Raises:
+        RvssError: STATE if one was sealed meanwhile; NOT_FOUND.
+    """
+    with open_ledger(order.config) as ledger:
+        for share, name in copies.items():
+            for copy in ledger.find(str(name)):
+                if copy.phase is not Phase.OPEN:
+                    raise RvssError(
+                        Problem.STATE,
+                        f"the shadow copy of {share} is {copy.phase.value} before it was done",
+                        "give 'rvss:recovery timeout' more time than 'command timeout'",
+                    )
+
+
 def await_sealed(order: Order, copies: Mapping[str, UUID], check: Callable[[], None]) -> Records:
     """Wait until copies are sealed, and RecoveryComplete is recorded; as `await_records`."""
     seconds = order.config.seal_deadline + _SECONDS

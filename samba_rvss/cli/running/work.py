@@ -208,7 +208,7 @@ class _Run:
             paths = tuple(found[share].path for share in shares)
         self._reach("exposed")
         if aim is Consistency.APPLICATION:
-            self._recover(paths)
+            self._recover(paths, taken)
         self._note("completes the recovery")
         self._check()
         taken.complete()
@@ -271,12 +271,14 @@ class _Run:
                 raise RvssError(exc.problem, f"'preexec' failed: {exc.message}", exc.hint) from exc
             self._wrong(f"'preexec' failed: {exc.line()}", exc.problem)
 
-    def _recover(self, paths: tuple[str, ...]) -> None:
+    def _recover(self, paths: tuple[str, ...], taken: CopySet) -> None:
         self._note("runs the recovery command")
         env = commands.environment(self._order, self._trace.set_id, paths)
         words = self._of.recovery_command
         try:
             commands.call(self._order, "recovery command", words, env, self._cancelled.is_set)
+            if self._order.own:
+                own.require_open(self._order, taken.copies)
         except Stopped:
             raise
         except RvssError as exc:
