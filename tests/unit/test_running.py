@@ -102,6 +102,31 @@ def test_what_could_not_be_written_down_is_undone(
     assert undone == [True]
 
 
+def test_what_is_owed_is_done_though_somebody_restores(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a run is refused is written down, after what an earlier one has left is seen to."""
+    done = []
+
+    def post(*_: object) -> str:
+        done.append(True)
+        return ""
+
+    def undisturbed(_order: Order) -> None:
+        raise RvssError(Problem.BUSY, "somebody restores")
+
+    monkeypatch.setattr(ending, "post", post)
+    monkeypatch.setattr(own, "undisturbed", undisturbed)
+    with runs.alone(order.config, "nightly"):
+        runs.write(order.config, "nightly", Trace(began="2026-01-01", owed=True))
+    with pytest.raises(RvssError, match="somebody restores"):
+        work._Run(order, threading.Event()).do()
+    trace = runs.read(order.config, "nightly")
+    assert done == [True]
+    assert trace is not None
+    assert (trace.result, trace.reason) == (runs.FAILED, "somebody restores")
+
+
 def cancelled_early(_order: Order) -> None:
     """Have the command cancelled, in a process that does not know that signal yet."""
     os.kill(os.getppid(), signal.SIGTERM)

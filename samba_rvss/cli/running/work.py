@@ -63,7 +63,7 @@ def do(order: Order) -> Outcome:
     cancelled = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: cancelled.set())
     signal_at_end(signal.SIGTERM, order.parent)
-    with runs.alone(order.config, order.definition.name), own.undisturbed(order):
+    with runs.alone(order.config, order.definition.name):
         return _Run(order, cancelled).do()
 
 
@@ -116,7 +116,8 @@ class _Run:
             self._wrong(f"of the last run, {left}", Problem.BUSY)
         self._note("begins", succeeded=last.succeeded if last else "")
         try:
-            outcome = self._first_that_succeeds()
+            with own.undisturbed(self._order):
+                outcome = self._first_that_succeeds()
         except BaseException as exc:
             result = _result(exc)
             reason = "; ".join([_reason(exc), *self._problems])
