@@ -209,6 +209,7 @@ def test_backups_at_a_terminal(resting: "Resting", capsys: pytest.CaptureFixture
             "AGE",
             "SIZE",
             "EXPOSED",
+            "RUN",
         )
     ]
 

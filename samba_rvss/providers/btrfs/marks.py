@@ -11,11 +11,11 @@ import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.model import Identity, Mark, Whose
+from samba_rvss.model import Identity, Kept, Mark, Whose
 from samba_rvss.providers.btrfs import parts, together
 from samba_rvss.providers.btrfs.home import Home
 from samba_rvss.providers.btrfs.parts import PLACE, Part
@@ -25,7 +25,7 @@ MARK = "trusted.samba_rvss"
 PROVIDER = "btrfs"
 # Bytes that a mark grows by when its image is sealed, beside the parts' uuids, when it is kept and
 # has all the holds and tags that it may have (`copies.holds`), and when it is exposed.
-_SEALED, _KEPT, _EXPOSED, _RUN = 800, 750, 700, 768
+_SEALED, _KEPT, _EXPOSED = 800, 750, 700
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,20 +136,27 @@ def write(
     """Write a mark; in one step.
 
     Raises:
-        RvssError: NOT_SUPPORTED if it would not fit once the image is sealed.
+        RvssError: NOT_SUPPORTED if it would not fit once the image is sealed, or leaves no room for
+            what is said of a backup.
     """
     more = {"parts": parts.to_more(named), **({"in_place": True} if in_place else {})}
     raw = encode(mark, identity, more).encode()
     # fs/btrfs/ctree.h, BTRFS_MAX_XATTR_SIZE: what is left of a node without its headers
     room = home.node - 156 - len(MARK)
     unknown = sum((not part.recovery) + (not part.sealed) for part in named)
-    later = 0 if mark.sealed else _SEALED + _KEPT + _EXPOSED + _RUN + 32 * unknown
-    if len(raw) + later > room:
+    later = 0 if mark.sealed else _SEALED + _KEPT + _EXPOSED + 32 * unknown
+    needed = len(raw) + later
+    if mark.kept and mark.kept.run:
+        # Nothing is kept for what a run says; it has to leave what is kept for the rest.
+        alone = replace(mark, kept=Kept(run=mark.kept.run))
+        needed = max(needed, len(encode(alone, identity, more).encode()) + _KEPT + _EXPOSED)
+    if needed > room:
         raise RvssError(
             Problem.NOT_SUPPORTED,
             f"the shadow copy of {mark.share_path} cannot be marked: its {len(named)} subvolumes"
-            f" and their paths need {len(raw) + later} bytes, and there are {room}",
-            "make fewer of them part of the share, or shorten their paths",
+            f" and their paths need {needed} bytes, and there are {room}",
+            "make fewer of them part of the share, or shorten their paths, or the patterns of the"
+            " backup's definition",
         )
     with files.opened(_open(home, mark.id)) as fd:
         os.setxattr(fd, MARK, raw)
