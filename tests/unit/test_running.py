@@ -1,8 +1,10 @@
 """Runs of managed backups: what becomes of what an earlier one has left."""
 
+import argparse
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,14 @@ import pytest
 
 from samba_rvss import wire
 from samba_rvss.cli.running import ending, own, verb, work
+from samba_rvss.cli.running import order as orders
 from samba_rvss.cli.running.order import Order
 from samba_rvss.copies import runs
 from samba_rvss.copies.runs import Trace
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase
+from samba_rvss.samba import definitions
 from samba_rvss.samba.definitions import Definition
 from tests.unit.values import CONFIG, SET, copy_of
 
@@ -148,3 +152,45 @@ def test_a_run_that_is_cancelled_before_it_begins(
     with pytest.raises(work.Cancelled) as caught:
         verb.done(order)
     assert caught.value.hint == "healed"
+
+
+def test_healing_by_hand_does_what_is_owed_and_takes_nothing(
+    order: Order, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process that would have healed may have been killed too."""
+    done = []
+
+    class Here:
+        """As `Child`, but that it calls in this process."""
+
+        def __init__(self, **_: object) -> None: ...
+        def __enter__(self) -> "Here":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def call(self, _seconds: float, function: Callable[[Order], str], given: Order) -> str:
+            return function(given)
+
+    def post(*_: object) -> str:
+        done.append(True)
+        return ""
+
+    class Known:
+        def get(self, _name: str) -> Definition:
+            return order.definition
+
+    monkeypatch.setattr(ending, "post", post)
+    monkeypatch.setattr(verb, "Child", Here)
+    monkeypatch.setattr(verb, "configuration", lambda _: order.config)
+    monkeypatch.setattr(definitions, "load", lambda _: Known())
+    monkeypatch.setattr(orders, "make", lambda *_: order)
+    heal = argparse.Namespace(name="nightly", heal=True, json=False)
+    for expected, times in (("nothing of it is left", 1), ("it had not begun, or had ended", 1)):
+        if not done:
+            with runs.alone(order.config, "nightly"):
+                runs.write(
+                    order.config, "nightly", Trace(began="2026-01-01T00:00:00+00:00", owed=True)
+                )
+        assert verb.run(heal) == 0
+        assert capsys.readouterr().out == f"[nightly] {expected}\n"
+        assert len(done) == times

@@ -36,7 +36,13 @@ def register(verbs: Verbs) -> None:
         " copy set over its shares. It can be cancelled at any time, and leaves nothing then.",
     )
     verb.add_argument("name", metavar="NAME", help="of its section there")
-    verb.add_argument("--json", action="store_true", help="print JSON")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print JSON")
+    how.add_argument(
+        "--heal",
+        action="store_true",
+        help="take nothing: only see to what a run has left that was killed",
+    )
     verb.set_defaults(function=run)
 
 
@@ -45,6 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     definition = definitions.load(config).get(arguments.name)
     order = orders.make(config, definition, os.getpid())
+    if arguments.heal:
+        output.print_line(f"[{definition.name}] {_healed(order)}")
+        return 0
     try:
         outcome = done(order)
     except work.Cancelled as exc:
@@ -76,16 +85,28 @@ def done(order: Order) -> Outcome:
                 died = str(exc) or "it died"
                 # A program of the definition may still run: it must do nothing after the next one.
                 processes.end_session(child.pid)
-        with Child(apart=True) as child:
-            try:
-                left = child.call(_limit(order), work.heal, order)
-            except (OSError, EOFError, RvssError) as exc:
-                left = f"what it has left is for the next run to see to: {exc}"
+        try:
+            left = _healed(order)
+        except RvssError as exc:
+            left = f"what it has left is for the next run to see to: {exc}"
     if passing.cancelled:  # before it could do that in its own way
         raise work.Cancelled(left)
     raise RvssError(
         Problem.INTERNAL, f"the process that ran the backup {name} failed: {died}", left
     )
+
+
+def _healed(order: Order) -> str:
+    """Have another process see to what a run has left whose process died; as `work.heal`.
+
+    Raises:
+        RvssError: as `work.heal`; INTERNAL if the process died.
+    """
+    with Child(apart=True) as child:
+        try:
+            return child.call(_limit(order), work.heal, order)
+        except (OSError, EOFError) as exc:
+            raise RvssError(Problem.INTERNAL, f"healing has failed: {exc or 'it died'}") from exc
 
 
 class _Passing:
