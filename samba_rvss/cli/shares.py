@@ -86,6 +86,7 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
             "file_system": None,
             "volume": None,
             "directory": None,
+            "nested": None,
             "reason": section.reason,
             "warning": "",
         }
@@ -108,6 +109,7 @@ def examine(config: conf.Config) -> Iterator[dict[str, object]]:
                 row["file_system"] = target.volume.provider
                 row["volume"] = target.volume.name
                 row["directory"] = f"/{target.volume.directory}"
+                row["nested"] = section.share.nested.value
         yield row
 
 
