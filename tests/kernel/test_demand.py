@@ -541,10 +541,18 @@ def test_an_owner_who_does_not_answer(rig_directory: Path) -> None:
 
 
 def keeper_process() -> int:
-    """Return the id of the keeper's process."""
-    children = processes.descendants(os.getpid())
-    words = {pid: " ".join(processes.arguments(pid)) for pid in children}
-    (pid,) = (pid for pid, said in words.items() if "daemon.keeper import" in said)
+    """Return the id of the keeper's process, as soon as the kernel has its arguments.
+
+    Who starts a process goes on at the child's execve(2), before those are in place.
+    """
+
+    def found() -> list[int]:
+        children = processes.descendants(os.getpid())
+        words = {pid: " ".join(processes.arguments(pid)) for pid in children}
+        return [pid for pid, said in words.items() if "daemon.keeper import" in said]
+
+    wait_until("there is a keeper", lambda: bool(found()))
+    (pid,) = found()
     return pid
 
 
