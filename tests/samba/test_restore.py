@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from samba_rvss.copies import guard
 from samba_rvss.errors import Problem
 from samba_rvss.testing.waiting import wait_until
@@ -64,6 +66,7 @@ def _comparable(share: Path) -> dict[str, dict[str, object]]:
     return found
 
 
+@pytest.mark.vm(seconds=110, long=True, file_system="zfs")
 def test_it_is_for_a_client_as_it_was(rig: "Rig") -> None:
     share = rig.volume()
     options = {"vfs objects": "acl_xattr shell_snap streams_xattr", "rvss:keep": "recovered"}
