@@ -4,16 +4,13 @@ Place: the daemon calls `now_wrong` in a process of its own, which a disk that s
 hold up for ever. Nothing is changed.
 """
 
-import os
-
 from samba_rvss.cli.look import Look
 from samba_rvss.cli.standing import roomless, stale
 from samba_rvss.cli.status import judge
 from samba_rvss.daemon.news import STALE, WRONG, News, of_copy
 from samba_rvss.errors import RvssError
+from samba_rvss.kernel.priority import give_way
 from samba_rvss.samba import conf
-
-_NICE = 10
 
 
 def now_wrong(configfile: str) -> tuple[tuple[News, ...], bool]:
@@ -22,7 +19,7 @@ def now_wrong(configfile: str) -> tuple[tuple[News, ...], bool]:
     Args:
         configfile: smb.conf, or an empty string for Samba's own.
     """
-    os.nice(_NICE)
+    give_way()
     try:
         look, standing, *_ = judge(conf.load(configfile))
     except RvssError as exc:

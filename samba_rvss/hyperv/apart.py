@@ -16,6 +16,7 @@ from contextlib import suppress
 from samba_rvss.hyperv.report import messages
 from samba_rvss.hyperv.survey import Limits, survey
 from samba_rvss.kernel import processes
+from samba_rvss.kernel.priority import give_way
 
 NAMES = 100_000
 """So many names of a tree are looked at: some tenths of a second."""
@@ -28,7 +29,6 @@ UNWANTED = 3
 
 _DEEPEST = 32
 _MEMORY = 512 << 20
-_NICE = 10  # not idle: it would take long to end where others keep the processors busy
 
 
 def serve(fd: int, seconds: float, root: int) -> None:
@@ -46,7 +46,7 @@ def serve(fd: int, seconds: float, root: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     limits = Limits(names=NAMES, held=DISKS, seconds=seconds, deepest=_DEEPEST)
-    os.nice(_NICE)
+    give_way()
     with socket.socket(fileno=fd) as owner, suppress(BrokenPipeError):
         threading.Thread(target=_leave_with, args=(owner,), daemon=True).start()
         for message in messages(survey(root, limits)):

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_PREFERRED = -10
+_PREFERRED, _GIVING_WAY = -10, 10
 
 
 @contextmanager
@@ -49,6 +49,14 @@ def prefer() -> bool:
         Whether that is permitted.
     """
     return set_nice(min(_PREFERRED, nice()))
+
+
+def give_way() -> None:
+    """Have the calling thread, and all that it starts, let others go first, whoever started it.
+
+    Not idle: what is to be ended takes long to end then where others keep the processors busy.
+    """
+    set_nice(max(_GIVING_WAY, nice()))
 
 
 @contextmanager

@@ -8,7 +8,16 @@ import threading
 import pytest
 
 from samba_rvss.daemon.tasks import Threads
-from samba_rvss.kernel.priority import Urgency, hurry, idle, like_others, nice, prefer
+from samba_rvss.kernel.priority import (
+    Urgency,
+    give_way,
+    hurry,
+    idle,
+    like_others,
+    nice,
+    prefer,
+    set_nice,
+)
 
 pytestmark = pytest.mark.require("root")
 
@@ -99,6 +108,22 @@ def test_a_process_that_is_preferred_has_what_it_starts_preferred_but_for_what_i
     thread.start()
     thread.join()
     assert found == [(True, -10, max(nice(), 0), -10)]
+
+
+@pytest.mark.parametrize(("before", "after"), [(-10, 10), (0, 10), (15, 15)])
+def test_who_gives_way_does_so_whoever_started_it(before: int, after: int) -> None:
+    """A daemon that is preferred starts what must not be."""
+    found: list[int] = []
+
+    def work() -> None:
+        assert set_nice(before)
+        give_way()
+        found.append(nice())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [after]
 
 
 def test_threads_are_as_the_one_that_made_their_pool_though_another_hurries() -> None:
