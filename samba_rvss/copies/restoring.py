@@ -9,7 +9,6 @@ may have one half of it as it was and the other as it is.
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import quote
@@ -24,7 +23,7 @@ EVENT = "during a restore"
 
 _NAME = "restoring"
 _FLAGS = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_SECONDS, _PAUSE = 1.0, 0.05  # longer than anybody looks whether somebody restores
+_SECONDS = 1.0  # longer than anybody looks whether somebody restores
 
 
 @contextmanager
@@ -62,16 +61,7 @@ def is_under_way(config: Config, volume: Volume) -> bool:
 
     Nothing is made for that, and nobody waits: a shadow copy may be waiting for the answer.
     """
-    try:
-        fd = os.open(_path(config, volume), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    with files.opened(fd):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    return files.is_locked(_path(config, volume))
 
 
 def require_none(config: Config, volume: Volume) -> None:
@@ -107,15 +97,4 @@ def _locked(config: Config, volume: Volume, how: int) -> Iterator[int | None]:
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot open {path}: {exc.strerror}") from exc
     with files.opened(fd):
-        deadline = time.monotonic() + _SECONDS
-        while True:
-            try:
-                fcntl.flock(fd, how | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(_PAUSE)
-            else:
-                yield fd
-                return
-        yield None
+        yield fd if files.lock(fd, how, _SECONDS) else None

@@ -11,7 +11,6 @@ import dataclasses
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, paths
 from samba_rvss.samba.conf import Config
 
-_TRIES, _PAUSE = 10, 0.05  # seconds
+_SECONDS = 0.5  # longer than anybody looks whether there is a run
 
 KEPT, FAILED, CANCELLED = "kept", "failed", "cancelled"
 """How a run ends; a run against another server is kept if that keeps it."""
@@ -115,16 +114,7 @@ def write(config: Config, name: str, trace: Trace) -> None:
 
 def is_running(config: Config, name: str) -> bool:
     """Return whether a run of a definition goes on."""
-    try:
-        fd = os.open(_lock_file(config, name), os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    with files.opened(fd):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return files.is_locked(_lock_file(config, name))
 
 
 @contextmanager
@@ -145,23 +135,11 @@ def alone(config: Config, name: str) -> Iterator[None]:
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot make {exc.filename}: {exc.strerror}") from exc
     with files.opened(fd):
-        if not _locked(fd):
+        if not files.lock(fd, fcntl.LOCK_EX, _SECONDS):
             raise RvssError(
                 Problem.BUSY, f"a run of the backup {name} goes on already", "wait until it ends"
             )
         yield
-
-
-def _locked(fd: int) -> bool:
-    """Take a lock, unless another run has it; who only looks at it lets go of it at once."""
-    for _ in range(_TRIES):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_PAUSE)
-        else:
-            return True
-    return False
 
 
 def _lock_file(config: Config, name: str) -> str:

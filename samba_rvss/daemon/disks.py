@@ -107,7 +107,7 @@ def _start(instance: Instance, copy: ShadowCopy, undo: ExitStack) -> socket.sock
     process, pipe = child.start(apart.serve, SECONDS, fd=root)
     undo.callback(_end, process)
     undo.callback(pipe.close)
-    pipe.setblocking(False)  # noqa: FBT003 - it takes no keywords
+    pipe.settimeout(0.0)  # for the event loop
     return pipe
 
 

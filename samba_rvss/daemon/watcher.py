@@ -353,7 +353,7 @@ class Watcher:
         it writes first must not find the copy closed, however busy the machine is.
         """
         self._urgency.set(
-            any(
+            wanted=any(
                 copy.phase in {Phase.TAKEN, Phase.OPEN} and copy.id not in self._sealer.busy
                 for copy in self._pending.values()
             )

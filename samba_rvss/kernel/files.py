@@ -5,10 +5,13 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from samba_rvss.kernel.libc import checked, libc
+
+_LOCK_PAUSE = 0.05  # seconds
 
 # linux/fcntl.h, linux/openat2.h
 AT_FDCWD = -100
@@ -139,6 +142,49 @@ def syncfs(mount: int) -> None:
         checked(libc.syncfs(fd))
     finally:
         os.close(fd)
+
+
+def lock(fd: int, how: int, seconds: float) -> bool:
+    """Take a lock of an open file (flock(2)); wait for those who have it.
+
+    Args:
+        fd: the file.
+        how: LOCK_SH or LOCK_EX.
+        seconds: how long to wait at most.
+
+    Returns:
+        Whether it was to be had.
+
+    Raises:
+        OSError: the file cannot be locked.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOCK_PAUSE)
+        else:
+            return True
+
+
+def is_locked(path: str) -> bool:
+    """Return whether somebody has the only lock of a file (flock(2)); not if that cannot be told.
+
+    Nothing is made for that, and nobody is waited for.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    with opened(fd):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def unlock(fd: int) -> None:

@@ -91,7 +91,7 @@ class Urgency:
         self._is_urgent = False
         self._usual = 0
 
-    def set(self, wanted: bool) -> None:  # noqa: FBT001 - it is what is set
+    def set(self, *, wanted: bool) -> None:
         """Have the calling thread, but nothing that it starts, hurry; or work as usual again."""
         if wanted is self._is_urgent:
             return

@@ -55,6 +55,7 @@ def set_flags(fd: int, wanted: int) -> None:
     Raises:
         OSError: it cannot have them.
     """
+    # Its number says long, and the kernel reads an int (fs/ioctl.c, ioctl_setflags()).
     ioctl(fd, _SETFLAGS, ctypes.create_string_buffer(struct.pack("=Ixxxx", wanted), size=8))
 
 

@@ -114,7 +114,7 @@ def completed(found: int) -> tuple[bytes, bytes, bytes]:
     path = _path(found)
     access: list[bytes] = []
     others: list[bytes] = []
-    for each in sorted(map(os.fsencode, _listed(path))):
+    for each in sorted(map(os.fsencode, attributes(path))):
         if each.startswith(NOT_OURS):
             continue
         try:
@@ -128,7 +128,12 @@ def completed(found: int) -> tuple[bytes, bytes, bytes]:
     return target, _digest(access), _digest(others)
 
 
-def _listed(path: str) -> list[str]:
+def attributes(path: str) -> list[str]:
+    """Return the names of a file's extended attributes; none where there can be none.
+
+    Raises:
+        OSError: they cannot be listed.
+    """
     try:
         return os.listxattr(path)
     except OSError as exc:

@@ -54,7 +54,9 @@ def names(
     levels: list[_Level] = []
     try:
         try:
-            levels.append(_Level(os.open(".", files.DIRECTORY, dir_fd=root), b"", in_order))
+            levels.append(
+                _Level(os.open(".", files.DIRECTORY, dir_fd=root), b"", in_order=in_order)
+            )
         except OSError:
             aside(Aside.UNREADABLE, b"")
         while levels:
@@ -78,7 +80,7 @@ def names(
                 continue
             try:
                 fd = files.openat2(level.fd, entry.name, files.DIRECTORY, resolve)
-                below = _Level(fd, path, in_order)
+                below = _Level(fd, path, in_order=in_order)
             except OSError as exc:
                 if exc.errno not in _GONE:
                     aside(Aside.MOUNT if exc.errno == errno.EXDEV else Aside.UNREADABLE, path)
@@ -107,7 +109,7 @@ class _Level:
         OSError: it cannot be listed.
     """
 
-    def __init__(self, fd: int, path: bytes, in_order: bool) -> None:  # noqa: FBT001 - handed on
+    def __init__(self, fd: int, path: bytes, *, in_order: bool) -> None:
         with ExitStack() as undo:
             undo.callback(os.close, fd)
             self.fd = fd

@@ -11,6 +11,7 @@ import os
 import stat
 from dataclasses import dataclass, field
 
+from samba_rvss.manifests import tree
 from samba_rvss.manifests.tree import NOT_OURS, NT_ACL
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
@@ -43,7 +44,7 @@ def read(found: int) -> Attributes:
     status = os.fstat(found)
     path = _path(found)
     extended = {}
-    for name in map(os.fsencode, _listed(path)):
+    for name in map(os.fsencode, tree.attributes(path)):
         if not name.startswith(NOT_OURS):
             extended[name] = os.getxattr(path, name)
     return Attributes(
@@ -90,7 +91,7 @@ def write(found: int, wanted: Attributes) -> list[str]:
     if not wanted.is_link:
         os.chmod(path, wanted.mode)
     failures = []
-    present = {os.fsencode(name) for name in _listed(path)}
+    present = {os.fsencode(name) for name in tree.attributes(path)}
     for name in sorted(present - wanted.extended.keys()):
         if not name.startswith(NOT_OURS):
             os.removexattr(path, name)
@@ -113,15 +114,6 @@ def _rank(name: bytes) -> tuple[int, bytes]:
 def _is_full(found: int) -> bool:
     """Return whether there is no room: ENOSPC also says that an attribute is too large (ext4)."""
     return not os.statvfs(_path(found)).f_bavail
-
-
-def _listed(path: str) -> list[str]:
-    try:
-        return os.listxattr(path)
-    except OSError as exc:
-        if exc.errno in (errno.ENOTSUP, errno.EPERM):  # not here, or not of such a file
-            return []
-        raise
 
 
 def _path(found: int) -> str:

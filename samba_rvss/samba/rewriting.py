@@ -6,7 +6,6 @@ kept beside it. Nothing is written where others than root could have put it.
 
 import fcntl
 import os
-import time
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, paths
@@ -84,13 +83,5 @@ def replace(file: str, before: str, after: str, when: str) -> str:
 
 
 def _lock(fd: int, file: str) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise RvssError(Problem.BUSY, f"somebody has locked {file}", "try again") from None
-            time.sleep(0.1)
-        else:
-            return
+    if not files.lock(fd, fcntl.LOCK_EX, _SECONDS):
+        raise RvssError(Problem.BUSY, f"somebody has locked {file}", "try again")

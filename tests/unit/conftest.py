@@ -1,11 +1,13 @@
 """What several of these tests need."""
 
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from samba_rvss import run
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase
 from tests.unit.values import COPY_ID, SET, copy_of
@@ -65,3 +67,19 @@ def resting(reachable: Path) -> Resting:
         ledger.add(kept, "create")
         ledger.note_set("a set", "aborted")
     return found
+
+
+@pytest.fixture
+def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Let smbstatus say something."""
+    monkeypatch.setattr(run, "_PATH", str(tmp_path))
+    run.tool.cache_clear()
+
+    def made(text: str) -> None:
+        (tmp_path / "said").write_text(text)
+        program = tmp_path / "smbstatus"
+        program.write_text(f"#!/bin/sh\nexec /bin/cat {tmp_path}/said\n")
+        program.chmod(0o755)
+
+    yield made
+    run.tool.cache_clear()

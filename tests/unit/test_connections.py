@@ -1,31 +1,13 @@
 """What smbstatus says of connections."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from samba_rvss import run
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.samba.connections import Connection, look
-
-
-@pytest.fixture
-def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Let smbstatus say something."""
-    monkeypatch.setattr(run, "_PATH", str(tmp_path))
-    run.tool.cache_clear()
-
-    def made(text: str) -> None:
-        (tmp_path / "said").write_text(text)
-        program = tmp_path / "smbstatus"
-        program.write_text(f"#!/bin/sh\nexec /bin/cat {tmp_path}/said\n")
-        program.chmod(0o755)
-
-    yield made
-    run.tool.cache_clear()
 
 
 def _tcon(share: str, machine: str, at: str) -> dict[str, str]:

@@ -32,7 +32,7 @@ def test_an_urgent_thread_hurries_and_what_it_starts_does_not() -> None:
     found: list[int] = []
     urgency = Urgency()
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    urgency.set(True)
+    urgency.set(wanted=True)
     try:
         assert _policy() == os.SCHED_RR
         other = threading.Thread(target=lambda: found.append(_policy()))
@@ -40,7 +40,7 @@ def test_an_urgent_thread_hurries_and_what_it_starts_does_not() -> None:
         other.join()
         child = subprocess.run([sys.executable, "-c", _POLICY], stdout=subprocess.PIPE, check=True)
     finally:
-        urgency.set(False)
+        urgency.set(wanted=False)
     assert found == [os.SCHED_OTHER]
     assert child.stdout.split() == [b"0", b"0"]
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
@@ -50,11 +50,11 @@ def test_an_urgent_thread_hurries_and_what_it_starts_does_not() -> None:
 def test_it_is_urgent_again() -> None:
     urgency = Urgency()
     for _ in range(2):
-        urgency.set(True)
-        urgency.set(True)
+        urgency.set(wanted=True)
+        urgency.set(wanted=True)
         assert _policy() == os.SCHED_RR
-        urgency.set(False)
-        urgency.set(False)
+        urgency.set(wanted=False)
+        urgency.set(wanted=False)
         assert _policy() == os.SCHED_OTHER
 
 
@@ -65,8 +65,8 @@ def test_where_nothing_may_hurry_there_is_no_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
     monkeypatch.setattr(os, "setpriority", refuse)
     urgency = Urgency()
-    urgency.set(True)
-    urgency.set(False)
+    urgency.set(wanted=True)
+    urgency.set(wanted=False)
     hurry()
     with idle():
         pass
@@ -84,7 +84,7 @@ def test_where_no_real_time_is_given_it_is_the_highest_of_the_usual_priorities(
     def work() -> None:
         urgency = Urgency()
         for wanted in (True, False):
-            urgency.set(wanted)
+            urgency.set(wanted=wanted)
             found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
@@ -129,9 +129,9 @@ def test_who_gives_way_does_so_whoever_started_it(before: int, after: int) -> No
 def test_threads_are_as_the_one_that_made_their_pool_though_another_hurries() -> None:
     usual = nice()
     threads, urgency = Threads(), Urgency()
-    urgency.set(True)
+    urgency.set(wanted=True)
     try:
         assert threads.submit(lambda: (_policy(), nice())).result() == (os.SCHED_OTHER, usual)
     finally:
-        urgency.set(False)
+        urgency.set(wanted=False)
         threads.shutdown()

@@ -1,17 +1,15 @@
 """What becomes of a name that is restored, which names are wanted, and what they may be called."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samba_rvss import run
 from samba_rvss.cli import importing, parser
 from samba_rvss.cli import restore as cli
 from samba_rvss.copies import machines, restore
@@ -192,22 +190,6 @@ def test_what_gives_rights_is_taken_away() -> None:
 def test_modules_that_keep_something_elsewhere() -> None:
     objects = ("acl_tdb:x", "acl_xattr", "/lib/streams_depot.so", "xattr_tdb", "streams_xattr")
     assert modules.by_inode(objects) == ("acl_tdb", "streams_depot", "xattr_tdb")
-
-
-@pytest.fixture
-def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Let smbstatus say something."""
-    monkeypatch.setattr(run, "_PATH", str(tmp_path))
-    run.tool.cache_clear()
-
-    def made(text: str) -> None:
-        (tmp_path / "said").write_text(text)
-        program = tmp_path / "smbstatus"
-        program.write_text(f"#!/bin/sh\nexec /bin/cat {tmp_path}/said\n")
-        program.chmod(0o755)
-
-    yield made
-    run.tool.cache_clear()
 
 
 def _opened(pid: str) -> dict[str, object]:

@@ -296,6 +296,7 @@ class _Run:
 
     def _note(self, stage: str, **changes: object) -> None:
         finishing = self._trace.finishing
+        # Members of `Trace`: mypy does not look into keywords that are handed on.
         self._trace = replace(self._trace, stage=stage, **changes)  # type: ignore[arg-type]
         try:
             runs.write(self._order.config, self._of.name, self._trace)
