@@ -19,7 +19,8 @@ def judge(seen: Observation, draft: Draft) -> None:
     """Judge every image that no copy in the ledger accounts for."""
     if seen.inventory is None:
         return
-    accounted = {copy.id for copy in (*seen.copies, *seen.backups)} | seen.changing
+    recorded = {copy.id for copy in (*seen.copies, *seen.backups)}
+    accounted = recorded | seen.changing
     unknown = [i for i in seen.inventory.images if i.id not in accounted and not i.mark.branch]
     for image in {i.id: i for i in unknown}.values():
         if image.former:
@@ -28,7 +29,8 @@ def judge(seen: Observation, draft: Draft) -> None:
             _judge_ours(seen, draft, image, seen.inventory.present)
     for foreign in seen.inventory.foreign:
         names = {foreign.id} | ({foreign.mark.id} if foreign.mark else set())
-        draft.staying |= names - _deleted(seen, draft)
+        # What is of a copy in the ledger is judged with that, whoever else claims its name.
+        draft.staying |= names - recorded - _deleted(seen, draft)
         # One of this instance's is odd here; another's is no fault of this server.
         draft.leave(foreign.id, explain(foreign), wrong=foreign.instance in seen.instances)
     ours = {copy.volume.file_system for copy in (*seen.copies, *seen.backups)}
@@ -89,7 +91,6 @@ def _judge_ours(
         if image.complete:
             reason = "it was deleted while it could not be seen, and its mark says that it is held"
             draft.act(Adopt(image=image, path=_path_of(seen, image.id), reason=reason))
-            draft.staying.discard(image.id)  # what Samba had of it was deleted
         else:
             _leave(seen, draft, image, "it was deleted and came back, held, and a part is missing")
         return

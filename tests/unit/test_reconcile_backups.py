@@ -15,6 +15,7 @@ from samba_rvss.model import (
     Kept,
     Moment,
     Phase,
+    SambaSet,
     SambaState,
     SetState,
     ShadowCopy,
@@ -26,6 +27,7 @@ from samba_rvss.reconcile.decision import (
     Amend,
     Clear,
     Delete,
+    DeleteSet,
     Finish,
     Seal,
     Unmount,
@@ -45,6 +47,7 @@ from tests.unit.values import (
     image_of,
     mark_of,
     path_of,
+    samba_copy_of,
     sealed_of,
     share_of,
 )
@@ -202,6 +205,17 @@ def test_what_was_deleted_unseen_and_is_held_is_ours_again() -> None:
     assert any("came back, held" in told for told in wrong(odd))
 
 
+def test_what_is_ours_again_keeps_the_set_that_has_it() -> None:
+    """It is no backup yet; whichever of the two were done first, the other would be stale."""
+    image = replace(_BARE, mark=replace(_BARE.mark, kept=_HELD))
+    samba = SambaState(
+        sets=(SambaSet(id=SET, state=SetState.EXPOSED, context=Context.AUTO_RECOVERY),),
+        copies=(samba_copy_of(path_of("a"), SetState.EXPOSED, Context.AUTO_RECOVERY),),
+    )
+    given = seen(images=(image,), gone=frozenset({"a"}))
+    assert acts(replace(given, samba=samba)) == [Adopt]
+
+
 @pytest.mark.parametrize(
     ("record", "marked", "kept", "expected"),
     [
@@ -295,3 +309,14 @@ def test_mounted_on_demand_is_no_remnant() -> None:
     stray = seen(replace(copy, previous_path=""), mounts=frozenset({copy.previous_path}))
     stray = replace(stray, on_demand=frozenset({directory}))
     assert [type(action) for action in plan(stray).actions] == [Unmount]
+
+
+@pytest.mark.parametrize("twin", ["no other image", "another's image that bears its id"])
+def test_what_samba_has_left_of_it_goes_whoever_else_bears_its_id(twin: str) -> None:
+    foreign = foreign_of("b", Whose.INSTANCE, mark_of("a"), "theirs")
+    samba = SambaState(
+        sets=(SambaSet(id=SET, state=SetState.EXPOSED, context=Context.AUTO_RECOVERY),),
+        copies=(samba_copy_of(path_of("a"), SetState.EXPOSED, Context.AUTO_RECOVERY),),
+    )
+    given = seen(BACKUP, foreign=() if twin == "no other image" else (foreign,))
+    assert acts(replace(given, samba=samba)) == [DeleteSet]
