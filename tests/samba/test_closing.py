@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.samba.conftest import Rig
 
 _SECONDS = 60.0
+_LOOKS = 20
 
 
 def _is_writable(path: str) -> bool:
@@ -52,10 +53,17 @@ def _full_state_directory(rig: "Rig") -> Iterator[None]:
 def _no_descriptors(rig: "Rig") -> Iterator[None]:
     """The daemon can open nothing any more."""
     pid = rig.daemon.pid
-    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
-    free = next(number for number in range(len(used) + 1) if number not in used)
+    free: list[int] = []
+
+    def at_rest() -> bool:
+        """Return whether nothing is under way that will close some, and leave room by that."""
+        used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+        free.append(next(number for number in range(len(used) + 1) if number not in used))
+        return free[-1] == min(free) and len(free) > _LOOKS and len(set(free[-_LOOKS:])) == 1
+
+    wait_until("the daemon is at rest", at_rest, pause=0.1)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, before[1]))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[-1], before[1]))
     try:
         yield
     finally:

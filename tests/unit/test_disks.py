@@ -55,7 +55,9 @@ async def _until(look: Callable[[], object]) -> None:
 
 
 def _children() -> list[int]:
-    return [pid for pid in processes.descendants(os.getpid()) if "apart" in _command(pid)]
+    """Return the processes that look at disks, among all that the tests have started."""
+    code = f"from {apart.__name__} import"
+    return [pid for pid in processes.descendants(os.getpid()) if code in _command(pid)]
 
 
 def _command(pid: int) -> str:
