@@ -47,6 +47,8 @@ SIZE = 2 << 30
 PAUSE = 0.1
 _SELDOM = 4
 _NUMBER = "number"
+_NOT_MET = "snapshots did not meet at try"
+"""What the daemon logs after each try but the last one."""
 
 
 class Bench:
@@ -149,6 +151,7 @@ class Bench:
         files = [
             self.fs.path / name / place for name in self.names[:shares] for place in self.places
         ]
+        read = len(self.daemon.log())
         with writing(files) as writer:
             for number in range(sets):
                 _, copies, taken = self.commit(self.names[:shares])
@@ -164,6 +167,10 @@ class Bench:
                 with writer.resting():
                     taken.expose()
                     taken.delete()
+                log = self.daemon.log()[read:]
+                read += len(log)
+                for tries in range(1, log.count(_NOT_MET) + 1):
+                    found[f"needed try {tries + 1}"] += 1
                 if number % 50 == 49:
                     print(f"{number + 1} sets: {dict(found)}", file=sys.stderr, flush=True)
         return dict(found)
