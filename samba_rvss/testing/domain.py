@@ -44,6 +44,7 @@ SERVER = f"files.{REALM.lower()}"
 # 198.18.0.0/15 is for tests of networks (RFC 2544).
 _ADDRESSES = {"files": "198.18.0.2", "dc": "198.18.0.1", "hv1": "198.18.0.3"}
 _SECONDS = 120.0  # an emulated machine may need as long
+_PROVISION_SECONDS = 600.0  # one needs a tenth of it
 _DC = ("samba", "smbd", "winbindd")
 _SMB = 445
 _DC_PORTS = (53, 88, 389, _SMB)
@@ -164,9 +165,10 @@ class Domain(Undoing):
             "--server-role=dc",
             "--dns-backend=SAMBA_INTERNAL",
             "--option=server services = s3fs, rpc, nbt, ldap, cldap, kdc, winbindd, dns",
+            timeout=_PROVISION_SECONDS,
         )
         # A program, so that what Samba's libraries say is heard if it fails, and not otherwise.
-        self.dc.run(sys.executable, "-Ic", _POPULATE)
+        self.dc.run(sys.executable, "-Ic", _POPULATE, timeout=_PROVISION_SECONDS)
 
     def start_dc(self) -> None:
         """Start the domain controller, and return when it answers."""

@@ -36,6 +36,7 @@ def _take(client: "Remote") -> str:
     return str(taken.copies[SHARE])
 
 
+@pytest.mark.vm(seconds=150, long=True, binding="seal", how="ticket")
 @pytest.mark.parametrize(
     ("binding", "how"),
     [

@@ -30,6 +30,7 @@ def server(
     return samba.address, operator.logon
 
 
+@pytest.mark.vm(seconds=10, options=(("sign",), ("seal",)))
 @pytest.mark.parametrize("options", [(), ("sign",), ("seal",)], ids=lambda words: "".join(words))
 def test_connections_of_every_kind(server: "tuple[str, Logon]", options: tuple[str, ...]) -> None:
     """Signed and sealed ones end python-samba's process, unless they are bound the right way."""

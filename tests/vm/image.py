@@ -33,6 +33,7 @@ PACKAGES = (
     "systemd-sysv dbus udev kmod initramfs-tools iproute2 util-linux procps passwd"
     " linux-image-cloud-amd64 linux-headers-cloud-amd64 zfs-dkms zfsutils-linux btrfs-progs"
     " qemu-utils acl attr samba samba-vfs-modules samba-testsuite smbclient"
+    " samba-ad-dc samba-ad-provision samba-dsdb-modules winbind libnss-winbind krb5-user"
     " python3 python3-samba python3-tdb python3-btrfsutil python3-systemd python3-rich"
     " python3-pyroute2 python3-pytest python3-hypothesis strace sanoid"
 )

@@ -88,6 +88,7 @@ def _connect(host: str, logon: Logon, options: Sequence[str], silence: int) -> C
     # With signing or sealing, a ClientConnection made without a basis crashes the process: its
     # interface table is all zeros (source4/librpc/rpc/pyrpc.c, py_dcerpc_interface_init_helper()).
     # The connection of an interface that python-samba has bindings for has a table, and can be the
-    # basis of ours.
+    # basis of ours, which then has its security. Credentials must not be given once more: since
+    # Samba 4.22 ours would log on for itself with them, by its zeros.
     basis = mgmt.mgmt(endpoint, lp, who)
-    return ClientConnection(endpoint, INTERFACE, lp, who, basis_connection=basis)
+    return ClientConnection(endpoint, INTERFACE, basis_connection=basis)
