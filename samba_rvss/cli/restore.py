@@ -225,12 +225,12 @@ def _tell(wish: Wish, found: Outcome) -> None:
         output.print_error(f"and {tally.faults.count - len(tally.faults.names)} more")
     if found.guard:
         output.print_line(f"What was there before is the backup {found.guard}.")
-    if wish.dry_run:
-        where = f" as {found.where}" if found.where and wish.overwrite is None else ""
-        output.print_line(f"It would be restored{where}: {_sum(found)}.")
-        return
     if not found.where:
         output.print_line("Nothing of it is wanted.")
+        return
+    if wish.dry_run:
+        where = f" as {found.where}" if wish.overwrite is None else ""
+        output.print_line(f"It would be restored{where}: {_sum(found)}.")
         return
     with_what = "its manifest" if found.by_manifest else "the image"
     output.print_line(f"{found.where}: {_sum(found)}; compared with {with_what}.")

@@ -4,16 +4,14 @@ Contract: what is found streams by in the order of paths; memory is for one path
 trees without a manifest, of which as much is held as matches.
 """
 
-import fnmatch
 import heapq
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 
-from samba_rvss.manifests import tree, walk
+from samba_rvss.manifests import patterns, tree, walk
 from samba_rvss.manifests.entry import Entry, Kind
 
 
@@ -47,14 +45,13 @@ def matcher(pattern: str) -> Callable[[bytes], bool]:
     """Return what tells whether a path matches a pattern.
 
     Args:
-        pattern: as the shell has them, but that ``*`` goes over slashes too (fnmatch); letters mean
-            both cases, as Samba has it. One without a slash is for names in any directory.
+        pattern: see `patterns`. One without a slash is for names in any directory.
     """
-    expression = re.compile(fnmatch.translate(pattern.strip("/").lower()), re.DOTALL)
+    expression = patterns.compiled(pattern)
     is_name = "/" not in pattern
 
     def matches(path: bytes) -> bool:
-        text = path.decode("utf-8", "surrogateescape").lower()
+        text = patterns.folded(path)
         if expression.match(text):
             return True
         return is_name and bool(expression.match(text.rpartition("/")[2]))

@@ -92,6 +92,8 @@ def make(
         raise _taken(where)
     if dry_run:
         build.count(source, path)
+        if not source.tally.states[State.RESTORED]:
+            return None
         source.tally.changes.add(path, State.RESTORED.value)
         return free[0]
     with Work(where.state, where.parent) as work:

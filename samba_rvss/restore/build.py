@@ -119,7 +119,7 @@ def placed(source: Source, path: bytes, root: int, place: bytes) -> None:
         place: where in it that is.
     """
     for linked in source.fresh:
-        linked.root, linked.place = root, place + linked.path[len(path) :]
+        linked.root, linked.place = root, beneath(place, path, linked.path)
     source.fresh.clear()
 
 
@@ -158,6 +158,18 @@ def join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
 
 
+def beneath(place: bytes, path: bytes, here: bytes) -> bytes:
+    """Return where something is in the target.
+
+    Args:
+        place: where what is restored is.
+        path: its path in the image; empty for all of it.
+        here: the path in the image of what is asked for: that one, or one below it.
+    """
+    below = here[len(path) :].lstrip(b"/")
+    return join(place, below) if below else place
+
+
 def _make(source: Source, path: bytes, root: int, name: bytes) -> None:
     above, last = os.path.split(path)
     with tree.handle(source.root, above) as inside:
@@ -165,7 +177,7 @@ def _make(source: Source, path: bytes, root: int, name: bytes) -> None:
             return
     directories = [path]
     for here in directories:  # it grows
-        place = name + here[len(path) :] if path else join(name, here)
+        place = beneath(name, path, here)
         with ExitStack() as closing:
             try:
                 inside = closing.enter_context(tree.handle(source.root, here))
@@ -177,7 +189,7 @@ def _make(source: Source, path: bytes, root: int, name: bytes) -> None:
             except OSError as exc:
                 _fails(source, here, "not all that is in it is restored", exc)
     for here in reversed(directories):
-        place = name + here[len(path) :] if path else join(name, here)
+        place = beneath(name, path, here)
         _finish(source, here, root, place)
 
 

@@ -15,7 +15,7 @@ from samba_rvss.manifests.entry import CARRIED, Entry, Kind, lasting, metadata
 from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import WHOLE
 from samba_rvss.manifests.verify import Difference, of_entry
-from samba_rvss.restore.build import Source, join
+from samba_rvss.restore.build import Source, beneath, join
 
 _ELSEWHERE = tuple(name for name in CARRIED if name not in ("mode", "xattrs"))
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -46,7 +46,7 @@ def differences(
         yield _unreadable(path, exc)
         return
     for here in directories:  # it grows
-        there = place + here[len(path) :] if path else join(place, here)
+        there = beneath(place, path, here)
         try:
             with tree.handle(source.root, here) as inside, tree.handle(root, there) as around:
                 for each in tree.names(inside):

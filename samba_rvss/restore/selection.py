@@ -1,17 +1,16 @@
 """Which names are to be restored. Pure.
 
-A pattern is one of fnmatch(3), and case does not count, as it does not for Samba's clients. One
-without a slash is about a name, wherever that is; one with a slash about the whole path from the
-share's directory, of which ``*`` takes any part. What it says of a directory it says of all that is
-in it.
+A pattern (`samba_rvss.manifests.patterns`) without a slash is about a name, wherever that is; one
+with a slash about the whole path from the share's directory. What it says of a directory it says of
+all that is in it.
 """
 
-import fnmatch
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from samba_rvss.manifests import patterns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,19 +77,17 @@ class Selection:
 
 
 def _pattern(words: str) -> _Pattern:
-    whole = words.strip("/")
-    expression = re.compile(fnmatch.translate(whole.casefold()))
-    return _Pattern(is_whole="/" in words, matches=expression)
+    return _Pattern(is_whole="/" in words, matches=patterns.compiled(words))
 
 
-def _any(patterns: Iterable[_Pattern], path: bytes) -> bool:
+def _any(wanted: Iterable[_Pattern], path: bytes) -> bool:
     """Return whether a pattern is about a path, or about a directory above it."""
-    if not patterns or not path:
+    if not wanted or not path:
         return False
-    names = os.fsdecode(path).casefold().split("/")
+    names = patterns.folded(path).split("/")
     paths = ["/".join(names[: number + 1]) for number in range(len(names))]
     return any(
         pattern.matches.match(text) is not None
-        for pattern in patterns
+        for pattern in wanted
         for text in (paths if pattern.is_whole else names)
     )

@@ -161,6 +161,36 @@ def test_all_comes_back_as_it_was(
     destroy(instance, part)
 
 
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_a_part_of_a_share_elsewhere(
+    instance: Instance, storage: "Storage", rig_directory: Path
+) -> None:
+    """What is wanted, and the way to it as it was; where nothing is, nothing is made."""
+    share = storage.volume("vms")
+    (share / "deep" / "er").mkdir(parents=True)
+    (share / "deep" / "notes[1].txt").write_bytes(b"1")
+    (share / "other").mkdir(mode=0o710)
+    share.chmod(0o750)
+    os.utime(share, ns=(5, 123_456_789))
+    part = backup(instance, storage, share)
+    target = rig_directory / "elsewhere"
+    target.mkdir()
+    before = tree_of(share)
+    for wanted in (Selection(["nothing"]), Selection(exclude=["*"], include=["*"])):
+        for dry_run in (True, False):
+            found = restored(
+                instance, part, b"", None, wanted, directory=str(target), dry_run=dry_run
+            )
+            assert (found.where, found.tally.faults.names, list(target.iterdir())) == ("", [], [])
+            assert found.tally.states[State.RESTORED] == 0
+    found = restored(instance, part, b"", None, Selection(["NOTES[1].txt"]), directory=str(target))
+    assert (found.where, found.tally.faults.names) == (str(target / "vms"), [])
+    names = (".", "deep", "deep/notes[1].txt")
+    assert tree_of(target / "vms") == {name: before[name] for name in names}
+    destroy(instance, part)
+
+
 def merged(
     instance: Instance,
     part: ShadowCopy,

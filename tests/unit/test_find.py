@@ -29,6 +29,10 @@ FILE = Entry(path=b"a", kind=Kind.FILE, size=3, mtime=5)
         ("disk", "disk.vhdx", False),
         ("[ab].txt", "x/B.txt", True),
         ("?.txt", "x/ab.txt", False),
+        ("notes[1].txt", "x/Notes[1].txt", True),  # a name with brackets is itself as well
+        ("a[1]/b", "a[1]/b", True),
+        ("notes[1].txt", "x/notes[1].txt.old", False),
+        ("[!", "[!", True),
         ("ÄÖ*", "äöü", True),
         ("a*b", "a\nb", True),
         ("*.vhdx", os.fsdecode(b"\xff.vhdx"), True),

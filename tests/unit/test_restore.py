@@ -96,6 +96,7 @@ def test_content_is_read_only_where_it_matters() -> None:
         (["a/*.txt"], [], "a/x.txt a/b/x.txt A/X.TXT", "x.txt"),
         ([], ["*.log", "tmp/"], "a a/log", "a/x.log tmp/x a/b.LOG/c"),
         (["*.vhdx"], ["old/*"], "a.vhdx new/a.vhdx", "old/a.vhdx"),
+        (["a[1].txt"], ["/b[1]/c"], "x/A[1].txt a1.txt", "a2.txt b[1]/c"),
         (["größe"], [], "GRÖSSE Größe/x", "grosz"),
     ],
 )
