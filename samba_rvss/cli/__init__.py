@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from samba_rvss import __version__, output
@@ -114,7 +115,30 @@ def main(argv: list[str] | None = None) -> int:
     return _told(partial(_begin, argv))
 
 
+def _require_words(argv: Sequence[str]) -> None:
+    """Refuse an empty argument: it is a variable that a script has not set, and no choice.
+
+    Taken for an option that is not given, it would change what is done: ``backup verify --against
+    ""`` would read the backup in place of the copy. What follows ``--`` may be another program's.
+
+    Raises:
+        RvssError: USAGE.
+    """
+    before = ""
+    for word in takewhile(lambda word: word != "--", argv):
+        option, sign, value = word.partition("=")
+        if not word or (word.startswith("--") and sign and not value):
+            what = option or (before if before.startswith("-") else "")
+            raise RvssError(
+                Problem.USAGE,
+                f"{what} has an empty value" if what else "an argument is empty",
+                "leave it out, or see whether the variable that it comes from is set",
+            )
+        before = word
+
+
 def _begin(argv: list[str] | None) -> int:
+    _require_words(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(argv)
     if os.geteuid() != 0:
         raise RvssError(Problem.REFUSED, "only root may use samba-rvss", "try sudo")

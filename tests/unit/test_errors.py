@@ -70,3 +70,22 @@ def test_a_wrong_command_line(
 ) -> None:
     assert cli.main(words) == Problem.USAGE
     assert capsys.readouterr().err.startswith(f"samba-rvss: {said}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["backup", "verify", "ID", "--against", ""], "--against has an empty value"),
+        (["backup", "restore", "ID", "--target="], "--target has an empty value"),
+        (["-s", "", "status"], "-s has an empty value"),
+        (["check", ""], "an argument is empty"),
+    ],
+)
+def test_a_variable_that_is_not_set_is_no_choice(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option with an empty value is not one that is left out."""
+    assert cli.main(words) == Problem.USAGE
+    assert said in capsys.readouterr().err
+    found = cli.main(["-s", "/no/such", "backup", "exec", "ID", "--", "program", ""])
+    assert found != Problem.USAGE
