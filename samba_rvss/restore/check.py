@@ -16,6 +16,7 @@ from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import WHOLE
 from samba_rvss.manifests.verify import Difference, of_entry
 from samba_rvss.restore.build import Source, beneath, join
+from samba_rvss.restore.work import is_there
 
 _ELSEWHERE = tuple(name for name in CARRIED if name not in ("mode", "xattrs"))
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -56,7 +57,7 @@ def differences(
                     with tree.handle(inside, each) as found:
                         is_directory = stat.S_ISDIR(os.fstat(found).st_mode)
                         if not source.wanted.has(below) and not (
-                            is_directory and _is_there(around, each)
+                            is_directory and is_there(around, each)
                         ):
                             continue
                         if is_directory:
@@ -65,14 +66,6 @@ def differences(
                             yield from _of(source, manifest, below, found, present)
         except OSError as exc:
             yield _unreadable(here, exc)
-
-
-def _is_there(around: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=around, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _of(

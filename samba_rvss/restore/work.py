@@ -98,7 +98,9 @@ class Work(Closing):
             try:
                 os.rmdir(self._name, dir_fd=self._parent)
             except OSError as exc:  # somebody who may has moved it, and put something else there
-                if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY):
+                moved = exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY)
+                # A file system that is read-only answers that, whether it was made or not.
+                if not moved and is_there(self._parent, self._name):
                     raise
             os.unlink(self._record)
         except OSError as exc:
@@ -180,7 +182,9 @@ def full(exc: OSError) -> RvssError | None:
     """Return the error for what makes it useless to go on; None if it is about one file."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return RvssError(
-            Problem.NO_SPACE, f"there is no room for what is restored ({exc.strerror})"
+            Problem.NO_SPACE,
+            f"there is no room for what is restored ({exc.strerror})",
+            "make room there, or restore to another place with --target",
         )
     if exc.errno == errno.EROFS:
         return RvssError(Problem.READ_ONLY, "the target's file system is read-only")
@@ -325,6 +329,15 @@ def remove(directory: int, name: bytes) -> None:
         above, last = os.path.split(path)
         with suppress(FileNotFoundError), tree.handle(directory, above) as around:
             os.rmdir(last, dir_fd=around)
+
+
+def is_there(around: int, name: bytes) -> bool:
+    """Return whether a name in a directory leads to something, a symbolic link too."""
+    try:
+        os.stat(name, dir_fd=around, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_directory(around: int, name: bytes) -> bool:

@@ -191,6 +191,30 @@ def test_a_part_of_a_share_elsewhere(
     destroy(instance, part)
 
 
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_where_nothing_can_be_made_nothing_is_left(
+    instance: Instance, storage: "Storage", rig_directory: Path
+) -> None:
+    share = storage.volume("vms")
+    (share / "file").write_bytes(b"1")
+    part = backup(instance, storage, share)
+    target = rig_directory / "elsewhere"
+    target.mkdir()
+    run(["mount", "--bind", str(target), str(target)], timeout=30.0)
+    run(["mount", "-o", "remount,bind,ro", str(target)], timeout=30.0)
+    try:
+        with pytest.raises(RvssError) as refused:
+            restored(instance, part, b"file", directory=str(target))
+    finally:
+        umount(str(target))
+    assert refused.value.problem is Problem.READ_ONLY
+    assert os.listdir(f"{instance.config.state_directory}/restores") == []
+    target.rmdir()
+    assert restored(instance, part, b"file").warnings == ()
+    destroy(instance, part)
+
+
 def merged(
     instance: Instance,
     part: ShadowCopy,
