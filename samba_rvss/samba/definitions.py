@@ -10,6 +10,7 @@ that definition alone. Whatever runs as root stands where root alone can write.
 import errno
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -119,11 +120,15 @@ class Definitions:
                 return each
         if name in self.wrong:
             raise RvssError(Problem.CONFIG, "; ".join(self.wrong[name]))
-        known = ", ".join(sorted([*(each.name for each in self.good), *self.wrong]))
+        names = [*(each.name for each in self.good), *self.wrong]
+        known = ", ".join(sorted(filter(selection.is_name, names)))
+        odd = [
+            line for each in self.wrong if not selection.is_name(each) for line in self.wrong[each]
+        ]
         raise RvssError(
             Problem.NOT_FOUND,
             f"there is no backup {name!r} in {self.file}",
-            f"there are {known}" if known else "write a section for it",
+            "; ".join([f"there are {known}" if known else "write a section for it", *odd]),
         )
 
 
@@ -145,7 +150,9 @@ def load(config: Config) -> Definitions:
         return Definitions(file=file)
     except (OSError, paths.Replaceable) as exc:
         reason = f"{file} is refused: {notification.why(exc)}"
-        return Definitions(file=file, refused=f"{reason}: let root alone write it")
+        if isinstance(exc, paths.Replaceable):
+            reason += ": let root alone write it"
+        return Definitions(file=file, refused=reason)
     return parse(text, file, config)
 
 
@@ -161,28 +168,29 @@ def parse(text: str, file: str, config: Config) -> Definitions:
     good: list[Definition] = []
     wrong: dict[str, tuple[str, ...]] = {}
     seen: dict[str, str] = {}
+    odd = list(written.passed_over(text))
     for part in written.parse(text):
         name = "" if part.section is None else part.section
-        if part.section is None and not part.parameters:
+        lines = [line for section, line in odd if section == part.section]
+        if part.section is None and not part.parameters and not lines:
             continue
         where = f"[{name}] in {file}" if name else f"what stands before the first section of {file}"
         twin = seen.setdefault(lower_case(name), name)
-        problems: list[str] = []
+        problems = [f"{line[:80]!r} is neither '[NAME]' nor 'OPTION = VALUE'" for line in lines]
         if not selection.is_name(name) or written.is_global(part.section):
             problems.append(
-                f"{where}: a section is a backup, and its name at most 64 letters, digits and . _ -"
+                "a section is a backup, and its name at most 64 letters, digits and . _ -"
             )
         elif name in wrong or any(each.name == name for each in good) or twin != name:
-            problems.append(f"{where}: there is a second section of that name: write one")
+            problems.append("there is a second section of that name: write one")
             good = [each for each in good if each.name != twin]
-            wrong.setdefault(twin, tuple(problems))
+            wrong.setdefault(twin, (f"{where}: {problems[-1]}",))
         else:
             made = _definition(name, part.parameters, config, problems)
             if made is not None:
                 good.append(made)
                 continue
-            problems = [f"{where}: {problem}" for problem in problems]
-        wrong[name] = tuple(problems)
+        wrong[name] = tuple(f"{where}: {problem}" for problem in problems)
     return Definitions(file=file, good=tuple(good), wrong=wrong)
 
 
@@ -193,6 +201,10 @@ def _definition(
     own = Parameters(dict(parameters))
     known = {plain(option): option for option in _OPTIONS}
     values: dict[str, Any] = {}
+    spellings = Counter(plain(option) for option, _ in parameters)
+    problems += [
+        f"'{each}' stands there twice: write one" for each in own if spellings[plain(each)] > 1
+    ]
     for option, text in own.items():
         spelt = known.get(plain(option))
         if spelt is None:

@@ -83,6 +83,21 @@ def places(text: str) -> Iterator[Place]:
             yield Place(section=section, parameter=parameter, lines=(first, end))
 
 
+def passed_over(text: str) -> Iterator[tuple[str | None, str]]:
+    """Yield the lines of which Samba takes nothing, or not all, each with the section it is in.
+
+    Such a line is neither a parameter nor the head of a section, or has more in it than that.
+    """
+    section: str | None = None
+    for _, _, whole in _lines(text):
+        rest = "=" if "=" in whole else ""
+        if whole.startswith("["):
+            section, rest, more = whole[1:].partition("]")
+            rest = "" if more.strip(_BLANKS) else rest
+        if whole.strip(_BLANKS) and (not rest or "\0" in whole):
+            yield section, whole
+
+
 def sections(parts: Iterable[Written]) -> Mapping[str, tuple[Parameter, ...]]:
     """Return the parameters of sections, each in one or several parts, by names in lower case."""
     found: dict[str, tuple[Parameter, ...]] = {}

@@ -127,6 +127,10 @@ def test_without_a_file_there_is_nothing(config: Config) -> None:
         ("authentication file = /none", "'authentication file': there is no file /none"),
         ("machine account = yes", "'authentication file' or 'machine account = yes'"),
         ("include = /etc/other.conf", "'include' is no option of a backup"),
+        ("shares = vms\nshares = logs", "'shares' stands there twice"),
+        ("warn age = 1 h\nWarnAge = 2 h", "stands there twice"),
+        ("retention latest 3", "'retention latest 3' is neither '[NAME]' nor 'OPTION = VALUE'"),
+        ("warn age = 1 h \\\nretention latest 3", "'warn age = 1 h retention latest 3' is refused"),
     ],
 )
 def test_what_is_refused_is_named(config: Config, line: str, sentence: str) -> None:
@@ -155,6 +159,20 @@ def test_a_wrong_section_takes_out_no_other(config: Config) -> None:
     assert [each.name for each in found.good] == ["a"]
     assert found.wrong.keys() == {"b", "c", "C"}
     assert "there is a second section of that name" in found.wrong["c"][0]
+
+
+def test_a_head_that_is_none_is_told(config: Config) -> None:
+    """As of a file that an editor on Windows has saved, with a mark of its coding before all."""
+    file = Path(definitions.path_of(config))
+    for head, said in (
+        ("\ufeff[a]", r"'\\ufeff\[a\]' is neither"),
+        ("[a", r"'\[a' is neither"),
+        ("[a] shares = vms", r"'\[a\] shares = vms' is neither"),
+    ):
+        file.write_text(f"{head}\nshares = vms\nauthentication file = {file.parent}/who\n")
+        with pytest.raises(RvssError, match=said) as told:
+            definitions.load(config).get("a")
+        assert "there are ," not in told.value.line()
 
 
 @pytest.mark.parametrize("what", ["his", "group's", "way", "large"])
