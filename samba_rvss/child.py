@@ -225,9 +225,13 @@ def serve(fd: int, version: _Version | None) -> None:
     while True:
         try:
             data = pipe.recv_bytes()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return
-        pipe.send(_answer(data) if refusal is None else (False, refusal))
+        answer = _answer(data) if refusal is None else (False, refusal)
+        try:
+            pipe.send(answer)
+        except BrokenPipeError:  # the owner was killed, and nobody waits for it
+            return
 
 
 def _answer(data: bytes) -> tuple[bool, object]:

@@ -3,8 +3,10 @@
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
+from contextlib import closing
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -304,3 +306,25 @@ def test_programs_of_a_child_that_was_killed_can_be_ended(tmp_path: Path) -> Non
         os.kill(child.pid, signal.SIGKILL)
         end_session(child.pid)
         _wait_until_gone(int(pid.read_text()))
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_child_whose_owner_was_killed_ends_without_a_word(*, answers: bool) -> None:
+    """Whether that was before it answered, or before the answer was read."""
+    code = "import sys; from samba_rvss.child import serve; serve(int(sys.argv[1]), None)"
+    owner, end = Pipe()
+    with closing(owner), closing(end):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(end.fileno())],
+            pass_fds=[end.fileno()],
+            stderr=subprocess.PIPE,
+            env=environment({"PYTHONPATH": str(Path(__file__).parents[2])}),
+        )
+        with process:
+            end.close()
+            owner.send(("os", "getpid", (), {}))
+            if answers:
+                assert owner.poll(30)
+            owner.close()
+            _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, b"")

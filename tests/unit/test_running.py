@@ -15,7 +15,7 @@ import pytest
 from samba_rvss import wire
 from samba_rvss.cli.running import ending, own, verb, work
 from samba_rvss.cli.running import order as orders
-from samba_rvss.cli.running.order import Order
+from samba_rvss.cli.running.order import Healed, Order
 from samba_rvss.copies import runs
 from samba_rvss.copies.runs import Trace
 from samba_rvss.errors import Problem, RvssError
@@ -137,10 +137,10 @@ def cancelled_early(_order: Order) -> None:
     signal.pause()
 
 
-def healed_in_spite(_order: Order) -> str:
+def healed_in_spite(_order: Order) -> Healed:
     """Have the command cancelled once more."""
     os.kill(os.getppid(), signal.SIGINT)
-    return "healed"
+    return Healed(told="healed")
 
 
 def test_a_run_that_is_cancelled_before_it_begins(
@@ -159,6 +159,7 @@ def test_healing_by_hand_does_what_is_owed_and_takes_nothing(
 ) -> None:
     """The process that would have healed may have been killed too."""
     done = []
+    wrong = ["", "'postexec' failed: it"]
 
     class Here:
         """As `Child`, but that it calls in this process."""
@@ -168,12 +169,14 @@ def test_healing_by_hand_does_what_is_owed_and_takes_nothing(
             return self
 
         def __exit__(self, *_: object) -> None: ...
-        def call(self, _seconds: float, function: Callable[[Order], str], given: Order) -> str:
+        def call(
+            self, _seconds: float, function: Callable[[Order], Healed], given: Order
+        ) -> Healed:
             return function(given)
 
     def post(*_: object) -> str:
         done.append(True)
-        return ""
+        return wrong[len(done) - 1]
 
     class Known:
         def get(self, _name: str) -> Definition:
@@ -185,12 +188,15 @@ def test_healing_by_hand_does_what_is_owed_and_takes_nothing(
     monkeypatch.setattr(definitions, "load", lambda _: Known())
     monkeypatch.setattr(orders, "make", lambda *_: order)
     heal = argparse.Namespace(name="nightly", heal=True, json=False)
-    for expected, times in (("nothing of it is left", 1), ("it had not begun, or had ended", 1)):
-        if not done:
+    owed = Trace(began="2026-01-01T00:00:00+00:00", owed=True)
+    for trace, told, status in (
+        (owed, "nothing of it is left", 0),
+        (None, "it had not begun, or had ended", 0),
+        (owed, "'postexec' failed: it", int(Problem.BUSY)),  # what it was to thaw stands still
+    ):
+        if trace:
             with runs.alone(order.config, "nightly"):
-                runs.write(
-                    order.config, "nightly", Trace(began="2026-01-01T00:00:00+00:00", owed=True)
-                )
-        assert verb.run(heal) == 0
-        assert capsys.readouterr().out == f"[nightly] {expected}\n"
-        assert len(done) == times
+                runs.write(order.config, "nightly", trace)
+        assert verb.run(heal) == status
+        assert capsys.readouterr().out == f"[nightly] {told}\n"
+    assert len(done) == 2

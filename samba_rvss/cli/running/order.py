@@ -103,6 +103,19 @@ class Outcome:
         return self.parts[min(self.parts)] if self.parts else ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healed:
+    """What came of seeing to what a run has left that was killed.
+
+    Attributes:
+        told: what is left of it, or may be, in words.
+        failed: whether something could not be done.
+    """
+
+    told: str
+    failed: bool = False
+
+
 def make(config: Config, definition: Definition, parent: int) -> Order:
     """Return a run that is to be done; it asks Samba's library how our own server is called.
 

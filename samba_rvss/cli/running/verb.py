@@ -16,7 +16,7 @@ from samba_rvss.child import Child
 from samba_rvss.cli.common import Verbs, configuration
 from samba_rvss.cli.running import order as orders
 from samba_rvss.cli.running import work
-from samba_rvss.cli.running.order import CALL_SECONDS, Order, Outcome
+from samba_rvss.cli.running.order import CALL_SECONDS, Healed, Order, Outcome
 from samba_rvss.copies import runs
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import processes
@@ -52,8 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     definition = definitions.load(config).get(arguments.name)
     order = orders.make(config, definition, os.getpid())
     if arguments.heal:
-        output.print_line(f"[{definition.name}] {_healed(order)}")
-        return 0
+        healed = _healed(order)
+        output.print_line(f"[{definition.name}] {healed.told}")
+        return int(Problem.BUSY) if healed.failed else 0
     try:
         outcome = done(order)
     except work.Cancelled as exc:
@@ -86,7 +87,7 @@ def done(order: Order) -> Outcome:
                 # A program of the definition may still run: it must do nothing after the next one.
                 processes.end_session(child.pid)
         try:
-            left = _healed(order)
+            left = _healed(order).told
         except RvssError as exc:
             left = f"what it has left is for the next run to see to: {exc}"
     if passing.cancelled:  # before it could do that in its own way
@@ -96,7 +97,7 @@ def done(order: Order) -> Outcome:
     )
 
 
-def _healed(order: Order) -> str:
+def _healed(order: Order) -> Healed:
     """Have another process see to what a run has left whose process died; as `work.heal`.
 
     Raises:

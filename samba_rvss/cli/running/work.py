@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from samba_rvss import output
 from samba_rvss.cli.running import commands, ending, own
-from samba_rvss.cli.running.order import Order, Outcome
+from samba_rvss.cli.running.order import Healed, Order, Outcome
 from samba_rvss.clock import now
 from samba_rvss.copies import runs
 from samba_rvss.copies.runs import Trace
@@ -67,11 +67,8 @@ def do(order: Order) -> Outcome:
         return _Run(order, cancelled).do()
 
 
-def heal(order: Order) -> str:
+def heal(order: Order) -> Healed:
     """See to what a run has left whose process died; for a child process.
-
-    Returns:
-        What is left of it, or may be, in words.
 
     Raises:
         RvssError: BUSY, STATE or SYSTEM.
@@ -80,7 +77,7 @@ def heal(order: Order) -> str:
     with runs.alone(config, name):
         trace = runs.read(config, name)
         if trace is None or trace.ended:
-            return "it had not begun, or had ended"
+            return Healed(told="it had not begun, or had ended")
         left, present = ending.heal(order, trace), _time()
         reason = "; ".join(filter(None, ["its process died", left]))
         ended = replace(trace, ended=present, owed=False, result=runs.FAILED, reason=reason)
@@ -88,7 +85,8 @@ def heal(order: Order) -> str:
             ended = replace(ended, result=runs.KEPT, succeeded=present)
         runs.write(config, name, ended)
         _notify(order, ended)
-        return left or ("its backup is whole" if trace.finishing else "nothing of it is left")
+        well = "its backup is whole" if trace.finishing else "nothing of it is left"
+        return Healed(told=left or well, failed=bool(left))
 
 
 class _Run:
