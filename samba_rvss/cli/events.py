@@ -101,7 +101,7 @@ def select(ledger: Ledger, words: Iterable[str], limit: int) -> list[Event]:
     Raises:
         RvssError: NOT_FOUND if nothing is known by one of the words.
     """
-    words = list(words)
+    words = [ledger.spelt(word) for word in words]
     if not words:
         return ledger.events(limit=limit)
     names: dict[str, None] = {}

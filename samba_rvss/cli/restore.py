@@ -87,8 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise RvssError(
             Problem.USAGE, "--machine says which files are meant", "leave out PATH and patterns"
         )
-    config = configuration(arguments)
     word, _, path = arguments.what.partition(":")
+    if not word:
+        raise RvssError(
+            Problem.USAGE, f"there is no ID in {arguments.what}", "see 'samba-rvss backup list'"
+        )
+    config = configuration(arguments)
     tally = Tally()
     guards: list[str] = []
 

@@ -1,5 +1,6 @@
 """The ledger's verbs: each that writes is one transaction; see the package."""
 
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from samba_rvss.ledger.rows import (
 )
 from samba_rvss.model import ENDED, Event, Moment, Phase, ShadowCopy, Volume
 
+# As Samba has an id, and as programs on Windows show one: `{2F0A...}`, in any case.
+_GUID = re.compile(r"\{?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}?", re.IGNORECASE)
 _IS_BACKUP = "phase = ? OR (phase = ? AND ended != 0)"
 _BACKUP = (Phase.KEPT.value, Phase.SEALING.value)
 
@@ -177,12 +180,19 @@ class Ledger:
         """Return the copies that an administrator may mean.
 
         Args:
-            word: our id, the end of it after a hyphen, Samba's id of the copy or the set, or the
-                path that Samba has.
+            word: our id, the end of it after a hyphen, Samba's id of the copy or the set, as
+                Windows shows it too, or the path that Samba has. An empty one means none: what
+                Samba knows nothing of, such as a backup before a restore, has no ids of Samba's.
         """
         ends = "substr(id, -1 - length(?1)) = '-' || ?1"
         condition = f"id = ?1 OR {ends} OR copy_id = ?1 OR set_id = ?1 OR path = ?1"
-        return self._some(f"{condition} ORDER BY created, id", word)
+        return self._some(f"?1 != '' AND ({condition}) ORDER BY created, id", self.spelt(word))
+
+    @staticmethod
+    def spelt(word: str) -> str:
+        """Return a GUID as Samba writes it; another word as it is."""
+        guid = _GUID.fullmatch(word)
+        return guid[1].lower() if guid else word
 
     def copies(self, *, gone: bool = False) -> list[ShadowCopy]:
         """Return the shadow copies that exist, oldest first; with ``gone`` all that ever did."""

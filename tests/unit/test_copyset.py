@@ -228,6 +228,9 @@ def test_what_fails_on_the_way_is_aborted(server: Server, method: str) -> None:
     with pytest.raises(FsrvpError) as caught:
         take(server, ["vms"], BACKUP)
     assert caught.value.method == method
+    # Of several shares, this is the one.
+    about = method in ("AddToShadowCopySet", "GetShareMapping")
+    assert ("for the share vms" in caught.value.line()) is about
     assert not hasattr(caught.value, "__notes__")
     assert server.called[-2:] == [method, "AbortShadowCopySet"]
     assert server.sent["AbortShadowCopySet"] == SET.bytes_le

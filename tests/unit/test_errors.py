@@ -79,6 +79,7 @@ def test_a_wrong_command_line(
         (["backup", "restore", "ID", "--target="], "--target has an empty value"),
         (["-s", "", "status"], "-s has an empty value"),
         (["check", ""], "an argument is empty"),
+        (["backup", "restore", ":a file"], "there is no ID in :a file"),
     ],
 )
 def test_a_variable_that_is_not_set_is_no_choice(

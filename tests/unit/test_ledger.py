@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -249,7 +250,23 @@ def test_find_by_what_an_administrator_has(ledger: Ledger) -> None:
     assert [copy.id for copy in ledger.find("set")] == [one.id, two.id]
     for word in (one.id, "aaaa0001", f"copy of {one.id}", one.path):
         assert [copy.id for copy in ledger.find(word)] == [one.id], word
+    # Samba knows nothing of it: it may be a backup before a restore.
+    ledger.add(copy_of("20240229T235959Z-cccc0003"), "create")
     for word in ("", "%", "aaaa", "0001", "20240229T235959Z", "_aaa0001", "AAAA0001x"):
+        assert ledger.find(word) == [], word
+
+
+def test_find_by_an_id_as_windows_shows_it(ledger: Ledger) -> None:
+    one, two = copy_of("a"), copy_of("b")
+    of_set, of_copy = str(UUID(int=0xABCDEF)), str(UUID(int=0xFEDCBA))
+    for copy in (one, two):
+        ledger.add(copy, "create")
+        ledger.change(copy, "committed", set_id=of_set, copy_id=of_copy if copy is one else "")
+    for word in (of_set, of_set.upper(), f"{{{of_set}}}"):
+        assert [copy.id for copy in ledger.find(word)] == [one.id, two.id], word
+    for word in (of_copy, f"{{{of_copy.upper()}}}"):
+        assert [copy.id for copy in ledger.find(word)] == [one.id], word
+    for word in ("{}", f"{{{{{of_copy}}}}}", of_copy[:-1]):
         assert ledger.find(word) == [], word
 
 

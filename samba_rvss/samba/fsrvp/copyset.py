@@ -17,6 +17,7 @@ from uuid import UUID
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context
 from samba_rvss.samba.fsrvp.methods import BACKUP, VERSION, Methods, ShareMapping
+from samba_rvss.samba.fsrvp.results import FsrvpError
 
 T = TypeVar("T")
 
@@ -266,6 +267,8 @@ class CopySet:
             try:
                 value = function()
             except RvssError as exc:
+                if share and isinstance(exc, FsrvpError):
+                    exc.message += f" for the share {share}"
                 tell("", exc)
                 raise
             tell(said(value), None)
