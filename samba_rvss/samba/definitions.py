@@ -11,7 +11,7 @@ import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -249,6 +249,7 @@ def _contradictions(values: Mapping[str, Any], config: Config) -> list[str]:
             for share in shares
             if config.share(share) is None
         ]
+        found += _one_directory(shares, config)
     if len({lower_case(share) for share in shares}) < len(shares):
         found.append("'shares' names one twice")
     if not selection.fits(get("files", ()), get("veto files", ())):
@@ -270,6 +271,20 @@ def _contradictions(values: Mapping[str, Any], config: Config) -> list[str]:
         except RvssError as exc:
             found.append(f"'authentication file': {exc.line()}")
     return found
+
+
+def _one_directory(shares: Iterable[str], config: Config) -> Iterator[str]:
+    """Yield what is wrong with shares that are the same one: no set can have a directory twice.
+
+    Source: source3/rpc_server/fss/srv_fss_agent.c, _fss_AddToShadowCopySet().
+    """
+    known: dict[str, str] = {}
+    for name in shares:
+        share = config.share(name)
+        if share is not None:
+            other = known.setdefault(os.path.normpath(share.path), name)
+            if lower_case(other) != lower_case(name):
+                yield f"'shares': {other} and {name} are one directory: name one of them"
 
 
 # How the value of each option is read; ValueError says what is wanted instead.

@@ -48,7 +48,8 @@ def top() -> Iterator[Path]:
 
 @pytest.fixture
 def config(top: Path) -> Config:
-    return replace(CONFIG, file=f"{top}/smb.conf", sections=(_section("vms"), _section("logs")))
+    twin = replace(_section("twin"), share=Share(name="twin", path="/srv/vms/"))
+    return replace(CONFIG, file=f"{top}/smb.conf", sections=(*map(_section, ("vms", "logs")), twin))
 
 
 def _load(config: Config, *lines: str, name: str = "nightly") -> Definitions:
@@ -104,6 +105,7 @@ def test_without_a_file_there_is_nothing(config: Config) -> None:
         ("shares =", "'shares = ' is refused: names of shares are wanted"),
         ("shares = vms other", "'shares': other is no share of ours in"),
         ("shares = vms VMS", "'shares' names one twice"),
+        ("shares = Twin logs VMS", "'shares': Twin and VMS are one directory"),
         ("server = a b", "the name or the address of a host is wanted"),
         ("server = files2\nretention = 7d", "'retention' is for backups that are kept here"),
         ("server = files2\nfiles = /a/", "'files' is for backups that are kept here"),
