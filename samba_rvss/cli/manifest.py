@@ -30,7 +30,7 @@ MOST = 100_000
 """How many changes JSON has at most: an object is printed in one piece."""
 
 _SIGNS = {How.ADDED: "+", How.REMOVED: "-", How.CONTENT: "C", How.METADATA: "M"}
-_NAMED = 20  # unreadable files; the manifest has all
+_NAMED = 20  # names of which not all could be read; the manifest has all
 
 
 def register(verbs: Verbs) -> None:
@@ -73,7 +73,8 @@ def run_make(arguments: argparse.Namespace) -> int:
                 about = _make(instance, part, anew=arguments.anew)
                 if about.unreadable:
                     status = status or Problem.DAMAGED
-                    _name_unreadable(config, part)
+                if about.unreadable or about.left_out:
+                    _name_faults(config, part)
             except RvssError as exc:
                 failure = exc.line()
                 if arguments.copy or exc.problem is not Problem.BUSY:  # the next time does it
@@ -119,7 +120,7 @@ def _make(instance: Instance, part: ShadowCopy, *, anew: bool) -> About:
         return manifests.make(instance, part, progress, anew=anew)
 
 
-def _name_unreadable(config: Config, part: ShadowCopy) -> None:
+def _name_faults(config: Config, part: ShadowCopy) -> None:
     with Manifest(manifests.path(config, part.id), part.id) as manifest:
         for entry in islice(manifest.faults(), _NAMED):
             output.print_error(f"[{part.share}] {shown(entry.path)}: {entry.fault}")
@@ -210,6 +211,8 @@ def line(about: About) -> str:
     words = f"{about.files} files, {output.size(about.size)}, {output.local_time(about.made)}"
     if about.reused:
         words += f", {about.reused} files unchanged and not read"
+    if about.left_out:
+        words += f", {about.left_out} in part"
     return f"{words}, {about.unreadable} unreadable" if about.unreadable else words
 
 

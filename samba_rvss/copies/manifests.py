@@ -56,6 +56,7 @@ class About:
         files: how many of them are files.
         size: of all files, in bytes.
         unreadable: how many names could not be read.
+        left_out: of how many names a part is left out, since there are limits.
         reused: how many files were not read, since they had not changed.
     """
 
@@ -64,6 +65,7 @@ class About:
     files: int
     size: int
     unreadable: int
+    left_out: int
     reused: int
 
 
@@ -126,6 +128,7 @@ def _about(manifest: Manifest) -> About:
             files=int(told["files"]),
             size=int(told["size"]),
             unreadable=int(told["unreadable"]),
+            left_out=int(told["left_out"]),
             reused=int(told["reused"]),
         )
     except (KeyError, ValueError) as exc:
@@ -202,13 +205,14 @@ def make(instance: Instance, part: ShadowCopy, progress: Progress, *, anew: bool
         draft = stack.enter_context(_draft(config, part.id, anew=anew))
         last = None if anew else _last(instance, part, stack)
         making.fill(draft, root, last, progress)
-        entries, names, size, faults, _ = draft.sums()
+        sums = draft.sums()
         found = About(
             made=now(),
-            entries=entries,
-            files=names,
-            size=size,
-            unreadable=faults,
+            entries=sums.entries,
+            files=sums.files,
+            size=sums.size,
+            unreadable=sums.faults,
+            left_out=sums.left_out,
             reused=progress.reused,
         )
         told = {name: str(getattr(found, name)) for name in About.__slots__}

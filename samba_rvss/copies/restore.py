@@ -242,6 +242,7 @@ def _beside(
                 f"{base} is where a file system is mounted, and beside it is another one",
                 "say where with --target",
             )
+        where = _place(parent, base)
         around = parent if root is None or wish.directory or not wish.path else root
         closing.enter_context(_lock(instance, wish, around, parent))
         free = beside.names(
@@ -258,7 +259,7 @@ def _beside(
             dry_run=wish.dry_run,
         )
         if found is not None:
-            outcome.where = os.path.join(_path(parent), os.fsdecode(found))
+            outcome.where = os.path.join(where, os.fsdecode(found))
 
 
 def _in_place(
@@ -334,9 +335,8 @@ def _beneath(base: str, root: int | None, path: bytes) -> int:
     where = f"{base}/{os.fsdecode(path)}".rstrip("/")
     if root is None:
         raise RvssError(Problem.BAD_PATH, f"there is no {base}", "say where with --target")
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
     try:
-        return files.openat2(root, path or b".", flags, files.BENEATH)
+        return tree.beneath(root, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as exc:
         raise RvssError(
             Problem.BAD_PATH,
@@ -358,7 +358,7 @@ def _lock(instance: Instance, wish: Wish, *targets: int) -> Iterator[None]:
     volumes = {}
     for target in () if wish.dry_run else targets:
         with files.opened(os.open(".", files.DIRECTORY, dir_fd=target)) as fd:
-            volume = volume_of(fd, _path(target), instance.providers)
+            volume = volume_of(fd, _path(target) or "the target", instance.providers)
         if volume is not None:
             volumes[volume.key] = volume
     with ExitStack() as closing:
@@ -372,5 +372,27 @@ def _kind(source: Source, path: bytes) -> Kind:
         return tree.stated(path, os.fstat(found)).kind
 
 
+def _place(parent: int, base: str) -> str:
+    """Return the path of a directory in which something is to get a name.
+
+    Raises:
+        RvssError: BAD_PATH if it has none: what a killed restore leaves there would not be found.
+    """
+    path = _path(parent)
+    if not path:
+        raise RvssError(
+            Problem.BAD_PATH,
+            f"what is to be restored has its place in {base}, below more than 4095 bytes of a path",
+            "say where with --target, or restore it in its own place with --overwrite",
+        )
+    return path
+
+
 def _path(fd: int) -> str:
-    return os.readlink(f"/proc/self/fd/{fd}")
+    """Return the path of a directory; empty if it is longer than the kernel tells."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError as exc:
+        if exc.errno != errno.ENAMETOOLONG:
+            raise
+        return ""

@@ -5,10 +5,11 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.manifests.entry import Entry, Kind
+from samba_rvss.manifests.entry import BEYOND, Entry, Kind
 from samba_rvss.manifests.manifest import (
     BATCH,
     COLUMNS,
@@ -42,6 +43,27 @@ _WRITES = 1000  # between two looks at the room that is left: at most 10 MB
 # what length, their files have.
 _ROOM = 1 << 30
 _PART = 0.05  # if that is less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """What there is of a manifest that is being made.
+
+    Attributes:
+        entries: how many names are in it.
+        files: how many of them are files.
+        size: of all files, in bytes.
+        faults: how many names could not be read.
+        left_out: of how many names a part is left out, since there are limits.
+        left: how many bytes are left to read.
+    """
+
+    entries: int
+    files: int
+    size: int
+    faults: int
+    left_out: int
+    left: int
 
 
 class Draft(Manifest):
@@ -177,19 +199,28 @@ class Draft(Manifest):
         with self._reported():
             self._database.execute("DELETE FROM chunk WHERE path = ?", (path,))
 
-    def sums(self) -> tuple[int, int, int, int, int]:
-        """Return how many entries, files, bytes and faults there are, and bytes left to read."""
+    def sums(self) -> Sums:
+        """Return what there is of it so far, in numbers."""
         with self._reported():
             # Two files of 8 EiB, which anybody can make, are more than sum() takes.
             found = self._database.execute(
                 "SELECT count(*), count(*) FILTER (WHERE kind = 'f'),"
-                " count(*) FILTER (WHERE fault != ''),"
+                " count(*) FILTER (WHERE fault NOT IN ('', ?)),"
+                " count(*) FILTER (WHERE fault = ?),"
                 " coalesce(sum(size >> 32), 0), coalesce(sum(size & 0xffffffff), 0),"
                 " coalesce(sum(size >> 32) FILTER (WHERE done = 0), 0),"
-                " coalesce(sum(size & 0xffffffff) FILTER (WHERE done = 0), 0) FROM entry"
+                " coalesce(sum(size & 0xffffffff) FILTER (WHERE done = 0), 0) FROM entry",
+                (BEYOND, BEYOND),
             ).fetchone()
-        entries, names, faults, high, low, left_high, left_low = found
-        return entries, names, (high << 32) + low, faults, (left_high << 32) + left_low
+        entries, names, faults, left_out, high, low, left_high, left_low = found
+        return Sums(
+            entries=entries,
+            files=names,
+            size=(high << 32) + low,
+            faults=faults,
+            left_out=left_out,
+            left=(left_high << 32) + left_low,
+        )
 
     def complete(self, about: Mapping[str, str], target: str) -> None:
         """Make it a whole one: everything is on the disk when it gets its name.

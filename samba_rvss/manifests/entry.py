@@ -13,6 +13,16 @@ U = TypeVar("U")
 K = TypeVar("K", bytes, int)
 
 
+LIMIT = (1 << 14) - 1
+"""Bytes of the longest path of a directory that is gone into: four times what the kernel takes.
+
+Each name costs the length of its path, in room and in time, and users choose how deep a tree is.
+"""
+
+BEYOND = "it lies too deep: what is in it is left out"
+"""The fault of a directory that is not gone into for that: a limit, and no damage."""
+
+
 class Kind(Enum):
     """What a name leads to; the values are what `ls -l` has, but for a file."""
 
@@ -80,6 +90,11 @@ _OF_STUB = 2
 It is made whenever the kernel meets it, and dated by then (linux/btrfs_tree.h,
 BTRFS_EMPTY_SUBVOL_DIR_OBJECTID; fs/btrfs/inode.c, new_simple_dir()). No directory on ZFS has it.
 """
+
+
+def is_beyond(directory: bytes) -> bool:
+    """Return whether a directory lies too deep to be gone into, by its path."""
+    return len(directory) > LIMIT
 
 
 def lasting(entry: Entry, fields: Iterable[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from samba_rvss.kernel import files
 from samba_rvss.manifests import chunks, tree
 from samba_rvss.manifests.chunks import Digest, Reader
 from samba_rvss.manifests.draft import Draft
-from samba_rvss.manifests.entry import Entry, Kind, is_unchanged
+from samba_rvss.manifests.entry import BEYOND, Entry, Kind, is_beyond, is_unchanged
 from samba_rvss.manifests.manifest import Manifest
 
 _logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def fill(draft: Draft, root: int, last: Last | None, progress: Progress) -> None
         RvssError: STATE if a manifest fails; SYSTEM if the tree is not there.
     """
     _list(draft, root, last, progress)
-    *_, progress.size = draft.sums()
+    progress.size = draft.sums().left
     for entry in draft.left_over(Kind.FILE):
         before = progress.read
         _read(draft, root, entry, progress)
@@ -123,6 +123,9 @@ def _list(draft: Draft, root: int, last: Last | None, progress: Progress) -> Non
         raise RvssError(Problem.SYSTEM, f"cannot look into the backup: {exc.strerror}") from exc
     draft.add(replace(top, target=target, acl=acl, xattrs=xattrs), done=False)
     for directory in draft.left_over(Kind.DIRECTORY):
+        if is_beyond(directory.path):
+            draft.finish(directory.path, fault=directory.fault or BEYOND)
+            continue
         fault = ""
         try:
             with tree.handle(root, directory.path) as found:
@@ -141,9 +144,6 @@ def _add(
     """Add what a name in a directory leads to."""
     entry = Entry(path=path, kind=Kind.UNKNOWN)
     try:
-        if len(path) > tree.LONGEST:
-            draft.add(replace(entry, fault="its path is too long to be opened"), done=True)
-            return
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         entry = tree.stated(path, status)
         known = last.take(draft, entry, status.st_dev) if last else None

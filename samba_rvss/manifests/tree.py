@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from samba_rvss.kernel import files
 from samba_rvss.manifests.entry import Entry, Kind
 
-LONGEST = 4095
-"""Bytes of the longest path that the kernel takes (linux/limits.h, PATH_MAX)."""
+_LONGEST = 4095
+"""Bytes of the longest path that the kernel takes at once (linux/limits.h, PATH_MAX)."""
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -47,8 +47,38 @@ def handle(root: int, path: bytes) -> Iterator[int]:
     Raises:
         OSError: it is not there, or a part of the path is a symbolic link.
     """
-    with files.opened(files.openat2(root, path or b".", _HANDLE, files.BENEATH)) as fd:
+    with files.opened(beneath(root, path, _HANDLE)) as fd:
         yield fd
+
+
+def beneath(root: int, path: bytes, flags: int) -> int:
+    """Open what a path below a directory leads to; return a descriptor.
+
+    The path can be longer than the kernel takes: then it is opened piece by piece, with one more
+    descriptor meanwhile. Users come to such paths by moving a deep directory into another.
+
+    Args:
+        root: the directory.
+        path: without ``..``; empty for the directory itself.
+        flags: as for open(2).
+
+    Raises:
+        OSError: it is not there, or a part of the path is a symbolic link.
+    """
+    above, rest = root, path or b"."
+    try:
+        while len(rest) > _LONGEST:
+            end = rest.rfind(b"/", 0, _LONGEST + 1)
+            if end < 0:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            below = files.openat2(above, rest[:end], _HANDLE | os.O_DIRECTORY, files.BENEATH)
+            if above != root:
+                os.close(above)
+            above, rest = below, rest[end + 1 :]
+        return files.openat2(above, rest, flags, files.BENEATH)
+    finally:
+        if above != root:
+            os.close(above)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from samba_rvss.manifests import chunks, tree
 from samba_rvss.manifests.chunks import Digest, Reader
 from samba_rvss.manifests.entry import (
+    BEYOND,
     CARRIED,
     LASTING,
     Entry,
@@ -101,7 +102,7 @@ def of_entry(
 ) -> Iterator[Difference]:
     path = entry.path
     present = tree.stated(path, os.fstat(found))
-    if entry.fault:
+    if entry.fault and entry.fault != BEYOND:
         yield Difference(path=path, what="unreadable", detail=f"in its manifest: {entry.fault}")
     if entry.kind is Kind.UNKNOWN:
         return
@@ -116,7 +117,7 @@ def of_entry(
     changed = metadata(entry, present, lasting(entry, fields))
     if changed:
         yield Difference(path=path, what="metadata", detail=", ".join(changed))
-    if entry.kind is Kind.DIRECTORY:
+    if entry.kind is Kind.DIRECTORY and entry.fault != BEYOND:
         for name in tree.names(found):
             below = path + b"/" + name if path else name
             if not manifest.has(below):

@@ -12,15 +12,11 @@ from dataclasses import dataclass, field
 
 from samba_rvss.kernel import files
 from samba_rvss.manifests import tree
-from samba_rvss.manifests.entry import Entry, Kind
+from samba_rvss.manifests.entry import BEYOND, Entry, Kind, is_beyond
 from samba_rvss.restore import attributes, content, work
 from samba_rvss.restore.plan import State
 from samba_rvss.restore.selection import Wanted
 from samba_rvss.restore.tally import Tally
-
-LONGEST = 4000
-"""Bytes of the longest path that is restored: in a work directory it is a little longer still, and
-the kernel takes 4095."""
 
 _FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNLINKED = frozenset({errno.EXDEV, errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EMLINK})
@@ -96,6 +92,8 @@ def count(source: Source, path: bytes) -> None:
     directories = [path] if is_directory else []
     source.tally.states[State.RESTORED] += source.wanted.has(path)
     for here in directories:  # it grows
+        if is_left_out(source, here):
+            continue
         try:
             with tree.handle(source.root, here) as inside:
                 for each in tree.names(inside):
@@ -153,6 +151,14 @@ def tell_links(source: Source) -> None:
             source.tally.notes.add(linked.path, what)
 
 
+def is_left_out(source: Source, directory: bytes) -> bool:
+    """Return whether a directory is not gone into; that is told."""
+    if not is_beyond(directory):
+        return False
+    source.tally.faults.add(directory, BEYOND)
+    return True
+
+
 def join(directory: bytes, name: bytes) -> bytes:
     """Return the path of a name in a directory."""
     return directory + b"/" + name if directory else name
@@ -177,6 +183,8 @@ def _make(source: Source, path: bytes, root: int, name: bytes) -> None:
             return
     directories = [path]
     for here in directories:  # it grows
+        if is_left_out(source, here):
+            continue
         place = beneath(name, path, here)
         with ExitStack() as closing:
             try:
@@ -216,10 +224,6 @@ def _one(
         place: its path from the work directory.
     """
     if not source.wanted.enters(path):
-        return False
-    if len(path) > LONGEST:
-        source.missing.add(path)
-        source.tally.faults.add(path, "its path is too long to be restored")
         return False
     try:
         with tree.handle(inside, each) as found:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from samba_rvss.manifests import chunks, tree
-from samba_rvss.manifests.entry import CARRIED, Entry, Kind, lasting, metadata
+from samba_rvss.manifests.entry import CARRIED, Entry, Kind, is_beyond, lasting, metadata
 from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import WHOLE
 from samba_rvss.manifests.verify import Difference, of_entry
@@ -47,6 +47,8 @@ def differences(
         yield _unreadable(path, exc)
         return
     for here in directories:  # it grows
+        if is_beyond(here):  # that was told
+            continue
         there = beneath(place, path, here)
         try:
             with tree.handle(source.root, here) as inside, tree.handle(root, there) as around:

@@ -48,10 +48,20 @@ class Target:
     closing: ExitStack = field(default_factory=ExitStack)
 
     def work(self, around: int) -> Work:
-        """Return the work directory of the volume that a directory is in."""
+        """Return the work directory of the volume that a directory is in.
+
+        Raises:
+            RvssError: as `Work`.
+            OSError: ENAMETOOLONG if there is no place for one that a path leads to.
+        """
         device = os.fstat(around).st_dev
         if device not in self.works:
-            self.works[device] = self.closing.enter_context(Work(self.state, around))
+            above = around
+            if not _has_path(around):  # a record could not say where it is
+                if device != os.fstat(self.root).st_dev:
+                    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+                above = self.root
+            self.works[device] = self.closing.enter_context(Work(self.state, above))
         return self.works[device]
 
 
@@ -72,6 +82,8 @@ def merge(source: Source, target: Target, path: bytes) -> None:
         with _both(source, target, above) as (inside, around):
             directories = [path] if _one(source, target, inside, around, name, path) else []
         for here in directories:  # it grows
+            if build.is_left_out(source, here):
+                continue
             try:
                 with _both(source, target, here) as (inside, around):
                     for each in tree.names(inside):
@@ -118,6 +130,17 @@ def _one(
     except OSError as exc:
         _fails(source, path, exc)
     return False
+
+
+def _has_path(directory: int) -> bool:
+    """Return whether a path leads to a directory that the kernel takes at once."""
+    try:
+        os.readlink(f"/proc/self/fd/{directory}")
+    except OSError as exc:
+        if exc.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+    return True
 
 
 def _present(around: int, name: bytes, closing: ExitStack) -> int | None:

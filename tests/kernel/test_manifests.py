@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +20,11 @@ import pytest
 from samba_rvss.copies import manifests
 from samba_rvss.copies.instance import Instance
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel import files
 from samba_rvss.manifests import chunks
 from samba_rvss.manifests.diff import Change, How, changes
 from samba_rvss.manifests.draft import Draft
-from samba_rvss.manifests.entry import Entry, Kind
+from samba_rvss.manifests.entry import LIMIT, Entry, Kind
 from samba_rvss.manifests.make import Progress, fill
 from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import WHOLE, parse
@@ -319,25 +321,50 @@ def test_a_terabyte_of_nothing(instance: Instance, storage: "Storage") -> None:
 @btrfs_only
 @pytest.mark.vm(seconds=0)
 def test_what_cannot_be_listed_or_opened_is_named(instance: Instance, storage: "Storage") -> None:
-    """A path that is too long for the kernel stops nothing; nor does a time in 30,000 years."""
+    """A path that is too long for the kernel stops nothing; nor does a time in 30,000 years.
+
+    Whoever has made such ones keeps nobody from reading them, and keeps no alarm up.
+    """
     share = storage.volume("vms")
     os.utime(share, ns=(0, (1 << 40) * 10**9))
-    here = os.getcwd()
-    os.chdir(share)
-    try:
-        for _ in range(20):
-            os.mkdir("d" * 250)
-            os.chdir("d" * 250)
-    finally:
-        os.chdir(here)
+    levels = LIMIT // 251 + 3
+    with deep(share, levels) as last, deep(share, 20) as inner:
+        for fd in (last, inner):
+            with files.opened(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd)) as file:
+                os.write(file, b"content")
     (share / "z").write_bytes(b"z")
     part = backup(instance, storage, share)
     about = made(instance, part)
-    assert (about.entries, about.unreadable) == (1 + 17 + 1, 1)
-    (told,) = verified(instance, part).values()
-    assert told.what == "unreadable"
-    assert "too long" in told.detail
+    told = (about.entries, about.files, about.unreadable, about.left_out)
+    assert told == (1 + LIMIT // 251 + 1 + 2, 2, 0, 1)
+    assert verified(instance, part) == {}
+    inside = b"/".join([b"d" * 250] * 20 + [b"file"])
+    assert entries(instance, part)[inside].digest == hashlib.sha256(b"content").digest()
+    with deep(share, 20) as inner:
+        with files.opened(os.open("file", os.O_WRONLY, dir_fd=inner)) as file:
+            os.write(file, b"CONTENT")
+        os.rename("file", "other", src_dir_fd=inner, dst_dir_fd=inner)
+        os.link("other", "file", src_dir_fd=inner, dst_dir_fd=inner)
+    found = {path: each.what for path, each in verified(instance, part, share).items()}
+    name = inside.removesuffix(b"file")
+    assert found[inside] == "content"
+    assert found[name + b"other"] == "extra"
+    assert len(found) == 2 + 1  # and the mtime of the directory
     destroy(instance, part)
+
+
+@contextmanager
+def deep(top: Path, levels: int) -> Iterator[int]:
+    """Have a descriptor of a directory that so many are above; those that are missing are made."""
+    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(levels):
+        with suppress(FileExistsError):
+            os.mkdir("d" * 250, dir_fd=fd)
+        below = os.open("d" * 250, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    with files.opened(fd):
+        yield fd
 
 
 @btrfs_only

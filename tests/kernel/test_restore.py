@@ -18,19 +18,20 @@ from samba_rvss.copies import manifests, reading, restore, restoring
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.restore import Outcome, Wish
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import reflink
+from samba_rvss.kernel import files, reflink
 from samba_rvss.kernel.mounting import umount
 from samba_rvss.manifests import chunks
+from samba_rvss.manifests.entry import BEYOND, LIMIT
 from samba_rvss.manifests.make import Progress
 from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.model import ShadowCopy
-from samba_rvss.restore import build, merge, work
+from samba_rvss.restore import merge, work
 from samba_rvss.restore.build import Source
 from samba_rvss.restore.plan import Overwrite, State
 from samba_rvss.restore.selection import Selection
 from samba_rvss.restore.tally import Tally
 from samba_rvss.run import run
-from tests.kernel.test_manifests import LINE_BREAK, backup, destroy, sparse
+from tests.kernel.test_manifests import LINE_BREAK, backup, deep, destroy, sparse
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import BtrfsStorage, Storage
@@ -478,6 +479,35 @@ def test_deep_trees(instance: Instance, storage: "Storage") -> None:
     os.close(top)
     part = backup(instance, storage, share)
     found = restored(instance, part, b"deep")
-    assert found.tally.states[State.RESTORED] == build.LONGEST // 5
-    assert [what for _, what in found.tally.faults.names] == ["its path is too long to be restored"]
+    assert found.tally.states[State.RESTORED] == 1500
+    assert found.tally.faults.names == []
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_what_lies_deep_comes_back_in_its_place(instance: Instance, storage: "Storage") -> None:
+    """Also where the first that is missing is in a directory that no path leads to."""
+    share = storage.volume("vms")
+    name = b"/".join([b"d" * 250] * 20 + [b"file"])
+    with deep(share, 20) as inner, files.opened(os.open("file", os.O_CREAT, dir_fd=inner)):
+        pass
+    with deep(share, LIMIT // 251 + 3):
+        pass
+    part = backup(instance, storage, share)
+    with deep(share, 20) as inner:
+        os.unlink("file", dir_fd=inner)
+        tally = merged(instance, part, share, Overwrite.IF_CHANGED)
+        states = {name: "restored", name.removesuffix(b"/file"): "updated", b"": "updated"}
+        assert changes(tally) == states
+        assert stat.S_ISREG(os.stat("file", dir_fd=inner).st_mode)
+    assert [what for _, what in tally.faults.names] == [BEYOND]
+    for path in (name, name.removesuffix(b"/file")):
+        with pytest.raises(RvssError, match="more than 4095 bytes") as refused:
+            restored(instance, part, path)
+        assert refused.value.problem is Problem.BAD_PATH
+    found = restored(instance, part, name, directory=str(share))
+    assert found.tally.faults.names == []
+    assert os.path.exists(share / "file")
+    assert merged(instance, part, share, Overwrite.ALWAYS, name).states[State.UPDATED] == 1
     destroy(instance, part)

@@ -162,7 +162,7 @@ def proven(resting: "Resting") -> None:
     path = Path(manifests.path(config, resting.kept))
     path.parent.mkdir()
     (resting.configuration.parent / "vms").mkdir(exist_ok=True)
-    about = dict.fromkeys(("entries", "files", "size", "unreadable", "reused"), "0")
+    about = dict.fromkeys(("entries", "files", "size", "unreadable", "left_out", "reused"), "0")
     with Draft(f"{path}.partial", resting.kept) as draft:
         draft.add(Entry(path=b"a", kind=Kind.FILE), done=True)
         draft.complete({**about, "made": NOW.isoformat()}, str(path))
