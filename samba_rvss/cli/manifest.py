@@ -21,6 +21,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel.priority import idle
 from samba_rvss.ledger import Ledger
 from samba_rvss.manifests.diff import Change, How, changes
+from samba_rvss.manifests.entry import missing
 from samba_rvss.manifests.make import Progress
 from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.model import Phase, ShadowCopy
@@ -123,7 +124,7 @@ def _make(instance: Instance, part: ShadowCopy, *, anew: bool) -> About:
 def _name_faults(config: Config, part: ShadowCopy) -> None:
     with Manifest(manifests.path(config, part.id), part.id) as manifest:
         for entry in islice(manifest.faults(), _NAMED):
-            output.print_error(f"[{part.share}] {shown(entry.path)}: {entry.fault}")
+            output.print_error(f"[{part.share}] {shown(entry.path)}: {missing(entry)}")
 
 
 def run_diff(arguments: argparse.Namespace) -> int:

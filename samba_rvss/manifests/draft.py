@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files
-from samba_rvss.manifests.entry import BEYOND, Entry, Kind
+from samba_rvss.manifests.entry import BEYOND, UNLISTED, Entry, Kind
 from samba_rvss.manifests.manifest import (
     BATCH,
     COLUMNS,
@@ -206,11 +206,11 @@ class Draft(Manifest):
             found = self._database.execute(
                 "SELECT count(*), count(*) FILTER (WHERE kind = 'f'),"
                 " count(*) FILTER (WHERE fault NOT IN ('', ?)),"
-                " count(*) FILTER (WHERE fault = ?),"
+                " count(*) FILTER (WHERE fault = ? OR fault = '' AND xattrs = ?),"
                 " coalesce(sum(size >> 32), 0), coalesce(sum(size & 0xffffffff), 0),"
                 " coalesce(sum(size >> 32) FILTER (WHERE done = 0), 0),"
                 " coalesce(sum(size & 0xffffffff) FILTER (WHERE done = 0), 0) FROM entry",
-                (BEYOND, BEYOND),
+                (BEYOND, BEYOND, UNLISTED),
             ).fetchone()
         entries, names, faults, left_out, high, low, left_high, left_low = found
         return Sums(

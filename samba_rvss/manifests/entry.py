@@ -22,6 +22,9 @@ Each name costs the length of its path, in room and in time, and users choose ho
 BEYOND = "it lies too deep: what is in it is left out"
 """The fault of a directory that is not gone into for that: a limit, and no damage."""
 
+UNLISTED = b"?"
+"""In place of the digest of attributes of which there are more than the kernel lists; no damage."""
+
 
 class Kind(Enum):
     """What a name leads to; the values are what `ls -l` has, but for a file."""
@@ -54,7 +57,8 @@ class Entry:
         device: which device a special file means.
         target: where a symbolic link leads.
         acl: SHA-256 of its ACLs, POSIX and NT; empty if it has none.
-        xattrs: SHA-256 of its other extended attributes, streams among them; empty if it has none.
+        xattrs: SHA-256 of its other extended attributes, streams among them; empty if it has none,
+            UNLISTED if nobody can tell which they are.
         digest: of a file that has been read, see `samba_rvss.manifests.chunks.Digest`.
         fault: why it could not be read; empty if it could.
     """
@@ -95,6 +99,13 @@ BTRFS_EMPTY_SUBVOL_DIR_OBJECTID; fs/btrfs/inode.c, new_simple_dir()). No directo
 def is_beyond(directory: bytes) -> bool:
     """Return whether a directory lies too deep to be gone into, by its path."""
     return len(directory) > LIMIT
+
+
+def missing(entry: Entry) -> str:
+    """Return what is not known of an entry, and why; empty if all is."""
+    if entry.fault or entry.xattrs != UNLISTED:
+        return entry.fault
+    return "it has more extended attributes than the kernel lists: they are left out"
 
 
 def lasting(entry: Entry, fields: Iterable[str]) -> tuple[str, ...]:

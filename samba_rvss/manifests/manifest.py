@@ -23,7 +23,7 @@ from urllib.parse import quote
 from samba_rvss.closing import Closing
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.manifests import chunks
-from samba_rvss.manifests.entry import Entry, Kind
+from samba_rvss.manifests.entry import UNLISTED, Entry, Kind
 
 VERSION = 1
 
@@ -123,8 +123,8 @@ class Manifest(Closing):
         yield from self._batches("kind = 'f' AND is_wanted(path)")
 
     def faults(self) -> Iterator[Entry]:
-        """Yield the entries that could not be read."""
-        yield from self._batches("fault != ''")
+        """Yield the entries of which not all is known; see `samba_rvss.manifests.entry.missing`."""
+        yield from self._batches(f"fault != '' OR xattrs = x'{UNLISTED.hex()}'")
 
     def runs(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
         """Yield digests of a file's chunks: the number of the first, and those that follow it.

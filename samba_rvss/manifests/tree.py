@@ -12,11 +12,11 @@ import hashlib
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from samba_rvss.kernel import files
-from samba_rvss.manifests.entry import Entry, Kind
+from samba_rvss.manifests.entry import UNLISTED, Entry, Kind
 
 _LONGEST = 4095
 """Bytes of the longest path that the kernel takes at once (linux/limits.h, PATH_MAX)."""
@@ -34,9 +34,19 @@ _HANDLE = os.O_PATH | os.O_NOFOLLOW
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # Not of what is in it: btrfs shows its properties like that (btrfs(5)), and SELinux the label that
 # its policy gives a file of such a mount (fs/xattr.c, xattr_getsecurity()).
-NOT_OURS = (b"btrfs.", b"security.selinux")
+_NOT_OURS = (b"btrfs.", b"security.selinux")
 NT_ACL = b"security.NTACL"
 _POSIX = b"system."  # posix_acl_access, posix_acl_default, nfs4_acl (xattr(7))
+# Users choose how many attributes a file of theirs has: on btrfs and ZFS they can be more than the
+# 64 KiB of names that listxattr(2) tells (linux/limits.h, XATTR_LIST_MAX).
+_DECIDING = (
+    NT_ACL,
+    b"system.posix_acl_access",
+    b"system.posix_acl_default",
+    b"system.nfs4_acl",
+    b"security.capability",
+    b"user.DOSATTRIB",
+)
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
 
@@ -141,35 +151,48 @@ def completed(found: int) -> tuple[bytes, bytes, bytes]:
     """
     is_link = stat.S_ISLNK(os.fstat(found).st_mode)
     target = os.readlink(b"", dir_fd=found) if is_link else b""
-    path = _path(found)
     access: list[bytes] = []
     others: list[bytes] = []
-    for each in sorted(map(os.fsencode, attributes(path))):
-        if each.startswith(NOT_OURS):
-            continue
-        try:
-            value = os.getxattr(path, each)
-        except OSError as exc:
-            if exc.errno == errno.ENODATA:  # it has just been removed
-                continue
-            raise
+    values, is_whole = attributes(found)
+    for each in sorted(values):
         of = access if each == NT_ACL or each.startswith(_POSIX) else others
-        of += [each, value]
-    return target, _digest(access), _digest(others)
+        of += [each, values[each]]
+    return target, _digest(access), _digest(others) if is_whole else UNLISTED
 
 
-def attributes(path: str) -> list[str]:
-    """Return the names of a file's extended attributes; none where there can be none.
+def attributes(found: int) -> tuple[dict[bytes, bytes], bool]:
+    """Return a file's extended attributes, and whether these are all.
+
+    Of a file that has more of them than the kernel lists, they are those that Samba and the kernel
+    decide by, which are asked for by their names.
+
+    Args:
+        found: a descriptor of it, O_PATH or not.
 
     Raises:
-        OSError: they cannot be listed.
+        OSError: they cannot be read.
     """
+    path = _path(found)
+    is_whole = True
     try:
-        return os.listxattr(path)
+        wanted: Iterable[bytes] = map(os.fsencode, os.listxattr(path))
     except OSError as exc:
         if exc.errno in (errno.ENOTSUP, errno.EPERM):  # not here, or not of such a file
-            return []
-        raise
+            return {}, True
+        if exc.errno != errno.E2BIG:
+            raise
+        wanted, is_whole = _DECIDING, False
+    values = {}
+    for name in wanted:
+        if name.startswith(_NOT_OURS):
+            continue
+        try:
+            values[name] = os.getxattr(path, name)
+        except OSError as exc:
+            # It has just been removed, or there is no such one.
+            if exc.errno != errno.ENODATA and (is_whole or exc.errno != errno.ENOTSUP):
+                raise
+    return values, is_whole
 
 
 def _digest(parts: list[bytes]) -> bytes:

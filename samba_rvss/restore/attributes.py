@@ -9,10 +9,10 @@ last. Then come the times, which all that changes.
 import errno
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from samba_rvss.manifests import tree
-from samba_rvss.manifests.tree import NOT_OURS, NT_ACL
+from samba_rvss.manifests.tree import NT_ACL
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY = b"security.capability"
@@ -21,7 +21,10 @@ _POSIX = b"system."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """What a file, a directory or whatever else has besides its data; times in nanoseconds."""
+    """What a file, a directory or whatever else has besides its data; times in nanoseconds.
+
+    Where it is not whole, there are more extended attributes than the kernel lists.
+    """
 
     is_link: bool
     mode: int
@@ -30,6 +33,7 @@ class Attributes:
     atime: int
     mtime: int
     extended: dict[bytes, bytes] = field(default_factory=dict)
+    is_whole: bool = True
 
 
 def read(found: int) -> Attributes:
@@ -42,11 +46,7 @@ def read(found: int) -> Attributes:
         OSError: it cannot be read.
     """
     status = os.fstat(found)
-    path = _path(found)
-    extended = {}
-    for name in map(os.fsencode, tree.attributes(path)):
-        if not name.startswith(NOT_OURS):
-            extended[name] = os.getxattr(path, name)
+    extended, is_whole = tree.attributes(found)
     return Attributes(
         is_link=stat.S_ISLNK(status.st_mode),
         mode=stat.S_IMODE(status.st_mode),
@@ -55,6 +55,7 @@ def read(found: int) -> Attributes:
         atime=status.st_atime_ns,
         mtime=status.st_mtime_ns,
         extended=extended,
+        is_whole=is_whole,
     )
 
 
@@ -62,15 +63,7 @@ def harmless(wanted: Attributes, *, is_directory: bool) -> Attributes:
     """Return the same without what gives whoever runs a file somebody else's rights."""
     mode = wanted.mode & ~(stat.S_ISUID if is_directory else _SET_ID)
     extended = {name: value for name, value in wanted.extended.items() if name != _CAPABILITY}
-    return Attributes(
-        is_link=wanted.is_link,
-        mode=mode,
-        uid=wanted.uid,
-        gid=wanted.gid,
-        atime=wanted.atime,
-        mtime=wanted.mtime,
-        extended=extended,
-    )
+    return replace(wanted, mode=mode, extended=extended)
 
 
 def write(found: int, wanted: Attributes) -> list[str]:
@@ -91,10 +84,13 @@ def write(found: int, wanted: Attributes) -> list[str]:
     if not wanted.is_link:
         os.chmod(path, wanted.mode)
     failures = []
-    present = {os.fsencode(name) for name in tree.attributes(path)}
-    for name in sorted(present - wanted.extended.keys()):
-        if not name.startswith(NOT_OURS):
-            os.removexattr(path, name)
+    present, is_whole = tree.attributes(found)
+    if not wanted.is_whole:
+        failures.append("of its extended attributes, more than the kernel lists, it has few here")
+    elif not is_whole:
+        failures.append("it has more extended attributes than the kernel lists: they stay")
+    for name in sorted(present.keys() - wanted.extended.keys()):
+        os.removexattr(path, name)
     for name in sorted(wanted.extended, key=_rank):
         try:
             os.setxattr(path, name, wanted.extended[name])

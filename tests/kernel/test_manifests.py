@@ -24,7 +24,7 @@ from samba_rvss.kernel import files
 from samba_rvss.manifests import chunks
 from samba_rvss.manifests.diff import Change, How, changes
 from samba_rvss.manifests.draft import Draft
-from samba_rvss.manifests.entry import LIMIT, Entry, Kind
+from samba_rvss.manifests.entry import LIMIT, UNLISTED, Entry, Kind
 from samba_rvss.manifests.make import Progress, fill
 from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import WHOLE, parse
@@ -351,6 +351,39 @@ def test_what_cannot_be_listed_or_opened_is_named(instance: Instance, storage: "
     assert found[name + b"other"] == "extra"
     assert len(found) == 2 + 1  # and the mtime of the directory
     destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_more_attributes_than_can_be_listed(instance: Instance, storage: "Storage") -> None:
+    """Users choose how many there are: that is told once, and ACLs are compared."""
+    share = storage.volume("vms")
+    many(share / "file")
+    with pytest.raises(OSError, match="too long"):
+        os.listxattr(share / "file")
+    os.setxattr(share / "file", "security.NTACL", b"an ACL")
+    part = backup(instance, storage, share)
+    about = made(instance, part)
+    assert (about.unreadable, about.left_out) == (0, 1)
+    with Manifest(manifests.path(instance.config, part.id), part.id) as manifest:
+        (told,) = manifest.faults()
+    assert (told.path, told.xattrs, told.fault) == (b"file", UNLISTED, "")
+    assert len(told.acl) == hashlib.sha256().digest_size
+    assert verified(instance, part) == {}
+    assert verified(instance, part, share) == {}
+    os.setxattr(share / "file", "security.NTACL", b"another")
+    assert verified(instance, part, share)[b"file"].detail == "acl"
+    (share / "file").unlink()
+    (share / "file").touch()
+    assert "xattrs" in verified(instance, part, share)[b"file"].detail
+    destroy(instance, part)
+
+
+def many(path: Path) -> None:
+    """Make a file with more extended attributes than listxattr(2) tells."""
+    path.touch()
+    for number in range(300):
+        os.setxattr(path, f"user.{number:0250}", b"x")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from samba_rvss.restore.plan import Overwrite, State
 from samba_rvss.restore.selection import Selection
 from samba_rvss.restore.tally import Tally
 from samba_rvss.run import run
-from tests.kernel.test_manifests import LINE_BREAK, backup, deep, destroy, sparse
+from tests.kernel.test_manifests import LINE_BREAK, backup, deep, destroy, many, sparse
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import BtrfsStorage, Storage
@@ -481,6 +481,33 @@ def test_deep_trees(instance: Instance, storage: "Storage") -> None:
     found = restored(instance, part, b"deep")
     assert found.tally.states[State.RESTORED] == 1500
     assert found.tally.faults.names == []
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_more_attributes_than_can_be_listed(instance: Instance, storage: "Storage") -> None:
+    """What protects the file comes back; what does not is told, and replaces nothing."""
+    share = storage.volume("vms")
+    many(share / "file")
+    (share / "file").write_bytes(b"content")
+    os.setxattr(share / "file", "security.NTACL", b"an ACL")
+    os.setxattr(share / "file", "user.DOSATTRIB", b"hidden")
+    part = backup(instance, storage, share)
+    found = restored(instance, part, b"file")
+    why = [what for _, what in found.tally.faults.names]
+    assert why == [
+        "of its extended attributes, more than the kernel lists, it has few here",
+        "metadata: xattrs",
+    ]
+    assert Path(found.where).read_bytes() == b"content"
+    assert set(os.listxattr(found.where)) == {"security.NTACL", "user.DOSATTRIB"}
+    tally = merged(instance, part, share, Overwrite.IF_CHANGED, b"file")
+    assert tally.states[State.UNCHANGED] == 1
+    (share / "file").write_bytes(b"another")
+    tally = merged(instance, part, share, Overwrite.IF_CHANGED, b"file")
+    assert (share / "file").read_bytes() == b"another"
+    assert "it is not restored, and what is there stays" in [w for _, w in tally.faults.names]
     destroy(instance, part)
 
 
