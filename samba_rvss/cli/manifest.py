@@ -180,9 +180,10 @@ def _opened(config: Config, parts: list[ShadowCopy], stack: ExitStack) -> Mappin
 
 
 def _line(share: str, change: Change) -> str:
-    detail = f" ({', '.join(change.fields)})" if change.fields else ""
+    told = list(change.fields)
     if change.how in (How.ADDED, How.CONTENT):
-        detail = f" ({output.size(change.size)})"
+        told.insert(0, output.size(change.size))
+    detail = f" ({', '.join(told)})" if told else ""
     return f"{_SIGNS[change.how]} [{share}] {shown(change.path)}{detail}"
 
 

@@ -25,8 +25,9 @@ CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE entry (
     path BLOB PRIMARY KEY, kind TEXT NOT NULL, mode INTEGER NOT NULL, uid INTEGER NOT NULL,
     gid INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
-    inode INTEGER NOT NULL, links INTEGER NOT NULL, device INTEGER NOT NULL, target BLOB NOT NULL,
-    acl BLOB NOT NULL, xattrs BLOB NOT NULL, digest BLOB NOT NULL, fault TEXT NOT NULL,
+    inode INTEGER NOT NULL, links INTEGER NOT NULL, volume INTEGER NOT NULL,
+    device INTEGER NOT NULL, target BLOB NOT NULL, acl BLOB NOT NULL, xattrs BLOB NOT NULL,
+    digest BLOB NOT NULL, fault TEXT NOT NULL,
     done INTEGER NOT NULL DEFAULT 1
 ) WITHOUT ROWID;
 CREATE TABLE chunk (
@@ -100,6 +101,7 @@ class Draft(Manifest):
         self._closed = False
         self._committed = time.monotonic()
         self._writes = 0
+        self._volumes: int | None = None  # the highest number of one, once that is known
 
     def _begin(self) -> None:
         """Take it for ourselves, until it is closed, and make its tables if there are none."""
@@ -129,6 +131,15 @@ class Draft(Manifest):
 
     def _busy(self) -> RvssError:
         return RvssError(Problem.BUSY, f"the manifest of {self._image} is being made already")
+
+    def next_volume(self) -> int:
+        """Return a number for a volume that has none yet."""
+        if self._volumes is None:
+            with self._reported():
+                query = "SELECT coalesce(max(volume), 0) FROM entry"
+                (self._volumes,) = self._database.execute(query).fetchone()
+        self._volumes += 1
+        return self._volumes
 
     def add(self, entry: Entry, *, done: bool) -> None:
         """Add an entry, unless it is there.

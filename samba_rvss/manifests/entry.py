@@ -54,6 +54,8 @@ class Entry:
         ctime: when anything of it was changed last, the same.
         inode: its number on its volume.
         links: how many names it has.
+        volume: which of the tree's volumes it is in: 0 for that of the tree's directory, others by
+            the order in which they were met. Inode numbers are those of one volume.
         device: which device a special file means.
         target: where a symbolic link leads.
         acl: SHA-256 of its ACLs, POSIX and NT; empty if it has none.
@@ -73,6 +75,7 @@ class Entry:
     ctime: int = 0
     inode: int = 0
     links: int = 1
+    volume: int = 0
     device: int = 0
     target: bytes = b""
     acl: bytes = b""
@@ -106,6 +109,13 @@ def missing(entry: Entry) -> str:
     if entry.fault or entry.xattrs != UNLISTED:
         return entry.fault
     return "it has more extended attributes than the kernel lists: they are left out"
+
+
+def file_of(entry: Entry) -> bytes:
+    """Return which file of its tree a name is; empty if it is none, or has no other name."""
+    if entry.kind is not Kind.FILE or entry.links < 2:
+        return b""
+    return b"%d/%d" % (entry.volume, entry.inode)
 
 
 def lasting(entry: Entry, fields: Iterable[str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from samba_rvss.manifests.chunks import Digest, Reader
 from samba_rvss.manifests.draft import Draft
 from samba_rvss.manifests.entry import BEYOND, Entry, Kind, is_beyond, is_unchanged
 from samba_rvss.manifests.manifest import Manifest
+from samba_rvss.manifests.walk import joined
 
 _logger = logging.getLogger(__name__)
 
@@ -129,30 +130,41 @@ def _list(draft: Draft, root: int, last: Last | None, progress: Progress) -> Non
         fault = ""
         try:
             with tree.handle(root, directory.path) as found:
+                within = _Within(entry=directory, fd=found, device=os.fstat(found).st_dev)
                 for name in tree.names(found):
-                    path = directory.path + b"/" + name if directory.path else name
-                    _add(draft, found, name, path, last, progress)
+                    _add(draft, within, name, last, progress)
                     progress.entries += 1
         except OSError as exc:
             fault = f"it cannot be listed: {exc.strerror}"
         draft.finish(directory.path, fault=fault or directory.fault)
 
 
-def _add(
-    draft: Draft, directory: int, name: bytes, path: bytes, last: Last | None, progress: Progress
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Within:
+    """A directory that is being listed: its entry, a descriptor of it, and its device."""
+
+    entry: Entry
+    fd: int
+    device: int
+
+
+def _add(draft: Draft, within: _Within, name: bytes, last: Last | None, progress: Progress) -> None:
     """Add what a name in a directory leads to."""
+    path = joined(within.entry.path, name)
     entry = Entry(path=path, kind=Kind.UNKNOWN)
+    volume = within.entry.volume
     try:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        entry = tree.stated(path, status)
+        status = os.stat(name, dir_fd=within.fd, follow_symlinks=False)
+        if status.st_dev != within.device:
+            volume = draft.next_volume()
+        entry = replace(tree.stated(path, status), volume=volume)
         known = last.take(draft, entry, status.st_dev) if last else None
         if known is not None:
             draft.add(known, done=known.kind is not Kind.DIRECTORY)
             progress.reused += known.kind is Kind.FILE
             return
-        with tree.handle(directory, name) as found:
-            entry = tree.stated(path, os.fstat(found))
+        with tree.handle(within.fd, name) as found:
+            entry = replace(tree.stated(path, os.fstat(found)), volume=volume)
             target, acl, xattrs = tree.completed(found)
     except OSError as exc:
         entry = replace(entry, fault=f"it cannot be looked at: {exc.strerror}")

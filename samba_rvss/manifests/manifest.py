@@ -25,7 +25,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.manifests import chunks
 from samba_rvss.manifests.entry import UNLISTED, Entry, Kind
 
-VERSION = 1
+VERSION = 2
 
 FIELDS = tuple(field.name for field in fields(Entry))
 COLUMNS = ", ".join(FIELDS)

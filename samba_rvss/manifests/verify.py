@@ -6,6 +6,7 @@ and does not stop the rest.
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -17,10 +18,12 @@ from samba_rvss.manifests.entry import (
     LASTING,
     Entry,
     Kind,
+    file_of,
     lasting,
     merged,
     metadata,
 )
+from samba_rvss.manifests.links import Links
 from samba_rvss.manifests.make import Progress
 from samba_rvss.manifests.manifest import Manifest
 from samba_rvss.manifests.subset import WHOLE, Subset
@@ -73,23 +76,36 @@ def compare(
         root: the tree's directory.
         progress: is told how far it has come.
         subset: which chunks are read; all else is compared in any case.
-        elsewhere: whether it is a copy, which has its own inodes and ctimes.
+        elsewhere: whether it is a copy, which has its own inodes and ctimes. Names that are one
+            file have to be one there as well.
 
     Raises:
-        RvssError: STATE if the manifest is damaged.
+        RvssError: STATE if the manifest is damaged; SYSTEM, as `Links`.
     """
-    fields = CARRIED if elsewhere else LASTING
-    for entry in manifest.entries():
-        progress.entries += 1
-        try:
-            with tree.handle(root, entry.path) as found:
-                yield from of_entry(manifest, entry, found, fields, subset, progress)
-        except OSError as exc:
-            if exc.errno in _GONE:
-                yield Difference(path=entry.path, what="missing")
-            else:
-                reason = exc.strerror or str(exc)
-                yield Difference(path=entry.path, what="unreadable", detail=reason)
+    fields = CARRIED if elsewhere else LASTING  # of which inode says which names are one file
+    with Links() as links:
+        for entry in manifest.entries():
+            progress.entries += 1
+            try:
+                with tree.handle(root, entry.path) as found:
+                    yield from of_entry(manifest, entry, found, fields, subset, progress)
+                    if elsewhere:
+                        yield from _of_links(links, entry, os.fstat(found))
+            except OSError as exc:
+                if exc.errno in _GONE:
+                    yield Difference(path=entry.path, what="missing")
+                else:
+                    reason = exc.strerror or str(exc)
+                    yield Difference(path=entry.path, what="unreadable", detail=reason)
+
+
+def _of_links(links: Links, entry: Entry, status: os.stat_result) -> Iterator[Difference]:
+    if entry.kind is not Kind.FILE or not stat.S_ISREG(status.st_mode):
+        return
+    present = b"%d/%d" % (status.st_dev, status.st_ino) if status.st_nlink > 1 else b""
+    why = links.difference(entry.path, file_of(entry), present)
+    if why:
+        yield Difference(path=entry.path, what="metadata", detail=why)
 
 
 def of_entry(

@@ -355,6 +355,37 @@ def test_what_cannot_be_listed_or_opened_is_named(instance: Instance, storage: "
 
 @btrfs_only
 @pytest.mark.vm(seconds=0)
+def test_one_inode_number_in_several_volumes(
+    instance: Instance, storage: "Storage", rig_directory: Path
+) -> None:
+    """Files of two snapshots of one subvolume are not one file, whatever their numbers say."""
+    share = storage.volume("vms")
+    one = storage.volume("vms/one")
+    for name in ("a", "b", "c"):
+        os.makedirs(one / name)
+    (one / "a" / "file").write_bytes(b"content")
+    (one / "b" / "file").hardlink_to(one / "a" / "file")
+    run(["btrfs", "subvolume", "snapshot", str(one), str(share / "two")], timeout=30.0)
+    part = backup(instance, storage, share)
+    made(instance, part)
+    assert {entry.volume for entry in entries(instance, part).values()} == {0, 1, 2}
+    target = rig_directory / "copy"
+    run(["cp", "-a", str(share), str(target)], timeout=30.0)
+    assert verified(instance, part, target) == {}
+    copied = target / "two" / "b" / "file"
+    copied.unlink()
+    copied.hardlink_to(target / "one" / "a" / "file")
+    os.utime(copied.parent, ns=(0, (share / "two" / "b").stat().st_mtime_ns))
+    found = verified(instance, part, target)
+    why = "it is the same file as one/a/file, and was the same as two/a/file"
+    assert {path: each.detail for path, each in found.items()} == {b"two/b/file": why}
+    shutil.rmtree(target)
+    run(["btrfs", "subvolume", "delete", str(share / "two")], timeout=30.0)
+    destroy(instance, part)
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
 def test_more_attributes_than_can_be_listed(instance: Instance, storage: "Storage") -> None:
     """Users choose how many there are: that is told once, and ACLs are compared."""
     share = storage.volume("vms")

@@ -32,6 +32,7 @@ from samba_rvss.manifests.entry import (
     merged,
     metadata,
 )
+from samba_rvss.manifests.links import Links
 from samba_rvss.manifests.make import Last, Progress, fill
 from samba_rvss.manifests.manifest import VERSION, Manifest, remove
 from samba_rvss.manifests.verify import Difference, compare
@@ -165,6 +166,58 @@ def different(manifest: Manifest, directory: str) -> dict[bytes, Difference]:
     with _opened(directory) as root:
         found = list(compare(manifest, root, Progress()))
     return {each.path: each for each in found if each.what == "content"}
+
+
+_DEVICES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=8)
+
+
+@given(_DEVICES)
+def test_names_that_are_one_file_and_are_not(files: list[tuple[int, int]]) -> None:
+    """Some name differs where two trees do not have the same names as one file, and only there."""
+    with Links() as links:
+        found = [
+            links.difference(b"%d" % number, *(b"%d" % of if of else b"" for of in pair))
+            for number, pair in enumerate(files)
+        ]
+    groups = [
+        {
+            frozenset(n for n, pair in enumerate(files) if pair[tree] == mine[tree] or n == number)
+            if mine[tree]
+            else frozenset({number})
+            for number, mine in enumerate(files)
+        }
+        for tree in (0, 1)
+    ]
+    assert any(found) == (groups[0] != groups[1])
+
+
+def test_hard_links_of_a_copy(tmp_path: Path) -> None:
+    """One that has become two, and two that have become one."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    for top in (before, after):
+        top.mkdir()
+        for name in ("a", "c", "lone"):
+            (top / name).write_bytes(b"content")
+        os.link(top / "a", top / "e")
+    (before / "b").hardlink_to(before / "a")
+    (before / "d").hardlink_to(before / "c")
+    (after / "b").write_bytes(b"content")
+    (after / "d").hardlink_to(after / "a")
+    for path in (*before.iterdir(), *after.iterdir(), before, after):
+        os.utime(path, (1, 1))
+    with closing(manifest_of(str(before), tmp_path / "x")) as manifest:
+        with _opened(str(before)) as root:
+            assert list(compare(manifest, root, Progress(), elsewhere=True)) == []
+        with _opened(str(after)) as root:
+            found = list(compare(manifest, root, Progress(), elsewhere=True))
+        assert {each.path: (each.what, each.detail) for each in found} == {
+            b"b": ("metadata", "it is another file than a, and was the same"),
+            b"d": ("metadata", "it is the same file as a, and was the same as c"),
+        }
+        with closing(manifest_of(str(after), tmp_path / "y")) as other:
+            told = {each.path: each.fields for each in changes(manifest, other)}
+            assert told == {b"b": ("links",), b"d": ("links",)}
+            assert list(changes(manifest, manifest)) == []
 
 
 @contextmanager
