@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from samba_rvss import output, wire
@@ -87,40 +88,27 @@ def run(arguments: argparse.Namespace) -> int:
         raise RvssError(
             Problem.USAGE, "--machine says which files are meant", "leave out PATH and patterns"
         )
-    word, _, path = arguments.what.partition(":")
-    if not word:
+    if arguments.what.startswith(":"):
         raise RvssError(
             Problem.USAGE, f"there is no ID in {arguments.what}", "see 'samba-rvss backup list'"
         )
     config = configuration(arguments)
-    tally = Tally()
-    guards: list[str] = []
-
-    def guard() -> str:
-        guards.append(ask(config, wire.AdminRequest(verb="guard", copy=part.id), quiet=True))
-        return guards[-1]
-
-    with open_ledger(config) as ledger, _interruptible():
-        part = _part(ledger, word, arguments.share)
-        wish = Wish(
-            part=part,
-            path=os.fsencode(path.strip("/")),
-            wanted=Selection(arguments.include, arguments.exclude),
-            directory=arguments.target,
-            overwrite=Overwrite(arguments.overwrite) if arguments.overwrite else None,
-            dry_run=arguments.dry_run,
-            force=arguments.force,
-            machine=arguments.machine,
-        )
-        with output.progress(lambda: f"[{part.share}] {_progress(tally)}"):
-            try:
-                found = restore.restore(instance_of(config, ledger), wish, tally, guard)
-            except KeyboardInterrupt:
-                if guards:
-                    output.print_error(f"what was there before is the backup {guards[-1]}")
-                raise
+    under_way = _UnderWay()
+    try:
+        wish, found = _restored(config, arguments, under_way)
+    except RvssError as exc:
+        if arguments.json:
+            output.print_json(as_failure(under_way, exc.line()))
+        raise
+    except KeyboardInterrupt:
+        if under_way.guard:
+            output.print_error(f"what was there before is the backup {under_way.guard}")
+        if arguments.json:
+            output.print_json(as_failure(under_way, "interrupted"))
+        raise
+    tally = found.tally
     if not arguments.dry_run:
-        _note(config, part, found)
+        _note(config, wish.part, found)
     told = _steps(config, wish, found)
     if arguments.json:
         output.print_json(as_data(wish, found, told))
@@ -131,6 +119,53 @@ def run(arguments: argparse.Namespace) -> int:
     if tally.faults.count:
         return int(Problem.DAMAGED)
     return int(Problem.BUSY) if tally.states[State.IN_USE] and not arguments.dry_run else 0
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """What is known of a restore that has not ended.
+
+    Attributes:
+        wish: what is to be restored; None until it is known which backup is meant.
+        tally: how far it has come.
+        guard: the id of the backup of what was there before; empty if there is none.
+    """
+
+    wish: Wish | None = None
+    tally: Tally = field(default_factory=Tally)
+    guard: str = ""
+
+
+def _restored(
+    config: Config, arguments: argparse.Namespace, under_way: _UnderWay
+) -> tuple[Wish, Outcome]:
+    """Restore what is meant; return what that was, and what came of it.
+
+    Raises:
+        RvssError: as `_part` and `copies.restore.restore`.
+    """
+    word, _, path = arguments.what.partition(":")
+    tally = under_way.tally
+
+    def guard() -> str:
+        request = wire.AdminRequest(verb="guard", copy=part.id)
+        under_way.guard = ask(config, request, quiet=True)
+        return under_way.guard
+
+    with open_ledger(config) as ledger, _interruptible():
+        part = _part(ledger, word, arguments.share)
+        wish = under_way.wish = Wish(
+            part=part,
+            path=os.fsencode(path.strip("/")),
+            wanted=Selection(arguments.include, arguments.exclude),
+            directory=arguments.target,
+            overwrite=Overwrite(arguments.overwrite) if arguments.overwrite else None,
+            dry_run=arguments.dry_run,
+            force=arguments.force,
+            machine=arguments.machine,
+        )
+        with output.progress(lambda: f"[{part.share}] {_progress(tally)}"):
+            return wish, restore.restore(instance_of(config, ledger), wish, tally, guard)
 
 
 def _part(ledger: Ledger, word: str, share: str) -> ShadowCopy:
@@ -266,6 +301,7 @@ def as_data(wish: Wish, found: Outcome, told: Sequence[str] = ()) -> dict[str, A
     """
     tally, machine = found.tally, found.machine
     return {
+        "failure": "",
         "id": wish.part.id,
         "share": wish.part.share,
         "path": text(found.path),
@@ -286,3 +322,17 @@ def as_data(wish: Wish, found: Outcome, told: Sequence[str] = ()) -> dict[str, A
         "warnings": list(found.warnings),
         "removed": list(found.removed),
     }
+
+
+def as_failure(under_way: _UnderWay, failure: str) -> dict[str, Any]:
+    """Return what came of a restore that failed as JSON has it: what was not reached is empty.
+
+    Args:
+        under_way: how far it has come.
+        failure: why it failed.
+    """
+    wish = under_way.wish
+    if wish is None:
+        return {"failure": failure}
+    found = Outcome(tally=under_way.tally, guard=under_way.guard, path=wish.path)
+    return {**as_data(wish, found), "failure": failure, "compared": ""}

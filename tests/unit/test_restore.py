@@ -19,6 +19,7 @@ from samba_rvss.manifests.entry import Entry, Kind
 from samba_rvss.restore import attributes, beside
 from samba_rvss.restore.plan import Overwrite, State, decide
 from samba_rvss.restore.selection import Paths, Selection
+from samba_rvss.restore.tally import Tally
 from samba_rvss.samba import modules, open_files
 
 _small = st.integers(0, 2)
@@ -254,7 +255,40 @@ def test_who_interrupts_it_hears_of_the_guard(
     monkeypatch.setattr(cli, "instance_of", lambda config, ledger: None)
     monkeypatch.setattr(cli, "ask", lambda config, request, quiet: "20261127T080000Z-2")
     monkeypatch.setattr(restore, "restore", interrupted)
-    words = ["backup", "restore", "x", "--overwrite", "always"]
+    words = ["backup", "restore", "x", "--overwrite", "always", "--json"]
     with pytest.raises(KeyboardInterrupt):
         cli.run(parser().parse_args(words))
-    assert "the backup 20261127T080000Z-2" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "the backup 20261127T080000Z-2" in told.err
+    found = json.loads(told.out)
+    assert (found["failure"], found["guard"]) == ("interrupted", "20261127T080000Z-2")
+
+
+def test_what_fails_is_told_to_programs_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With as much of the object as is known by then."""
+
+    def failed(instance: object, wish: object, tally: Tally, guard: Callable[[], str]) -> None:
+        tally.states[State.UPDATED] += 3
+        raise RvssError(Problem.NO_SPACE, "there is no room", "make some")
+
+    monkeypatch.setattr(cli, "configuration", lambda arguments: None)
+    monkeypatch.setattr(cli, "open_ledger", lambda config: nullcontext())
+    monkeypatch.setattr(cli, "instance_of", lambda config, ledger: None)
+    monkeypatch.setattr(cli, "parts_of", lambda ledger, word: [])
+    monkeypatch.setattr(restore, "restore", failed)
+    words = ["backup", "restore", "x:dir", "--json"]
+    with pytest.raises(RvssError) as caught:
+        cli.run(parser().parse_args(words))
+    assert caught.value.problem is Problem.NOT_FOUND
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"version": 1, "failure": caught.value.line()}
+    part = SimpleNamespace(id="20261127T071200Z-1", share="vms")
+    monkeypatch.setattr(cli, "_part", lambda ledger, word, share: part)
+    with pytest.raises(RvssError) as caught:
+        cli.run(parser().parse_args(words))
+    found = json.loads(capsys.readouterr().out)
+    assert found["failure"] == caught.value.line()
+    assert (found["id"], found["path"], found["where"]) == (part.id, "dir", "")
+    assert (found["states"]["updated"], found["compared"]) == (3, "")
