@@ -5,6 +5,7 @@ state and can block: see `samba_rvss.samba.process`.
 """
 
 import os
+import re
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, paths
@@ -13,6 +14,7 @@ from samba_rvss.samba.notification import why
 
 _LARGEST = 1 << 16
 _OTHERS = 0o077
+_END = re.compile(rb"[\r\0]")  # of a line: what follows is not read
 
 
 def require_private(path: str) -> str:
@@ -42,26 +44,31 @@ def require_private(path: str) -> str:
 def from_file(path: str, *, use_kerberos: bool = False) -> Logon:
     """Read a user and his password as smbclient(1) does.
 
+    A password can end with blanks, and hold what Python takes for the end of a line
+    (auth/credentials/credentials.c, cli_credentials_parse_file(); lib/util/util_file.c,
+    file_lines_parse_internal()). No user and no domain ends with a blank.
+
     Raises:
         RvssError: CONFIG.
     """
-    values: dict[str, str] = {}
+    values: dict[bytes, bytes] = {}
     try:
         with files.opened(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)) as fd:
-            text = os.read(fd, _LARGEST).decode("utf-8", "surrogateescape")
+            text = os.read(fd, _LARGEST)
     except OSError as exc:
         raise RvssError(Problem.CONFIG, f"cannot read {path}: {exc.strerror}") from exc
-    for line in text.splitlines():
-        name, equals, value = line.partition("=")
+    for line in text.split(b"\n"):
+        name, equals, value = _END.split(line, maxsplit=1)[0].partition(b"=")
         if equals:
-            values[name.strip().lower()] = value.strip()
-    if not values.get("username"):
+            values[b"".join(name.split()).lower()] = value.lstrip(b" \t")
+    user, password, domain = (
+        values.get(name, b"").decode("utf-8", "surrogateescape")
+        for name in (b"username", b"password", b"domain")
+    )
+    if not user.strip():
         raise RvssError(Problem.CONFIG, f"{path} has no line 'username = …'", "write one")
     return Logon(
-        user=values["username"],
-        password=values.get("password", ""),
-        domain=values.get("domain", ""),
-        use_kerberos=use_kerberos,
+        user=user.strip(), password=password, domain=domain.strip(), use_kerberos=use_kerberos
     )
 
 

@@ -2,14 +2,18 @@
 
 import os
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("samba.credentials", reason="needs python3-samba")
 
-from samba.credentials import DONT_USE_KERBEROS, MUST_USE_KERBEROS
+from samba.credentials import DONT_USE_KERBEROS, MUST_USE_KERBEROS, Credentials
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.samba import authentication
 from samba_rvss.samba.logon import Logon, credentials, load_parm, ticket
 
 
@@ -25,6 +29,26 @@ def test_ntlm_unless_kerberos_is_wanted() -> None:
     assert made.get_kerberos_state() == DONT_USE_KERBEROS
     assert lp.get("client use kerberos") == "no"  # as it shows "disabled"
     assert not made.is_anonymous()
+
+
+_TEXT = st.text(" \t=%a\u00e9\u2028\x0b\x85\r;#", max_size=6)
+_LINES = st.lists(
+    st.tuples(st.sampled_from(["password", "Pass word", " PASSWORD\t", "domain", "other"]), _TEXT)
+)
+
+
+@given(lines=_LINES, end=st.sampled_from(["\n", "\r\n"]))
+def test_a_file_is_read_as_samba_reads_it(lines: list[tuple[str, str]], end: str) -> None:
+    """Above all a password, of which each character counts."""
+    text = end.join(f"{name}={value}" for name, value in [*lines, ("username", "operator")])
+    with NamedTemporaryFile("wb") as file:
+        file.write(f"{text}{end}".encode())
+        file.flush()
+        found = authentication.from_file(file.name)
+        theirs = Credentials()
+        theirs.parse_file(file.name)
+    assert found.password == (theirs.get_password() or "")
+    assert found.user == theirs.get_username()
 
 
 def test_nobody() -> None:
