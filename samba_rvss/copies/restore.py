@@ -22,7 +22,7 @@ from samba_rvss.kernel import files, mounttable
 from samba_rvss.manifests import tree
 from samba_rvss.manifests.entry import Kind
 from samba_rvss.manifests.manifest import Manifest
-from samba_rvss.model import ShadowCopy
+from samba_rvss.model import ShadowCopy, Volume
 from samba_rvss.mounts import escape
 from samba_rvss.restore import beside, build, merge, work
 from samba_rvss.restore.build import Source
@@ -353,17 +353,20 @@ def _is_same_mount(one: int, other: int) -> bool:
 def _lock(instance: Instance, wish: Wish, *targets: int) -> Iterator[None]:
     """Keep others from backing up what is restored into; nobody backs up other file systems.
 
-    A directory of a share may be in a volume that is nested in the share's.
+    One that is nested in another is backed up with that too.
     """
-    volumes = {}
+    volumes, around = dict[str, Volume](), dict[str, Volume]()
     for target in () if wish.dry_run else targets:
         with files.opened(os.open(".", files.DIRECTORY, dir_fd=target)) as fd:
             volume = volume_of(fd, _path(target) or "the target", instance.providers)
-        if volume is not None:
-            volumes[volume.key] = volume
+            if volume is not None:
+                volumes[volume.key] = volume
+                around |= {v.key: v for v in instance.provider(volume).around(fd, volume)}
     with ExitStack() as closing:
         for volume in volumes.values():
             closing.enter_context(restoring.restoring(instance.config, volume))
+        for key in around.keys() - volumes.keys():
+            closing.enter_context(restoring.inside(instance.config, around[key]))
         yield
 
 
@@ -378,14 +381,13 @@ def _place(parent: int, base: str) -> str:
     Raises:
         RvssError: BAD_PATH if it has none: what a killed restore leaves there would not be found.
     """
-    path = _path(parent)
-    if not path:
-        raise RvssError(
-            Problem.BAD_PATH,
-            f"what is to be restored has its place in {base}, below more than 4095 bytes of a path",
-            "say where with --target, or restore it in its own place with --overwrite",
-        )
-    return path
+    if path := _path(parent):
+        return path
+    raise RvssError(
+        Problem.BAD_PATH,
+        f"what is to be restored has its place in {base}, below more than 4095 bytes of a path",
+        "say where with --target, or restore it in its own place with --overwrite",
+    )
 
 
 def _path(fd: int) -> str:
@@ -393,6 +395,6 @@ def _path(fd: int) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError as exc:
-        if exc.errno != errno.ENAMETOOLONG:
-            raise
-        return ""
+        if exc.errno == errno.ENAMETOOLONG:
+            return ""
+        raise

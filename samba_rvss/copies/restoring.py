@@ -2,13 +2,16 @@
 
     <state>/restoring/<volume>      an empty file; root's
 
-Whoever restores has an exclusive flock(2) on the file, and whoever backs the volume up a shared
-one; a process that ends, however that was, has none. A backup of a volume that is being restored
+Whoever backs the volume up has a read lock of the whole file (fcntl(2), "Open file description
+locks"); whoever restores into it a write lock of its first byte; whoever restores into a volume
+that is nested in it, and is backed up with it, one of another byte, so that he is in nobody else's
+way. A process that ends, however that was, has none. A backup of a volume that is being restored
 may have one half of it as it was and the other as it is.
 """
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import quote
@@ -22,7 +25,8 @@ EVENT = "during a restore"
 """The event of a shadow copy that was taken meanwhile."""
 
 _NAME = "restoring"
-_FLAGS = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_BYTES = 1 << 60
 _SECONDS = 1.0  # longer than anybody looks whether somebody restores
 
 
@@ -33,11 +37,29 @@ def restoring(config: Config, volume: Volume) -> Iterator[None]:
     Raises:
         RvssError: BUSY if somebody restores into it, or backs it up; SYSTEM.
     """
-    with _locked(config, volume, fcntl.LOCK_EX) as fd:
-        if fd is None:
+    with _locked(config, volume, fcntl.F_WRLCK, 0, 1) as locked:
+        if not locked:
             raise RvssError(
                 Problem.BUSY,
                 f"{volume.name} is being backed up, or something else is restored into it",
+                "wait until that has ended, and try again",
+            )
+        yield
+
+
+@contextmanager
+def inside(config: Config, volume: Volume) -> Iterator[None]:
+    """Be one of those who restore into what is nested in a volume, for the time of a block.
+
+    Raises:
+        RvssError: BUSY if somebody backs it up; SYSTEM.
+    """
+    byte = 1 + secrets.randbelow(_BYTES)
+    with _locked(config, volume, fcntl.F_WRLCK, byte, 1) as locked:
+        if not locked:
+            raise RvssError(
+                Problem.BUSY,
+                f"{volume.name} is being backed up, with what is nested in it",
                 "wait until that has ended, and try again",
             )
         yield
@@ -50,18 +72,19 @@ def undisturbed(config: Config, volume: Volume) -> Iterator[None]:
     Raises:
         RvssError: BUSY if somebody does; SYSTEM.
     """
-    with _locked(config, volume, fcntl.LOCK_SH) as fd:
-        if fd is None:
+    with _locked(config, volume, fcntl.F_RDLCK, 0, 0) as locked:
+        if not locked:
             raise _under_way(volume)
         yield
 
 
 def is_under_way(config: Config, volume: Volume) -> bool:
-    """Return whether somebody restores into a volume; what cannot be told is no.
+    """Return whether somebody restores into a volume, or into what is nested in it.
 
-    Nothing is made for that, and nobody waits: a shadow copy may be waiting for the answer.
+    What cannot be told is no. Nothing is made for that, and nobody waits: a shadow copy may be
+    waiting for the answer.
     """
-    return files.is_locked(_path(config, volume))
+    return files.is_written(_path(config, volume))
 
 
 def require_none(config: Config, volume: Volume) -> None:
@@ -87,8 +110,8 @@ def _path(config: Config, volume: Volume) -> str:
 
 
 @contextmanager
-def _locked(config: Config, volume: Volume, how: int) -> Iterator[int | None]:
-    """Lock a volume's file; None if somebody is in the way for longer than a moment."""
+def _locked(config: Config, volume: Volume, how: int, start: int, length: int) -> Iterator[bool]:
+    """Lock a part of a volume's file; False if somebody is in the way for longer than a moment."""
     path = _path(config, volume)
     try:
         with suppress(FileExistsError):
@@ -97,4 +120,8 @@ def _locked(config: Config, volume: Volume, how: int) -> Iterator[int | None]:
     except OSError as exc:
         raise RvssError(Problem.SYSTEM, f"cannot open {path}: {exc.strerror}") from exc
     with files.opened(fd):
-        yield fd if files.lock(fd, how, _SECONDS) else None
+        try:
+            locked = files.lock_range(fd, how, start, length, _SECONDS)
+        except OSError as exc:
+            raise RvssError(Problem.SYSTEM, f"cannot lock {path}: {exc.strerror}") from exc
+        yield locked

@@ -6,7 +6,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from samba_rvss.kernel.libc import checked, libc
@@ -158,16 +158,74 @@ def lock(fd: int, how: int, seconds: float) -> bool:
     Raises:
         OSError: the file cannot be locked.
     """
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def take() -> bool:
         try:
             fcntl.flock(fd, how | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_LOCK_PAUSE)
-        else:
-            return True
+            return False
+        return True
+
+    return _patiently(take, seconds)
+
+
+def lock_range(fd: int, how: int, start: int, length: int, seconds: float) -> bool:
+    """Take a lock of a part of an open file (fcntl(2), "Open file description locks").
+
+    Args:
+        fd: the file, opened for writing if it is to be a write lock.
+        how: F_RDLCK or F_WRLCK.
+        start: where the part begins.
+        length: how long it is; 0 is to the end, wherever that comes to be.
+        seconds: how long to wait at most for those who have it.
+
+    Returns:
+        Whether it was to be had.
+
+    Raises:
+        OSError: the file cannot be locked.
+    """
+    return _patiently(lambda: _try_range(fd, how, start, length), seconds)
+
+
+def is_written(path: str) -> bool:
+    """Return whether somebody has a write lock of a part of a file; not if that cannot be told.
+
+    Nothing is made for that, and nobody is waited for.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    with opened(fd):
+        try:
+            found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _range(fcntl.F_RDLCK, 0, 0))
+        except OSError:
+            return False
+    return bool(struct.unpack_from("=h", found)[0] != fcntl.F_UNLCK)
+
+
+def _patiently(take: Callable[[], bool], seconds: float) -> bool:
+    """Return whether something could be taken in time."""
+    deadline = time.monotonic() + seconds
+    while not take():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_LOCK_PAUSE)
+    return True
+
+
+def _range(how: int, start: int, length: int) -> bytes:
+    """Return what fcntl(2) calls a struct flock."""
+    return struct.pack("=hhxxxxqqixxxx", how, os.SEEK_SET, start, length, 0)
+
+
+def _try_range(fd: int, how: int, start: int, length: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _range(how, start, length))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_locked(path: str) -> bool:
@@ -189,8 +247,7 @@ def is_locked(path: str) -> bool:
 
 def unlock(fd: int) -> None:
     """Give back the open-file-description locks of a descriptor."""
-    lock = struct.pack("=hhxxxxqqixxxx", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _range(fcntl.F_UNLCK, 0, 0))
 
 
 def try_read_lock(fd: int, start: int) -> bool:
@@ -199,9 +256,4 @@ def try_read_lock(fd: int, start: int) -> bool:
     Such a lock excludes the POSIX locks of other programs and does not vanish when another
     descriptor of the file is closed (fcntl(2), "Open file description locks").
     """
-    lock = struct.pack("=hhxxxxqqixxxx", fcntl.F_RDLCK, os.SEEK_SET, start, 0, 0)
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
-    except BlockingIOError:
-        return False
-    return True
+    return _try_range(fd, fcntl.F_RDLCK, start, 0)

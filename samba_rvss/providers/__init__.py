@@ -37,6 +37,17 @@ class Provider(Protocol):
             RvssError: BAD_PATH if it is in a shadow copy; NOT_SUPPORTED or SYSTEM.
         """
 
+    def around(self, fd: int, volume: Volume) -> Sequence[Volume]:
+        """Return the volumes that a volume is nested in; each may be backed up with all in it.
+
+        Args:
+            fd: a directory of the volume, opened for reading.
+            volume: as `find` has it.
+
+        Raises:
+            RvssError: SYSTEM.
+        """
+
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """Find the volume that a directory sits in, and see that it can be snapshotted.
 

@@ -467,6 +467,39 @@ def test_no_backup_meanwhile(instance: Instance, storage: "Storage") -> None:
     destroy(instance, part)
 
 
+def test_no_backup_of_what_is_around_meanwhile(instance: Instance, storage: "Storage") -> None:
+    """What is restored into a nested volume is in a backup of the outer one as well."""
+    share = storage.volume("vms")
+    (share / "file").write_bytes(b"content")
+    inner = storage.volume("vms/inner")
+    other = storage.volume("vms/other")
+    part = backup(instance, storage, share)
+    config, volume = instance.config, part.volume
+    seen = []
+
+    def reached(point: str) -> None:
+        if point != "restore.built":
+            return
+        seen.append(restoring.is_under_way(config, volume))
+        for refused in (restoring.undisturbed(config, volume), reading.barred(instance, part)):
+            with pytest.raises(RvssError, match="being restored into") as told, refused:
+                pass
+            assert told.value.problem is Problem.BUSY
+        if len(seen) == 1:  # whoever restores into another one is not in the way
+            restored(instance, part, b"file", directory=str(other), reached=reached)
+
+    restored(instance, part, b"file", directory=str(inner), reached=reached)
+    assert seen == [True, True]
+    assert (inner / "file").exists()
+    assert (other / "file").exists()
+    with (
+        restoring.undisturbed(config, volume),
+        pytest.raises(RvssError, match="with what is nested in it"),
+    ):
+        restored(instance, part, b"file", directory=str(inner))
+    destroy(instance, part)
+
+
 def test_deep_trees(instance: Instance, storage: "Storage") -> None:
     """Deeper than Python recurses, and deeper than a path is long."""
     share = storage.volume("vms")

@@ -62,6 +62,10 @@ class Shelf:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(path)
 
+    def around(self, fd: int, volume: Volume) -> list[Volume]:
+        """See `samba_rvss.providers.Provider`."""
+        raise AssertionError(fd, volume)
+
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
         raise AssertionError(path)

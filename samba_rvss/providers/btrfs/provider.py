@@ -89,6 +89,13 @@ class Btrfs:
         except OSError as exc:
             raise problem(exc, f"cannot examine {path}") from exc
 
+    def around(self, fd: int, volume: Volume) -> list[Volume]:
+        """See `samba_rvss.providers.Provider`."""
+        try:
+            return subvolumes.around(fd, volume)
+        except OSError as exc:
+            raise problem(exc, f"cannot examine {volume.name}") from exc
+
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool = False) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
         if files.file_system_type(fd) != files.BTRFS_SUPER_MAGIC:

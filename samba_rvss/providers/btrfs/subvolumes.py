@@ -15,6 +15,7 @@ from itertools import count
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting
+from samba_rvss.model import Volume
 from samba_rvss.providers.btrfs import held, ioctl, mounted
 
 GONE = frozenset({errno.ENOENT, errno.ESTALE})
@@ -97,6 +98,15 @@ def lineage(fd: int, tree: int) -> list[tuple[int, str]]:
         found.append((tree, _joined(path_in(fd, parent, holder), name)))
         tree = parent
     return [*found, (tree, "")]
+
+
+def around(fd: int, volume: Volume) -> list[Volume]:
+    """Return the subvolumes around one; see `samba_rvss.providers.Provider`."""
+    found = lineage(fd, int(volume.id))
+    return [
+        replace(volume, id=str(found[at][0]), name=path_along(found[at:]), directory="", inode=0)
+        for at in range(1, len(found))
+    ]
 
 
 def path_of(fd: int, tree: int) -> str:

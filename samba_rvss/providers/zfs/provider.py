@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounttable
@@ -109,6 +110,16 @@ class Zfs:
             directory="" if directory == "." else directory,
             inode=os.fstat(fd).st_ino,
         )
+
+    def around(self, fd: int, volume: Volume) -> list[Volume]:
+        """See `samba_rvss.providers.Provider`."""
+        names = [str(above) for above in PurePosixPath(volume.name).parents][:-1]
+        if not names:
+            return []
+        with doing(f"cannot examine {volume.name}"):
+            words = ("get", "-H", "-p", "-o", "name,value", "guid", *names)
+            found = self._zfs.table(*words, columns=2)
+        return [replace(volume, id=guid, name=name, directory="", inode=0) for name, guid in found]
 
     def probe(self, fd: int, path: str, nested: Nested, *, thorough: bool) -> Volume | None:
         """See `samba_rvss.providers.Provider`."""
