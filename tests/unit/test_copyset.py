@@ -59,6 +59,8 @@ class Server(Methods):
         versions: of the protocol, the lowest and the highest.
         longest: how many bytes of an answer are sent.
         sent: the last request of each method.
+        exposed: what a copy is exposed as; empty for what Samba would call it.
+        created: when a copy was made, in the wire's units.
     """
 
     def __init__(self) -> None:
@@ -68,6 +70,8 @@ class Server(Methods):
         self.sent: dict[str, bytes] = {}
         self.versions = (1, 1)
         self.longest = 1000
+        self.exposed = ""
+        self.created = 116444736000000000
         self._copies = 0
 
     def request(self, method: str, opnum: int, data: bytes) -> bytes:
@@ -91,8 +95,9 @@ class Server(Methods):
             case "GetShareMapping":
                 copy = data[:16]
                 answer = struct.pack("<II", 1, 0x20000) + SET.bytes_le + copy
-                answer += struct.pack("<IIQ", 0x20000, 0x20000, 116444736000000000)
-                answer += string("\\\\server\\x") + string(f"x@{{{UUID(bytes_le=copy)}}}")
+                answer += struct.pack("<IIQ", 0x20000, 0x20000, self.created)
+                name = self.exposed or f"x@{{{UUID(bytes_le=copy)}}}"
+                answer += string("\\\\server\\x") + string(name)
         return (answer + struct.pack("<I", 0))[: self.longest]
 
 
@@ -133,6 +138,33 @@ def test_the_way_that_windows_goes(server: Server) -> None:
     _assert_stands(taken, Stage.DELETED)
     assert server.called.count("DeleteShareMapping") == 2
     assert server.sent["DeleteShareMapping"][16:32] == _copy(1).bytes_le
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", "a/b", "x\\..\\vms", "x\ny", "\x1b[2J", "\u202egnp", "a\0", "\ud800", "x" * 256],
+    ids=ascii,
+)
+def test_what_no_share_can_be_called_is_refused(server: Server, name: str) -> None:
+    """Another server's word is a path for the recovery command, and shown to people."""
+    server.exposed, server.longest = name, 10_000
+    with pytest.raises(RvssError, match="which is no name of a share") as caught:
+        take(server, ["vms"])
+    assert caught.value.problem is Problem.SAMBA
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 200
+    assert server.called[-1] == "AbortShadowCopySet"
+
+
+def test_a_name_of_any_alphabet(server: Server) -> None:
+    server.exposed = "Bücher 日本 & 'x'$@{1}"
+    assert take(server, ["vms"]).exposed_shares == (server.exposed,)
+
+
+def test_a_time_that_there_is_not(server: Server) -> None:
+    server.created = (1 << 64) - 1
+    with pytest.raises(RvssError, match="no time that there is"):
+        take(server, ["vms"])
 
 
 def test_steps_one_by_one(server: Server) -> None:

@@ -15,6 +15,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Context
 from samba_rvss.samba.fsrvp import ndr
 from samba_rvss.samba.fsrvp.results import FsrvpError
+from samba_rvss.text import printable
 
 VERSION = 1
 
@@ -26,6 +27,17 @@ APP_ROLLBACK = Context.PERSISTENT | Context.NO_AUTO_RELEASE
 NAS_ROLLBACK = APP_ROLLBACK | Context.NO_WRITERS
 
 _NIL = UUID(int=0)
+_LONGEST = 255  # of a share's name; one of Windows has 80 characters, and a copy's 39 more
+_SHOWN = 40  # characters of what is none
+
+
+def _is_name(text: str) -> bool:
+    r"""Return whether a share can be called so: in a path, and in a line of text.
+
+    Without what MS-FSCC 2.1.6 forbids that changes where ``\\server\name`` leads, or ends a line.
+    """
+    is_part = text not in (".", "..") and "/" not in text and "\\" not in text
+    return 0 < len(text) <= _LONGEST and is_part and text.isprintable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +143,11 @@ class Methods(ABC):
         return bool(reply.uint32()), reply.uint32()
 
     def get_share_mapping(self, set_id: UUID, copy_id: UUID, share: str) -> ShareMapping:
-        """Return where the copy of a base share is exposed."""
+        """Return where the copy of a base share is exposed.
+
+        What the server calls it becomes a part of a path and a line of a program's environment: a
+        name that no share can have is refused.
+        """
         # The request names the copy before the set; DeleteShareMapping does it the other way.
         request = copy_id.bytes_le + set_id.bytes_le + ndr.string(self.unc(share))
         reply = self._call("GetShareMapping", 10, request + struct.pack("<I", 1))
@@ -140,12 +156,16 @@ class Methods(ABC):
             raise RvssError(Problem.SAMBA, "the server's reply to GetShareMapping has no mapping")
         got_set, got_copy = reply.guid(), reply.guid()
         has_unc, has_name, created = reply.uint32(), reply.uint32(), reply.nttime()
+        unc = reply.string() if has_unc else ""
+        name = reply.string() if has_name else ""
+        if not _is_name(name):
+            raise RvssError(
+                Problem.SAMBA,
+                f"{self.host} says that the shadow copy of {share} is exposed as"
+                f" '{printable(name[:_SHOWN])}', which is no name of a share",
+            )
         return ShareMapping(
-            set_id=got_set,
-            copy_id=got_copy,
-            unc=reply.string() if has_unc else "",
-            exposed_share=reply.string() if has_name else "",
-            created=created,
+            set_id=got_set, copy_id=got_copy, unc=unc, exposed_share=name, created=created
         )
 
     def delete_share_mapping(self, set_id: UUID, copy_id: UUID, share: str) -> None:

@@ -28,7 +28,7 @@ class Reply:
         data: the reply.
 
     Raises:
-        RvssError: SAMBA, by every method, if the reply ends too soon.
+        RvssError: SAMBA, by every method, if the reply ends too soon, or has what there is not.
     """
 
     def __init__(self, method: str, data: bytes) -> None:
@@ -63,7 +63,12 @@ class Reply:
         """Read a time, in units of 100 ns since 1601 on the wire."""
         self._at += -self._at % 4
         ticks = int.from_bytes(self._take(8), "little")
-        return _EPOCH + timedelta(microseconds=ticks // 10)
+        try:
+            return _EPOCH + timedelta(microseconds=ticks // 10)
+        except OverflowError as exc:
+            raise RvssError(
+                Problem.SAMBA, f"the server's reply to {self._method} has no time that there is"
+            ) from exc
 
     def string(self) -> str:
         """Read a conformant varying string, without its NUL."""
