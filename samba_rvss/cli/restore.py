@@ -109,7 +109,11 @@ def run(arguments: argparse.Namespace) -> int:
     tally = found.tally
     if not arguments.dry_run:
         _note(config, wish.part, found)
-    told = _steps(config, wish, found)
+    told: list[str] = []
+    try:
+        told = _steps(config, wish, found)
+    except RvssError as exc:  # what was restored is to be told in any case
+        found.warnings = (*found.warnings, f"what to do on the host is not known: {exc.line()}")
     if arguments.json:
         output.print_json(as_data(wish, found, told))
     else:

@@ -264,6 +264,31 @@ def test_who_interrupts_it_hears_of_the_guard(
     assert (found["failure"], found["guard"]) == ("interrupted", "20261127T080000Z-2")
 
 
+def test_what_was_restored_is_told_in_any_case(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also if nobody can tell what to do with it next."""
+
+    def unknown(config: object, wish: object, found: object) -> list[str]:
+        raise RvssError(Problem.CONFIG, "smb.conf cannot be read")
+
+    def done(instance: object, wish: object, tally: Tally, guard: object) -> restore.Outcome:
+        return restore.Outcome(tally=tally, where="/srv/vms")
+
+    part = SimpleNamespace(id="20261127T071200Z-1", share="vms")
+    monkeypatch.setattr(cli, "configuration", lambda arguments: None)
+    monkeypatch.setattr(cli, "open_ledger", lambda config: nullcontext())
+    monkeypatch.setattr(cli, "_part", lambda ledger, word, share: part)
+    monkeypatch.setattr(cli, "instance_of", lambda config, ledger: None)
+    monkeypatch.setattr(cli, "_note", lambda config, part, found: None)
+    monkeypatch.setattr(cli, "_steps", unknown)
+    monkeypatch.setattr(restore, "restore", done)
+    assert cli.run(parser().parse_args(["backup", "restore", "x", "--json"])) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["where"], found["failure"]) == ("/srv/vms", "")
+    assert "smb.conf cannot be read" in found["warnings"][0]
+
+
 def test_what_fails_is_told_to_programs_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
