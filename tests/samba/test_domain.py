@@ -74,7 +74,7 @@ def test_rpcclient_with_a_ticket(domain: "Domain") -> None:
                 "rpcclient",
                 "--configfile=/dev/null",
                 "--use-kerberos=required",
-                "--no-pass",
+                f"--use-krb5-ccache={ccache}",
                 f"ncacn_np:{SERVER}[{binding}]",
                 "-c",
                 command,
