@@ -142,7 +142,7 @@ def test_the_way_that_windows_goes(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["..", "a/b", "x\\..\\vms", "x\ny", "\x1b[2J", "\u202egnp", "a\0", "\ud800", "x" * 256],
+    ["..", "a/b", "x\\..\\vms", "x\ny", "\x1b[2J", "x\u2028y", "a\0", "\ud800", "x" * 256],
     ids=ascii,
 )
 def test_what_no_share_can_be_called_is_refused(server: Server, name: str) -> None:
@@ -156,8 +156,13 @@ def test_what_no_share_can_be_called_is_refused(server: Server, name: str) -> No
     assert server.called[-1] == "AbortShadowCopySet"
 
 
-def test_a_name_of_any_alphabet(server: Server) -> None:
-    server.exposed = "Bücher 日本 & 'x'$@{1}"
+@pytest.mark.parametrize(
+    "name",
+    ["Bücher 日本 & 'x'$@{1}", "共有\u3000フォルダ", "می\u200cروم", "a\u00a0b"],
+    ids=ascii,
+)
+def test_a_name_of_any_alphabet(server: Server, name: str) -> None:
+    server.exposed = name
     assert take(server, ["vms"]).exposed_shares == (server.exposed,)
 
 

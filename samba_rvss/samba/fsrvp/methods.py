@@ -9,6 +9,7 @@ import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime
+from unicodedata import category
 from uuid import UUID
 
 from samba_rvss.errors import Problem, RvssError
@@ -28,6 +29,7 @@ NAS_ROLLBACK = APP_ROLLBACK | Context.NO_WRITERS
 
 _NIL = UUID(int=0)
 _LONGEST = 255  # of a share's name; one of Windows has 80 characters, and a copy's 39 more
+_ODD = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates, ends of lines
 _SHOWN = 40  # characters of what is none
 
 
@@ -35,9 +37,10 @@ def _is_name(text: str) -> bool:
     r"""Return whether a share can be called so: in a path, and in a line of text.
 
     Without what MS-FSCC 2.1.6 forbids that changes where ``\\server\name`` leads, or ends a line.
+    What joins or turns letters, or is blank, is a part of names; whoever shows one escapes it.
     """
     is_part = text not in (".", "..") and "/" not in text and "\\" not in text
-    return 0 < len(text) <= _LONGEST and is_part and text.isprintable()
+    return 0 < len(text) <= _LONGEST and is_part and _ODD.isdisjoint(map(category, text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
