@@ -77,10 +77,12 @@ def merge(source: Source, target: Target, path: bytes) -> None:
         RvssError: NO_SPACE, READ_ONLY or SYSTEM; STATE if the manifest is damaged.
         OSError: it is not in the image, or the directory that it is in is not there.
     """
+    later: list[bytes] = []
     with target.closing:
         above, name = os.path.split(path)
         with _both(source, target, above) as (inside, around):
-            directories = [path] if _one(source, target, inside, around, name, path) else []
+            is_there = _one(source, target, inside, around, name, path, later)
+        directories = [path] if is_there else []
         for here in directories:  # it grows
             if build.is_left_out(source, here):
                 continue
@@ -88,10 +90,18 @@ def merge(source: Source, target: Target, path: bytes) -> None:
                 with _both(source, target, here) as (inside, around):
                     for each in tree.names(inside):
                         below = join(here, each)
-                        if _one(source, target, inside, around, each, below):
+                        if _one(source, target, inside, around, each, below, later):
                             directories.append(below)
             except OSError as exc:
                 _fails(source, here, exc)
+        # When all that stays is known: of several names of a file, one may be there already.
+        for below in later:
+            above, name = os.path.split(below)
+            try:
+                with _both(source, target, above) as (inside, around):
+                    _one(source, target, inside, around, name, below)
+            except OSError as exc:
+                _fails(source, below, exc)
     for here in reversed(directories):  # nothing is made in them any more
         _directory(source, target, here)
 
@@ -103,9 +113,18 @@ def _both(source: Source, target: Target, path: bytes) -> Iterator[tuple[int, in
 
 
 def _one(
-    source: Source, target: Target, inside: int, around: int, name: bytes, path: bytes
+    source: Source,
+    target: Target,
+    inside: int,
+    around: int,
+    name: bytes,
+    path: bytes,
+    later: list[bytes] | None = None,
 ) -> bool:
-    """Restore what a name leads to; return whether both sides have a directory there."""
+    """Restore what a name leads to, or note its path for later; return whether to go into it.
+
+    That is so where both sides have a directory.
+    """
     if not source.wanted.enters(path):
         return False
     try:
@@ -124,6 +143,9 @@ def _one(
             state = _state(target, entry, found, present)
             if state is State.UNCHANGED and present is not None:
                 build.known(source, entry, found, target.root, present)
+            if later is not None and state in (State.RESTORED, State.UPDATED):
+                later.append(path)
+                return False
             _apply(source, target, state, around, name, path, present)
     except BlockingIOError:  # somebody has a lease on it
         _tell(source, State.IN_USE, path)

@@ -255,6 +255,28 @@ def changes(tally: Tally) -> dict[bytes, str]:
     return dict(tally.changes.names)
 
 
+@pytest.mark.parametrize("gone", ["before", "zafter", "before/below"])
+def test_a_name_that_is_gone_is_the_file_again_that_others_are(
+    instance: Instance, storage: "Storage", gone: str
+) -> None:
+    """Wherever a file system lists it: before others, after them, or in what is gone itself."""
+    share = storage.volume("vms")
+    path = share / gone
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"one")  # its directory lists it first
+    os.link(path, share / "file")
+    (share / "deep").mkdir()
+    os.link(path, share / "deep" / "linked")
+    before = tree_of(share)
+    part = backup(instance, storage, share)
+    run(["rm", "-r", str(share / gone.partition("/")[0])], timeout=30.0)
+    told = merged(instance, part, share, Overwrite.IF_CHANGED)
+    assert changes(told) == {b"": "updated", os.fsencode(gone.partition("/")[0]): "restored"}
+    assert {name: each[-1] for name, each in tree_of(share).items()} == {
+        name: each[-1] for name, each in before.items()
+    }
+
+
 def test_in_its_own_place(instance: Instance, storage: "Storage", rig_directory: Path) -> None:
     """What is missing and what is different, and nothing else; whatever users have put there."""
     share = storage.volume("vms")
