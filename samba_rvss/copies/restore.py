@@ -358,7 +358,7 @@ def _lock(instance: Instance, wish: Wish, *targets: int) -> Iterator[None]:
     volumes, around = dict[str, Volume](), dict[str, Volume]()
     for target in () if wish.dry_run else targets:
         with files.opened(os.open(".", files.DIRECTORY, dir_fd=target)) as fd:
-            volume = volume_of(fd, _path(target) or "the target", instance.providers)
+            volume = volume_of(fd, files.path_of(target) or "the target", instance.providers)
             if volume is not None:
                 volumes[volume.key] = volume
                 around |= {v.key: v for v in instance.provider(volume).around(fd, volume)}
@@ -381,20 +381,10 @@ def _place(parent: int, base: str) -> str:
     Raises:
         RvssError: BAD_PATH if it has none: what a killed restore leaves there would not be found.
     """
-    if path := _path(parent):
+    if path := files.path_of(parent):
         return path
     raise RvssError(
         Problem.BAD_PATH,
         f"what is to be restored has its place in {base}, below more than 4095 bytes of a path",
         "say where with --target, or restore it in its own place with --overwrite",
     )
-
-
-def _path(fd: int) -> str:
-    """Return the path of a directory; empty if it is longer than the kernel tells."""
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except OSError as exc:
-        if exc.errno == errno.ENAMETOOLONG:
-            return ""
-        raise

@@ -1,6 +1,7 @@
 """Files by descriptor: opened with restrictions, what file system they are on, locks."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import stat
@@ -193,16 +194,15 @@ def is_written(path: str) -> bool:
 
     Nothing is made for that, and nobody is waited for.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    with opened(fd):
+
+    def look(fd: int) -> bool:
         try:
             found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _range(fcntl.F_RDLCK, 0, 0))
         except OSError:
             return False
-    return bool(struct.unpack_from("=h", found)[0] != fcntl.F_UNLCK)
+        return bool(struct.unpack_from("=h", found)[0] != fcntl.F_UNLCK)
+
+    return _seen(path, look)
 
 
 def _patiently(take: Callable[[], bool], seconds: float) -> bool:
@@ -216,7 +216,10 @@ def _patiently(take: Callable[[], bool], seconds: float) -> bool:
 
 
 def _range(how: int, start: int, length: int) -> bytes:
-    """Return what fcntl(2) calls a struct flock."""
+    """Return what fcntl(2) calls a struct flock: type, whence, start, length, and no pid.
+
+    Python's fcntl module has none for locks of a description; the kernel's is aligned to 8 bytes.
+    """
     return struct.pack("=hhxxxxqqixxxx", how, os.SEEK_SET, start, length, 0)
 
 
@@ -233,16 +236,39 @@ def is_locked(path: str) -> bool:
 
     Nothing is made for that, and nobody is waited for.
     """
+
+    def look(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        return False
+
+    return _seen(path, look)
+
+
+def _seen(path: str, look: Callable[[int], bool]) -> bool:
+    """Return what there is to see of a file; False if it is not there."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     with opened(fd):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return look(fd)
+
+
+def path_of(fd: int) -> str:
+    """Return the path of what a descriptor has open; empty if it is longer than the kernel tells.
+
+    Raises:
+        OSError: it cannot be told.
+    """
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:
+            return ""
+        raise
 
 
 def unlock(fd: int) -> None:

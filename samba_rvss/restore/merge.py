@@ -57,7 +57,7 @@ class Target:
         device = os.fstat(around).st_dev
         if device not in self.works:
             above = around
-            if not _has_path(around):  # a record could not say where it is
+            if not files.path_of(around):  # a record could not say where it is
                 if device != os.fstat(self.root).st_dev:
                     raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
                 above = self.root
@@ -152,17 +152,6 @@ def _one(
     except OSError as exc:
         _fails(source, path, exc)
     return False
-
-
-def _has_path(directory: int) -> bool:
-    """Return whether a path leads to a directory that the kernel takes at once."""
-    try:
-        os.readlink(f"/proc/self/fd/{directory}")
-    except OSError as exc:
-        if exc.errno != errno.ENAMETOOLONG:
-            raise
-        return False
-    return True
 
 
 def _present(around: int, name: bytes, closing: ExitStack) -> int | None:
