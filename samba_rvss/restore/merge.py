@@ -99,7 +99,9 @@ def merge(source: Source, target: Target, path: bytes) -> None:
             above, name = os.path.split(below)
             try:
                 with _both(source, target, above) as (inside, around):
-                    _one(source, target, inside, around, name, below)
+                    if _one(source, target, inside, around, name, below):
+                        what = "somebody has made a directory there meanwhile: restore it again"
+                        source.tally.faults.add(below, what)
             except OSError as exc:
                 _fails(source, below, exc)
     for here in reversed(directories):  # nothing is made in them any more

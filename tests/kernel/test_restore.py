@@ -225,6 +225,7 @@ def merged(
     wanted: Selection = EVERYTHING,
     *,
     dry_run: bool = False,
+    reached: Callable[[str], None] = lambda point: None,
 ) -> Tally:
     """Restore something in its own place."""
     tally = Tally()
@@ -244,6 +245,7 @@ def merged(
                 dry_run=dry_run,
                 in_use=lambda device, inode: False,
                 manifest=manifest,
+                reached=reached,
             ),
             path,
         )
@@ -275,6 +277,27 @@ def test_a_name_that_is_gone_is_the_file_again_that_others_are(
     assert {name: each[-1] for name, each in tree_of(share).items()} == {
         name: each[-1] for name, each in before.items()
     }
+
+
+@btrfs_only
+@pytest.mark.vm(seconds=0)
+def test_a_directory_that_is_made_meanwhile_is_told(instance: Instance, storage: "Storage") -> None:
+    share = storage.volume("vms")
+    (share / "first").write_bytes(b"1")  # it is listed first
+    (share / "second").mkdir()
+    (share / "second" / "file").write_bytes(b"2")
+    part = backup(instance, storage, share)
+    run(["rm", "-r", str(share / "first"), str(share / "second")], timeout=30.0)
+
+    def reached(point: str) -> None:
+        if point == "restore.made":
+            (share / "second").mkdir(exist_ok=True)
+
+    told = merged(instance, part, share, Overwrite.IF_CHANGED, reached=reached)
+    assert [path for path, _ in told.faults.names] == [b"second"]
+    assert merged(instance, part, share, Overwrite.IF_CHANGED).faults.names == []
+    assert (share / "second" / "file").read_bytes() == b"2"
+    destroy(instance, part)
 
 
 def test_in_its_own_place(instance: Instance, storage: "Storage", rig_directory: Path) -> None:
