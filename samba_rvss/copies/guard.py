@@ -13,7 +13,7 @@ from samba_rvss.copies import create, holds, keep, room
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target
 from samba_rvss.errors import RvssError
-from samba_rvss.model import ENDED, Keep, Phase, Sealed, ShadowCopy
+from samba_rvss.model import ENDED, Keep, Phase, Sealed, ShadowCopy, Taken
 
 TAG = "before-restore"
 """Its tag, and as what it is held."""
@@ -44,7 +44,7 @@ def take(instance: Instance, target: Target, uid: int) -> ShadowCopy:
         os.close(fd)
     copy = prepared.copy
     try:
-        kept = _kept(instance, copy, prepared.taken.transid, uid, started)
+        kept = _kept(instance, copy, prepared.taken, uid, started)
     except BaseException as exc:
         create.undo(instance, copy, exc)
         raise
@@ -54,11 +54,19 @@ def take(instance: Instance, target: Target, uid: int) -> ShadowCopy:
 
 
 def _kept(
-    instance: Instance, copy: ShadowCopy, transid: int, uid: int, started: float
+    instance: Instance, copy: ShadowCopy, taken: Taken, uid: int, started: float
 ) -> ShadowCopy:
     provider = instance.provider(copy.volume)
     sealed = Sealed(
-        set_id="", copy_id="", context=0, exposed_share="", state=None, uid=uid, keep=Keep.YES
+        set_id="",
+        copy_id="",
+        context=0,
+        exposed_share="",
+        state=None,
+        uid=uid,
+        keep=Keep.YES,
+        transid=taken.transid,
+        taken=taken.at,
     )
     provider.seal(copy.volume, copy.id, sealed, opened=False)
     provider.keep(copy.volume, copy.id)
@@ -69,7 +77,8 @@ def _kept(
         uid=uid,
         phase=Phase.SEALED,
         keep=Keep.YES,
-        transid=transid,
+        transid=taken.transid,
+        taken=taken.at,
         duration=time.monotonic() - started,
         detail="as it is before a restore",
     )

@@ -56,6 +56,8 @@ def adopt(instance: Instance, image: Image, path: str = "") -> ShadowCopy:
         exposed_share=sealed.exposed_share if sealed else "",
         state=sealed.state if sealed else None,
         set_size=sealed.shares if sealed else 0,
+        transid=sealed.transid if sealed else 0,
+        taken=sealed.taken if sealed else None,
         adopted=not mark.is_backup,
     )
     copy = replace(copy, share=exposed.share_name(instance.config, copy))
@@ -106,6 +108,8 @@ def amend(instance: Instance, copy: ShadowCopy, amended: ShadowCopy, reason: str
         "adopted",
         "keep",
         "set_size",
+        "transid",
+        "taken",
     )
     values = {
         name: getattr(amended, name)

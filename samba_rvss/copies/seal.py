@@ -188,6 +188,8 @@ def make_image(instance: Instance, copy: ShadowCopy) -> tuple[ShadowCopy, bool]:
             uid=sealed.uid,
             shares=sealed.set_size,
             keep=wish,
+            transid=sealed.transid,
+            taken=sealed.taken,
         ),
         opened=is_open_to_writers(instance, copy),
     )

@@ -68,6 +68,8 @@ class Sealed:
         uid: the client's user; -1 if it is not known.
         shares: how many shadow copies the set had; 0 if that is not known.
         keep: whether it becomes a backup when it ends.
+        transid: see `Taken`.
+        taken: when it had been taken; None if that is not known, nor ``transid``.
     """
 
     set_id: str
@@ -78,6 +80,8 @@ class Sealed:
     uid: int = -1
     shares: int = 0
     keep: Keep = Keep.NO
+    transid: int = 0
+    taken: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

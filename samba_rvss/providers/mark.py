@@ -85,17 +85,7 @@ def encode(
             "inode": volume.inode,
             "created": mark.created.isoformat(),
             "nested": mark.nested.value,
-            "sealed": sealed
-            and {
-                "set_id": sealed.set_id,
-                "copy_id": sealed.copy_id,
-                "context": sealed.context,
-                "exposed_share": sealed.exposed_share,
-                "state": None if sealed.state is None else int(sealed.state),
-                "uid": sealed.uid,
-                "shares": sealed.shares,
-                "keep": sealed.keep.value,
-            },
+            "sealed": _of_sealed(sealed) if sealed else None,
             **({"kept": _of_kept(kept)} if kept else {}),
             **({"branch": _of_branch(mark.branch)} if mark.branch else {}),
             **({"more": more} if more else {}),
@@ -186,10 +176,24 @@ def _fields(value: object) -> Mapping[str, Any]:
     return value
 
 
+def _of_sealed(sealed: Sealed) -> dict[str, Any]:
+    return {
+        "set_id": sealed.set_id,
+        "copy_id": sealed.copy_id,
+        "context": sealed.context,
+        "exposed_share": sealed.exposed_share,
+        "state": None if sealed.state is None else int(sealed.state),
+        "uid": sealed.uid,
+        "shares": sealed.shares,
+        "keep": sealed.keep.value,
+        **({"transid": sealed.transid, "taken": sealed.taken.isoformat()} if sealed.taken else {}),
+    }
+
+
 def _sealed(data: Any) -> Sealed | None:
     if data is None:
         return None
-    state = data["state"]
+    state, taken = data["state"], data.get("taken")
     return Sealed(
         set_id=_text(data["set_id"]),
         copy_id=_text(data["copy_id"]),
@@ -199,6 +203,8 @@ def _sealed(data: Any) -> Sealed | None:
         uid=_number(data.get("uid", -1)),
         shares=_number(data.get("shares", 0)),
         keep=Keep(data.get("keep", "no")),
+        transid=_number(data.get("transid", 0)),
+        taken=None if taken is None else _time(taken),
     )
 
 

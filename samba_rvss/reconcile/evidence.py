@@ -103,5 +103,7 @@ def _sealed(copy: ShadowCopy, sealed: Sealed) -> ShadowCopy:
         state=max(states, default=None),
         keep=strongest(copy.keep, sealed.keep),
         set_size=max(copy.set_size, sealed.shares),
+        transid=copy.transid if copy.taken else sealed.transid,
+        taken=copy.taken or sealed.taken,
         adopted=copy.adopted or not known,
     )

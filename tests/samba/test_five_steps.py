@@ -6,13 +6,15 @@ Two shares on two file systems, on each a virtual machine that writes all the wh
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.samba.fsrvp.results import FsrvpError
 from samba_rvss.testing import machine
@@ -90,11 +92,15 @@ def test_five_steps(rig: "Rig", guests: list[Guest]) -> None:
     backup = _only(rig)
     assert (backup["consistent"], backup["shares"]) == (True, ["logs", "vms"])
     # A lost ledger loses nothing of it.
+    instants = _instants(rig)
+    assert len(instants) == 2
+    assert all(transid and taken for _, transid, taken in instants)
     rig.daemon.stop()
     for file in rig.daemon.state_directory.glob("ledger.db*"):
         file.unlink()
     rig.daemon.start()
     wait_until(lambda: f"it is there again: {_only(rig)}", lambda: _only(rig) == backup)
+    assert _instants(rig) == instants
     for guest in guests:
         with guest.image(rig, copies[guest.share]) as image:
             disk = image / _DISK
@@ -107,6 +113,12 @@ def test_five_steps(rig: "Rig", guests: list[Guest]) -> None:
         guest.running.wait_until(begun[guest.share] + 1)
     assert rig.command("delete", str(backup["id"])).returncode == 0
     rig.assert_nothing_left()
+
+
+def _instants(rig: "Rig") -> list[tuple[str, int, datetime | None]]:
+    path = rig.daemon.state_directory / "ledger.db"
+    with closing(Ledger(str(path), read_only=True)) as ledger:
+        return sorted((copy.id, copy.transid, copy.taken) for copy in ledger.backups())
 
 
 def _only(rig: "Rig") -> dict[str, object]:

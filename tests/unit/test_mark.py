@@ -78,6 +78,8 @@ def test_mark_is_read_as_it_was_written(volume: Volume, state: SetState | None) 
     for mark in (
         bare,
         replace(bare, sealed=sealed),
+        replace(bare, sealed=replace(known, transid=1 << 40, taken=when)),
+        replace(bare, sealed=replace(known, transid=0, taken=when)),
         replace(bare, sealed=known, kept=Kept()),
         replace(bare, sealed=known, kept=kept),
         replace(bare, sealed=known, kept=replace(kept, exposed=exposed)),

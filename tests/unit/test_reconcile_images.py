@@ -46,7 +46,7 @@ from tests.unit.test_reconcile_plan import (
     seal,
     state_of,
 )
-from tests.unit.values import COPY_ID, EXPOSED, SET, VOLUME, foreign_of, mark_of, sealed_of
+from tests.unit.values import COPY_ID, EXPOSED, NOW, SET, VOLUME, foreign_of, mark_of, sealed_of
 
 OTHER = replace(VOLUME, id="257")
 SEALED = sealed_of(PERSISTENT)
@@ -363,6 +363,16 @@ def test_the_record_becomes_what_the_mark_says() -> None:
     # It is carried out once the record is as amended.
     assert isinstance(mount, OnCopy)
     assert mount.copy == amend.amended
+
+
+def test_the_record_says_when_its_image_was_taken() -> None:
+    """What the mark says, if the record is from before that was known."""
+    sealed = replace(SEALED, transid=7, taken=NOW)
+    given = replace(REBOOTED, phase=Phase.OPEN, known=False, sealed=sealed)
+    amend = plan(given.seen()).actions[0]
+    assert isinstance(amend, Amend)
+    assert (amend.copy.transid, amend.copy.taken) == (0, None)
+    assert (amend.amended.transid, amend.amended.taken) == (7, NOW)
 
 
 def test_a_ledger_that_knows_the_set_is_not_called_adopted() -> None:

@@ -25,7 +25,7 @@ MARK = "trusted.samba_rvss"
 PROVIDER = "btrfs"
 # Bytes that a mark grows by when its image is sealed, beside the parts' uuids, when it is kept and
 # has all the holds and tags that it may have (`copies.holds`), and when it is exposed.
-_SEALED, _KEPT, _EXPOSED = 800, 750, 700
+_SEALED, _KEPT, _EXPOSED = 880, 750, 700
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
