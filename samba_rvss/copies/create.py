@@ -220,7 +220,9 @@ def deleted(copy: ShadowCopy) -> RvssError:
 
 
 def _several(taken: Taken) -> str:
-    return "" if taken.transid else "not all of it is of one instant: its file system was too busy"
+    if taken.transid:
+        return ""
+    return "not all of it is of one instant: its file system was too busy, or short of metadata"
 
 
 def discard(instance: Instance, prepared: Prepared, reason: str) -> None:

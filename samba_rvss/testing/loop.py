@@ -49,6 +49,8 @@ class LoopBtrfs(Undoing):
         directory: where to put the sparse file and the mount points; it must exist. Samba
             follows paths as its clients' users, so they must be able to walk to it.
         size: the file system's, in bytes; at least MINIMUM.
+        mixed: whether data and metadata share their room, as small file systems have it; else what
+            mkfs.btrfs(8) makes by itself.
         options: mount options, such as ``("compress=zstd",)``.
         disk: an empty file of that size, to be used instead; it stays.
 
@@ -62,6 +64,7 @@ class LoopBtrfs(Undoing):
         directory: Path,
         *,
         size: int = 256 << 20,
+        mixed: bool = True,
         options: Sequence[str] = (),
         disk: Path | None = None,
     ) -> None:
@@ -72,6 +75,7 @@ class LoopBtrfs(Undoing):
         self._is_ours = disk is None
         self.device = ""
         self._size = size
+        self._mixed = mixed
         self._options = tuple(options)
 
     def _set_up(self) -> None:
@@ -79,7 +83,8 @@ class LoopBtrfs(Undoing):
             self.image.touch(mode=0o600, exist_ok=False)
             self._undo.callback(self.image.unlink)
             os.truncate(self.image, self._size)
-        run(["mkfs.btrfs", "-q", "-M", str(self.image)], timeout=_SECONDS)
+        kind = ["--mixed"] if self._mixed else []
+        run(["mkfs.btrfs", "-q", *kind, str(self.image)], timeout=_SECONDS)
         self.device = run(
             ["losetup", "--find", "--show", "--nooverlap", str(self.image)], timeout=_SECONDS
         ).strip()

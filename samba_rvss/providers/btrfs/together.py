@@ -4,8 +4,14 @@ A snapshot is made while its transaction is committed, when nobody can write
 (fs/btrfs/transaction.c, create_pending_snapshots()). Of callers side by side, the first begins to
 commit at once and alone; the others join the next transaction, which is not committed before the
 first one is on the disk. So throw-away snapshots begin, and what is wanted follows while they are
-being written. Several of them take longer to be written than one, which leaves time for many to
-join. Where one was late all the same, its ``transid`` tells, and all are taken again.
+being written. With one alone, every fifth set on busy processors did not meet: its thread had not
+begun yet; with four, none of sixty. Where one was late all the same, its ``transid`` tells, and all
+are taken again.
+
+Each snapshot needs room for metadata until its transaction is committed: of nodes of 16 KiB, some
+1.5 MiB as seen. Who finds none waits for a commit to make room, and misses the others' transaction
+(fs/btrfs/space-info.c, handle_reserve_ticket()), however often it is tried: so there is nothing
+more under way than there must be, and no more is tried than applications can wait for.
 """
 
 import errno
@@ -28,12 +34,14 @@ from samba_rvss.providers.btrfs.ioctl import Subvolume
 
 _logger = logging.getLogger(__name__)
 
-# How many throw-away snapshots begin, at the first try and at those that follow: the more there
-# are, the longer does their transaction take.
-_STARTERS = (8, 16, 32, 64)
+_STARTERS = 4  # throw-away snapshots; each has blocks of its own to be written
+_TRIES = 4
+# Seconds for all of them: VSS has applications stand still for ten at most, and Samba has yet to
+# ask for each copy.
+_LONGEST = 5.0
 _MOST = 256  # snapshots that are taken at one instant
 _HEAD_START = 0.0003  # seconds; a commit takes some milliseconds
-_SOURCE = "source"
+_SOURCE, _THROWN_AWAY = "source", "snapshot"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,8 +71,8 @@ def take(home: Home, wanted: Sequence[Snapshot], place: str, deadline: float) ->
         home: where.
         wanted: which; what becomes of each is noted in it.
         place: the name of a directory, below the home, for what is thrown away.
-        deadline: time (`time.monotonic`) by which they are needed; half way to it, what there is
-            has to do.
+        deadline: time (`time.monotonic`) by which they are needed. No try begins that would end
+            later than half way to it, or 5 s from now, if it took as long as the one before.
 
     Returns:
         The number of the transaction in which all were made that could be; 0 if it is not one.
@@ -75,9 +83,8 @@ def take(home: Home, wanted: Sequence[Snapshot], place: str, deadline: float) ->
         with ThreadPoolExecutor(_MOST, "snapshot") as threads:
             list(threads.map(partial(_make, home), wanted))
     else:
-        last = (time.monotonic() + deadline) / 2
         try:
-            return _met(home, wanted, place, last)
+            return _met(home, wanted, place, deadline)
         except RuntimeError as exc:  # no more threads are to be had
             _logger.warning("snapshots are not taken at one instant: %s", exc)
             for each in wanted:
@@ -86,28 +93,26 @@ def take(home: Home, wanted: Sequence[Snapshot], place: str, deadline: float) ->
     return _instant(wanted)
 
 
-def _met(home: Home, wanted: Sequence[Snapshot], place: str, last: float) -> int:
-    """Take several snapshots again and again, until all have met.
-
-    Args:
-        home: where.
-        wanted: which.
-        place: see `take`.
-        last: when there is no time left for another try (`time.monotonic`).
+def _met(home: Home, wanted: Sequence[Snapshot], place: str, deadline: float) -> int:
+    """Take several snapshots again and again, until all have met; see `take`.
 
     Raises:
         RuntimeError: not all threads could be started.
     """
+    began = time.monotonic()
+    last = min((began + deadline) / 2, began + _LONGEST)
     with (
-        ThreadPoolExecutor(len(wanted) + _STARTERS[-1] + 1, "snapshot", hurry) as threads,
+        ThreadPoolExecutor(len(wanted) + _STARTERS + 1, "snapshot", hurry) as threads,
         _starters(home, place) as source,
     ):
-        for number, many in enumerate(_STARTERS, 1):
+        for number in range(1, _TRIES + 1):
+            tried = time.monotonic()
             # Not in this thread, which does not hurry.
-            threads.submit(_together, threads, home, wanted, source, many).result()
+            threads.submit(_together, threads, home, wanted, source).result()
             instant = _instant(wanted)
             hopeless = all(each.made is None for each in wanted)
-            if instant or hopeless or number == len(_STARTERS) or time.monotonic() > last:
+            ended = time.monotonic()
+            if instant or hopeless or number == _TRIES or ended + (ended - tried) > last:
                 return instant
             found = [each.made.transid if each.made else 0 for each in wanted]
             _logger.info("snapshots did not meet at try %d, but in transactions %s", number, found)
@@ -119,7 +124,7 @@ def _met(home: Home, wanted: Sequence[Snapshot], place: str, last: float) -> int
 
 
 def _together(
-    threads: ThreadPoolExecutor, home: Home, wanted: Sequence[Snapshot], starters: str, many: int
+    threads: ThreadPoolExecutor, home: Home, wanted: Sequence[Snapshot], starters: str
 ) -> None:
     """Take snapshots right after others have begun, so that all can join the next transaction.
 
@@ -128,22 +133,21 @@ def _together(
         home: where.
         wanted: which.
         starters: the name of the directory for the others, below the home; empty if there is none.
-        many: how many others.
     """
     ready, begin, go = Semaphore(0), Event(), Event()
     starts = partial(_start, home, starters, ready=ready.release, go=begin.wait)
     makes = partial(_make, home, ready=ready.release, go=go.wait)
     try:
-        starting = [threads.submit(starts, number) for number in range(many if starters else 0)]
-        making = [threads.submit(makes, each) for each in wanted]
-        for _ in (*starting, *making):
+        under_way = [threads.submit(starts, n) for n in range(_STARTERS if starters else 0)]
+        under_way += [threads.submit(makes, each) for each in wanted]
+        for _ in under_way:
             ready.acquire()
         begin.set()
         time.sleep(_HEAD_START)
     finally:  # nobody waits for what does not come
         begin.set()
         go.set()
-    wait((*starting, *making))
+    wait(under_way)
 
 
 def _instant(taken: Sequence[Snapshot]) -> int:
@@ -213,18 +217,17 @@ def _start(
 ) -> None:
     """Take a throw-away snapshot, as `_make`; what was taken before under its number goes."""
     holder = f"{place}/{number}"
-    with suppress(OSError), ExitStack() as stack:
+    with suppress(OSError, RvssError), ExitStack() as stack:
         try:
             with suppress(FileExistsError):
                 os.mkdir(holder, 0o700, dir_fd=home.fd)
             source = stack.enter_context(_directory(home, f"{place}/{_SOURCE}"))
             parent = stack.enter_context(_directory(home, holder))
-            for name in os.listdir(parent):
-                ioctl.delete_subvolume(parent, name)
+            home.delete(f"{holder}/{_THROWN_AWAY}")
         finally:
             ready()
         go()
-        ioctl.snapshot(source, parent, "snapshot", read_only=False)
+        ioctl.snapshot(source, parent, _THROWN_AWAY, read_only=False)
 
 
 def clear(home: Home, place: str) -> None:
@@ -242,9 +245,7 @@ def clear(home: Home, place: str) -> None:
         home.delete(f"{place}/{_SOURCE}")
         with _directory(home, place) as fd:
             for name in os.listdir(fd):
-                with _directory(home, f"{place}/{name}") as inner:
-                    for leaf in os.listdir(inner):
-                        home.delete(f"{place}/{name}/{leaf}")
+                home.delete(f"{place}/{name}/{_THROWN_AWAY}")
                 os.rmdir(name, dir_fd=fd)
         os.rmdir(place, dir_fd=home.fd)
 
