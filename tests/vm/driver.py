@@ -32,6 +32,7 @@ from tests.vm.taking import (
     delete,
     recover,
     take,
+    take_set,
     wait_for,
 )
 
@@ -177,21 +178,22 @@ def work(system: str, verb: str) -> None:
         with doing("prepare", each), connect() as client:
             take(client, each, BACKUP | Context.AUTO_RECOVERY)  # for the next start to release
     say("ready")
-    copies: list[Taken] = []
+    sets: list[list[Taken]] = []
     while True:
         for each in order:
             with connect() as client:
                 with doing("create", each):
-                    taken = take(client, each, APP_ROLLBACK | Context.AUTO_RECOVERY)
-                recover(taken)
+                    shares = [each, f"{each}-log"]
+                    taken = take_set(client, shares, APP_ROLLBACK | Context.AUTO_RECOVERY)
+                recover(*taken)
                 for name in [name for name, copy in old.items() if copy["system"] == each]:
                     with doing("delete", each):
                         _delete_old(name, old.pop(name))
-                for other in [other for other in copies if other.system == each]:
+                for other in [other for other in sets if other[0].system == each]:
                     with doing("delete", each):
-                        delete(client, other)
-                    copies.remove(other)
-                copies.append(taken)
+                        delete(client, *other)
+                    sets.remove(other)
+                sets.append(taken)
 
 
 def _delete_old(name: str, copy: Mapping[str, Any]) -> None:

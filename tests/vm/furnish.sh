@@ -44,6 +44,16 @@ python3 tests/vm/administrator.py install "$1"
 
 # From here on it is the test's. What is unaccounted for goes soon: a test waits for it. A Commit and
 # its Expose take less.
+# With another share on each file system, whose copies are of one instant with the first one's.
+btrfs subvolume create /srv/btrfs/log
+zfs create tank/log
+for system in btrfs zfs; do
+    mkdir "/srv/$system/log/share"
+    chown requestor "/srv/$system/log/share"
+    printf '\n[%s-log]\n    path = /srv/%s/log/share\n    read only = no\n' "$system" "$system" \
+        >>/etc/samba/smb.conf
+    samba-rvss setup "$system-log" --apply
+done
 sed -i -e 's/^\[global\]$/&\n    rvss:grace = 15 s/' \
     -e 's/^\[\(btrfs\|zfs\)\]$/&\n    rvss:retention = latest 1/' /etc/samba/smb.conf
 testparm -s /etc/samba/smb.conf

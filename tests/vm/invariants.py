@@ -80,12 +80,12 @@ def leaks(seen: Seen) -> list[str]:
 
 def _on_zfs(seen: Seen, branches: Mapping[str, str]) -> tuple[set[str], set[str]]:
     """Return the datasets and holds that there must be of copies and backups, and what may be."""
-    zfs = [copy["id"] for copy in seen["copies"] if copy["volume"]["provider"] == "zfs"]
     wanted, allowed = set[str](), set[str]()
-    for name in zfs:
-        # It may be wanted as a backup already.
-        wanted |= _image(name, "tank/volume")
-        allowed |= _sealed(name)
+    for copy in seen["copies"]:
+        if copy["volume"]["provider"] == "zfs":
+            # It may be wanted as a backup already.
+            wanted |= _image(copy["id"], copy["volume"]["name"])
+            allowed |= _sealed(copy["id"])
     for backup in seen["backups"]:
         for part in backup["parts"]:
             if not part["volume"].startswith("zfs"):

@@ -29,7 +29,7 @@ SEEN: dict[str, Any] = {
             "path": PATH,
             "phase": "sealed",
             "exposed_share": SHARE,
-            "volume": {"provider": "zfs"},
+            "volume": {"provider": "zfs", "name": "tank/volume"},
         }
     ],
     "ended": [],
