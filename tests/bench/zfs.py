@@ -10,8 +10,10 @@ waits. With ``--busy`` somebody writes all the time, so that one transaction gro
 other, as on a server at work: steps that begin together then wait together. With ``--sets``,
 shadow copies of 1, 8 and 64 shares are taken at once; exit status 1 if 8 take more than three times
 as long as one, or 64 more than twelve times. With ``--proof N``, sets of eight are taken while
-somebody writes to all of them in turn; exit status 1 if one is not of one instant. Medians, with
-the median absolute deviation (MAD).
+somebody writes to all of them in turn; exit status 1 if one is not of one instant. With
+``--bare`` too, no more is taken than their snapshots, which are what decides the instant: clones
+and holds, made of them later, take most of an emulated processor's time. Medians, with the median
+absolute deviation (MAD).
 """
 
 import argparse
@@ -37,10 +39,13 @@ from samba_rvss.errors import RvssError
 from samba_rvss.kernel import mounting
 from samba_rvss.model import Identity, Mark, Nested, Sealed, Taken, Volume
 from samba_rvss.providers.beside import side_by_side
+from samba_rvss.providers.zfs import snapshots
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import HOLD
+from samba_rvss.providers.zfs.pools import Pool
 from samba_rvss.providers.zfs.properties import COPIED, FIXED, MARK, options
 from samba_rvss.providers.zfs.provider import Zfs
+from samba_rvss.providers.zfs.snapshots import Snapshots
 from samba_rvss.providers.zfs.tree import HOME
 from samba_rvss.run import run
 from tests.bench.writing import is_of_one_instant, writing
@@ -54,6 +59,11 @@ VALUE = "x" * 400  # about as long as a mark
 SIZE = 640 << 20
 SIZES = (1, 8, 64)
 LIMITS = (3.0, 12.0)
+_DESTROY = """
+for _, name in ipairs((...)["argv"]) do
+    assert(zfs.sync.destroy{name, defer=true} == 0)
+end
+"""
 LIKE = {"acltype": "posix", "xattr": "sa", "recordsize": "65536", "compression": "off"}
 
 
@@ -157,8 +167,14 @@ def writer(path: str, core: Core) -> Iterator[None]:
         thread.join()
 
 
-def proof(sets: int, volumes: Sequence[Volume], provider: Zfs) -> dict[str, int]:
+def proof(sets: int, volumes: Sequence[Volume], provider: Zfs, *, bare: bool) -> dict[str, int]:
     """Take sets while somebody writes to all shares in turn, and read what is in them.
+
+    Args:
+        sets: how many.
+        volumes: the shares.
+        provider: takes the images.
+        bare: whether no more is taken than their snapshots.
 
     Returns:
         How many sets were in order, and how many were not.
@@ -168,13 +184,15 @@ def proof(sets: int, volumes: Sequence[Volume], provider: Zfs) -> dict[str, int]
         for number in range(sets):
             marks = marks_of(volumes, number)
             numbers = []
-            for made in taken(provider, marks):
-                for _, part in made.mounts:
-                    numbers.append(int(Path(f"/proc/self/fd/{part}/number").read_text()))
-                    os.close(part)
+            for part in snapshots_of(marks) if bare else images_of(provider, marks):
+                numbers.append(int(Path(f"/proc/self/fd/{part}/number").read_text()))
+                os.close(part)
             found["in order" if is_of_one_instant(numbers) else "out of order"] += 1
             with writer.resting():
-                destroy(provider, marks)
+                if bare:
+                    destroy_snapshots(marks)
+                else:
+                    destroy(provider, marks)
             if number % 10 == 9:
                 print(f"{number + 1} sets: {found}", file=sys.stderr, flush=True)
     return found
@@ -192,6 +210,35 @@ def marks_of(volumes: Sequence[Volume], number: int) -> list[Mark]:
         )
         for place, volume in enumerate(volumes)
     ]
+
+
+def images_of(provider: Zfs, marks: Sequence[Mark]) -> list[int]:
+    """Take images of one instant; return their mounts in the order of their marks."""
+    return [part for made in taken(provider, marks) for _, part in made.mounts]
+
+
+def names_of(marks: Sequence[Mark]) -> dict[str, str]:
+    """Return the names of the images' snapshots, by the images' ids."""
+    return {mark.id: f"{mark.volume.name}@rvss-{mark.id}" for mark in marks}
+
+
+def snapshots_of(marks: Sequence[Mark]) -> list[int]:
+    """Take the snapshots of images, and mount them, in the order of their marks."""
+    names = names_of(marks)
+    wanted = {image: Snapshots(names=[name], mark=VALUE) for image, name in names.items()}
+    failures = snapshots.take(zfs, Pool(name=POOL, guid=""), wanted)
+    if failures:
+        raise next(iter(failures.values()))
+    words = ("get", "-H", "-p", "-o", "value", "createtxg", *names.values())
+    groups = set(zfs(*words).split())
+    if len(groups) != 1:
+        raise AssertionError(f"{len(marks)} snapshots are of the groups {groups}")
+    return [mounting.detached_mount("zfs", {"source": name}) for name in names.values()]
+
+
+def destroy_snapshots(marks: Sequence[Mark]) -> None:
+    """Destroy the snapshots of images, all by one program."""
+    zfs.fed(_DESTROY, "program", POOL, "-", *names_of(marks).values())
 
 
 def taken(provider: Zfs, marks: Sequence[Mark]) -> list[Taken]:
@@ -345,6 +392,7 @@ def main() -> int:
     parser.add_argument("--busy", action="store_true", help="write all the time")
     parser.add_argument("--sets", action="store_true", help="only sets of 1, 8 and 64 shares")
     parser.add_argument("--proof", type=int, default=0, help="only sets of 8, under a writer")
+    parser.add_argument("--bare", action="store_true", help="of these, only the snapshots")
     arguments = parser.parse_args()
     figures: dict[str, list[tuple[float, int]]] = {}
     core, provider = Core(), Zfs(Identity(id="bench"))
@@ -356,7 +404,7 @@ def main() -> int:
             zfs("create", f"{SHARE}{number}")
             volumes.append(probed(provider, f"{SHARE}{number}"))
         if arguments.proof:
-            found = proof(arguments.proof, volumes, provider)
+            found = proof(arguments.proof, volumes, provider, bare=arguments.bare)
             print(f"sets while somebody writes: {found}")
             return int(found["out of order"] > 0)
         path = mountpoint(SHARE)
