@@ -29,8 +29,10 @@ def judge(seen: Observation, draft: Draft) -> None:
             _judge_ours(seen, draft, image, seen.inventory.present)
     for foreign in seen.inventory.foreign:
         names = {foreign.id} | ({foreign.mark.id} if foreign.mark else set())
-        # What is of a copy in the ledger is judged with that, whoever else claims its name.
-        draft.staying |= names - recorded - _deleted(seen, draft)
+        # What is of a copy in the ledger, or of a backup that is adopted now, is judged with that,
+        # whoever else claims its name.
+        adopted = set(map(image_of, draft.ended))
+        draft.staying |= names - recorded - adopted - _deleted(seen, draft)
         # One of this instance's is odd here; another's is no fault of this server.
         draft.leave(foreign.id, explain(foreign), wrong=foreign.instance in seen.instances)
     ours = {copy.volume.file_system for copy in (*seen.copies, *seen.backups)}

@@ -311,12 +311,15 @@ def test_mounted_on_demand_is_no_remnant() -> None:
     assert [type(action) for action in plan(stray).actions] == [Unmount]
 
 
+@pytest.mark.parametrize("record", ["its record", "a record that is made anew"])
 @pytest.mark.parametrize("twin", ["no other image", "another's image that bears its id"])
-def test_what_samba_has_left_of_it_goes_whoever_else_bears_its_id(twin: str) -> None:
+def test_what_samba_has_left_of_it_goes_whoever_else_bears_its_id(twin: str, record: str) -> None:
     foreign = foreign_of("b", Whose.INSTANCE, mark_of("a"), "theirs")
     samba = SambaState(
         sets=(SambaSet(id=SET, state=SetState.EXPOSED, context=Context.AUTO_RECOVERY),),
         copies=(samba_copy_of(path_of("a"), SetState.EXPOSED, Context.AUTO_RECOVERY),),
     )
-    given = seen(BACKUP, foreign=() if twin == "no other image" else (foreign,))
-    assert acts(replace(given, samba=samba)) == [DeleteSet]
+    others = () if twin == "no other image" else (foreign,)
+    known = (BACKUP,) if record == "its record" else ()
+    found = acts(replace(seen(*known, foreign=others), samba=samba))
+    assert found == [*([] if known else [Adopt]), DeleteSet]
