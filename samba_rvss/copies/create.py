@@ -93,17 +93,22 @@ def prepare(
         deadline: time (`time.monotonic`) after which the copies are not wanted any more.
 
     Returns:
-        What was taken, or why it was not, and has been undone, by the shares' names.
+        What was taken, or why it was not (LIMIT if there are too many copies), and has been undone,
+        by the shares' names. What is asked for is among them.
 
     Raises:
-        RvssError: LIMIT of what is asked for, DEADLINE or STATE. Nothing is taken then.
+        RvssError: DEADLINE or STATE. Nothing is taken then.
     """
     _require_time(deadline)
     counts = instance.ledger.counts()
+    found: dict[str, Prepared | RvssError] = {}
     wanted: list[tuple[Target, ShadowCopy]] = []
     if asked is not None:
-        room.refuse_many(asked.share, counts.get(asked.share.name.lower(), 0))
-        wanted.append((asked, _new(instance, asked, uid)))
+        try:
+            room.refuse_many(asked.share, counts.get(asked.share.name.lower(), 0))
+            wanted.append((asked, _new(instance, asked, uid)))
+        except RvssError as exc:
+            found[asked.share.name] = exc
     for other in others:
         with suppress(RvssError):  # its own callout says why
             room.refuse_many(other.share, counts.get(other.share.name.lower(), 0))
@@ -111,8 +116,7 @@ def prepare(
             wanted.append((other, _new(instance, other, uid)))
     copies = [copy for _, copy in wanted]
     if not copies:
-        return {}
-    found: dict[str, Prepared | RvssError] = {}
+        return found
     with ExitStack() as undoing:
         for copy in copies:
             undoing.push(partial(_on_failure, instance, copy))

@@ -113,19 +113,16 @@ class Sets:
         name, present = target.share.name, time.monotonic()
         found = self._gathering.begin(worker, name, present, uid) if together else None
         commit = self._commits.get(worker)
-        try:
-            if found is not None:
-                self._end(worker, "it is asked for anew")
-                commit = self._begin(worker, present)
-                copy = await self._take(commit, target, found, uid, started, deadline)
-            elif commit is not None and name in commit.waiting:
-                copy = await self._claim(commit, target, uid, started, deadline)
-            else:
-                copy = await self._take_alone(target, uid, started, deadline)
-        except RvssError:
-            if commit is not None and self._commits.get(worker) is commit:
-                self._end(worker, "its set failed")  # Samba asks for no more of it
-            raise
+        # One that fails ends nothing: Samba asks for the rest of its set all the same
+        # (srv_fss_agent.c, _fss_CommitShadowCopySet()).
+        if found is not None:
+            self._end(worker, "it is asked for anew")
+            commit = self._begin(worker, present)
+            copy = await self._take(commit, target, found, uid, started, deadline)
+        elif commit is not None and name in commit.waiting:
+            copy = await self._claim(commit, target, uid, started, deadline)
+        else:
+            copy = await self._take_alone(target, uid, started, deadline)
         if commit is not None:
             commit.paths.add(copy.path)
         return copy

@@ -1,13 +1,14 @@
 """Images that were taken together, and what can come before each has somebody who asked for it."""
 
+import asyncio
 import errno
 import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,16 @@ from samba_rvss.copies.create import Prepared, claim, discard, prepare
 from samba_rvss.copies.delete import delete
 from samba_rvss.copies.instance import Instance
 from samba_rvss.copies.locate import Target, locate
+from samba_rvss.daemon.present import Present
+from samba_rvss.daemon.sets import Sets
+from samba_rvss.daemon.tasks import Tasks
+from samba_rvss.daemon.turns import Turns
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Identity, Phase, ShadowCopy, Share, Volume
 from samba_rvss.providers.btrfs import together
 from samba_rvss.providers.btrfs.provider import Btrfs
 from samba_rvss.run import run
+from samba_rvss.samba.process import SambaProcess
 from samba_rvss.samba.sections import Section
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.plugin import require
@@ -31,6 +37,7 @@ from tests.unit.site import with_samba
 
 NAMES = ("a", "b", "c")
 CLIENT = 1001
+_SECONDS = 60.0
 
 
 class Place:
@@ -52,6 +59,48 @@ class Place:
         made = prepare(self.instance, asked, others, CLIENT, math.inf)
         found = {name: each for name, each in made.items() if isinstance(each, Prepared)}
         assert found.keys() == set(names)
+        return found
+
+    def serve(self, **maximum_copies: int) -> None:
+        """Have shares in smb.conf, with so many copies as each may have."""
+        shares = [
+            Share(name=name, path=str(self.top / name), maximum_copies=most)
+            for name, most in maximum_copies.items()
+        ]
+        sections = tuple(
+            Section(name=each.name, path=each.path, registry=False, share=each, reason="")
+            for each in shares
+        )
+        config = replace(self.instance.config, sections=sections)
+        self.instance = replace(self.instance, config=config)
+
+    async def commit(
+        self, targets: Sequence[Target], begin: Callable[[], None]
+    ) -> dict[str, ShadowCopy | RvssError]:
+        """Have a set committed as Samba does it: every share is asked for, whatever fails.
+
+        Args:
+            targets: its shares, in order.
+            begin: called when all were added.
+        """
+        signature: tuple[object, ...] = ()
+        with ExitStack() as stack:
+            samba = stack.enter_context(closing(SambaProcess()))
+            present = Present(self.instance, self.instance.config.file, samba, signature)
+            sets = Sets(present, Turns(), Tasks(), lambda: None)
+            stack.callback(sets.end)
+            for target in (*targets, *targets):
+                sets.asked("worker", CLIENT, target)
+            begin()
+            found: dict[str, ShadowCopy | RvssError] = {}
+            for target in targets:
+                started = time.monotonic()
+                try:
+                    found[target.share.name] = await sets.create(
+                        "worker", target, CLIENT, started, started + _SECONDS
+                    )
+                except RvssError as exc:
+                    found[target.share.name] = exc
         return found
 
     def claim(self, prepared: Prepared) -> ShadowCopy:
@@ -143,10 +192,7 @@ def test_a_claim_that_fails_leaves_nothing(place: Place, monkeypatch: pytest.Mon
 
 
 def test_one_more_than_there_may_be_is_not_claimed(place: Place) -> None:
-    share = Share(name="a", path=str(place.top / "a"), maximum_copies=1)
-    section = Section(name="a", path=share.path, registry=False, share=share, reason="")
-    config = replace(place.instance.config, sections=(section,))
-    place.instance = replace(place.instance, config=config)
+    place.serve(a=1)
     first, second = place.prepare("a")["a"], place.prepare("a")["a"]
     copy = place.claim(first)
     with pytest.raises(RvssError) as caught:
@@ -154,6 +200,34 @@ def test_one_more_than_there_may_be_is_not_claimed(place: Place) -> None:
     assert caught.value.problem is Problem.LIMIT
     assert place.phase(second) is Phase.GONE
     delete(place.instance, copy)
+
+
+@pytest.mark.parametrize("order", ["abc", "bac"])
+def test_the_rest_of_a_set_that_fails_is_not_taken_one_by_one(place: Place, order: str) -> None:
+    """Samba asks for it all the same (srv_fss_agent.c, _fss_CommitShadowCopySet())."""
+    place.serve(a=1, b=0, c=0)
+    targets = [
+        replace(place.target(name), share=share)
+        for name in order
+        if (share := place.instance.config.share(name)) is not None
+    ]
+    others: list[ShadowCopy] = []
+
+    def another() -> None:
+        others.append(place.claim(place.prepare("a")["a"]))
+
+    found = asyncio.run(place.commit(targets, another))
+    refused = found.pop("a")
+    assert isinstance(refused, RvssError)
+    assert refused.problem is Problem.LIMIT
+    events = [(event.share, event.what) for event in place.instance.ledger.events()]
+    assert ("b", create.UNCLAIMED) not in events
+    assert ("c", create.UNCLAIMED) not in events
+    assert events.index(("c", "create")) < events.index(("b", "taken"))
+    for copy in (*found.values(), *others):
+        assert isinstance(copy, ShadowCopy)
+        delete(place.instance, copy)
+    assert not place.instance.ledger.copies()
 
 
 def test_what_is_not_asked_for_is_not_taken_without_room(place: Place) -> None:
@@ -178,9 +252,10 @@ def test_what_was_to_be_thrown_away_costs_no_copy(
         delete(place.instance, place.claim(each))
 
 
+@pytest.mark.parametrize("most", [2, 256])
 @pytest.mark.parametrize("threads", [0, 1, 7])
 def test_it_does_not_need_more_threads_than_there_are(
-    place: Place, monkeypatch: pytest.MonkeyPatch, threads: int
+    place: Place, monkeypatch: pytest.MonkeyPatch, threads: int, most: int
 ) -> None:
     """Then they are not of one instant, but taken."""
 
@@ -196,6 +271,7 @@ def test_it_does_not_need_more_threads_than_there_are(
             return super().submit(function, *words, **more)
 
     monkeypatch.setattr(together, "ThreadPoolExecutor", Few)
+    monkeypatch.setattr(together, "_MOST", most)
     made = place.prepare(*NAMES)
     for each in made.values():
         delete(place.instance, place.claim(each))

@@ -79,17 +79,17 @@ def take(home: Home, wanted: Sequence[Snapshot], place: str, deadline: float) ->
     """
     if len(wanted) == 1:
         _make(home, wanted[0])
-    elif len(wanted) > _MOST:
+        return _instant(wanted)
+    try:
+        if len(wanted) <= _MOST:
+            return _met(home, wanted, place, deadline)
         with ThreadPoolExecutor(_MOST, "snapshot") as threads:
             list(threads.map(partial(_make, home), wanted))
-    else:
-        try:
-            return _met(home, wanted, place, deadline)
-        except RuntimeError as exc:  # no more threads are to be had
-            _logger.warning("snapshots are not taken at one instant: %s", exc)
-            for each in wanted:
-                if each.made is None and each.failure is None:
-                    _make(home, each)
+    except RuntimeError as exc:  # no more threads are to be had
+        _logger.warning("snapshots are not taken at one instant: %s", exc)
+        for each in wanted:
+            if each.made is None and each.failure is None:
+                _make(home, each)
     return _instant(wanted)
 
 
