@@ -9,8 +9,8 @@ perhaps more is.
 Contract: values in, values out; nothing here waits, looks or knows the time.
 """
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -45,12 +45,25 @@ class Asked(Generic[T]):
     found: T
 
 
+@dataclass(slots=True, kw_only=True)
+class _Commit:
+    """A Commit that goes on.
+
+    Attributes:
+        had: the shares of which a copy was wanted.
+        is_begun: whether it was told what is to be taken along.
+    """
+
+    had: set[str] = field(default_factory=set)
+    is_begun: bool = False
+
+
 class Gathering(Generic[T]):
     """What the workers have asked for; `T` is what was found of a share."""
 
     def __init__(self) -> None:
         self._asked: dict[Hashable, dict[str, Asked[T]]] = {}
-        self._commits: dict[Hashable, set[str]] = {}  # what a Commit that goes on has had
+        self._commits: dict[Hashable, _Commit] = {}
 
     def asked(self, worker: Hashable, share: str, at: float, user: int, found: T) -> None:
         """Note that a share was found fit for a shadow copy. No Commit goes on then.
@@ -90,12 +103,31 @@ class Gathering(Generic[T]):
             before, in the same Commit.
         """
         self._forget(at)
-        commit = self._commits.get(worker)
-        if commit is not None and share not in commit:
-            commit.add(share)
+        commit = self._commit(worker, share)
+        before = frozenset(commit.had)
+        commit.had.add(share)
+        if commit.is_begun:
             return None
-        self._commits[worker] = {share}
-        return self._gathered(worker, share, at, user)
+        commit.is_begun = True
+        return self._gathered(worker, share, at, user, before)
+
+    def missed(self, worker: Hashable, share: str) -> None:
+        """Note that a worker wanted a copy of a share, and that the share cannot be found just now.
+
+        If it is wanted again, that is another try of the Commit.
+
+        Args:
+            worker: which one.
+            share: the share's name.
+        """
+        self._commit(worker, share).had.add(share)
+
+    def _commit(self, worker: Hashable, share: str) -> _Commit:
+        """Return the Commit in which a share is wanted: a new one if that was so before."""
+        commit = self._commits.get(worker)
+        if commit is None or share in commit.had:
+            commit = self._commits[worker] = _Commit()
+        return commit
 
     def committed(self, worker: Hashable, since: float) -> None:
         """Note that Samba has written down what a worker has committed: nothing is tried again.
@@ -111,8 +143,11 @@ class Gathering(Generic[T]):
         for share in [share for share, asked in own.items() if asked.last <= since]:
             del own[share]
 
-    def _gathered(self, worker: Hashable, share: str, at: float, user: int) -> dict[str, T]:
-        own = dict(self._asked.get(worker, {}))
+    def _gathered(
+        self, worker: Hashable, share: str, at: float, user: int, besides: Container[str]
+    ) -> dict[str, T]:
+        known = self._asked.get(worker, {})
+        own = {name: each for name, each in known.items() if name not in besides}
         first = own.pop(share, None)
         if first is None:
             return {}

@@ -236,7 +236,15 @@ class Requests:
         """
         instance = self._present()
         deadline = started + instance.config.commit_deadline
-        target = await self._locate(instance, words, deadline, thorough=False)
+        share = find_share(instance.config, words)
+        look = partial(
+            locate, share, instance.providers, instance.config.run_directory, thorough=False
+        )
+        try:
+            target = await self._looks.look(share.path, look, deadline)
+        except RvssError:
+            self.sets.missed(peer.worker, share.name)
+            raise
         creation = self._tasks.start(self._create(target, peer, started, deadline))
         await asyncio.wait({creation}, timeout=max(0.0, deadline - time.monotonic()))
         if creation.done():
@@ -245,14 +253,6 @@ class Requests:
         what = f"a shadow copy of {target.share.path} that came too late has been under way"
         self._under_way.until_done(creation, what, started)
         raise too_late(f"the file system of {target.share.path}")
-
-    async def _locate(
-        self, instance: Instance, words: tuple[str, ...], deadline: float, *, thorough: bool
-    ) -> Target:
-        share = find_share(instance.config, words)
-        directory = instance.config.run_directory
-        look = partial(locate, share, instance.providers, directory, thorough=thorough)
-        return await self._looks.look(share.path, look, deadline)
 
     async def _create(
         self, target: Target, peer: Peer, started: float, deadline: float

@@ -77,6 +77,11 @@ class Sets:
             name = target.share.name
             self._gathering.asked(worker, name, time.monotonic(), uid, target)
 
+    def missed(self, worker: str, share: str) -> None:
+        """Note that a worker wanted a copy of a share that cannot be found just now."""
+        if worker:
+            self._gathering.missed(worker, share)
+
     def seen(self, state: SambaState) -> None:
         """Note what Samba has written down: what is committed and was not claimed goes."""
         if not (self._commits or self._past):

@@ -149,6 +149,29 @@ def test_the_first_share_of_a_commit_fails_and_it_is_tried_again(told: Told) -> 
     assert told.begin("a") == {"b"}
 
 
+def test_the_first_share_of_a_commit_cannot_be_found_and_it_is_tried_again(told: Told) -> None:
+    """What the first try took along is older than the second one, and of no use to it."""
+    told.ask(*_set("a", "b", "c"))
+    told.gathering.missed(ONE, "a")
+    assert told.begin("b") == {"c"}  # "a" has had its turn
+    assert told.begin("c") is None
+    assert told.begin("a") == {"b", "c"}
+    assert told.begin("b") is None
+    assert told.begin("c") is None
+
+
+def test_a_share_cannot_be_found_at_any_try(told: Told) -> None:
+    told.ask(*_set("a", "b", "c"))
+    for _ in range(2):
+        assert told.begin("a") == {"b", "c"}
+        told.gathering.missed(ONE, "b")
+        assert told.begin("c") is None
+    for _ in range(2):
+        told.gathering.missed(ONE, "a")
+        assert told.begin("b") == {"c"}
+        assert told.begin("c") is None
+
+
 def test_two_clients_in_turn(told: Told) -> None:
     told.ask("a", "b")
     told.ask("b", "c", user=ANOTHER)
@@ -177,7 +200,7 @@ def test_what_nobody_asked_for_is_taken_alone(told: Told) -> None:
 
 _STEPS = st.lists(
     st.tuples(
-        st.sampled_from(("ask", "begin", "committed")),
+        st.sampled_from(("ask", "begin", "missed", "committed")),
         st.sampled_from("abcde"),
         st.sampled_from((ONE, OTHER)),
         st.floats(0, 2000),
@@ -209,12 +232,20 @@ def test_whatever_comes(steps: Sequence[tuple[str, str, str, float]]) -> None:
         assert share not in before
         before.add(share)
 
+    def missed(share: str, worker: str) -> None:
+        told.gathering.missed(worker, share)
+        before = had[worker]
+        if before is None or share in before:
+            had[worker] = None
+        else:
+            before.add(share)
+
     def committed(_: str, worker: str) -> None:
         told.gathering.committed(worker, told.time)
         had[worker] = None
         asked[worker] = set()
 
-    verbs.update(ask=ask, begin=begin, committed=committed)
+    verbs.update(ask=ask, begin=begin, missed=missed, committed=committed)
     for verb, share, worker, after in steps:
         told.time += after
         verbs[verb](share, worker)
