@@ -54,9 +54,14 @@ def _take(rig: "Rig", client: "Client", *shares: str) -> "tuple[CopySet, list[Sh
 
 def _unclaimed(rig: "Rig") -> list[str]:
     """Return the shares of which something was taken along that nobody asked for."""
+    return _shares_of(rig, UNCLAIMED)
+
+
+def _shares_of(rig: "Rig", what: str) -> list[str]:
+    """Return the shares of all events of a kind."""
     done = rig.command("events", "--json")
     events = json.loads(done.stdout)["events"]
-    return sorted(event["share"] for event in events if event["what"] == UNCLAIMED)
+    return sorted(event["share"] for event in events if event["what"] == what)
 
 
 @pytest.mark.vm(seconds=60, file_system="zfs")
@@ -139,17 +144,23 @@ def test_two_clients_whose_shares_overlap(served: "Rig", second_operator: "Backu
 
 
 def test_one_that_fails_harms_no_other(served: "Rig") -> None:
-    """Its own callout gives the reason; a new Commit has everything anew."""
+    """Its own callout gives the reason; Samba asks for the rest; a new Commit has all anew."""
     with served.client() as client:
         taken = CopySet(client, Context.AUTO_RECOVERY, abort_on_failure=False)
         taken.prepare(*NAMES)
-        served.fs.volume(f"{NAMES[3]}/inner")
+        failing = (NAMES[0], NAMES[3])
+        for name in failing:
+            served.fs.volume(f"{name}/inner")
         with pytest.raises(FsrvpError):
             taken.commit()
-        refusal = served.fs.nested_refusal(f"{NAMES[3]}/inner")
-        assert refusal in served.wait_for_log(f"create {served.fs.path / NAMES[3]}")
+        for name in failing:
+            refusal = served.fs.nested_refusal(f"{name}/inner")
+            assert refusal in served.wait_for_log(f"create {served.fs.path / name}")
+        # The first has had its callout when the rest is taken.
+        assert {NAMES[0]} == set(NAMES) - set(_shares_of(served, "create"))
         before = {copy.id for copy in served.ledger()}
-        served.fs.delete_volume(f"{NAMES[3]}/inner")
+        for name in failing:
+            served.fs.delete_volume(f"{name}/inner")
         taken.commit()
         copies = [
             copy
