@@ -226,7 +226,10 @@ def deleted(copy: ShadowCopy) -> RvssError:
 def _several(taken: Taken) -> str:
     if taken.transid:
         return ""
-    return "not all of it is of one instant: its file system was too busy, or short of metadata"
+    return (
+        "not all of it is of one instant: its file system was too busy, or short of metadata, or"
+        " too many subvolumes are in its set"
+    )
 
 
 def discard(instance: Instance, prepared: Prepared, reason: str) -> None:
