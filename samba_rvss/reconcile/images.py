@@ -27,12 +27,11 @@ def judge(seen: Observation, draft: Draft) -> None:
             _leave_former(seen, draft, image)
         else:
             _judge_ours(seen, draft, image, seen.inventory.present)
+    # What is of a copy in the ledger, or of a backup that is adopted now, is judged with that,
+    # whoever else claims its name.
+    judged = recorded | set(map(image_of, draft.ended)) | _deleted(seen, draft)
     for foreign in seen.inventory.foreign:
-        names = {foreign.id} | ({foreign.mark.id} if foreign.mark else set())
-        # What is of a copy in the ledger, or of a backup that is adopted now, is judged with that,
-        # whoever else claims its name.
-        adopted = set(map(image_of, draft.ended))
-        draft.staying |= names - recorded - adopted - _deleted(seen, draft)
+        draft.staying |= ({foreign.id} | ({foreign.mark.id} if foreign.mark else set())) - judged
         # One of this instance's is odd here; another's is no fault of this server.
         draft.leave(foreign.id, explain(foreign), wrong=foreign.instance in seen.instances)
     ours = {copy.volume.file_system for copy in (*seen.copies, *seen.backups)}

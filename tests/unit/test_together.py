@@ -41,8 +41,8 @@ class _Disk:
         self.now += self._seconds[min(self.tries, len(self._seconds) - 1)]
         self.tries += 1
         for place, each in enumerate(wanted):
-            transid = 7 if self.tries == self._meets_at else 7 + place % 2
-            each.made = _Made(transid)  # type: ignore[assignment]
+            made: Any = _Made(7 if self.tries == self._meets_at else 7 + place % 2)
+            each.made = made
 
 
 def _taken(monkeypatch: pytest.MonkeyPatch, disk: _Disk, deadline: float) -> tuple[int, list[str]]:

@@ -42,9 +42,8 @@ systemctl unmask smbd.service
 systemctl enable --now smbd.service
 python3 tests/vm/administrator.py install "$1"
 
-# From here on it is the test's. What is unaccounted for goes soon: a test waits for it. A Commit and
-# its Expose take less.
-# With another share on each file system, whose copies are of one instant with the first one's.
+# From here on it is the test's. Another share on each file system: its copies are of one instant with
+# the first one's.
 btrfs subvolume create /srv/btrfs/log
 zfs create tank/log
 for system in btrfs zfs; do
@@ -54,6 +53,7 @@ for system in btrfs zfs; do
         >>/etc/samba/smb.conf
     samba-rvss setup "$system-log" --apply
 done
+# What is unaccounted for goes soon: a test waits for it. A Commit and its Expose take less.
 sed -i -e 's/^\[global\]$/&\n    rvss:grace = 15 s/' \
     -e 's/^\[\(btrfs\|zfs\)\]$/&\n    rvss:retention = latest 1/' /etc/samba/smb.conf
 testparm -s /etc/samba/smb.conf
