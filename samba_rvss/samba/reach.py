@@ -7,7 +7,8 @@ from samba.samba3 import libsmb_samba_internal as libsmb
 from samba.samba3 import param
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.samba.logon import Logon, load_parm, status_name, ticket
+from samba_rvss.samba.credentials import load_parm, status_name, ticket
+from samba_rvss.samba.logon import Logon
 
 
 def names(host: str, share: str, logon: Logon) -> tuple[str, ...]:

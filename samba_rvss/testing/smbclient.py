@@ -15,7 +15,8 @@ from samba.samba3 import param as s3param
 
 from samba_rvss.closing import Closing
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.samba.logon import Logon, load_parm, status_name, ticket
+from samba_rvss.samba.credentials import load_parm, status_name, ticket
+from samba_rvss.samba.logon import Logon
 
 # MS-SMB2 2.2.13
 FILE_READ_DATA = 0x1

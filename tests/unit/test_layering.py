@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +121,18 @@ def test_no_module_is_too_long() -> None:
 def test_providers_and_samba_do_not_know_each_other() -> None:
     assert "samba" not in MAY_USE["providers"]
     assert "providers" not in MAY_USE["samba"]
+
+
+def test_the_daemon_has_nothing_of_python_samba() -> None:
+    """That lives in children: it blocks, it crashes, and its libraries take 10 MiB."""
+    code = (
+        "import sys, samba_rvss.cli, samba_rvss.cli.judge, samba_rvss.daemon.service;"
+        "print(*(m for m in sys.modules if m.partition('.')[0] in ('samba', 'ldb', 'talloc')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, check=True, capture_output=True
+    )
+    assert done.stdout.split() == []
 
 
 def test_hook_imports_what_costs_nothing() -> None:

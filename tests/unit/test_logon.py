@@ -14,7 +14,8 @@ from samba.credentials import DONT_USE_KERBEROS, MUST_USE_KERBEROS, Credentials
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.samba import authentication
-from samba_rvss.samba.logon import Logon, credentials, load_parm, ticket
+from samba_rvss.samba.credentials import credentials, load_parm, ticket
+from samba_rvss.samba.logon import Logon
 
 
 def test_ntlm_unless_kerberos_is_wanted() -> None:

@@ -3,14 +3,17 @@
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Consistency
 from samba_rvss.samba import authentication, server
 from samba_rvss.samba.conf import Config
 from samba_rvss.samba.definitions import Definition
-from samba_rvss.samba.fsrvp.client import Client
 from samba_rvss.samba.logon import Logon
+
+if TYPE_CHECKING:
+    from samba_rvss.samba.fsrvp.client import Client
 
 CALL_SECONDS = 90.0
 """For each method: longer than `rvss:commit deadline`, and than Windows gives a Commit."""
@@ -59,12 +62,14 @@ class Order:
         path = authentication.require_private(of.authentication_file)
         return authentication.from_file(path, use_kerberos=of.use_kerberos)
 
-    def connect(self) -> Client:
+    def connect(self) -> "Client":
         """Connect to the server's FSRVP service; the connection is the caller's to close.
 
         Raises:
             RvssError: SAMBA; as `logon`.
         """
+        from samba_rvss.samba.fsrvp.client import Client
+
         silence = SILENCE_SECONDS
         try:  # Samba's library would wait for as long as the kernel does, some two minutes
             socket.create_connection((self.host, _PORT), silence).close()

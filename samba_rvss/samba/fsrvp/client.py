@@ -11,8 +11,9 @@ from samba.dcerpc.base import ClientConnection
 
 from samba_rvss.closing import Closing
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.samba.credentials import credentials, load_parm, status_name
 from samba_rvss.samba.fsrvp.methods import Methods
-from samba_rvss.samba.logon import Logon, credentials, load_parm, status_name
+from samba_rvss.samba.logon import Logon
 
 # tcp(7); the kernel asks after a third of the time, and gives up at its end.
 _PROBED = "SO_KEEPALIVE=1 TCP_KEEPIDLE={0} TCP_KEEPINTVL={0} TCP_KEEPCNT=3 TCP_USER_TIMEOUT={1}"
