@@ -145,6 +145,19 @@ def mountinfo(raw: bytes | None = None) -> Iterator[MountInfo]:
         )
 
 
+def whole(kind: str, raw: bytes | None = None) -> Iterator[MountInfo]:
+    """Yield the mounts that show all of a file system of one kind; others are not parsed.
+
+    Args:
+        kind: which.
+        raw: as for `mountinfo`.
+    """
+    needle = f" - {kind} ".encode()
+    for line in (read_mountinfo() if raw is None else raw).split(b"\n"):
+        if needle in line and line.split(b" ", 4)[3] == b"/":
+            yield from mountinfo(line)
+
+
 def is_mount_root(path: str) -> bool:
     """Return whether something is mounted at a path; it costs the same among any number of mounts.
 

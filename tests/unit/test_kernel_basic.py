@@ -64,6 +64,21 @@ def test_mountinfo_without_optional_fields_or_source() -> None:
     assert (mount.kind, mount.source) == ("tmpfs", "")
 
 
+def test_mounts_of_a_whole_file_system() -> None:
+    lines = (
+        b"1 0 0:5 / / rw - ext4 /dev/a rw\n"
+        b"2 1 0:6 / /srv/top rw - btrfs /dev/b rw,subvolid=5,subvol=/\n"
+        b"3 1 0:6 /data /srv/data rw - btrfs /dev/b rw,subvolid=256,subvol=/data\n"
+        b"4 1 0:6 / /srv/a\\040-\\040btrfs\\040b ro shared:1 - btrfs /dev/b rw\n"
+        b"5 1 0:7 / /srv/-\\040btrfs rw - tmpfs btrfs rw\n"
+    )
+    found = [mount.target for mount in mounttable.whole("btrfs", lines)]
+    assert found == ["/srv/top", "/srv/a - btrfs b"]
+    every = [m.target for m in mounttable.mountinfo(lines) if (m.kind, m.root) == ("btrfs", "/")]
+    assert found == every
+    assert list(mounttable.whole("zfs", lines)) == list(mounttable.whole("btrfs", b"")) == []
+
+
 def test_mountinfo_of_this_machine_knows_its_root() -> None:
     mounts = list(mounttable.mountinfo())
     with _opened("/proc", os.O_PATH) as fd:
@@ -166,6 +181,23 @@ def test_process_reads_this_one() -> None:
     words = Path("/proc/self/cmdline").read_bytes().split(b"\0")
     assert processes.arguments(os.getpid()) == [os.fsdecode(word) for word in words]
     assert os.getpid() in processes.pids()
+
+
+def test_a_name_is_no_line_of_its_own() -> None:
+    """Whoever calls himself so stays who he is: access to the hook hangs on it."""
+    code = (
+        "import ctypes, os; os.setresuid(65534, 65534, 65534);"
+        " ctypes.CDLL(None).prctl(15, b'x\\nUid:\\t0\\t0\\t0', 0, 0, 0); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert "\\nUid:" in Path(f"/proc/{child.pid}/status").read_text().splitlines()[0]
+        found = processes.process(child.pid)
+        child.communicate(b"\n")
+    assert (found.uid, found.saved_uid, found.parent) == (65534, 65534, os.getpid())
 
 
 def test_files_that_a_process_has_open(tmp_path: Path) -> None:
