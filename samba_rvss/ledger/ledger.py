@@ -23,7 +23,8 @@ from samba_rvss.ledger.rows import (
     values_of,
     volume_of,
 )
-from samba_rvss.model import ENDED, Event, Moment, Phase, ShadowCopy, Volume
+from samba_rvss.ledger.schema import COUNTED
+from samba_rvss.model import ENDED, Event, Moment, Phase, SetState, ShadowCopy, Volume
 
 # As Samba has an id, and as programs on Windows show one: `{2F0A...}`, in any case.
 _GUID = re.compile(r"\{?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}?", re.IGNORECASE)
@@ -215,17 +216,38 @@ class Ledger:
 
         Those that nobody has yet, or that are being deleted, and backups, do not count.
         """
-        phases = [phase.value for phase in Phase if phase not in (Phase.CREATING, *ENDED)]
         with self._file.reading() as database:
             rows = database.execute(
-                "SELECT share, count(*) FROM copies"
-                f" WHERE phase IN ({', '.join('?' * len(phases))}) AND ended = 0 GROUP BY share",
-                phases,
+                f"SELECT share, count(*) FROM copies WHERE {COUNTED} GROUP BY share"
             ).fetchall()
         found: Counter[str] = Counter()
         for share, count in rows:
             found[share.lower()] += count
         return dict(found)
+
+    def previous_paths(self) -> list[str]:
+        """Return where shadow copies are in Previous Versions, as far as they are."""
+        with self._file.reading() as database:
+            rows = database.execute(
+                "SELECT previous_path FROM copies WHERE phase != ? AND previous_path != ''"
+                f" AND NOT ({_IS_BACKUP})",
+                (Phase.GONE.value, *_BACKUP),
+            ).fetchall()
+        return [path for (path,) in rows]
+
+    def is_any_since(self, state: SetState, since: Moment) -> bool:
+        """Return whether a shadow copy has been in a state, and its phase, since a moment or later.
+
+        What is no shadow copy any more does not count.
+        """
+        living = [phase.value for phase in Phase if phase not in ENDED]
+        with self._file.reading() as database:
+            row = database.execute(
+                f"SELECT 1 FROM copies WHERE phase IN ({', '.join('?' * len(living))})"
+                " AND state = ? AND boot = ? AND since >= ? LIMIT 1",
+                (*living, state.value, since.boot, since.seconds),
+            ).fetchone()
+        return row is not None
 
     def file_systems(self) -> frozenset[str]:
         """Return the file systems of all copies, the gone ones included."""

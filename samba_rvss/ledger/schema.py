@@ -51,7 +51,21 @@ _VERSION_6 = """
 ALTER TABLE copies ADD COLUMN transid INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE copies ADD COLUMN taken TEXT NOT NULL DEFAULT '';
 """
-_MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
+COUNTED = "ended = 0 AND phase NOT IN ('creating', 'kept', 'deleting', 'gone')"
+"""Which copies count for a limit; as the index has it, or SQLite does not use that."""
+_VERSION_7 = f"""
+CREATE INDEX copies_counted ON copies (share) WHERE {COUNTED};
+CREATE INDEX copies_by_set ON copies (set_id) WHERE set_id != '';
+"""
+_MIGRATIONS = (
+    _VERSION_1,
+    _VERSION_2,
+    _VERSION_3,
+    _VERSION_4,
+    _VERSION_5,
+    _VERSION_6,
+    _VERSION_7,
+)
 VERSION = len(_MIGRATIONS)
 
 

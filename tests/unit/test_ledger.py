@@ -241,6 +241,66 @@ def test_copies_are_in_the_order_of_their_making(ledger: Ledger) -> None:
     assert ledger.gone() == {"c2": ("", volume), "c3": ("vms@{3}", volume)}
 
 
+_LIVING = st.builds(
+    replace,
+    _copies,
+    share=st.sampled_from(["vms", "VMs", "data"]),
+    previous_path=st.sampled_from(["", "/run/a", "/run/b"]),
+    ended=st.booleans(),
+    state=st.sampled_from([None, SetState.COMMITTED, SetState.EXPOSED]),
+    since=st.builds(Moment, boot=st.sampled_from(["now", "before"]), seconds=st.floats(0, 20)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(_LIVING, max_size=12, unique_by=(lambda copy: copy.id, lambda copy: copy.path)),
+    st.floats(0, 20),
+)
+def test_what_is_asked_of_all_copies(made: list[ShadowCopy], since: float) -> None:
+    """Each answer is the one that the records give, read one by one."""
+    ended = (Phase.KEPT, Phase.DELETING, Phase.GONE)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        closing(Ledger(f"{directory}/ledger.db")) as ledger,
+    ):
+        ledger.add_all(made, "create", [""] * len(made))
+        counted = [
+            copy.share.lower()
+            for copy in made
+            if copy.phase not in (Phase.CREATING, *ended) and not copy.ended
+        ]
+        assert ledger.counts() == {share: counted.count(share) for share in counted}
+        shown = sorted(copy.previous_path for copy in ledger.copies() if copy.previous_path)
+        assert sorted(ledger.previous_paths()) == shown
+        for state in (SetState.COMMITTED, SetState.EXPOSED):
+            expected = any(
+                copy.state is state
+                and copy.phase not in ended
+                and copy.since.boot == "now"
+                and copy.since.seconds >= since
+                for copy in made
+            )
+            assert ledger.is_any_since(state, Moment(boot="now", seconds=since)) == expected
+
+
+def test_what_callouts_ask_reads_no_history(ledger: Ledger, path: str) -> None:
+    """A share's limit, and what is in a set: however many copies there were, they are not read."""
+    asked: list[str] = []
+    with closing(sqlite3.connect(path)) as database:
+        ledger._file._database.set_trace_callback(asked.append)
+        ledger.counts()
+        ledger.of_set("set")
+        plans = [
+            str(row[3])
+            for statement in list(asked)
+            for row in database.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+        ]
+    assert any("copies_counted" in plan for plan in plans), plans
+    assert any("copies_by_set" in plan for plan in plans), plans
+    assert "SCAN copies" not in plans
+
+
 def test_find_by_what_an_administrator_has(ledger: Ledger) -> None:
     one = copy_of("20240229T235959Z-aaaa0001")
     two = copy_of("20240229T235959Z-bbbb0002")
@@ -483,13 +543,13 @@ def test_a_reader_cannot_write(path: str) -> None:
 def test_a_newer_version_is_refused_and_left_alone(path: str, read_only: bool) -> None:  # noqa: FBT001
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE copies (what_comes_after TEXT)")
-        database.execute("PRAGMA user_version = 7")
-    with pytest.raises(RvssError, match="version 7") as caught:
+        database.execute("PRAGMA user_version = 8")
+    with pytest.raises(RvssError, match="version 8") as caught:
         Ledger(path, read_only=read_only)
     assert caught.value.problem is Problem.STATE
     assert "a newer samba-rvss wrote it" in caught.value.hint
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (7,)
+        assert database.execute("PRAGMA user_version").fetchone() == (8,)
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_schema")]
     assert names == ["copies"]
 
@@ -669,7 +729,7 @@ def test_bringing_up_to_date_is_one_step(path: str) -> None:
 
 def test_a_reader_leaves_version_1_to_the_daemon(path: str) -> None:
     _as_first_version(path, *_OLD)
-    with pytest.raises(RvssError, match="has version 1, not 6") as caught:
+    with pytest.raises(RvssError, match="has version 1, not 7") as caught:
         Ledger(path, read_only=True)
     assert caught.value.problem is Problem.STATE
     assert caught.value.hint == "the daemon brings it up to date when it starts"
