@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +27,9 @@ from samba_rvss.mounts import way
 from samba_rvss.samba import readable, twins
 
 _logger = logging.getLogger(__name__)
+
+INTENDED = "create"
+"""The event of a copy that is about to be taken."""
 
 UNCLAIMED = "unclaimed"
 """The event of an image that was taken along with others, and that nobody asked for."""
@@ -100,7 +103,8 @@ def prepare(
         RvssError: DEADLINE or STATE. Nothing is taken then.
     """
     _require_time(deadline)
-    counts = instance.ledger.counts()
+    limited = any(target.share.maximum_copies for target in (asked, *others) if target)
+    counts = instance.ledger.counts() if limited else {}
     found: dict[str, Prepared | RvssError] = {}
     wanted: list[tuple[Target, ShadowCopy]] = []
     if asked is not None:
@@ -120,7 +124,7 @@ def prepare(
     with ExitStack() as undoing:
         for copy in copies:
             undoing.push(partial(_on_failure, instance, copy))
-        instance.ledger.add_all(copies, "create", [forced(instance, copy) for copy in copies])
+        instance.ledger.add_all(copies, INTENDED, [forced(instance, copy) for copy in copies])
         instance.reached("create.intent")
         marks = [_mark(copy, target.share.nested) for target, copy in wanted]
         made = instance.provider(copies[0].volume).create(marks, deadline)
@@ -152,6 +156,37 @@ def _close_on_failure(taken: Taken, *failure: object) -> None:
             os.close(fd)
 
 
+def take(
+    instance: Instance,
+    target: Target,
+    others: Sequence[Target],
+    uid: int,
+    started: float,
+    deadline: float,
+    tell: Callable[[Mapping[str, Prepared | RvssError]], object],
+) -> ShadowCopy:
+    """Prepare a copy with others, and claim it at once.
+
+    Args:
+        instance: the shares'.
+        target: what is asked for; the caller has its volume's turn.
+        others: as for `prepare`.
+        uid: the client's user.
+        started: when it was asked for (`time.monotonic`).
+        deadline: time (`time.monotonic`) after which the copies are not wanted any more.
+        tell: gets what `prepare` returned, before it is claimed.
+
+    Raises:
+        RvssError: as `prepare` and `claim`.
+    """
+    made = prepare(instance, target, others, uid, deadline)
+    tell(made)
+    found = made[target.share.name]
+    if isinstance(found, RvssError):
+        raise found
+    return _claim(instance, found, uid, started, deadline, fresh=True)
+
+
 def claim(
     instance: Instance, prepared: Prepared, uid: int, started: float, deadline: float
 ) -> ShadowCopy:
@@ -170,10 +205,24 @@ def claim(
         RvssError: BUSY if somebody deletes it; LIMIT, DEADLINE, NOT_FOUND, BAD_PATH, STATE or
             SYSTEM; BUSY if there can be no directory for Previous Versions.
     """
+    return _claim(instance, prepared, uid, started, deadline, fresh=False)
+
+
+def _claim(
+    instance: Instance,
+    prepared: Prepared,
+    uid: int,
+    started: float,
+    deadline: float,
+    *,
+    fresh: bool,
+) -> ShadowCopy:
+    """Do so; with ``fresh``, its volume's turn has been held since before it was prepared."""
     copy, taken = prepared.copy, prepared.taken
     try:
         with files.all_opened(fd for _, fd in taken.mounts):
-            _require_unclaimed(instance, copy)
+            if not fresh:
+                _require_unclaimed(instance, copy)
             _require_time(deadline)
             copy = _with_previous(instance, copy, prepared.gates)
             instance.mounts.attach(taken.mounts, copy.path)

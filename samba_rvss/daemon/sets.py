@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
-from samba_rvss.copies.create import Prepared, claim, discard, prepare
+from samba_rvss.copies.create import Prepared, claim, discard, prepare, take
 from samba_rvss.copies.locate import Target
 from samba_rvss.daemon.gathering import Gathering
 from samba_rvss.daemon.looks import too_late
@@ -127,7 +127,7 @@ class Sets:
         elif commit is not None and name in commit.waiting:
             copy = await self._claim(commit, target, uid, started, deadline)
         else:
-            copy = await self._take_alone(target, uid, started, deadline)
+            copy = await self._take_now(target, uid, started, deadline)
         if commit is not None:
             commit.paths.add(copy.path)
         return copy
@@ -156,16 +156,17 @@ class Sets:
         for others in by_system.values():
             making = self._tasks.start(self._prepare(others, uid, deadline))
             commit.waiting.update((other.share.name, making) for other in others)
-        made: asyncio.Future[_Made] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[_Made] = loop.create_future()
         commit.waiting.update((other.share.name, made) for other in own)
+
+        def tell(result: _Made) -> None:
+            loop.call_soon_threadsafe(_settle, made, result)
+
         try:
-            async with self._turns.take(target.volume, deadline=deadline):
-                result = await self._made(target, own, uid, deadline)
-                made.set_result(result)
-                return await self._claimed(result, target, uid, started, deadline)
+            return await self._take_now(target, uid, started, deadline, own, tell)
         finally:
-            if not made.done():
-                made.set_result({})
+            _settle(made, {})
 
     def _together(self, found: Iterable[Target]) -> list[Target]:
         """Return what may be taken along, as it is by now."""
@@ -183,20 +184,34 @@ class Sets:
     async def _prepare(self, targets: Sequence[Target], uid: int, deadline: float) -> _Made:
         """Take what is on a file system of which nothing is asked for yet."""
         try:
-            return await self._made(None, targets, uid, deadline)
+            async with self._turns.free(*(other.volume for other in targets)) as free:
+                along = [other for other in targets if other.volume.key in free]
+                return await in_thread(prepare, self._present(), None, along, uid, deadline)
         except Exception:  # each is taken by its own callout then
             _logger.exception("shadow copies that may be asked for cannot be taken yet")
             return {}
 
-    async def _made(
-        self, asked: Target | None, others: Sequence[Target], uid: int, deadline: float
-    ) -> _Made:
-        """Take images of those volumes on which nobody works, and of one whose turn is held."""
-        held = {asked.volume.key} if asked else set[str]()
-        volumes = [other.volume for other in others if other.volume.key not in held]
-        async with self._turns.free(*volumes) as free:
-            along = [other for other in others if other.volume.key in {*held, *free}]
-            return await in_thread(prepare, self._present(), asked, along, uid, deadline)
+    async def _take_now(
+        self,
+        target: Target,
+        uid: int,
+        started: float,
+        deadline: float,
+        others: Sequence[Target] = (),
+        tell: Callable[[_Made], object] = lambda made: None,
+    ) -> ShadowCopy:
+        """Take a copy in its volume's turn, with those of volumes on which nobody works.
+
+        All in one thread: to go on in another one takes a part of a millisecond each time.
+        """
+        own = target.volume
+        async with (
+            self._turns.take(own, deadline=deadline),
+            self._turns.free(*(o.volume for o in others if o.volume.key != own.key)) as free,
+        ):
+            along = [other for other in others if other.volume.key in {own.key, *free}]
+            instance = self._present()
+            return await in_thread(take, instance, target, along, uid, started, deadline, tell)
 
     async def _claim(
         self, commit: _Commit, target: Target, uid: int, started: float, deadline: float
@@ -209,32 +224,17 @@ class Sets:
         if making.done() and not (isinstance(found, Prepared) and found.is_of(target)):
             # What kept it from being taken may be over, or is said now.
             self._leave(name, making, "its share, or the way to it, is another one by now")
-            return await self._take_alone(target, uid, started, deadline)
+            return await self._take_now(target, uid, started, deadline)
         held = False
         try:
-            if not making.done():
+            if not isinstance(found, Prepared):
                 raise too_late(f"the file system of {target.share.path}")
             async with self._turns.take(target.volume, deadline=deadline):
                 held = True
-                return await self._claimed(making.result(), target, uid, started, deadline)
+                return await in_thread(claim, self._present(), found, uid, started, deadline)
         finally:
             if not held:
                 self._leave(name, making, "it came too late")
-
-    async def _take_alone(
-        self, target: Target, uid: int, started: float, deadline: float
-    ) -> ShadowCopy:
-        async with self._turns.take(target.volume, deadline=deadline):
-            made = await self._made(target, (), uid, deadline)
-            return await self._claimed(made, target, uid, started, deadline)
-
-    async def _claimed(
-        self, made: _Made, target: Target, uid: int, started: float, deadline: float
-    ) -> ShadowCopy:
-        found = made[target.share.name]
-        if isinstance(found, RvssError):
-            raise found
-        return await in_thread(claim, self._present(), found, uid, started, deadline)
 
     def _end(self, worker: str, reason: str) -> None:
         """End what a worker commits: remove what was not claimed."""
@@ -268,3 +268,8 @@ class Sets:
             except RvssError as exc:
                 _logger.error("%s cannot be removed yet: %s", prepared.copy.title, exc)
                 self._retry()
+
+
+def _settle(making: "asyncio.Future[_Made]", made: _Made) -> None:
+    if not making.done():
+        making.set_result(made)
