@@ -154,10 +154,9 @@ def is_open_to_writers(instance: Instance, copy: ShadowCopy) -> bool:
         return True
     shared = {section.path.rstrip("/") for section in instance.config.sections if section.path}
     return any(
-        mount.kind == "btrfs"
-        and mount.root == "/"
-        and any(f"{mount.target.rstrip('/')}/".startswith(f"{path}/") for path in shared)
-        for mount in mounttable.mountinfo()
+        f"{mount.target.rstrip('/')}/".startswith(f"{path}/")
+        for mount in mounttable.whole("btrfs")
+        for path in shared
     )
 
 

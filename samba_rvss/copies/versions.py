@@ -95,7 +95,7 @@ class Places:
 def shown(
     run: str,
     shares: Iterable[Share],
-    living: Sequence[ShadowCopy],
+    living: Sequence[str],
     backups: Sequence[ShadowCopy],
     there: Mapping[str, str],
     before: Iterable[Shown] = (),
@@ -105,7 +105,7 @@ def shown(
     Args:
         run: the run directory.
         shares: those that are ours.
-        living: the shadow copies that there are.
+        living: the paths that shadow copies have in Previous Versions.
         backups: those that have ended and are kept.
         there: what `Places.look` returned.
         before: what is shown so far; where it cannot be told what is there, that stays, and nothing
@@ -157,16 +157,16 @@ def _of_directory(
     run: str,
     path: str,
     alike: Sequence[Share],
-    living: Sequence[ShadowCopy],
+    living: Sequence[str],
     kept: Sequence[ShadowCopy],
 ) -> Shown:
     share = twins.shown_by(alike)
     directory = previous_directory(run, share)
-    there = [copy for copy in living if os.path.dirname(copy.previous_path) == directory]
+    there = [path for path in living if os.path.dirname(path) == directory]
     limit = _limit(alike)
     ordered = sorted(kept, key=lambda copy: (copy.created, copy.id))
     chosen = {copy.id for copy in ordered[::-1][: max(0, limit - len(there))]}
-    taken = {os.path.basename(copy.previous_path) for copy in there}
+    taken = {os.path.basename(path) for path in there}
     backups: dict[str, ShadowCopy] = {}
     nameless = []
     # Those that are not shown keep their names as well: the limit may be another one tomorrow.

@@ -26,7 +26,8 @@ from samba_rvss.daemon import journal, stuck
 from samba_rvss.daemon.stuck import Asker, Glance, Waiting
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import ENDED, SambaState, SetState
+from samba_rvss.kernel.priority import like_others
+from samba_rvss.model import Phase, SambaState, SetState
 from samba_rvss.samba import control, fss_state, memory
 
 _logger = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ class Rescue:
             self._postponed = True  # a worker that waits for us cannot answer
             return
         clocks = self._present().config.clocks
-        look = await in_thread(_look, self._present())
+        look = await in_thread(_look_unpreferred, self._present())
         failed, self._looked = self._failed > self._looked, look.began
         self._said = ""
         asked = tuple(self._asked)
@@ -290,6 +291,11 @@ def _set(waiting: Waiting) -> str:
     return f"{waiting.held.id} ({shares})"
 
 
+def _look_unpreferred(instance: Instance) -> _Look:
+    with like_others():  # the programs; somebody may wait for his Commit
+        return _look(instance)
+
+
 def _look(instance: Instance) -> _Look:
     """Look at the workers, srv_fss.tdb and the ledger.
 
@@ -301,7 +307,6 @@ def _look(instance: Instance) -> _Look:
     state = fss_state.settled(config.fss_state)
     past = {known.id: known.state for known in state.sets if known.state >= SetState.CREATING}
     committed = frozenset(key for key in past if past[key] is SetState.COMMITTED)
-    since = _committed_since(instance)
     glances: dict[int, Glance] = {}
     began = time.monotonic()
     for worker in control.workers(config.file, config.samba_lock_directory):
@@ -315,7 +320,7 @@ def _look(instance: Instance) -> _Look:
             renewals=told.renewals,
             clients=worker.clients,
             committed=bool(begun) and begun[0].id in committed,
-            heir=bool(begun) and worker.started > since.get(begun[0].id, math.inf),
+            heir=bool(begun) and worker.started > _committed_at(instance, begun[0].id),
             pipes=control.pipes(worker.pid),
         )
     unfinished = _is_unfinished(instance, state)
@@ -327,13 +332,20 @@ def _connections(instance: Instance) -> dict[int, frozenset[int]]:
     return {pid: found for pid in pids if (found := control.pipes(pid)) is not None}
 
 
-def _committed_since(instance: Instance) -> dict[str, float]:
-    """Return when it was known of sets that they are committed, in seconds since this boot."""
-    boot, found = moment().boot, dict[str, float]()
-    for copy in instance.ledger.copies():
-        if copy.set_id and copy.state is SetState.COMMITTED and copy.since.boot == boot:
-            found[copy.set_id] = max(copy.since.seconds, found.get(copy.set_id, 0.0))
-    return found
+def _committed_at(instance: Instance, set_id: str) -> float:
+    """Return when it was known that a set is committed, in seconds since this boot.
+
+    The answer is infinity if that is not known.
+    """
+    boot = moment().boot
+    known = (
+        copy.since.seconds
+        for copy in instance.ledger.of_set(set_id)
+        if copy.state is SetState.COMMITTED
+        and copy.phase not in (Phase.KEPT, Phase.GONE)
+        and copy.since.boot == boot
+    )
+    return max(known, default=math.inf)
 
 
 def _is_unfinished(instance: Instance, state: SambaState) -> bool:
@@ -345,14 +357,9 @@ def _is_unfinished(instance: Instance, state: SambaState) -> bool:
     """
     if any(known.state is SetState.CREATING for known in state.sets):
         return True
-    present, most = moment(), instance.config.clocks.long
-    return any(
-        copy.state is SetState.EXPOSED
-        and copy.phase not in ENDED
-        and copy.since.boot == present.boot
-        and present.seconds - copy.since.seconds < most
-        for copy in instance.ledger.copies()
-    )
+    present = moment()
+    since = replace(present, seconds=present.seconds - instance.config.clocks.long)
+    return instance.ledger.is_any_since(SetState.EXPOSED, since)
 
 
 def _is_current(instance: Instance, pid: int, waiting: Waiting) -> bool:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TypeVar
 
 from samba_rvss.copies import versions
+from samba_rvss.copies.create import INTENDED
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon.keeper import Keeper
 from samba_rvss.daemon.looks import Looks
@@ -116,7 +117,7 @@ class Versions:
 
     def _hear(self, event: Event) -> None:
         """Hear of an event of the ledger, from whichever thread has written it."""
-        if event.what != versions.RECORDED:
+        if event.what not in (versions.RECORDED, INTENDED):  # which change nothing there
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._woken.set)
 
@@ -219,7 +220,8 @@ def _found(
     instance: Instance, places: versions.Places, before: tuple[versions.Shown, ...]
 ) -> tuple[versions.Shown, ...]:
     config, ledger = instance.config, instance.ledger
-    living, backups = ledger.copies(), ledger.backups()
+    backups = ledger.backups()
+    living = ledger.previous_paths() if backups else []
     there = places.look(instance) if backups else {}
     found = versions.shown(config.run_directory, config.shares, living, backups, there, before)
     versions.record(instance, found)

@@ -35,7 +35,7 @@ def at(seconds: int, name: str, directory: str = VMS, phase: Phase = Phase.KEPT)
 
 
 def names_of(
-    kept: Sequence[ShadowCopy], living: Sequence[ShadowCopy] = (), *shares: Share
+    kept: Sequence[ShadowCopy], living: Sequence[str] = (), *shares: Share
 ) -> dict[str, list[tuple[str, str]]]:
     """Return what each directory shows: names, from the second on, and ids."""
     return {
@@ -53,7 +53,7 @@ def test_a_backup_keeps_its_name() -> None:
 def test_a_backup_without_a_name_gets_the_next_that_is_free() -> None:
     # One was adopted, one comes from a share that had another name, one was taken without.
     kept = [at(59, "a"), at(59, "b", ""), at(59, "c", f"{RUN}/previous/old"), at(57, "e")]
-    living = [at(58, "d", phase=Phase.SEALED)]
+    living = [at(58, "d").previous_path]
     expected = [("23.59.00", "a"), ("23.59.02", "e"), ("23.59.03", "b"), ("23.59.04", "c")]
     assert names_of(kept, living) == {VMS: expected}
     found = versions.shown(RUN, (SHARE,), living, kept, led_to(SHARE))
@@ -68,12 +68,12 @@ def test_a_backup_without_a_name_gets_the_next_that_is_free() -> None:
     rest = [recorded.get(copy.id, copy) for copy in kept if copy.id != "a"]
     assert names_of(rest) == {VMS: expected[1:]}
     # A shadow copy that is there has its name, whoever had it before.
-    assert names_of([at(59, "a")], [at(59, "n", phase=Phase.OPEN)]) == {VMS: [("23.59.01", "a")]}
+    assert names_of([at(59, "a")], [at(59, "n").previous_path]) == {VMS: [("23.59.01", "a")]}
 
 
 def test_the_newest_of_both_together() -> None:
     kept = [at(second, str(second)) for second in range(10, 20)]
-    living = [at(second, f"n{second}", phase=Phase.SEALED) for second in (1, 15)]
+    living = [at(second, f"n{second}").previous_path for second in (1, 15)]
     for limit, shown in ((0, []), (2, []), (3, ["10"]), (5, ["10", "11", "12"])):
         share = replace(SHARE, previous_versions_limit=limit)
         found = names_of(kept, living, share)[VMS]
@@ -138,17 +138,15 @@ def test_of_what_is_there_now_and_nothing_else() -> None:
 )
 def test_names_are_one_each(given_: list[tuple[int, bool, bool]], limit: int) -> None:
     share = replace(SHARE, previous_versions_limit=limit)
-    kept, living = [], []
-    taken: set[str] = set()
+    kept, living = list[ShadowCopy](), list[str]()
     for number, (second, named, lives) in enumerate(given_):
         copy = at(second, f"{number:02}", VMS if named or lives else "")
-        if lives and copy.previous_path not in taken:
-            taken.add(copy.previous_path)
-            living.append(replace(copy, phase=Phase.SEALED))
+        if lives and copy.previous_path not in living:
+            living.append(copy.previous_path)
         else:
             kept.append(copy)
     (found,) = versions.shown(RUN, (share,), living, kept, led_to(share))
-    there = {copy.previous_path.rpartition("/")[2] for copy in living}
+    there = {path.rpartition("/")[2] for path in living}
     assert there.isdisjoint(found.backups)
     assert len(found.backups) + len(living) <= max(limit, len(living))
     for copy, path in versions.renamed([found]):
