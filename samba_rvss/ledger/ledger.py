@@ -238,14 +238,14 @@ class Ledger:
     def is_any_since(self, state: SetState, since: Moment) -> bool:
         """Return whether a shadow copy has been in a state, and its phase, since a moment or later.
 
-        What is no shadow copy any more does not count.
+        What is no shadow copy any more does not count, nor a backup that is still to be sealed.
         """
         living = [phase.value for phase in Phase if phase not in ENDED]
         with self._file.reading() as database:
             row = database.execute(
                 f"SELECT 1 FROM copies WHERE phase IN ({', '.join('?' * len(living))})"
-                " AND state = ? AND boot = ? AND since >= ? LIMIT 1",
-                (*living, state.value, since.boot, since.seconds),
+                f" AND NOT ({_IS_BACKUP}) AND state = ? AND boot = ? AND since >= ? LIMIT 1",
+                (*living, *_BACKUP, state.value, since.boot, since.seconds),
             ).fetchone()
         return row is not None
 

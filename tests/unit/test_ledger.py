@@ -279,9 +279,18 @@ def test_what_is_asked_of_all_copies(made: list[ShadowCopy], since: float) -> No
                 and copy.phase not in ended
                 and copy.since.boot == "now"
                 and copy.since.seconds >= since
-                for copy in made
+                for copy in ledger.copies()
             )
             assert ledger.is_any_since(state, Moment(boot="now", seconds=since)) == expected
+
+
+def test_what_its_client_has_deleted_is_at_work_no_more(ledger: Ledger) -> None:
+    """It may be sealed for long after that, where a disk stands still."""
+    made = replace(copy_of("a", Phase.SEALING), state=SetState.EXPOSED, since=LONG_AGO)
+    ledger.add(made, "create")
+    assert ledger.is_any_since(SetState.EXPOSED, LONG_AGO)
+    ledger.change(made, "ended", ended=True)
+    assert not ledger.is_any_since(SetState.EXPOSED, LONG_AGO)
 
 
 def test_what_callouts_ask_reads_no_history(ledger: Ledger, path: str) -> None:
