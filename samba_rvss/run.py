@@ -17,6 +17,7 @@ from functools import cache
 from typing import Self
 
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel.priority import put_among_others
 
 _logger = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ def run(
     env: Mapping[str, str] | None = None,
     allow: frozenset[int] = frozenset({0}),
     text: str = "",
+    preferred: bool = True,
 ) -> str:
     """Run a program to its end and return its standard output.
 
@@ -127,6 +129,7 @@ def run(
         env: additions to the fixed environment.
         allow: exit statuses that are not failures.
         text: its standard input.
+        preferred: whether it is preferred to others' programs where we are.
 
     Raises:
         RvssError: MISSING if there is no such program.
@@ -135,6 +138,8 @@ def run(
     """
     words = [argv[0] if "/" in argv[0] else tool(argv[0]), *argv[1:]]
     process = _start(words, env, subprocess.PIPE, subprocess.PIPE if text else subprocess.DEVNULL)
+    if not preferred:
+        put_among_others(process.pid)
     try:
         out, err = process.communicate(text or None, timeout=timeout)
     except subprocess.TimeoutExpired as exc:

@@ -26,7 +26,6 @@ from samba_rvss.daemon import journal, stuck
 from samba_rvss.daemon.stuck import Asker, Glance, Waiting
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel.priority import like_others
 from samba_rvss.model import Phase, SambaState, SetState
 from samba_rvss.samba import control, fss_state, memory
 
@@ -189,7 +188,7 @@ class Rescue:
             self._postponed = True  # a worker that waits for us cannot answer
             return
         clocks = self._present().config.clocks
-        look = await in_thread(_look_unpreferred, self._present())
+        look = await in_thread(_look, self._present())
         failed, self._looked = self._failed > self._looked, look.began
         self._said = ""
         asked = tuple(self._asked)
@@ -289,11 +288,6 @@ class Rescue:
 def _set(waiting: Waiting) -> str:
     shares = ", ".join(f"[{share}]" for share in waiting.held.shares) or "without shares yet"
     return f"{waiting.held.id} ({shares})"
-
-
-def _look_unpreferred(instance: Instance) -> _Look:
-    with like_others():  # the programs; somebody may wait for his Commit
-        return _look(instance)
 
 
 def _look(instance: Instance) -> _Look:

@@ -70,6 +70,20 @@ def like_others() -> Iterator[None]:
         set_nice(before)
 
 
+def put_among_others(pid: int) -> None:
+    """Have a program that this thread has started be preferred to nobody.
+
+    Unlike `like_others`, this keeps the thread itself preferred: while it holds the interpreter's
+    lock, others wait for it.
+
+    Args:
+        pid: its number; it has not been waited for.
+    """
+    with suppress(OSError):
+        usual = os.getpriority(os.PRIO_PROCESS, pid)
+        os.setpriority(os.PRIO_PROCESS, pid, max(usual, 0))
+
+
 def hurry(flags: int = 0) -> None:
     """Have the calling thread run before all others, where that is permitted.
 

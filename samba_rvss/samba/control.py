@@ -124,7 +124,8 @@ def workers(configfile: str, lock_directory: str) -> tuple[Worker, ...]:
     if not pids:
         return ()
     # source3/rpc_server/rpc_host.c, rpc_host_dump_status()
-    counts = connections(_smbcontrol(configfile, "samba-dcerpcd", "rpc-dump-status") or "")
+    said = _smbcontrol(configfile, "samba-dcerpcd", "rpc-dump-status", preferred=False)
+    counts = connections(said or "")
     return tuple(
         Worker(
             pid=pid,
@@ -219,13 +220,16 @@ def clients(configfile: str) -> dict[str, tuple[str, ...]]:
     return {share: tuple(sorted(machines)) for share, machines in found.items()}
 
 
-def _smbcontrol(configfile: str, destination: str, *message: str) -> str | None:
+def _smbcontrol(
+    configfile: str, destination: str, *message: str, preferred: bool = True
+) -> str | None:
     """Send a message and return what came back, or None if the destination does not run."""
     try:
         # A share's name may begin with a hyphen.
         return run(
             ["smbcontrol", f"--configfile={configfile}", "--", destination, *message],
             timeout=SECONDS,
+            preferred=preferred,
         )
     except RvssError as exc:
         # source3/utils/smbcontrol.c, parse_dest()

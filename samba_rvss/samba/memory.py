@@ -65,7 +65,9 @@ def look(configfile: str, pid: int) -> Memory:
     """
     try:
         said = run(
-            ["smbcontrol", f"--configfile={configfile}", str(pid), "pool-usage"], timeout=SECONDS
+            ["smbcontrol", f"--configfile={configfile}", str(pid), "pool-usage"],
+            timeout=SECONDS,
+            preferred=False,  # somebody may wait for his Commit
         )
     except RvssError as exc:
         raise RvssError(Problem.SAMBA, f"rpcd_fsrvp {pid} does not answer", str(exc)) from exc

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from multiprocessing import Pipe
@@ -14,6 +15,7 @@ import pytest
 
 from samba_rvss.child import Child
 from samba_rvss.errors import Problem, RvssError
+from samba_rvss.kernel.priority import nice, prefer
 from samba_rvss.kernel.processes import end_session
 from samba_rvss.run import Stopped, ToolError, beginning, call, environment, run, tool
 from samba_rvss.testing.waiting import wait_until
@@ -328,3 +330,21 @@ def test_a_child_whose_owner_was_killed_ends_without_a_word(*, answers: bool) ->
             owner.close()
             _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, b"")
+
+
+@pytest.mark.require("root")
+@pytest.mark.parametrize(("preferred", "expected"), [(True, -10), (False, 0)])
+def test_what_is_not_to_be_preferred(*, preferred: bool, expected: int) -> None:
+    """Whoever has started it stays so."""
+    code = "import os, time; time.sleep(0.3); print(os.getpriority(os.PRIO_PROCESS, 0))"
+    found: list[int] = []
+
+    def work() -> None:
+        prefer()
+        said = run([sys.executable, "-c", code], timeout=60, preferred=preferred)
+        found.extend((int(said), nice()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [expected, -10]
