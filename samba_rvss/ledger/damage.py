@@ -31,8 +31,14 @@ _DAMAGE = (
 )
 
 
-def is_damage(exc: sqlite3.Error) -> bool:
-    """Return whether an error means that the file's contents are at fault."""
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What using a database raises: the latter if SQLite names a part of its schema that is no text."""
+
+
+def is_damage(exc: Exception) -> bool:
+    """Return whether one of `ERRORS` means that the file's contents are at fault."""
+    if isinstance(exc, UnicodeDecodeError):
+        return True
     code = getattr(exc, "sqlite_errorcode", None)
     if code is None:  # it is Python's own: a text is not UTF-8
         return isinstance(exc, sqlite3.OperationalError)

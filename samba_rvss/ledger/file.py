@@ -42,7 +42,7 @@ class File:
         with self._reported():
             try:
                 self._open(read_only=read_only)
-            except sqlite3.Error as exc:
+            except damage.ERRORS as exc:
                 if read_only or not damage.is_damage(exc):
                     raise
                 self.set_aside = damage.set_aside(path)
@@ -149,8 +149,8 @@ class File:
                 f"the ledger {self._path} cannot hold {exc.object!r}, which is not UTF-8",
                 "rename the share or directory",
             ) from exc
-        except (sqlite3.Error, OSError) as exc:
-            damaged = isinstance(exc, sqlite3.Error) and damage.is_damage(exc)
+        except (*damage.ERRORS, OSError) as exc:
+            damaged = isinstance(exc, damage.ERRORS) and damage.is_damage(exc)
             raise RvssError(
                 Problem.STATE,
                 f"the ledger {self._path} fails: {exc}",

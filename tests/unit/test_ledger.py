@@ -777,6 +777,14 @@ def _other_tables(path: str) -> None:
         database.execute("PRAGMA user_version = 4")
 
 
+def _no_text(path: str) -> None:
+    """Lose what SQLite quotes when it says what is wrong."""
+    Ledger(path).close()
+    raw = Path(path).read_bytes()
+    assert b"STRICT" in raw
+    Path(path).write_bytes(raw.replace(b"STRICT", b"S\xff\xffICT"))
+
+
 def read_all(path: str) -> None:
     """Read what a command reads."""
     with closing(Ledger(path, read_only=True)) as reader:
@@ -784,7 +792,7 @@ def read_all(path: str) -> None:
         reader.events()
 
 
-DAMAGES = [_garbage, _cut_off, _zeroed, _other_tables]
+DAMAGES = [_garbage, _cut_off, _zeroed, _other_tables, _no_text]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
