@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.errors import Problem, RvssError
 
 T = TypeVar("T")
@@ -47,12 +46,12 @@ class Looks:
             raise RvssError(Problem.BUSY, _silent(path, silent), _HINT)
         self._number += 1
         number, others[self._number] = self._number, present
-        task = asyncio.ensure_future(in_thread(function))
-        task.add_done_callback(lambda done: self._on_end(path, number, done))
-        await asyncio.wait({task}, timeout=max(0.0, deadline - present))
-        if not task.done():
+        looking = asyncio.get_running_loop().run_in_executor(None, function)
+        looking.add_done_callback(lambda done: self._on_end(path, number, done))
+        await asyncio.wait({looking}, timeout=max(0.0, deadline - present))
+        if not looking.done():
             raise too_late(f"the file system of {path}")
-        return task.result()
+        return looking.result()
 
     def is_silent(self, path: str, seconds: float) -> bool:
         """Return whether a share has not answered for so many seconds, nor yet."""
@@ -68,13 +67,13 @@ class Looks:
             if present - (since := min(looks.values())) >= longest
         )
 
-    def _on_end(self, path: str, number: int, task: "asyncio.Future[T]") -> None:
+    def _on_end(self, path: str, number: int, looking: "asyncio.Future[T]") -> None:
         others = self._since[path]
         del others[number]
         if not others:
             del self._since[path]
-        if not task.cancelled():
-            task.exception()  # nobody may wait for it any more
+        if not looking.cancelled():
+            looking.exception()  # nobody may wait for it any more
 
 
 def _silent(path: str, seconds: float) -> str:
