@@ -135,6 +135,7 @@ class Daemon:
                 notifier=notifier,
                 versions=versions,
             )
+            processes.keep_loaded()
             tasks = [
                 asyncio.ensure_future(watcher.run()),
                 asyncio.ensure_future(runner.run()),

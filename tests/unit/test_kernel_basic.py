@@ -200,6 +200,19 @@ def test_a_name_is_no_line_of_its_own() -> None:
     assert (found.uid, found.saved_uid, found.parent) == (65534, 65534, os.getpid())
 
 
+def test_what_is_loaded_is_collected_no_more() -> None:
+    code = (
+        "import gc, samba_rvss.daemon.service; from samba_rvss.kernel import processes;"
+        " before = len(gc.get_objects()); processes.keep_loaded(); kept = gc.get_freeze_count();"
+        " print(before, kept, len(gc.get_objects()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    before, kept, left = map(int, done.stdout.split())
+    assert before > 10_000
+    assert kept > before / 2
+    assert left < before / 100
+
+
 def test_files_that_a_process_has_open(tmp_path: Path) -> None:
     read, written = tmp_path / "read only", tmp_path / "tab\tand\nline"
     read.write_text("x")
