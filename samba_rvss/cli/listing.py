@@ -18,6 +18,7 @@ from samba_rvss.cli.common import (
     the_copy,
 )
 from samba_rvss.copies import identity, instants
+from samba_rvss.copies.create import INTENDED
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import (
     ENDED,
@@ -267,7 +268,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         output.print_json({"copy": seen, "events": told})
         return 0
     volume = copy.volume
-    said = next((event.detail for event in history if event.what == "create"), "")
+    said = next((event.detail for event in history if event.what == INTENDED), "")
     forced = f" ({said})" if said else ""
     output.print_facts(
         {

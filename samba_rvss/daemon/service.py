@@ -45,7 +45,7 @@ _ADMITTING = 2  # threads
 _AFTER_RESCUE = 1.0
 _AGAIN_SECONDS = 1.0
 # For so long a thread that computes keeps others from the interpreter. A callout changes threads
-# six times, and may meet one each time; Python's own 5 ms would cost it 30.
+# four times, and may meet one each time; Python's own 5 ms would cost it 20.
 _SWITCH_SECONDS = 0.0005
 _NOT_PREFERRED = (
     "on a machine that has much to do, a copy may be opened too late for what its client writes"

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
+from samba_rvss.kernel import files
 from samba_rvss.kernel.libc import checked, libc
 
 # asm-generic/socket.h (Linux 6.5)
@@ -133,11 +134,13 @@ def _read(pid: int, name: str) -> bytes:
 
     Callouts wait for this: it is one call, and neither buffered nor decoded.
     """
-    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with files.opened(os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)) as fd:
         return os.read(fd, _MOST_READ)
-    finally:
-        os.close(fd)
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what /proc/PID/stat says after the name, which may have anything in it (proc(5))."""
+    return _read(pid, "stat").rpartition(b")")[2].split()
 
 
 def _field(status: bytes, name: bytes) -> list[int]:
@@ -196,7 +199,7 @@ def started(pid: int) -> float:
     The answer is 0.0 for a process that has ended.
     """
     try:
-        ticks = _read(pid, "stat").rpartition(b")")[2].split()[19]
+        ticks = _stat(pid)[19]
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return int(ticks) / os.sysconf("SC_CLK_TCK")
@@ -207,8 +210,7 @@ def descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for child in pids():
         try:
-            with open(f"/proc/{child}/stat", "rb") as stat:
-                parent = int(stat.read().rpartition(b")")[2].split()[1])
+            parent = int(_stat(child)[1])
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended while we looked
         children.setdefault(parent, []).append(child)

@@ -30,6 +30,8 @@ from samba_rvss.model import ENDED, Event, Moment, Phase, SetState, ShadowCopy, 
 _GUID = re.compile(r"\{?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}?", re.IGNORECASE)
 _IS_BACKUP = "phase = ? OR (phase = ? AND ended != 0)"
 _BACKUP = (Phase.KEPT.value, Phase.SEALING.value)
+_IS_LIVING = f"NOT (phase = ? OR {_IS_BACKUP})"
+_LIVING = (Phase.GONE.value, *_BACKUP)
 
 
 class Ledger:
@@ -197,8 +199,7 @@ class Ledger:
 
     def copies(self, *, gone: bool = False) -> list[ShadowCopy]:
         """Return the shadow copies that exist, oldest first; with ``gone`` all that ever did."""
-        words = (Phase.GONE.value, *_BACKUP, int(gone))
-        return self._some(f"NOT (phase = ? OR {_IS_BACKUP}) OR ? ORDER BY created, id", *words)
+        return self._some(f"{_IS_LIVING} OR ? ORDER BY created, id", *_LIVING, int(gone))
 
     def backups(self) -> list[ShadowCopy]:
         """Return the shadow copies that have ended and are kept, oldest first.
@@ -229,9 +230,8 @@ class Ledger:
         """Return where shadow copies are in Previous Versions, as far as they are."""
         with self._file.reading() as database:
             rows = database.execute(
-                "SELECT previous_path FROM copies WHERE phase != ? AND previous_path != ''"
-                f" AND NOT ({_IS_BACKUP})",
-                (Phase.GONE.value, *_BACKUP),
+                f"SELECT previous_path FROM copies WHERE previous_path != '' AND {_IS_LIVING}",
+                _LIVING,
             ).fetchall()
         return [path for (path,) in rows]
 

@@ -302,7 +302,7 @@ def test_what_callouts_ask_reads_no_history(ledger: Ledger, path: str) -> None:
         ledger.of_set("set")
         plans = [
             str(row[3])
-            for statement in list(asked)
+            for statement in asked
             for row in database.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
         ]
     assert any("copies_counted" in plan for plan in plans), plans

@@ -336,12 +336,12 @@ def test_a_child_whose_owner_was_killed_ends_without_a_word(*, answers: bool) ->
 @pytest.mark.parametrize(("preferred", "expected"), [(True, -10), (False, 0)])
 def test_what_is_not_to_be_preferred(*, preferred: bool, expected: int) -> None:
     """Whoever has started it stays so."""
-    code = "import os, time; time.sleep(0.3); print(os.getpriority(os.PRIO_PROCESS, 0))"
+    code = "import os, sys; sys.stdin.read(); print(os.getpriority(os.PRIO_PROCESS, 0))"
     found: list[int] = []
 
     def work() -> None:
         prefer()
-        said = run([sys.executable, "-c", code], timeout=60, preferred=preferred)
+        said = run([sys.executable, "-c", code], timeout=60, text="now", preferred=preferred)
         found.extend((int(said), nice()))
 
     thread = threading.Thread(target=work)
