@@ -87,6 +87,14 @@ def btrfs_share(name: str, path: str | Path, *, options: Mapping[str, str] | Non
     return plain_share(name, path, options={**stock, **(options or {})})
 
 
+def _program(pid: int) -> str:
+    """Return the name of a process's program; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/exe").readlink().name
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 class PrivateSmbd(Undoing):
     """A context manager: a Samba with a directory, an address and users of its own.
 
@@ -330,29 +338,29 @@ class PrivateSmbd(Undoing):
 
     def worker_pids(self) -> list[int]:
         """Return the pids of the rpcd_fsrvp that live."""
-        found = []
-        for pid in self.processes():
-            try:
-                program = Path(f"/proc/{pid}/exe").readlink().name
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended
-            if program == "rpcd_fsrvp":
-                found.append(pid)
-        return found
+        return [pid for pid in self.processes() if _program(pid) == "rpcd_fsrvp"]
 
     def end_workers(self) -> None:
         """End the rpcd_fsrvp that live, so that the next client gets one with a fresh view.
 
+        samba-dcerpcd ends with its last worker, and cuts off who has come to it meanwhile: it is
+        waited for.
+
         Raises:
-            RvssError: BUSY if a worker did not end.
+            RvssError: BUSY if they did not end.
         """
         for pid in self.worker_pids():
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _SECONDS
-        while left := self.worker_pids():
+        while left := [*self.worker_pids(), *self._ending_hosts()]:
             if time.monotonic() > deadline:
-                raise RvssError(Problem.BUSY, f"rpcd_fsrvp does not end: {left}")
+                raise RvssError(Problem.BUSY, f"rpcd_fsrvp or its host does not end: {left}")
             time.sleep(0.005)
+
+    def _ending_hosts(self) -> list[int]:
+        """Return the pids of the samba-dcerpcd that have no worker of any kind left."""
+        hosts = [pid for pid in self.processes() if _program(pid) == "samba-dcerpcd"]
+        return [pid for pid in hosts if not any(map(_program, descendants(pid)))]
 
     def log(self, name: str = "rpcd_fsrvp") -> str:
         """Return the log of one of Samba's programs; empty if it has not written any."""
