@@ -64,12 +64,14 @@ class Admission(Protocol):
 def listen(config: Config, cleanup: ExitStack) -> tuple[socket.socket, socket.socket]:
     """Return both listening sockets, the hook's first: systemd's if it gave them, else our own.
 
+    Where the hook's is, the other is too: it is made last.
+
     Raises:
         RvssError: SYSTEM.
     """
     given = systemd.listen_fds_with_names() if os.environ.get("LISTEN_FDS") else {}
     listeners = []
-    for path, mode in ((config.hook_socket, 0o666), (config.admin_socket, 0o600)):
+    for path, mode in ((config.admin_socket, 0o600), (config.hook_socket, 0o666)):
         fd = next((fd for fd in given if _bound_to(fd, path)), None)
         if fd is not None:
             listener = socket.socket(fileno=fd)
@@ -80,7 +82,7 @@ def listen(config: Config, cleanup: ExitStack) -> tuple[socket.socket, socket.so
         listener.settimeout(0)
         cleanup.callback(listener.close)
         listeners.append(listener)
-    return listeners[0], listeners[1]
+    return listeners[1], listeners[0]
 
 
 def _listen_at(path: str, mode: int) -> socket.socket:
