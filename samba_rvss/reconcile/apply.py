@@ -155,6 +155,5 @@ def _delete_set(instance: Instance, action: DeleteSet) -> None:
         raise RvssError(Problem.BUSY, "a client has connected to rpcd_fsrvp just now")
     for worker in workers:
         instance.ledger.note_set(action.set_id, "worker ended", detail=f"pid {worker.pid}")
-        if not control.end_worker(worker.pid, config.samba_lock_directory):
-            raise RvssError(Problem.BUSY, f"rpcd_fsrvp {worker.pid} does not end on SIGTERM")
+        control.end_worker(worker.pid, config.samba_lock_directory, idle=action.idle)
     repair.delete_set(instance, action.set_id, action.state, action.reason)

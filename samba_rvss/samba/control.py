@@ -8,9 +8,10 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
 
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.kernel import processes
+from samba_rvss.kernel import files, processes
 from samba_rvss.model import Worker
 from samba_rvss.run import ToolError, run
 
@@ -164,30 +165,29 @@ def pipes(pid: int) -> frozenset[int] | None:
     return frozenset(number for number, path in found.items() if path.lower().endswith(_PIPE))
 
 
-def end_worker(pid: int, lock_directory: str) -> bool:
+def end_worker(pid: int, lock_directory: str, *, idle: bool = False) -> None:
     """End an rpcd_fsrvp; the next client gets a new one, which reads srv_fss.tdb anew.
 
-    Returns:
-        Whether it has ended within `SECONDS`.
+    Args:
+        pid: its process id; it may have ended.
+        lock_directory: of the Samba that it belongs to.
+        idle: whether it is to end only if no client is connected to it.
+
+    Raises:
+        RvssError: BUSY if it has a client, or has not ended within `SECONDS`.
     """
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
+    with suppress(ProcessLookupError), files.opened(os.pidfd_open(pid)) as pidfd:
         if pid not in worker_pids(lock_directory):
-            return True
+            return
+        # samba-dcerpcd was asked who is connected: much has happened since its answer.
+        if idle and pipes(pid):
+            raise RvssError(Problem.BUSY, "a client has connected to rpcd_fsrvp just now")
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         deadline = time.monotonic() + SECONDS
         while not processes.has_ended(pidfd):
             if time.monotonic() > deadline:
-                return False
+                raise RvssError(Problem.BUSY, f"rpcd_fsrvp {pid} does not end on SIGTERM")
             time.sleep(0.01)
-    except ProcessLookupError:
-        return True
-    finally:
-        os.close(pidfd)
-    return True
 
 
 def connected_shares(configfile: str) -> frozenset[str]:

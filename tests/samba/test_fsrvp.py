@@ -1,6 +1,9 @@
 """The FSRVP client and a real Samba: what a connection can be, here and in another process."""
 
+import os
+import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +13,7 @@ from samba_rvss.samba.fsrvp.copyset import CopySet, Stage
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from samba_rvss.testing.plugin import require
 from samba_rvss.testing.smbd import PrivateSmbd, plain_share
+from samba_rvss.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from samba_rvss.samba.logon import Logon
@@ -17,15 +21,20 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def server(
-    samba_rig: Callable[..., PrivateSmbd],
-    backup_operator: Callable[[PrivateSmbd], "BackupOperator"],
-) -> "tuple[str, Logon]":
-    """Address of a Samba, and who may use it."""
+def samba(samba_rig: Callable[..., PrivateSmbd]) -> PrivateSmbd:
+    """A Samba with the share ``vms``."""
     require("root")
     samba = samba_rig()
-    operator = backup_operator(samba)
     samba.set_share("vms", plain_share("vms", "/srv"))
+    return samba
+
+
+@pytest.fixture
+def server(
+    samba: PrivateSmbd, backup_operator: Callable[[PrivateSmbd], "BackupOperator"]
+) -> "tuple[str, Logon]":
+    """Address of a Samba, and who may use it."""
+    operator = backup_operator(samba)
     samba.start()
     return samba.address, operator.logon
 
@@ -55,3 +64,70 @@ def test_a_wrong_password(server: "tuple[str, Logon]") -> None:
         Client(address, Logon(user=logon.user, password="wrong"))
     assert caught.value.problem is Problem.SAMBA
     assert logon.password not in repr(logon)
+
+
+def _end_worker(samba: PrivateSmbd) -> None:
+    for pid in samba.worker_pids():
+        os.kill(pid, signal.SIGTERM)
+    wait_until("it has ended", lambda: not samba.worker_pids())
+
+
+def test_who_is_cut_off_at_the_beginning_comes_again(
+    samba: PrivateSmbd, server: "tuple[str, Logon]"
+) -> None:
+    """Whatever ends an rpcd_fsrvp, its idle time for one, cuts off who has just come to it."""
+    from samba_rvss.samba.fsrvp.client import Client
+
+    with Client(*server) as client:
+        _end_worker(samba)
+        assert client.get_supported_version() == (1, 1)
+        _end_worker(samba)
+        assert client.get_supported_version() == (1, 1)
+        CopySet(client).start()
+        _end_worker(samba)
+        with pytest.raises(RvssError, match="did not answer GetSupportedVersion") as caught:
+            client.get_supported_version()
+        assert caught.value.problem is Problem.SAMBA
+
+
+class _Made:
+    request_timeout = 0
+
+
+@pytest.mark.parametrize(
+    ("cuts", "tries", "end"),
+    [
+        ((), 1, nullcontext()),
+        (("DISCONNECTED", "RESET"), 3, nullcontext()),
+        (("DISCONNECTED",) * 9, 4, pytest.raises(RvssError, match="NT_STATUS_CONNECTION_DISC")),
+        (("INVALID",), 1, pytest.raises(RvssError, match="NT_STATUS_CONNECTION_INVALID")),
+    ],
+)
+def test_who_is_cut_off_while_connecting_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+    cuts: tuple[str, ...],
+    tries: int,
+    end: AbstractContextManager[object],
+) -> None:
+    """samba-dcerpcd ends with its last worker, and takes along who has not yet said what he wants.
+
+    Four times is enough, and another answer is one.
+    """
+    from samba import NTSTATUSError, ntstatus
+
+    from samba_rvss.samba.fsrvp import client
+    from samba_rvss.samba.logon import Logon
+
+    left, tried = [getattr(ntstatus, f"NT_STATUS_CONNECTION_{name}") for name in cuts], []
+
+    def connect(*told: object) -> _Made:
+        tried.append(told)
+        if left:
+            raise NTSTATUSError(left.pop(0), "cut off")
+        return _Made()
+
+    monkeypatch.setattr(client, "_connect", connect)
+    monkeypatch.setattr(client, "_PAUSES", (0.0,) * 3)
+    with end:
+        client.Client("there", Logon(user="somebody", password="secret")).close()
+    assert len(tried) == tries

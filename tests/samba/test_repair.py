@@ -57,6 +57,9 @@ def test_workers_and_who_is_connected(rig: "Rig", second_operator: "BackupOperat
         with rig.client(second_operator):
             _wait_for_clients(rig, 2)
         _wait_for_clients(rig, 1)
+        with pytest.raises(RvssError, match="a client has connected") as caught:
+            control.end_worker(pid, locks, idle=True)
+        assert caught.value.problem is Problem.BUSY
         taken = rig.expose(client, "vms")
         exposed = taken.mappings[0].exposed_share
         assert exposed not in control.connected_shares(configuration)
@@ -71,9 +74,9 @@ def test_workers_and_who_is_connected(rig: "Rig", second_operator: "BackupOperat
         assert control.worker_pids("/run/another") == []
         taken.delete()
     assert _wait_for_clients(rig, 0) == (replace(worker, clients=0),)
-    assert control.end_worker(pid, locks)
+    control.end_worker(pid, locks, idle=True)
     assert control.worker_pids(locks) == []
-    assert control.end_worker(pid, locks)  # ended already is success
+    control.end_worker(pid, locks)  # ended already is success
     rig.assert_a_fresh_set_works()
     rig.assert_nothing_left()
 
@@ -95,7 +98,7 @@ def test_nobody_else_is_ended(rig: "Rig", uid: int) -> None:
             # Only root's would be a worker, and of the other one.
             assert control.worker_pids(str(other)) == ([] if uid else [process.pid])
             assert control.worker_pids(str(locks)) == []
-            assert control.end_worker(process.pid, str(locks))
+            control.end_worker(process.pid, str(locks))
             assert process.poll() is None
         finally:
             process.kill()
@@ -116,11 +119,11 @@ def test_a_set_whose_client_vanished_is_removed(rig: "Rig") -> None:
         assert caught.value.problem is Problem.BUSY
         assert rig.samba_state() == kept_before
     for worker in _wait_for_clients(rig, 0):
-        assert control.end_worker(worker.pid, str(rig.samba.lock_directory))
+        control.end_worker(worker.pid, str(rig.samba.lock_directory))
     with rig.client() as client, pytest.raises(RvssError, match="0x80042316"):
         CopySet(client, Context.AUTO_RECOVERY).start()
     for worker in _wait_for_clients(rig, 0):
-        assert control.end_worker(worker.pid, str(rig.samba.lock_directory))
+        control.end_worker(worker.pid, str(rig.samba.lock_directory))
     assert _delete(rig, {str(lost.id): SetState.EXPOSED}) == ()
     assert _delete(rig, {str(lost.id): SetState.COMMITTED}) == (str(lost.id),)
     assert rig.sets() == []

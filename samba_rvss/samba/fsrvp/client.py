@@ -3,7 +3,10 @@
 Place: above `methods`. A Client owns one SMB connection, and `close` frees it.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from samba import NTSTATUSError
 from samba.dcerpc import mgmt
@@ -18,11 +21,29 @@ from samba_rvss.samba.logon import Logon
 # tcp(7); the kernel asks after a third of the time, and gives up at its end.
 _PROBED = "SO_KEEPALIVE=1 TCP_KEEPIDLE={0} TCP_KEEPINTVL={0} TCP_KEEPCNT=3 TCP_USER_TIMEOUT={1}"
 _PIPE = "\\pipe\\FssagentRpc"
+# Whatever ends an rpcd_fsrvp, its own idle time for one, cuts off the client that has just been
+# given to it; and with the last worker goes samba-dcerpcd, with whom it has not yet taken from its
+# socket (source3/rpc_server/rpc_host.c, rpc_worker_exited()). The next try gets a new worker.
+_CUT_OFF = frozenset(
+    {
+        "NT_STATUS_CONNECTION_DISCONNECTED",
+        "NT_STATUS_CONNECTION_RESET",
+        "NT_STATUS_PIPE_BROKEN",
+        "NT_STATUS_PIPE_DISCONNECTED",
+    }
+)
+_PAUSES = (0.1, 0.4, 1.5)  # seconds before each further try
+_ASKING = frozenset({"GetSupportedVersion", "IsPathSupported", "IsPathShadowCopied"})
 INTERFACE = ("a8e0653c-2744-4389-a61d-7373df8b2292", 1)
+
+
+T = TypeVar("T")
 
 
 class Client(Methods, Closing):
     """A connection to a file server's FSRVP service.
+
+    Until something is begun over it, one that the server cuts off is made anew.
 
     Args:
         host: name or address of the server; also the host in share paths.
@@ -47,8 +68,11 @@ class Client(Methods, Closing):
     ) -> None:
         super().__init__(host)
         self._connection: ClientConnection | None = None
+        self._begun = False
+        self._timeout = max(1, round(timeout))
+        self._connect = partial(_connect, host, logon, options, silence)
         try:
-            self._connection = _connect(host, logon, options, silence)
+            self._connection = _insist(self._anew)
         except NTSTATUSError as exc:
             raise RvssError(
                 Problem.SAMBA,
@@ -57,7 +81,11 @@ class Client(Methods, Closing):
                 "see that smbd serves there, that the password or the ticket is right, and that"
                 " rpcd_fsrvp starts",
             ) from exc
-        self._connection.request_timeout = max(1, round(timeout))
+
+    def _anew(self) -> ClientConnection:
+        made = self._connect()
+        made.request_timeout = self._timeout
+        return made
 
     def close(self) -> None:
         """Drop the connection without a word to the server, as a client does that vanishes."""
@@ -68,14 +96,40 @@ class Client(Methods, Closing):
         if self._connection is None:
             raise RvssError(Problem.SAMBA, f"{method} needs a connection, and it has been closed")
         try:
-            reply: bytes = self._connection.request(opnum, data)
+            if self._begun or method not in _ASKING:
+                self._begun = True
+                reply: bytes = self._connection.request(opnum, data)
+                return reply
+            return _insist(lambda: self._ask(opnum, data))
         except NTSTATUSError as exc:
             raise RvssError(
                 Problem.SAMBA,
                 f"the FSRVP service of {self.host} did not answer {method} ({status_name(exc)})",
                 "see log.rpcd_fsrvp on the server",
             ) from exc
+
+    def _ask(self, opnum: int, data: bytes) -> bytes:
+        if self._connection is None:
+            self._connection = self._anew()
+        try:
+            reply: bytes = self._connection.request(opnum, data)
+        except NTSTATUSError as exc:
+            if status_name(exc) in _CUT_OFF:
+                self._connection = None
+            raise
         return reply
+
+
+def _insist(call: Callable[[], T]) -> T:
+    """Call something again if the server cut it off, a few times."""
+    for pause in _PAUSES:
+        try:
+            return call()
+        except NTSTATUSError as exc:
+            if status_name(exc) not in _CUT_OFF:
+                raise
+        time.sleep(pause)
+    return call()
 
 
 def _connect(host: str, logon: Logon, options: Sequence[str], silence: int) -> ClientConnection:
