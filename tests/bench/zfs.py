@@ -12,8 +12,8 @@ shadow copies of 1, 8 and 64 shares are taken at once; exit status 1 if 8 take m
 as long as one, or 64 more than twelve times. With ``--proof N``, sets of eight are taken while
 somebody writes to all of them in turn; exit status 1 if one is not of one instant. With
 ``--bare`` too, no more is taken than their snapshots, which are what decides the instant: clones
-and holds, made of them later, take most of an emulated processor's time. Medians, with the median
-absolute deviation (MAD).
+and holds, made of them later, take most of an emulated processor's time. With ``--nested``, each
+share of these has another dataset inside. Medians, with the median absolute deviation (MAD).
 """
 
 import argparse
@@ -57,6 +57,7 @@ SHARE = f"{POOL}/vms"
 DEVICE = "/dev/nbd0"
 VALUE = "x" * 400  # about as long as a mark
 SIZE = 640 << 20
+INNER = "inner"
 SIZES = (1, 8, 64)
 LIMITS = (3.0, 12.0)
 _DESTROY = """
@@ -141,7 +142,6 @@ def pool(iops: int) -> Iterator[None]:
         where = ["-O", f"mountpoint={directory}/top", "-o", "cachefile=none"]
         run(["zpool", "create", *where, *root, POOL, device], timeout=120)
         undo.callback(run, ["zpool", "destroy", "-f", POOL], timeout=120)
-        zfs("create", SHARE)
         zfs("create", "-o", "mountpoint=none", f"{POOL}/{HOME}")
         yield
 
@@ -167,22 +167,32 @@ def writer(path: str, core: Core) -> Iterator[None]:
         thread.join()
 
 
-def proof(sets: int, volumes: Sequence[Volume], provider: Zfs, *, bare: bool) -> dict[str, int]:
+def datasets_of(volume: Volume, nested: Nested) -> list[str]:
+    """Return the names of a share's datasets."""
+    inside = [f"{volume.name}/{INNER}"] if nested is Nested.INCLUDE else []
+    return [volume.name, *inside]
+
+
+def proof(
+    sets: int, volumes: Sequence[Volume], provider: Zfs, nested: Nested, *, bare: bool
+) -> dict[str, int]:
     """Take sets while somebody writes to all shares in turn, and read what is in them.
 
     Args:
         sets: how many.
         volumes: the shares.
         provider: takes the images.
+        nested: whether each has another dataset inside.
         bare: whether no more is taken than their snapshots.
 
     Returns:
         How many sets were in order, and how many were not.
     """
     found = {"in order": 0, "out of order": 0}
-    with writing([Path(mountpoint(volume.name), "number") for volume in volumes]) as writer:
+    datasets = [name for volume in volumes for name in datasets_of(volume, nested)]
+    with writing([Path(mountpoint(name), "number") for name in datasets]) as writer:
         for number in range(sets):
-            marks = marks_of(volumes, number)
+            marks = marks_of(volumes, number, nested)
             numbers = []
             for part in snapshots_of(marks) if bare else images_of(provider, marks):
                 numbers.append(int(Path(f"/proc/self/fd/{part}/number").read_text()))
@@ -198,7 +208,7 @@ def proof(sets: int, volumes: Sequence[Volume], provider: Zfs, *, bare: bool) ->
     return found
 
 
-def marks_of(volumes: Sequence[Volume], number: int) -> list[Mark]:
+def marks_of(volumes: Sequence[Volume], number: int, nested: Nested = Nested.REFUSE) -> list[Mark]:
     """Return the marks of a set's images."""
     return [
         Mark(
@@ -206,6 +216,7 @@ def marks_of(volumes: Sequence[Volume], number: int) -> list[Mark]:
             share=volume.name,
             share_path="/nowhere",
             volume=volume,
+            nested=nested,
             created=datetime.now(UTC),
         )
         for place, volume in enumerate(volumes)
@@ -217,28 +228,33 @@ def images_of(provider: Zfs, marks: Sequence[Mark]) -> list[int]:
     return [part for made in taken(provider, marks) for _, part in made.mounts]
 
 
-def names_of(marks: Sequence[Mark]) -> dict[str, str]:
+def names_of(marks: Sequence[Mark]) -> dict[str, list[str]]:
     """Return the names of the images' snapshots, by the images' ids."""
-    return {mark.id: f"{mark.volume.name}@rvss-{mark.id}" for mark in marks}
+    return {
+        mark.id: [f"{name}@rvss-{mark.id}" for name in datasets_of(mark.volume, mark.nested)]
+        for mark in marks
+    }
 
 
 def snapshots_of(marks: Sequence[Mark]) -> list[int]:
     """Take the snapshots of images, and mount them, in the order of their marks."""
     names = names_of(marks)
-    wanted = {image: Snapshots(names=[name], mark=VALUE) for image, name in names.items()}
+    wanted = {image: Snapshots(names=each, mark=VALUE) for image, each in names.items()}
+    every = [name for each in names.values() for name in each]
     failures = snapshots.take(zfs, Pool(name=POOL, guid=""), wanted)
     if failures:
         raise next(iter(failures.values()))
-    words = ("get", "-H", "-p", "-o", "value", "createtxg", *names.values())
+    words = ("get", "-H", "-p", "-o", "value", "createtxg", *every)
     groups = set(zfs(*words).split())
     if len(groups) != 1:
-        raise AssertionError(f"{len(marks)} snapshots are of the groups {groups}")
-    return [mounting.detached_mount("zfs", {"source": name}) for name in names.values()]
+        raise AssertionError(f"{len(every)} snapshots are of the groups {groups}")
+    return [mounting.detached_mount("zfs", {"source": name}) for name in every]
 
 
 def destroy_snapshots(marks: Sequence[Mark]) -> None:
     """Destroy the snapshots of images, all by one program."""
-    zfs.fed(_DESTROY, "program", POOL, "-", *names_of(marks).values())
+    names = [name for each in names_of(marks).values() for name in each]
+    zfs.fed(_DESTROY, "program", POOL, "-", *names)
 
 
 def taken(provider: Zfs, marks: Sequence[Mark]) -> list[Taken]:
@@ -370,18 +386,28 @@ def mountpoint(dataset: str) -> str:
     return zfs("get", "-H", "-o", "value", "mountpoint", dataset).removesuffix("\n")
 
 
-def probed(provider: Zfs, dataset: str) -> Volume:
+def probed(provider: Zfs, dataset: str, nested: Nested = Nested.REFUSE) -> Volume:
     """Return the volume that a dataset is."""
     path = mountpoint(dataset)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        volume = provider.probe(fd, path, Nested.REFUSE, thorough=True)
+        volume = provider.probe(fd, path, nested, thorough=True)
     finally:
         os.close(fd)
     if volume is None:
         raise AssertionError(path)
     provider.ready(volume)
     return volume
+
+
+def made_volumes(provider: Zfs, count: int, nested: Nested = Nested.REFUSE) -> Iterator[Volume]:
+    """Make shares, the first of which is SHARE; yield the volumes that they are."""
+    for number in range(count):
+        share = f"{SHARE}{number or ''}"
+        zfs("create", share)
+        if nested is Nested.INCLUDE:
+            zfs("create", f"{share}/{INNER}")
+        yield probed(provider, share, nested)
 
 
 def main() -> int:
@@ -393,20 +419,21 @@ def main() -> int:
     parser.add_argument("--sets", action="store_true", help="only sets of 1, 8 and 64 shares")
     parser.add_argument("--proof", type=int, default=0, help="only sets of 8, under a writer")
     parser.add_argument("--bare", action="store_true", help="of these, only the snapshots")
+    parser.add_argument(
+        "--nested", action="store_true", help="of these, each with a dataset inside"
+    )
     arguments = parser.parse_args()
     figures: dict[str, list[tuple[float, int]]] = {}
     core, provider = Core(), Zfs(Identity(id="bench"))
     with ExitStack() as undo:
         undo.enter_context(pool(arguments.iops))
-        volume = probed(provider, SHARE)
-        volumes = [volume]
-        for number in range(1, max(SIZES) if arguments.sets else 8 if arguments.proof else 1):
-            zfs("create", f"{SHARE}{number}")
-            volumes.append(probed(provider, f"{SHARE}{number}"))
         if arguments.proof:
-            found = proof(arguments.proof, volumes, provider, bare=arguments.bare)
+            nested = Nested.INCLUDE if arguments.nested else Nested.REFUSE
+            volumes = [*made_volumes(provider, 8, nested)]
+            found = proof(arguments.proof, volumes, provider, nested, bare=arguments.bare)
             print(f"sets while somebody writes: {found}")
             return int(found["out of order"] > 0)
+        volumes = [*made_volumes(provider, max(SIZES) if arguments.sets else 1)]
         path = mountpoint(SHARE)
         if arguments.busy:
             undo.enter_context(writer(f"{path}/busy", core))
@@ -419,7 +446,7 @@ def main() -> int:
                 print(f"round {number}", file=sys.stderr, flush=True)
                 continue
             turn.by_steps()
-            turn.whole(volume, provider)
+            turn.whole(volumes[0], provider)
     print(f"{'':44} {'ms':>8} {'MAD':>7} {'groups':>7}   n={arguments.rounds}")
     for name, samples in figures.items():
         times = [spent for spent, _ in samples]
