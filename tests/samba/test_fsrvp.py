@@ -75,7 +75,7 @@ def _end_worker(samba: PrivateSmbd) -> None:
 def test_who_is_cut_off_at_the_beginning_comes_again(
     samba: PrivateSmbd, server: "tuple[str, Logon]"
 ) -> None:
-    """Whatever ends an rpcd_fsrvp, its idle time for one, cuts off who has just come to it."""
+    """Who ends an idle rpcd_fsrvp cuts off the client that has just been given to it."""
     from samba_rvss.samba.fsrvp.client import Client
 
     with Client(*server) as client:

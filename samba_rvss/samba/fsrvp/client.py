@@ -21,9 +21,9 @@ from samba_rvss.samba.logon import Logon
 # tcp(7); the kernel asks after a third of the time, and gives up at its end.
 _PROBED = "SO_KEEPALIVE=1 TCP_KEEPIDLE={0} TCP_KEEPINTVL={0} TCP_KEEPCNT=3 TCP_USER_TIMEOUT={1}"
 _PIPE = "\\pipe\\FssagentRpc"
-# Whatever ends an rpcd_fsrvp, its own idle time for one, cuts off the client that has just been
-# given to it; and with the last worker goes samba-dcerpcd, with whom it has not yet taken from its
-# socket (source3/rpc_server/rpc_host.c, rpc_worker_exited()). The next try gets a new worker.
+# Who ends an idle rpcd_fsrvp, as reconciling does, cuts off the client that has just been given to
+# it; and with the last worker goes samba-dcerpcd, with whoever has not said yet what he wants
+# (source3/rpc_server/rpc_host.c, rpc_worker_exited()). The next try gets a new worker.
 _CUT_OFF = frozenset(
     {
         "NT_STATUS_CONNECTION_DISCONNECTED",
