@@ -14,6 +14,7 @@ from samba_rvss.errors import Problem, RvssError
 from samba_rvss.kernel import files, mounting
 from samba_rvss.model import Identity, Mark, Nested, Taken, Whose
 from samba_rvss.providers import Provider
+from samba_rvss.providers.zfs import batch
 from samba_rvss.providers.zfs.command import Command
 from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.providers.zfs.properties import MARK
@@ -69,6 +70,26 @@ def groups(storage: "ZfsStorage", mark: Mark) -> set[str]:
     rows = zfs("list", "-H", "-p", "-r", "-t", "snapshot", "-o", "name,createtxg", storage.pool)
     found = [row.split("\t") for row in rows.splitlines()]
     return {group for name, group in found if name.endswith(f"@rvss-{mark.id}")}
+
+
+def fake(directory: Path, refused: str) -> Command:
+    """Return a zfs(8) that refuses what matches a pattern of the shell's."""
+    path = run(["sh", "-c", "command -v zfs"], timeout=30).strip()
+    script = directory / "zfs"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in {refused})\n'
+        f"  echo 'Permission denied' >&2; exit 1;; esac\nexec {path} \"$@\"\n"
+    )
+    script.chmod(0o755)
+    return Command(search=f"{directory}:/usr/sbin:/usr/bin:/sbin:/bin", seconds=20)
+
+
+def remove(storage: "ZfsStorage", wanted: list[Mark]) -> None:
+    """Destroy images, each of which is whole."""
+    for mark in wanted:
+        assert HOLD in zfs("holds", "-H", snapshot_of(mark)).split("\t")
+        storage.provider.destroy(mark.volume, mark.id)
+    assert storage.names() == []
 
 
 def test_all_are_of_one_transaction_group(storage: "ZfsStorage") -> None:
@@ -148,14 +169,7 @@ def test_what_cannot_be_done_for_all_is_done_for_each(
 ) -> None:
     """An OpenZFS without such programs; a set of which one share goes away meanwhile."""
     wanted = marks(storage)
-    path = run(["sh", "-c", "command -v zfs"], timeout=30).strip()
-    script = tmp_path / "zfs"
-    script.write_text(
-        f'#!/bin/sh\ncase "$*" in {refused}\\ *rvss-{wanted[0].id}*rvss-{wanted[2].id}*)\n'
-        f"  echo 'Permission denied' >&2; exit 1;; esac\nexec {path} \"$@\"\n"
-    )
-    script.chmod(0o755)
-    command = Command(search=f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin")
+    command = fake(tmp_path, rf"{refused}\ *rvss-{wanted[0].id}*rvss-{wanted[2].id}*")
     provider = Zfs(Identity(id="one", machine="here"), command)
     with taken(provider, wanted) as made:
         told = [(mark, made[mark.share]) for mark in wanted]
@@ -171,6 +185,58 @@ def test_what_cannot_be_done_for_all_is_done_for_each(
     assert storage.names() == []
 
 
+def test_holds_and_clones_are_made_by_one_program(storage: "ZfsStorage", tmp_path: Path) -> None:
+    """None of zfs(8) is for them, but for a clone with nested datasets, which sets properties."""
+    wanted = marks(storage)
+    inner = f"{storage.dataset(storage.top)}/b/inner@rvss-{wanted[1].id}"
+    provider = Zfs(Identity(id="one", machine="here"), fake(tmp_path, r"hold\ *|clone\ [!-]*"))
+    with taken(provider, wanted) as made:
+        assert all(isinstance(each, Taken) for each in made.values())
+    assert HOLD in zfs("holds", "-H", inner).split("\t")
+    remove(storage, wanted)
+
+
+@pytest.mark.parametrize("program", ["raise SystemExit(1)", "print('{}')", "print('[')"])
+def test_without_such_a_program_zfs_makes_them(
+    storage: "ZfsStorage", monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    """libzfs_core is not there, or is another one."""
+    wanted = marks(storage)
+    monkeypatch.setattr(batch, "_PROGRAM", program)
+    with taken(storage.provider, wanted) as made:
+        assert all(isinstance(each, Taken) for each in made.values())
+    remove(storage, wanted)
+
+
+def test_such_a_program_that_does_not_end(
+    storage: "ZfsStorage", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has done everything, and is given up: nothing is left of that."""
+    wanted = marks(storage)
+    waits = f"{batch._PROGRAM}\nimport time\ntime.sleep(600)\n"
+    monkeypatch.setattr(batch, "_PROGRAM", waits)
+    provider = Zfs(Identity(id="one", machine="here"), fake(tmp_path, "nothing"))
+    with taken(provider, wanted) as made:
+        for each in made.values():
+            assert isinstance(each, RvssError)
+            assert "did not end" in each.message
+    assert storage.names() == []
+
+
+def test_one_goes_away_before_it_is_held(
+    storage: "ZfsStorage", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are held and cloned all the same."""
+    wanted = marks(storage)
+    goes = f"import subprocess\nsubprocess.run(['zfs', 'destroy', {snapshot_of(wanted[0])!r}])\n"
+    monkeypatch.setattr(batch, "_PROGRAM", goes + batch._PROGRAM)
+    with taken(storage.provider, wanted) as made:
+        failure = made[wanted[0].share]
+        assert isinstance(failure, RvssError)
+        assert failure.problem is Problem.NOT_FOUND
+    remove(storage, wanted[1:])
+
+
 def test_two_shares_of_one_dataset(storage: "ZfsStorage") -> None:
     """ZFS takes one snapshot of a dataset in a transaction group, and one more in the next."""
     share = storage.volume("vms")
@@ -180,7 +246,10 @@ def test_two_shares_of_one_dataset(storage: "ZfsStorage") -> None:
         for number, name in enumerate(NAMES)
     ]
     with taken(storage.provider, wanted) as made:
-        assert all(isinstance(each, Taken) for each in made.values())
+        for mark in wanted:
+            image = made[mark.share]
+            assert isinstance(image, Taken)
+            assert groups(storage, mark) == {str(image.transid)}
     assert len({group for mark in wanted for group in groups(storage, mark)}) == len(NAMES)
     for mark in wanted:
         storage.provider.destroy(mark.volume, mark.id)

@@ -28,10 +28,10 @@ _GROUP = "createtxg"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """A dataset of which there is a snapshot, as it is now.
+    """A snapshot, and its dataset as it is now.
 
     Attributes:
-        guid: its own.
+        guid: the dataset's.
         group: the transaction group in which the snapshot was taken.
         properties: those that a clone of the snapshot gets from it.
     """
@@ -42,7 +42,7 @@ class Origin:
 
 
 def origins(zfs: Command, snapshots: Sequence[str]) -> dict[str, Origin]:
-    """Return the datasets of snapshots, by their names.
+    """Return what there is to know of snapshots, by their names.
 
     Args:
         zfs: zfs(8).
@@ -55,13 +55,39 @@ def origins(zfs: Command, snapshots: Sequence[str]) -> dict[str, Origin]:
     datasets = [name.partition("@")[0] for name in snapshots]
     found = zfs.properties([*datasets, *snapshots], ["guid", _GROUP, *COPIED])
     return {
-        dataset: Origin(
+        snapshot: Origin(
             guid=found[dataset]["guid"],
             group=int(found[snapshot][_GROUP]),
             properties={key: found[dataset][key] for key in COPIED if key in found[dataset]},
         )
         for dataset, snapshot in zip(datasets, snapshots, strict=True)
     }
+
+
+def _snapshot(dataset: str, image: str) -> str:
+    return f"{dataset}@rvss-{image}"
+
+
+def inherits(
+    volume: Volume,
+    image: str,
+    datasets: Mapping[str, str],
+    known: Mapping[str, Origin],
+    containers: Mapping[str, Mapping[str, str]],
+) -> bool:
+    """Return whether an image's clone inherits from a container all that it must have.
+
+    Args:
+        volume: as `clone` takes them.
+        image: its id.
+        datasets: the datasets that were snapshotted.
+        known: what `origins` returned.
+        containers: what `containers.properties` returned.
+    """
+    outer, *inner = datasets
+    origin = known[_snapshot(outer, image)]
+    there = containers.get(volume.id)
+    return not inner and origin.guid == volume.id and there == alike(origin.properties)
 
 
 def clone(
@@ -93,16 +119,17 @@ def clone(
     Raises:
         RvssError: BAD_PATH if the volume's name is another dataset's by now, else as a `Command`.
     """
-    if known[volume.name].guid != (volume.id or known[volume.name].guid):
+    (outer, _), *inner = datasets.items()
+    origin = known[_snapshot(outer, image)]
+    if origin.guid != (volume.id or origin.guid):
         # It has no id if its mark is of the first form.
         raise RvssError(
             Problem.BAD_PATH, f"{volume.name} is not the dataset that was checked", "try again"
         )
-    (outer, _), *inner = datasets.items()
-    inside, top = clone_names(pool, known[volume.name].guid, image)
-    if not inner and containers.get(volume.id) == alike(known[outer].properties):
+    inside, top = clone_names(pool, origin.guid, image)
+    if inherits(volume, image, datasets, known, containers):
         try:
-            zfs("clone", f"{outer}@rvss-{image}", inside)
+            zfs("clone", _snapshot(outer, image), inside)
         except RvssError as exc:
             if exc.problem is not Problem.NOT_FOUND:  # it was removed just now
                 raise
@@ -110,8 +137,8 @@ def clone(
             return [(inside, "")]
     own = {} if inner else {MARK: mark}
     outermost = SEALED if sealed else OUTERMOST
-    words = ["clone", *options({**known[outer].properties, **FIXED, **outermost, **own})]
-    words += [f"{outer}@rvss-{image}", top]
+    words = ["clone", *options({**origin.properties, **FIXED, **outermost, **own})]
+    words += [_snapshot(outer, image), top]
     try:
         zfs(*words)
     except RvssError as exc:
@@ -125,9 +152,10 @@ def clone(
     clones = []
     for number, (dataset, directory) in enumerate(inner, 1):
         part = {PART: json.dumps(directory)}
-        words = ["clone", *options({**known[dataset].properties, **FIXED, **part})]
+        snapshot = _snapshot(dataset, image)
+        words = ["clone", *options({**known[snapshot].properties, **FIXED, **part})]
         made.append((f"{top}/{number}", directory))
-        clones.append(partial(zfs, *words, f"{dataset}@rvss-{image}", made[-1][0]))
+        clones.append(partial(zfs, *words, snapshot, made[-1][0]))
     side_by_side(clones, _BESIDE)
     # The mark comes last: a clone that bears it is complete.
     zfs("set", f"{MARK}={mark}", top)

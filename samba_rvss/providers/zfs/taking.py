@@ -1,7 +1,8 @@
 """How images are taken: all their snapshots in one transaction group, held, and their clones.
 
 Each change by zfs(8) waits for a transaction group to be written. What begins together shares that
-wait: so holding goes on beside cloning, and all clones and holds are made side by side.
+wait: so holding goes on beside cloning, and all clones and holds are made side by side; those of
+several snapshots by one program, as far as they have nothing to set.
 """
 
 import logging
@@ -15,6 +16,7 @@ from samba_rvss.errors import RvssError, attempted
 from samba_rvss.model import Mark, Taken
 from samba_rvss.providers.beside import side_by_side
 from samba_rvss.providers.zfs import cloning, containers, place, removing, snapshots
+from samba_rvss.providers.zfs.batch import Done, hold_and_clone
 from samba_rvss.providers.zfs.command import Command, doing
 from samba_rvss.providers.zfs.holding import hold
 from samba_rvss.providers.zfs.marks import Marks
@@ -84,6 +86,18 @@ def take(
     begun = [image for image in wanted if image.mark.id in marked]
     there = [name for image in begun if image.mark.id not in failures for name in image.snapshots]
     common = attempted(partial(cloning.origins, zfs), there)
+    done = Done()
+    if len(there) > 1 and not isinstance(common, RvssError):
+        clones = {
+            _inside(pool, image.mark): image.snapshots[0]
+            for image in begun
+            if image.mark.id not in failures and image.mark.branch is None
+            if cloning.inherits(image.mark.volume, image.mark.id, image.datasets, common, homes)
+        }
+        try:
+            done = hold_and_clone(there, clones, zfs.seconds)
+        except RvssError as exc:
+            failures.update(dict.fromkeys([image.mark.id for image in begun], exc))
 
     def finish(image: Wanted) -> Taken:
         mark, names, of_clone = image.mark, image.snapshots, marked[image.mark.id].mark
@@ -98,15 +112,19 @@ def take(
         parts: list[tuple[str, str]] = []
 
         def clone() -> None:
+            if _inside(pool, mark) in done.cloned:
+                parts.append((_inside(pool, mark), ""))
+                return
             parts.extend(
                 cloning.clone(
                     zfs, pool, mark.volume, mark.id, image.datasets, known, of_clone, inside
                 )
             )
 
-        side_by_side([partial(hold, zfs, names), clone])
+        bare = [name for name in names if name not in done.held]
+        side_by_side([partial(hold, zfs, bare), clone])
         opened = mounts(mark.volume, mark.id, parts) if image.opened else []
-        return Taken(mounts=opened, transid=known[mark.volume.name].group, at=at)
+        return Taken(mounts=opened, transid=known[names[0]].group, at=at)
 
     def make(image: Wanted) -> None:
         mark = image.mark
@@ -137,3 +155,8 @@ def _containers(zfs: Command, pool: Pool) -> dict[str, dict[str, str]]:
     except RvssError as exc:
         _logger.warning("no container is used: %s", exc)
         return {}
+
+
+def _inside(pool: Pool, mark: Mark) -> str:
+    """Return what an image's clone is called in a container."""
+    return containers.clone_names(pool, mark.volume.id, mark.id)[0]
