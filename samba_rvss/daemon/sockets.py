@@ -64,7 +64,7 @@ class Admission(Protocol):
 def listen(config: Config, cleanup: ExitStack) -> tuple[socket.socket, socket.socket]:
     """Return both listening sockets, the hook's first: systemd's if it gave them, else our own.
 
-    Where the hook's is, the other is too: it is made last.
+    Of our own, the hook's is made last: where it listens, the other does too.
 
     Raises:
         RvssError: SYSTEM.

@@ -154,6 +154,6 @@ def _delete_set(instance: Instance, action: DeleteSet) -> None:
     if action.idle and any(worker.clients != 0 for worker in workers):
         raise RvssError(Problem.BUSY, "a client has connected to rpcd_fsrvp just now")
     for worker in workers:
-        instance.ledger.note_set(action.set_id, "worker ended", detail=f"pid {worker.pid}")
         control.end_worker(worker.pid, config.samba_lock_directory, idle=action.idle)
+        instance.ledger.note_set(action.set_id, "worker ended", detail=f"pid {worker.pid}")
     repair.delete_set(instance, action.set_id, action.state, action.reason)

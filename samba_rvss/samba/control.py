@@ -174,13 +174,13 @@ def end_worker(pid: int, lock_directory: str, *, idle: bool = False) -> None:
         idle: whether it is to end only if no client is connected to it.
 
     Raises:
-        RvssError: BUSY if it has a client, or has not ended within `SECONDS`.
+        RvssError: BUSY if it has a client, or may have one, or has not ended within `SECONDS`.
     """
     with suppress(ProcessLookupError), files.opened(os.pidfd_open(pid)) as pidfd:
         if pid not in worker_pids(lock_directory):
             return
         # samba-dcerpcd was asked who is connected: much has happened since its answer.
-        if idle and pipes(pid):
+        if idle and pipes(pid) != frozenset() and not processes.has_ended(pidfd):
             raise RvssError(Problem.BUSY, "a client has connected to rpcd_fsrvp just now")
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         deadline = time.monotonic() + SECONDS

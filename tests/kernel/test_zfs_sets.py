@@ -196,11 +196,13 @@ def test_holds_and_clones_are_made_by_one_program(storage: "ZfsStorage", tmp_pat
     remove(storage, wanted)
 
 
-@pytest.mark.parametrize("program", ["raise SystemExit(1)", "print('{}')", "print('[')"])
+@pytest.mark.parametrize(
+    "program", ["raise SystemExit(1)", "print('{}')", "print('[')", f"{batch._PROGRAM}\n1 / 0"]
+)
 def test_without_such_a_program_zfs_makes_them(
     storage: "ZfsStorage", monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    """libzfs_core is not there, or is another one."""
+    """libzfs_core is not there, or is another one; or what it has done is all that it could."""
     wanted = marks(storage)
     monkeypatch.setattr(batch, "_PROGRAM", program)
     with taken(storage.provider, wanted) as made:
@@ -212,14 +214,16 @@ def test_such_a_program_that_does_not_end(
     storage: "ZfsStorage", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It has done everything, and is given up: nothing is left of that."""
-    wanted = marks(storage)
-    waits = f"{batch._PROGRAM}\nimport time\ntime.sleep(600)\n"
-    monkeypatch.setattr(batch, "_PROGRAM", waits)
+    wanted, done = marks(storage), tmp_path / "done"
+    waits = f"open({str(done)!r}, 'w')\nimport time\ntime.sleep(600)\n"
+    monkeypatch.setattr(batch, "_PROGRAM", f"{batch._PROGRAM}\n{waits}")
     provider = Zfs(Identity(id="one", machine="here"), fake(tmp_path, "nothing"))
     with taken(provider, wanted) as made:
         for each in made.values():
             assert isinstance(each, RvssError)
-            assert "did not end" in each.message
+            assert each.problem is Problem.TOOL
+            assert each.message.endswith("of 4 snapshots were not there within 20 s")
+    assert done.exists()
     assert storage.names() == []
 
 

@@ -85,9 +85,27 @@ def test_who_is_cut_off_at_the_beginning_comes_again(
         assert client.get_supported_version() == (1, 1)
         CopySet(client).start()
         _end_worker(samba)
-        with pytest.raises(RvssError, match="did not answer GetSupportedVersion") as caught:
-            client.get_supported_version()
-        assert caught.value.problem is Problem.SAMBA
+        for _ in range(2):
+            with pytest.raises(RvssError, match="did not answer GetSupportedVersion") as caught:
+                client.get_supported_version()
+            assert caught.value.problem is Problem.SAMBA
+    with pytest.raises(RvssError, match="it has been closed"):
+        client.get_supported_version()
+
+
+def test_who_is_cut_off_and_cannot_come_again(
+    samba: PrivateSmbd, server: "tuple[str, Logon]"
+) -> None:
+    """What is said is why he cannot connect; once he can, nothing has been lost."""
+    from samba_rvss.samba.fsrvp.client import Client
+
+    with Client(*server) as client:
+        samba.stop()
+        for _ in range(2):
+            with pytest.raises(RvssError, match="cannot connect to the FSRVP service"):
+                client.get_supported_version()
+        samba.start()
+        assert client.get_supported_version() == (1, 1)
 
 
 class _Made:

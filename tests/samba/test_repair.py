@@ -74,6 +74,7 @@ def test_workers_and_who_is_connected(rig: "Rig", second_operator: "BackupOperat
         assert control.worker_pids("/run/another") == []
         taken.delete()
     assert _wait_for_clients(rig, 0) == (replace(worker, clients=0),)
+    wait_until("its connection is closed", lambda: not control.pipes(pid))
     control.end_worker(pid, locks, idle=True)
     assert control.worker_pids(locks) == []
     control.end_worker(pid, locks)  # ended already is success

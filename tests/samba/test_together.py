@@ -94,6 +94,25 @@ def test_a_set_of_shares_that_are_to_stand_alone(served: "Rig") -> None:
     served.assert_nothing_left()
 
 
+@pytest.mark.vm(seconds=20, file_system="zfs")
+def test_two_shares_of_one_volume(rig: "Rig") -> None:
+    """On ZFS each has an instant of its own, and that is told."""
+    top = rig.volume("both")
+    for name in NAMES[:2]:
+        (top / name).mkdir()
+        rig.share(name, top / name)
+    rig.start()
+    with rig.client() as client:
+        taken = rig.expose(client, *NAMES[:2])
+        together = len(set(_transids(rig.wait_for_phase(Phase.OPEN, 2)))) == 1
+        assert not together or isinstance(rig.fs, LoopBtrfs)
+        expected = "set" if together else "volume"
+        assert {told["instant"] for told in rig.copies()} == {expected}
+        taken.complete()
+        taken.delete()
+    rig.assert_nothing_left()
+
+
 def test_what_is_taken_along_and_not_wanted_goes_at_once(served: "Rig") -> None:
     """Who asks about sixty shares does not make others pay for sixty."""
     more = tuple(f"other{number}" for number in range(_ASKED_FOR - len(NAMES)))

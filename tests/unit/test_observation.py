@@ -15,7 +15,7 @@ import pytest
 
 from samba_rvss.clock import now
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import ENDED, Inventory, Phase, SetState
+from samba_rvss.model import ENDED, Inventory, Phase, SetState, Worker
 from samba_rvss.reconcile import apply
 from samba_rvss.reconcile.decision import (
     Adopt,
@@ -28,7 +28,7 @@ from samba_rvss.reconcile.decision import (
 )
 from samba_rvss.reconcile.observation import TWICE_SECONDS, Sources, observe
 from samba_rvss.reconcile.plan import plan
-from samba_rvss.samba import conf
+from samba_rvss.samba import conf, control
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.testing import fss_records
 from tests.unit.site import SHARE, Site
@@ -238,3 +238,24 @@ def test_a_set_goes_only_after_its_copies(site: Site, phase: Phase) -> None:
     action = DeleteSet(set_id=SET, state=SetState.RECOVERED, reason="no shadow copy of it is left")
     assert apply.is_current(instance, action) == (not left)
     assert apply.is_current(instance, replace(action, set_id="another"))
+
+
+@pytest.mark.parametrize("connections", [frozenset({1}), None])
+def test_a_worker_that_a_client_has_come_to_is_spared(
+    site: Site, monkeypatch: pytest.MonkeyPatch, connections: frozenset[int] | None
+) -> None:
+    """So is one of which it cannot be told; and neither is written down as ended."""
+    action = DeleteSet(set_id=SET, state=SetState.COMMITTED, idle=True, reason="no shadow copy")
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        try:
+            worker = Worker(pid=process.pid, clients=0, started=0.0)
+            monkeypatch.setattr(control, "workers", lambda *_: (worker,))
+            monkeypatch.setattr(control, "worker_pids", lambda *_: [process.pid])
+            monkeypatch.setattr(control, "pipes", lambda *_: connections)
+            with pytest.raises(RvssError, match="has connected") as caught:
+                apply._delete_set(site.instance(), action)
+            assert caught.value.problem is Problem.BUSY
+            assert process.poll() is None
+        finally:
+            process.kill()
+    assert site.ledger.events_of("worker ended") == []

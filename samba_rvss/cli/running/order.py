@@ -1,11 +1,9 @@
 """What is to be done in a run, and what came of it: values that go from process to process."""
 
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import Consistency
 from samba_rvss.samba import authentication, server
 from samba_rvss.samba.conf import Config
@@ -20,9 +18,6 @@ CALL_SECONDS = 90.0
 
 SILENCE_SECONDS = 15
 """For which the server's machine may not answer at all."""
-
-
-_PORT = 445
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +65,7 @@ class Order:
         """
         from samba_rvss.samba.fsrvp.client import Client
 
-        silence = SILENCE_SECONDS
-        try:  # Samba's library would wait for as long as the kernel does, some two minutes
-            socket.create_connection((self.host, _PORT), silence).close()
-        except OSError as exc:
-            raise RvssError(
-                Problem.SAMBA,
-                f"{self.host} does not answer at port {_PORT} ({exc.strerror or exc})",
-                "see whether it runs, and the network and firewalls on the way",
-            ) from exc
-        return Client(self.host, self.logon(), timeout=CALL_SECONDS, silence=silence)
+        return Client(self.host, self.logon(), timeout=CALL_SECONDS, silence=SILENCE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

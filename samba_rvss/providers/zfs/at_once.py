@@ -5,12 +5,13 @@ waits for a pool can so be given up, as a run of zfs(8) can be. zfs(8) would tak
 each, and the kernel does all holds in one transaction group (libzfs_core.h, lzc_hold()).
 
 Standard input is an object with ``holds``, the tag of each snapshot, and ``clones``, the origin of
-each clone. Standard output is an object with what was done of that: ``held`` and ``cloned``, lists
-of names. Of what was not done zfs(8) will say why.
+each clone. Standard output has a line, as soon as it was done, for each of them: a list of ``held``
+or ``cloned`` and a name. Of what was not done zfs(8) will say why.
 """
 
 import ctypes
 import json
+import os
 import sys
 from threading import Thread
 
@@ -28,8 +29,9 @@ def main() -> None:
     core.lzc_clone.argtypes = [text, text, pointer]
     if core.libzfs_core_init():
         sys.exit("libzfs_core cannot be used")
-    held: list[str] = []
-    cloned: list[str] = []
+
+    def tell(what: str, name: str) -> None:
+        os.write(1, f"{json.dumps([what, name])}\n".encode())  # whole, whoever writes beside
 
     def hold() -> None:
         made, failed = pointer(), pointer()
@@ -46,11 +48,13 @@ def main() -> None:
             while pair:
                 missing.add(pairs.nvpair_name(pair).decode())
                 pair = pairs.nvlist_next_nvpair(failed, pair)
-        held.extend(name for name in wanted["holds"] if name not in missing)
+        for name in wanted["holds"]:
+            if name not in missing:
+                tell("held", name)
 
     def clone(name: str, origin: str) -> None:
         if not core.lzc_clone(name.encode(), origin.encode(), None):
-            cloned.append(name)
+            tell("cloned", name)
 
     threads = [Thread(target=hold)]
     threads += [Thread(target=clone, args=pair) for pair in wanted["clones"].items()]
@@ -64,7 +68,6 @@ def main() -> None:
             started.append(thread)
     for thread in started:
         thread.join()
-    json.dump({"held": held, "cloned": cloned}, sys.stdout)
 
 
 if __name__ == "__main__":

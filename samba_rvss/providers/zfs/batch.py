@@ -4,8 +4,10 @@ import json
 import logging
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
+from samba_rvss.errors import Problem, RvssError
 from samba_rvss.providers.zfs import at_once
 from samba_rvss.providers.zfs.holding import HOLD
 from samba_rvss.run import NotStarted, ToolError, run
@@ -42,18 +44,31 @@ def hold_and_clone(snapshots: Collection[str], clones: Mapping[str, str], second
         What was done; the rest is left to zfs(8), which says why it cannot be done.
 
     Raises:
-        ToolError: it did not end in time.
+        RvssError: TOOL if it did not end in time.
     """
     wanted = json.dumps({"holds": dict.fromkeys(snapshots, HOLD), "clones": dict(clones)})
     try:
-        argv = [sys.executable, "-ISE", "-c", _PROGRAM]
-        done = json.loads(run(argv, timeout=seconds, text=wanted))
-        return Done(held=frozenset(done["held"]), cloned=frozenset(done["cloned"]))
-    except (NotStarted, ValueError, LookupError) as exc:
-        reason = str(exc)
+        told = run([sys.executable, "-ISE", "-c", _PROGRAM], timeout=seconds, text=wanted)
+    except NotStarted as exc:
+        reason, told = "the program for them cannot be started", ""
+        _logger.debug("%s", exc)
     except ToolError as exc:
         if exc.status is None:
-            raise
-        reason = exc.said
-    _logger.info("holds and clones are made one by one: %s", reason)
-    return Done()
+            what = f"the holds and clones of {len(snapshots)} snapshots"
+            message = f"{what} were not there within {seconds:g} s"
+            raise RvssError(Problem.TOOL, message, "see 'zpool status'") from exc
+        reason, told = exc.said, exc.stdout
+    else:
+        return _done(told)
+    _logger.info("holds and clones are left to zfs(8): %s", reason)
+    return _done(told)
+
+
+def _done(told: str) -> Done:
+    """Return what was done, from what the program has told; it may have been cut off."""
+    found: dict[str, set[str]] = {"held": set(), "cloned": set()}
+    for line in told.splitlines():
+        with suppress(ValueError, TypeError, LookupError):
+            what, name = json.loads(line)
+            found[what].add(name)
+    return Done(held=frozenset(found["held"]), cloned=frozenset(found["cloned"]))

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Event
 
 from samba_rvss.clock import now
 from samba_rvss.errors import RvssError, attempted
@@ -86,7 +87,7 @@ def take(
     begun = [image for image in wanted if image.mark.id in marked]
     there = [name for image in begun if image.mark.id not in failures for name in image.snapshots]
     common = attempted(partial(cloning.origins, zfs), there)
-    done = Done()
+    clones: dict[str, str] = {}  # their origins: those that one program makes
     if len(there) > 1 and not isinstance(common, RvssError):
         clones = {
             _inside(pool, image.mark): image.snapshots[0]
@@ -94,10 +95,24 @@ def take(
             if image.mark.id not in failures and image.mark.branch is None
             if cloning.inherits(image.mark.volume, image.mark.id, image.datasets, common, homes)
         }
+    done, ended = Done(), Event()
+    late: list[RvssError] = []
+
+    def at_once() -> None:
+        nonlocal done
         try:
-            done = hold_and_clone(there, clones, zfs.seconds)
+            if clones:
+                done = hold_and_clone(there, clones, zfs.seconds)
         except RvssError as exc:
-            failures.update(dict.fromkeys([image.mark.id for image in begun], exc))
+            late.append(exc)
+        finally:
+            ended.set()
+
+    def done_at_once() -> Done:
+        ended.wait()
+        if late:
+            raise late[0]
+        return done
 
     def finish(image: Wanted) -> Taken:
         mark, names, of_clone = image.mark, image.snapshots, marked[image.mark.id].mark
@@ -111,9 +126,14 @@ def take(
         inside = {} if mark.branch else homes
         parts: list[tuple[str, str]] = []
 
+        def keep() -> None:
+            held = done_at_once().held
+            hold(zfs, [name for name in names if name not in held])
+
         def clone() -> None:
-            if _inside(pool, mark) in done.cloned:
-                parts.append((_inside(pool, mark), ""))
+            own = _inside(pool, mark)
+            if own in clones and own in done_at_once().cloned:
+                parts.append((own, ""))
                 return
             parts.extend(
                 cloning.clone(
@@ -121,8 +141,7 @@ def take(
                 )
             )
 
-        bare = [name for name in names if name not in done.held]
-        side_by_side([partial(hold, zfs, bare), clone])
+        side_by_side([keep, clone])
         opened = mounts(mark.volume, mark.id, parts) if image.opened else []
         return Taken(mounts=opened, transid=known[names[0]].group, at=at)
 
@@ -139,7 +158,7 @@ def take(
             found[mark.id] = exc
 
     try:
-        side_by_side([partial(make, image) for image in begun])
+        side_by_side([at_once, *(partial(make, image) for image in begun)])
     except BaseException:
         for made in found.values():
             for _, fd in made.mounts if isinstance(made, Taken) else []:

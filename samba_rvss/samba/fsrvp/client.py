@@ -3,9 +3,9 @@
 Place: above `methods`. A Client owns one SMB connection, and `close` frees it.
 """
 
+import socket
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TypeVar
 
 from samba import NTSTATUSError
@@ -33,6 +33,8 @@ _CUT_OFF = frozenset(
     }
 )
 _PAUSES = (0.1, 0.4, 1.5)  # seconds before each further try
+_SECONDS = 10.0  # after which there is none
+_PORT = 445
 _ASKING = frozenset({"GetSupportedVersion", "IsPathSupported", "IsPathShadowCopied"})
 INTERFACE = ("a8e0653c-2744-4389-a61d-7373df8b2292", 1)
 
@@ -67,69 +69,90 @@ class Client(Methods, Closing):
         silence: int = 0,
     ) -> None:
         super().__init__(host)
-        self._connection: ClientConnection | None = None
-        self._begun = False
+        self._logon, self._options, self._silence = logon, options, silence
         self._timeout = max(1, round(timeout))
-        self._connect = partial(_connect, host, logon, options, silence)
-        try:
-            self._connection = _insist(self._anew)
-        except NTSTATUSError as exc:
-            raise RvssError(
-                Problem.SAMBA,
-                f"cannot connect to the FSRVP service of {host} as {logon.who}"
-                f" ({status_name(exc)})",
-                "see that smbd serves there, that the password or the ticket is right, and that"
-                " rpcd_fsrvp starts",
-            ) from exc
-
-    def _anew(self) -> ClientConnection:
-        made = self._connect()
-        made.request_timeout = self._timeout
-        return made
+        self._connection: ClientConnection | None = None
+        self._closed = self._begun = self._is_cut = False
+        self._insist(self._anew)
 
     def close(self) -> None:
         """Drop the connection without a word to the server, as a client does that vanishes."""
-        self._connection = None
+        self._connection, self._closed = None, True
 
     def request(self, method: str, opnum: int, data: bytes) -> bytes:
         """Send a request over the connection; see `Methods.request`."""
-        if self._connection is None:
+        if self._closed:
             raise RvssError(Problem.SAMBA, f"{method} needs a connection, and it has been closed")
-        try:
-            if self._begun or method not in _ASKING:
-                self._begun = True
-                reply: bytes = self._connection.request(opnum, data)
-                return reply
-            return _insist(lambda: self._ask(opnum, data))
-        except NTSTATUSError as exc:
-            raise RvssError(
-                Problem.SAMBA,
-                f"the FSRVP service of {self.host} did not answer {method} ({status_name(exc)})",
-                "see log.rpcd_fsrvp on the server",
-            ) from exc
 
-    def _ask(self, opnum: int, data: bytes) -> bytes:
+        def send() -> bytes:
+            link = self._connection
+            if link is None or (self._is_cut and not self._begun):
+                link = self._anew()
+            reply: bytes = link.request(opnum, data)
+            return reply
+
+        self._begun = self._begun or method not in _ASKING
+        return self._insist(send, method)
+
+    def _anew(self) -> ClientConnection:
+        """Connect; a machine that is silent is not waited for as long as Samba's library would."""
+        self._connection = None
+        if self._silence:
+            _knock(self.host, self._silence)
+        made = _connect(self.host, self._logon, self._options, self._silence)
+        made.request_timeout = self._timeout
+        self._connection, self._is_cut = made, False
+        return made
+
+    def _insist(self, call: Callable[[], T], method: str = "") -> T:
+        """Call something, again and again if the server cuts it off before anything is begun.
+
+        Raises:
+            RvssError: SAMBA.
+        """
+        until = time.monotonic() + _SECONDS
+        pauses = iter(_PAUSES)
+        while True:
+            try:
+                return call()
+            except NTSTATUSError as exc:
+                self._is_cut = status_name(exc) in _CUT_OFF
+                again = self._is_cut and not self._begun and time.monotonic() < until
+                pause = next(pauses, None)
+                if pause is None or not again:
+                    raise self._failure(method, exc) from exc
+            time.sleep(pause)
+
+    def _failure(self, method: str, exc: NTSTATUSError) -> RvssError:
         if self._connection is None:
-            self._connection = self._anew()
-        try:
-            reply: bytes = self._connection.request(opnum, data)
-        except NTSTATUSError as exc:
-            if status_name(exc) in _CUT_OFF:
-                self._connection = None
-            raise
-        return reply
+            return RvssError(
+                Problem.SAMBA,
+                f"cannot connect to the FSRVP service of {self.host} as {self._logon.who}"
+                f" ({status_name(exc)})",
+                "see that smbd serves there, that the password or the ticket is right, and that"
+                " rpcd_fsrvp starts",
+            )
+        return RvssError(
+            Problem.SAMBA,
+            f"the FSRVP service of {self.host} did not answer {method} ({status_name(exc)})",
+            "see log.rpcd_fsrvp on the server",
+        )
 
 
-def _insist(call: Callable[[], T]) -> T:
-    """Call something again if the server cut it off, a few times."""
-    for pause in _PAUSES:
-        try:
-            return call()
-        except NTSTATUSError as exc:
-            if status_name(exc) not in _CUT_OFF:
-                raise
-        time.sleep(pause)
-    return call()
+def _knock(host: str, seconds: int) -> None:
+    """See that a server's machine answers.
+
+    Raises:
+        RvssError: SAMBA.
+    """
+    try:
+        socket.create_connection((host, _PORT), seconds).close()
+    except OSError as exc:
+        raise RvssError(
+            Problem.SAMBA,
+            f"{host} does not answer at port {_PORT} ({exc.strerror or exc})",
+            "see whether it runs, and the network and firewalls on the way",
+        ) from exc
 
 
 def _connect(host: str, logon: Logon, options: Sequence[str], silence: int) -> ClientConnection:
