@@ -196,13 +196,11 @@ def test_holds_and_clones_are_made_by_one_program(storage: "ZfsStorage", tmp_pat
     remove(storage, wanted)
 
 
-@pytest.mark.parametrize(
-    "program", ["raise SystemExit(1)", "print('{}')", "print('[')", f"{batch._PROGRAM}\n1 / 0"]
-)
+@pytest.mark.parametrize("program", ["raise SystemExit(1)", f"{batch._PROGRAM}\n1 / 0"])
 def test_without_such_a_program_zfs_makes_them(
     storage: "ZfsStorage", monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    """libzfs_core is not there, or is another one; or what it has done is all that it could."""
+    """libzfs_core is not there; or it ends with an error, and what it has told was done."""
     wanted = marks(storage)
     monkeypatch.setattr(batch, "_PROGRAM", program)
     with taken(storage.provider, wanted) as made:
