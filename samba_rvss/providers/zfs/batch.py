@@ -47,6 +47,7 @@ def hold_and_clone(snapshots: Collection[str], clones: Mapping[str, str], second
         RvssError: TOOL if it did not end in time.
     """
     wanted = json.dumps({"holds": dict.fromkeys(snapshots, HOLD), "clones": dict(clones)})
+    reason = None
     try:
         told = run([sys.executable, "-ISE", "-c", _PROGRAM], timeout=seconds, text=wanted)
     except NotStarted as exc:
@@ -58,9 +59,8 @@ def hold_and_clone(snapshots: Collection[str], clones: Mapping[str, str], second
             message = f"{what} were not there within {seconds:g} s"
             raise RvssError(Problem.TOOL, message, "see 'zpool status'") from exc
         reason, told = exc.said, exc.stdout
-    else:
-        return _done(told)
-    _logger.info("holds and clones are left to zfs(8): %s", reason)
+    if reason is not None:
+        _logger.info("holds and clones are left to zfs(8): %s", reason)
     return _done(told)
 
 
