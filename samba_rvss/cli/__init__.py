@@ -16,47 +16,30 @@ from itertools import takewhile
 from typing import Any
 
 from samba_rvss import __version__, output
-from samba_rvss.cli import (
-    adopt,
-    apart,
-    backup,
-    check,
-    daemon,
-    delete,
-    demo,
-    doctor,
-    events,
-    listing,
-    metrics,
-    notify,
-    prune,
-    reconcile,
-    setup,
-    shares,
-    status,
-    watch,
-)
+from samba_rvss.cli import apart, lazily
 from samba_rvss.errors import Problem, RvssError
 
-_VERBS = (
-    daemon,
-    status,
-    watch,
-    listing,
-    events,
-    shares,
-    check,
-    setup,
-    doctor,
-    backup,
-    prune,
-    delete,
-    reconcile,
-    adopt,
-    metrics,
-    notify,
-    demo,
-)
+VERBS = {
+    "daemon": ("daemon",),
+    "status": ("status",),
+    "watch": ("watch",),
+    "listing": ("list", "show"),
+    "events": ("events",),
+    "shares": ("shares",),
+    "check": ("check",),
+    "setup": ("setup",),
+    "doctor": ("doctor",),
+    "backup": ("backup",),
+    "changing": ("keep", "hold", "release", "tag"),
+    "prune": ("prune",),
+    "delete": ("delete",),
+    "reconcile": ("reconcile",),
+    "adopt": ("adopt",),
+    "metrics": ("metrics",),
+    "notify": ("notify",),
+    "demo": ("demo",),
+}
+"""The modules, with the verbs that they add."""
 
 _VERB = "VERB"
 
@@ -84,26 +67,47 @@ class _Parser(argparse.ArgumentParser):
         return found, unknown
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command."""
-    top = _Parser(
+def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the command line.
+
+    Args:
+        argv: what it is to parse; a verb that is surely given there is the only one that it has.
+            Of None it is the parser of the whole command.
+    """
+    top: argparse.ArgumentParser = _Parser(
         prog="samba-rvss",
         description="Remote VSS shadow copies for Samba on btrfs and ZFS.",
         epilog="Exit status: 0 done, 2 wrong usage, others as samba-rvss(8) lists them.",
     )
     top.add_argument("--version", action="version", version=f"samba-rvss {__version__}")
-    top.add_argument(
+    _add_configfile(top)
+    top.set_defaults(looks=False, probe=False, apart=False)
+    verbs = top.add_subparsers(metavar=_VERB, required=True, dest="verb")
+    lazily.register(verbs, VERBS, _given(argv) if argv else ())
+    return top
+
+
+def _add_configfile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "-s",
         "--configfile",
         metavar="FILE",
         default="",
         help="the smb.conf of the instance (default: Samba's own)",
     )
-    top.set_defaults(looks=False, probe=False, apart=False)
-    verbs = top.add_subparsers(metavar=_VERB, required=True, dest="verb")
-    for verb in _VERBS:
-        verb.register(verbs)
-    return top
+
+
+def _given(argv: Sequence[str]) -> Sequence[str]:
+    """Return a verb with what follows it; nothing where other options come before it."""
+    before = _Parser(add_help=False)
+    _add_configfile(before)
+    before.add_argument("words", nargs=argparse.REMAINDER)
+    try:
+        found, others = before.parse_known_args(argv)
+    except RvssError:  # the whole command's parser says it better
+        return ()
+    words: Sequence[str] = found.words
+    return () if others else words
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,17 +142,26 @@ def _require_words(argv: Sequence[str]) -> None:
 
 
 def _begin(argv: list[str] | None) -> int:
-    _require_words(sys.argv[1:] if argv is None else argv)
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    _require_words(words)
+    arguments = parser(words).parse_args(words)
     if os.geteuid() != 0:
         raise RvssError(Problem.REFUSED, "only root may use samba-rvss", "try sudo")
     command = partial(arguments.function, arguments)
     arguments.apart = argv is None and arguments.looks
     if arguments.apart:
-        patience = doctor.PROBE_SECONDS if arguments.probe else apart.SECONDS
-        return apart.run(partial(_told, command), patience)
+        return apart.run(partial(_told, command), _patience(arguments))
     status: int = command()
     return status
+
+
+def _patience(arguments: argparse.Namespace) -> float:
+    """Return how many seconds a command that looks at disks may take."""
+    if not arguments.probe:
+        return apart.SECONDS
+    from samba_rvss.cli.doctor import PROBE_SECONDS
+
+    return PROBE_SECONDS
 
 
 def _told(command: Callable[[], int]) -> int:

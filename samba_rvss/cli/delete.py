@@ -3,7 +3,7 @@
 import argparse
 
 from samba_rvss import output, wire
-from samba_rvss.cli.backup import ask_each
+from samba_rvss.cli.changing import ask_each
 from samba_rvss.cli.common import Verbs, configuration, open_ledger, the_copy
 from samba_rvss.errors import RvssError
 from samba_rvss.ledger import Ledger

@@ -10,6 +10,7 @@ from typing import Any
 
 from samba_rvss import output, wire
 from samba_rvss.cli import reading
+from samba_rvss.cli.changing import day_end
 from samba_rvss.cli.common import (
     BACKUP_ID,
     Verbs,
@@ -63,8 +64,6 @@ def register(verbs: Verbs) -> None:
 
 def run_expose(arguments: argparse.Namespace) -> int:
     """Expose a backup."""
-    from samba_rvss.cli.backup import day_end
-
     config, until = configuration(arguments), day_end(arguments.until)
     with open_ledger(config) as ledger:
         part = reading.parts_of(ledger, arguments.copy)[0]

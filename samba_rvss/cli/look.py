@@ -17,7 +17,7 @@ from samba_rvss.copies import doubt, identity, manifests, runs
 from samba_rvss.copies.backup import Backup, OfDefinition, in_ledger, of_definition
 from samba_rvss.copies.instance import Instance
 from samba_rvss.daemon import holding
-from samba_rvss.daemon.notifier import NO_ROOM
+from samba_rvss.daemon.news import NO_ROOM
 from samba_rvss.errors import RvssError
 from samba_rvss.ledger import Ledger, aside
 from samba_rvss.model import NOTHING, Event

@@ -253,7 +253,7 @@ def of_history(
 def failures() -> tuple[str, ...]:
     """Return the events of the ledger that are failures."""
     from samba_rvss.copies.delete import ABORTED, NOT_DESTROYED
-    from samba_rvss.daemon.notifier import NO_ROOM, NOT_DELETED, NOT_TAKEN
+    from samba_rvss.daemon.news import NO_ROOM, NOT_DELETED, NOT_TAKEN
 
     return NOT_TAKEN, NO_ROOM, NOT_DELETED, NOT_DESTROYED, ABORTED, "lost", "not sealed yet"
 

@@ -14,7 +14,7 @@ from samba_rvss import output, wire
 from samba_rvss.backups import plausibility, pruning
 from samba_rvss.backups.policy import Policy
 from samba_rvss.backups.pruning import Verdict
-from samba_rvss.cli import backup, grouping
+from samba_rvss.cli import grouping, kept
 from samba_rvss.cli.common import Verbs, agreed, ask, configuration, ledger_or_empty
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Show the plan, ask, and carry it out; a failure is reported and stops nothing else."""
     config = configuration(arguments)
     with ledger_or_empty(config) as ledger, output.progress(output.LOOKING):
-        found = backup.look(config, ledger)
+        found = kept.look(config, ledger)
         last = ledger.last_event(plausibility.PRUNED) or ledger.last_event()
         doubted = ledger.times(plausibility.UNPRUNED)
     defined = definitions.load(config)

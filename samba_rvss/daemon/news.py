@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from samba_rvss.model import ShadowCopy
 from samba_rvss.text import printable
 
+NOT_TAKEN, NO_ROOM, NOT_DELETED = "not taken", "no room", "not deleted"
+"""The events of what a callout asked for and did not get; the second is the first, and why."""
+
 ABORT = "abort"  # a shadow copy set ended before its recovery was complete
 FAILURE = "failure"  # a shadow copy could not be taken, or not deleted
 STALE = "stale"  # the newest backup of a share is too old

@@ -18,7 +18,18 @@ from threading import Thread
 from samba_rvss.child import Child
 from samba_rvss.copies.delete import ABORTED
 from samba_rvss.daemon import journal
-from samba_rvss.daemon.news import ABORT, FAILURE, TEST, WRONG, Judge, News, of_copy
+from samba_rvss.daemon.news import (
+    ABORT,
+    FAILURE,
+    NO_ROOM,
+    NOT_DELETED,
+    NOT_TAKEN,
+    TEST,
+    WRONG,
+    Judge,
+    News,
+    of_copy,
+)
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.tasks import in_thread
 from samba_rvss.daemon.troubles import Troubles
@@ -29,9 +40,6 @@ from samba_rvss.run import run
 from samba_rvss.samba import notification
 
 _logger = logging.getLogger(__name__)
-
-NOT_TAKEN, NO_ROOM, NOT_DELETED = "not taken", "no room", "not deleted"
-"""The events of what a callout asked for and did not get; the second is the first, and why."""
 
 # What ends each of them, and whose it is.
 _ENDS = {"taken": NOT_TAKEN, "gone": NOT_DELETED, "kept": NOT_DELETED}

@@ -23,7 +23,7 @@ from samba_rvss.daemon.deletions import RETRY_SECONDS, Deletions
 from samba_rvss.daemon.exposures import Exposures
 from samba_rvss.daemon.guards import Guards
 from samba_rvss.daemon.looks import Looks, too_late
-from samba_rvss.daemon.notifier import NO_ROOM, NOT_DELETED, NOT_TAKEN
+from samba_rvss.daemon.news import NO_ROOM, NOT_DELETED, NOT_TAKEN
 from samba_rvss.daemon.present import Present
 from samba_rvss.daemon.rescue import Rescue
 from samba_rvss.daemon.runner import Runner

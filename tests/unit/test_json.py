@@ -16,9 +16,9 @@ import pytest
 from samba_rvss import cli, output
 from samba_rvss.backups import pruning
 from samba_rvss.cli import (
-    backup,
     check,
     exposing,
+    kept,
     listed_files,
     listing,
     manifest,
@@ -181,7 +181,7 @@ def _of_functions() -> list[Any]:
     assert image.mark.kept is not None
     run = Run(name="nightly", consistency=Consistency.CRASH)
     image = replace(image, mark=replace(image.mark, kept=replace(image.mark.kept, run=run)))
-    (kept,) = backups([replace(copy_of("x", Phase.KEPT), set_id=SET)], {}, [image])
+    (whole,) = backups([replace(copy_of("x", Phase.KEPT), set_id=SET)], {}, [image])
     counted = pruning.Backup(id="x", groups=frozenset(), taken=NOW, consistent=True)
     reason = pruning.Reason(text="newest", group="g")
     lost = Difference(path=b"x", what="missing")
@@ -192,7 +192,7 @@ def _of_functions() -> list[Any]:
     there = replace(looked(), definitions=(managed,))
     return [
         exposing.as_data(shared),
-        backup.as_data(kept, CONFIG),
+        kept.as_data(whole, CONFIG),
         manifest.change_as_data("s", Change(path=b"x", how=How.ADDED)),
         check.as_data(
             Share(name="s", path="/s"),
@@ -203,9 +203,9 @@ def _of_functions() -> list[Any]:
             [OpenFile(path="/s/x", device=0, inode=0, share="s", user="ann", machine="host")],
             "",
         ),
-        verify.as_data(verify.Found(part=kept.parts[0], told=[lost])),
+        verify.as_data(verify.Found(part=whole.parts[0], told=[lost])),
         listing.other("x", Whose.FORMER, None, "other", "where", "fs", read_only=True),
-        prune.as_data(verdict, kept, prune.Left()),
+        prune.as_data(verdict, whole, prune.Left()),
         reconcile.as_data(
             [
                 Finding(fate=Fate.DONE, reason="why", action="delete", target="x"),
@@ -216,7 +216,7 @@ def _of_functions() -> list[Any]:
         status.as_data(there, standing.standing(there, {}), 2, {}),
         _demonstration(),
         _run(),
-        listed_files.as_data(kept.parts[0], Entry(path=b"x", kind=Kind.FILE)),
+        listed_files.as_data(whole.parts[0], Entry(path=b"x", kind=Kind.FILE)),
     ]
 
 
