@@ -170,7 +170,7 @@ for path in sys.argv[1:]:
 """
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs")
+@pytest.mark.vm(seconds=45, long=True, file_system="zfs")
 def test_user_sees_nothing_of_ours(rig: "Rig") -> None:
     rig.share("vms", rig.volume())
     rig.start()

@@ -244,7 +244,7 @@ def test_recovery_was_complete_before_it_was_recorded(rig: "Rig", client: "Clien
     end_well(rig, sequence, exposed)
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs", share=PLAIN, point="seal.marked")
+@pytest.mark.vm(seconds=45, long=True, file_system="zfs", share=PLAIN, point="seal.marked")
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("seal"))
 def test_crash_after_recovery(rig: "Rig", client: "Client", point: str) -> None:
@@ -322,7 +322,7 @@ def test_crash_during_deletion(rig: "Rig", client: "Client", point: str) -> None
     assert_a_fresh_set_works(rig)
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs", share=PREVIOUS, point="keep.sealed")
+@pytest.mark.vm(seconds=45, long=True, file_system="zfs", share=PREVIOUS, point="keep.sealed")
 @pytest.mark.parametrize("share", [PREVIOUS], indirect=True)
 @pytest.mark.usefixtures("share")
 @pytest.mark.parametrize("point", points("keep"))

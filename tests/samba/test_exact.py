@@ -169,7 +169,7 @@ def assert_same(found: dict[str, dict[str, object]], wanted: dict[str, dict[str,
         assert found[name] == facts, name
 
 
-@pytest.mark.vm(seconds=60, file_system="zfs", place="inside")
+@pytest.mark.vm(seconds=60, long=True, file_system="zfs", place="inside")
 @pytest.mark.member(file_system="btrfs", place="inside", binding="seal")
 @pytest.mark.parametrize("place", ["whole", "inside"])
 def test_everything_is_as_at_the_source(rig: "Rig", place: str) -> None:

@@ -42,7 +42,7 @@ def _may_write(rig: "Rig", share: str, user: "BackupOperator") -> bool:
     return True
 
 
-@pytest.mark.vm(seconds=60, file_system="zfs")
+@pytest.mark.vm(seconds=60, long=True, file_system="zfs")
 def test_who_may_recover(rig: "Rig", second_operator: "BackupOperator") -> None:
     """A share that is read-only for others is not writable for all while a client recovers it.
 

@@ -69,7 +69,7 @@ def guests(rig: "Rig") -> Iterator[list[Guest]]:
         yield made
 
 
-@pytest.mark.vm(seconds=120, file_system="zfs")
+@pytest.mark.vm(seconds=120, long=True, file_system="zfs")
 def test_five_steps(rig: "Rig", guests: list[Guest]) -> None:
     """It is gone for Samba and its client; it is listed, and stays byte for byte as sealed."""
     begun: dict[str, int] = {}

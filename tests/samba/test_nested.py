@@ -54,7 +54,7 @@ def _writable(path: Path) -> bool:
     return True
 
 
-@pytest.mark.vm(seconds=60, file_system="zfs", previous=True)
+@pytest.mark.vm(seconds=60, long=True, file_system="zfs", previous=True)
 @pytest.mark.parametrize("previous", [False, True], ids=["plain", "previous"])
 def test_nested_volumes_go_with_the_share(rig: "Rig", *, previous: bool) -> None:
     from samba_rvss.testing.smbclient import SmbError

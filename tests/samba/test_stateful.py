@@ -1,6 +1,6 @@
 """Random steps of two users, with processes that die at random: no promise is ever broken.
 
-SAMBA_RVSS_STEPS says how many steps are made (300), SAMBA_RVSS_SEED from which number they come
+SAMBA_RVSS_STEPS says how many steps are made (150), SAMBA_RVSS_SEED from which number they come
 (a random one, which is printed); the same number makes the same choices again. With
 SAMBA_RVSS_SHRINK=1 hypothesis looks for a shorter way to what failed, which takes long: each
 attempt is made on a real smbd.
@@ -303,7 +303,7 @@ def _settings(steps: int) -> settings:
 
 def test_random_steps(rig: "Rig", second_operator: "BackupOperator") -> None:
     """Two users, real daemons, and no broken promise."""
-    wanted = int(os.environ.get(STEPS, "300"))
+    wanted = int(os.environ.get(STEPS, "150"))
     number = int(os.environ.get(SEED) or secrets.randbelow(1 << 32))
     runner = StepRunner(rig, (rig.operator, second_operator))
     with closing(runner):

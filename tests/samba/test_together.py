@@ -208,7 +208,7 @@ def test_a_volume_is_made_anew_before_its_copy_is_asked_for(served: "Rig") -> No
     served.assert_nothing_left()
 
 
-@pytest.mark.vm(seconds=60, file_system="zfs")
+@pytest.mark.vm(seconds=60, long=True, file_system="zfs")
 def test_the_daemon_ends_between_taking_and_claiming(served: "Rig") -> None:
     served.daemon.stop()
     served.daemon.start(crash_at="create.mounted")

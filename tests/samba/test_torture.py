@@ -41,8 +41,11 @@ def _spaced(rig: "Rig") -> Path:
 
 @pytest.mark.vm(seconds=80, file_system="zfs", make=_inside, who="operator")
 @pytest.mark.member(file_system="btrfs", make=_inside, who="operator", binding="seal")
-@pytest.mark.parametrize("who", ["root", "operator"])
-@pytest.mark.parametrize("make", [_whole, _inside, _spaced], ids=["whole", "inside", "spaced"])
+@pytest.mark.parametrize(
+    ("make", "who"),
+    [(_whole, "root"), (_inside, "operator"), (_spaced, "operator")],
+    ids=["whole-root", "inside-operator", "spaced-operator"],
+)
 def test_rpc_fsrvp(rig: "Rig", samba_root: "Root", make: Callable[["Rig"], Path], who: str) -> None:
     require("smbtorture")
     path = make(rig)
