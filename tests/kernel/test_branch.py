@@ -91,6 +91,7 @@ def test_what_is_written_to_a_branch_is_not_in_the_backup(storage: "Storage") ->
     assert storage.names() == []
 
 
+@pytest.mark.vm(seconds=20, long=True, storage="zfs")
 def test_there_is_no_branch_of_what_is_not_sealed(storage: "Storage") -> None:
     share = storage.volume("vms")
     (share / "file").write_text("sealed")

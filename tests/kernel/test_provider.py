@@ -248,6 +248,7 @@ def test_image_begins_read_only_without_suid_devices_and_programs(storage: "Stor
     assert not (share / "new").exists()
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_image_and_volume_do_not_change_each_other(storage: "Storage") -> None:
     share = storage.volume("vms")
     (share / "disk").write_bytes(b"0" * 65536)
@@ -324,6 +325,8 @@ _PLACES: dict[str, tuple[Callable[["Storage", Path], Path], str]] = {
 }
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
+@pytest.mark.vm(seconds=4, storage="zfs", place=("directory", "nested volume", "bound"))
 @pytest.mark.parametrize("place", _PLACES)
 def test_where_a_share_may_sit(storage: "Storage", rig_directory: Path, place: str) -> None:
     """Twice: where the first image is kept must not show in the second."""
@@ -344,6 +347,7 @@ def test_where_a_share_may_sit(storage: "Storage", rig_directory: Path, place: s
         assert storage.provider.inventory().images == ()
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_images_of_the_top_hold_no_images(storage: "Storage") -> None:
     (storage.top / "file").write_text("content")
     first = take(storage.provider, storage.top)
@@ -364,6 +368,7 @@ def test_another_file_system_is_none_of_ours(storage: "Storage") -> None:
         os.close(fd)
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_shares_of_one_volume_have_one_key(storage: "Storage") -> None:
     share = storage.volume("vms")
     (share / "a").mkdir()
@@ -410,6 +415,7 @@ def test_nested_volumes_are_refused(storage: "Storage", inner: str) -> None:
     assert storage.names() == []
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_volumes_nested_two_deep_are_refused_from_a_directory(storage: "Storage") -> None:
     share = storage.volume("vms") / "directory"
     share.mkdir()
@@ -420,6 +426,7 @@ def test_volumes_nested_two_deep_are_refused_from_a_directory(storage: "Storage"
     assert caught.value.problem is Problem.NESTED
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_volumes_nested_elsewhere_do_not_matter(storage: "Storage") -> None:
     share = storage.volume("vms") / "share"
     share.mkdir()
@@ -469,6 +476,7 @@ def test_nested_volumes_can_be_included(storage: "Storage") -> None:
     assert storage.parts() == ["vms", "vms/beside", "vms/deep/inner", "vms/deep/inner/most"]
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_included_volumes_are_those_below_the_share(storage: "Storage") -> None:
     share = storage.volume("vms") / "share"
     share.mkdir()
@@ -545,6 +553,7 @@ def test_what_is_open_before_the_seal_does_not_reach_the_image(storage: "Storage
     assert (found.mark.sealed, found.complete, found.read_only) == (SEALED, True, True)
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_a_sealed_image_can_be_mounted_again(storage: "Storage") -> None:
     """As for Previous Versions: beside the mounts that it has."""
     share = storage.volume("vms")
@@ -625,6 +634,7 @@ def test_an_image_is_durable_when_create_returns(
 # removing
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_destroy_can_be_repeated(storage: "Storage") -> None:
     share = storage.volume("vms")
     furnish(share)
@@ -664,6 +674,7 @@ def test_destroy_outlives_its_volume(storage: "Storage") -> None:
     assert storage.names() == []
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_destroy_while_a_file_is_open(storage: "Storage") -> None:
     share = storage.volume("vms")
     (share / "file").write_text("content")
@@ -729,6 +740,7 @@ def test_quota_group_limit(storage: "BtrfsStorage") -> None:
     take(storage.provider, share)
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_read_only_file_system_stays_read_only(storage: "Storage") -> None:
     share = storage.volume("vms")
     first = take(storage.provider, share)
@@ -757,6 +769,7 @@ def test_read_only_file_system_stays_read_only(storage: "Storage") -> None:
     make_image(storage.provider, mark)
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_read_only_mount_of_a_writable_file_system(storage: "Storage", rig_directory: Path) -> None:
     """An administrator may share read-only what others write: that is no reason to refuse."""
     (storage.volume("vms") / "file").write_text("content")
@@ -820,7 +833,7 @@ def _file(share: Path) -> None:
     share.touch()
 
 
-@pytest.mark.vm(seconds=4, storage="zfs", change=(_replaced, _linked))
+@pytest.mark.vm(seconds=4, storage="zfs", change=_replaced)
 @pytest.mark.parametrize(
     "change",
     [_removed, _renamed, _replaced, _linked, _linked_to_itself, _parent_linked, _file],
@@ -959,6 +972,7 @@ def test_creates_side_by_side(storage: "Storage") -> None:
     assert storage.names() == sorted(made)
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs")
 def test_cost_does_not_grow_with_the_number_of_images(storage: "Storage") -> None:
     share = storage.volume("vms")
     (share / "file").write_text("content")

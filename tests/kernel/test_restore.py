@@ -491,6 +491,7 @@ def test_what_is_not_ours_stays(instance: Instance, storage: "Storage") -> None:
         assert not record.exists()
 
 
+@pytest.mark.vm(seconds=5, long=True, storage="zfs")
 def test_no_backup_meanwhile(instance: Instance, storage: "Storage") -> None:
     """Neither is one begun, nor is one deleted; a shadow copy that a client takes is told of."""
     share = storage.volume("vms")
@@ -512,6 +513,7 @@ def test_no_backup_meanwhile(instance: Instance, storage: "Storage") -> None:
     destroy(instance, part)
 
 
+@pytest.mark.vm(seconds=5, long=True, storage="zfs")
 def test_no_backup_of_what_is_around_meanwhile(instance: Instance, storage: "Storage") -> None:
     """What is restored into a nested volume is in a backup of the outer one as well."""
     share = storage.volume("vms")
@@ -545,6 +547,7 @@ def test_no_backup_of_what_is_around_meanwhile(instance: Instance, storage: "Sto
     destroy(instance, part)
 
 
+@pytest.mark.vm(seconds=5, long=True, storage="zfs")
 def test_deep_trees(instance: Instance, storage: "Storage") -> None:
     """Deeper than Python recurses, and deeper than a path is long."""
     share = storage.volume("vms")

@@ -228,7 +228,7 @@ def test_everything_is_as_at_the_source(rig: "Rig", place: str) -> None:
 
 
 @only("zfs")
-@pytest.mark.vm(seconds=30, sensitivity="insensitive")
+@pytest.mark.vm(seconds=30, long=True, sensitivity="insensitive")
 @pytest.mark.parametrize("sensitivity", ["insensitive", "mixed"])
 def test_names_in_any_case(rig: "Rig", sensitivity: str) -> None:
     """What a dataset makes of upper and lower case is for life, and its clone's as well."""

@@ -274,7 +274,7 @@ def _marks(rig: "Rig") -> list[Mark]:
     return [image.mark for image in rig.fs.provider(identity_of(rig.daemon)).inventory().images]
 
 
-@pytest.mark.vm(seconds=60, file_system="zfs")
+@pytest.mark.vm(seconds=60, long=True, file_system="zfs")
 def test_a_writable_copy_beside_a_backup(kept: "Rig") -> None:
     rig = kept
     backup = _backed_up(rig)

@@ -101,7 +101,7 @@ def test_what_its_client_deletes_stays_as_one_backup(kept: "Rig") -> None:
     assert rig.command("status").returncode == 0, rig.command("status").stdout
 
 
-@pytest.mark.vm(seconds=90, file_system="zfs")
+@pytest.mark.vm(seconds=90, long=True, file_system="zfs")
 def test_a_held_backup_is_not_deleted(kept: "Rig") -> None:
     rig = kept
     sealed = _backed_up(rig, "vms", "logs", only_read="logs")

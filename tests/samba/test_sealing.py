@@ -360,7 +360,7 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.vm(seconds=45, file_system="zfs", how="namespace")
+@pytest.mark.vm(seconds=45, long=True, file_system="zfs", how="namespace")
 @pytest.mark.parametrize("how", ["open", "mapped", "namespace"])
 def test_a_writer_that_does_not_let_go_changes_nothing(rig: "Rig", how: str) -> None:
     """Nobody is waited for: what is open leads to what is no part of the image."""
