@@ -139,6 +139,7 @@ def test_dataset_that_has_reached_its_own_quota(storage: "ZfsStorage") -> None:
         (image / "recovered").write_bytes(os.urandom(4 << 20))
 
 
+@pytest.mark.vm(seconds=4, long=True)
 def test_names_of_files_are_compared_as_in_the_origin(storage: "ZfsStorage") -> None:
     """Its case sensitivity and normalization cannot be set later; they come along."""
     how = {"casesensitivity": "insensitive", "normalization": "formD", "utf8only": "on"}
@@ -154,6 +155,7 @@ def test_names_of_files_are_compared_as_in_the_origin(storage: "ZfsStorage") -> 
     assert storage.names() == []
 
 
+@pytest.mark.vm(seconds=4, long=True)
 def test_longest_name(storage: "ZfsStorage") -> None:
     """A snapshot's name may have 255 bytes; what has no room for it is refused in time."""
     pool = storage.dataset(storage.top)
@@ -190,6 +192,7 @@ def test_nested_datasets_are_of_one_instant(storage: "ZfsStorage") -> None:
         assert (image / "tab\tand line\nin it" / "file").read_text() == "content"
 
 
+@pytest.mark.vm(seconds=4, long=True)
 def test_more_nested_datasets_than_ten(storage: "ZfsStorage") -> None:
     """A clone's number sorts as text, and a parent must be mounted before what is in it."""
     share = storage.volume("vms")
@@ -375,6 +378,7 @@ def test_others_cannot_destroy_the_snapshot(storage: "ZfsStorage") -> None:
     assert storage.names() == []
 
 
+@pytest.mark.vm(seconds=4, long=True)
 @pytest.mark.parametrize("inner", ["vms/tab\tand line\nin it"])
 def test_dataset_that_is_not_mounted_is_refused(storage: "ZfsStorage", inner: str) -> None:
     """Its files belong into the share, and nothing else tells that they are missing."""
@@ -390,6 +394,7 @@ def test_dataset_that_is_not_mounted_is_refused(storage: "ZfsStorage", inner: st
     take(storage.provider, share)
 
 
+@pytest.mark.vm(seconds=4, long=True)
 def test_nested_dataset_of_elsewhere_cannot_be_included(storage: "ZfsStorage") -> None:
     share = storage.volume("vms")
     storage.volume("other")
@@ -430,6 +435,7 @@ class _Renaming(Command):
         return Command.__call__(self, *words)
 
 
+@pytest.mark.vm(seconds=4, long=True)
 def test_create_cut_off_before_its_dataset_was_renamed(storage: "ZfsStorage") -> None:
     """There is no clone to tell where the snapshot is; its dataset's guid does."""
     share = storage.volume("vms")
@@ -456,6 +462,7 @@ def test_dataset_that_was_replaced_or_renamed_is_refused(storage: "ZfsStorage") 
     assert storage.names() == []
 
 
+@pytest.mark.vm(seconds=4, long=True)
 def test_marks_of_the_first_forms(storage: "ZfsStorage") -> None:
     """They name a pool, or not even that; text that is no mark is no trouble."""
     share = storage.volume("vms")
@@ -505,6 +512,7 @@ def test_create_cut_off_between_its_clones(storage: "ZfsStorage") -> None:
     assert storage.names() == []
 
 
+@pytest.mark.vm(seconds=4, long=True)
 def test_path_in_the_snapshot_directory_is_refused(storage: "ZfsStorage") -> None:
     share = storage.volume("vms")
     mark = take(storage.provider, share)
@@ -636,6 +644,7 @@ def holder(argv: list[str], directory: Path) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.vm(seconds=4, long=True)
 def test_who_keeps_a_file_open_is_named(storage: "ZfsStorage", rig_directory: Path) -> None:
     """Also through a mount that is nowhere any more, or in another namespace only."""
     share = storage.volume("vms") / "below"
@@ -664,6 +673,7 @@ def test_who_keeps_a_file_open_is_named(storage: "ZfsStorage", rig_directory: Pa
     assert storage.names() == []
 
 
+@pytest.mark.vm(seconds=4, long=True)
 def test_destroy_waits_a_little_for_who_lets_go(storage: "ZfsStorage") -> None:
     mark = take(storage.provider, storage.volume("vms"))
     ((_, part),) = storage.provider.open(mark.volume, mark.id)

@@ -261,6 +261,7 @@ def _fails_to_clear(provider: "Provider", mark: Mark, problem: Problem, match: s
     assert caught.value.problem is problem
 
 
+@pytest.mark.vm(seconds=8, long=True)
 def test_clones_that_are_in_use_stay_for_a_while(storage: "ZfsStorage") -> None:
     """They are nobody's backup any more, and go as soon as they can."""
     provider, share = storage.provider, _share(storage)
@@ -339,6 +340,7 @@ def test_becoming_bare_can_be_cut_off_anywhere(storage: "ZfsStorage") -> None:
     assert storage.names() == []
 
 
+@pytest.mark.vm(seconds=8, long=True)
 def test_half_of_a_bare_backup(storage: "ZfsStorage") -> None:
     """It is not taken for a whole one, whoever destroyed the rest, or was cut off with it."""
     provider, share = storage.provider, _share(storage)
@@ -378,6 +380,7 @@ class _Full(Command):
         return Command.__call__(self, *words)
 
 
+@pytest.mark.vm(seconds=8, long=True)
 def test_mark_of_a_bare_backup_is_none_for_older_daemons(storage: "ZfsStorage") -> None:
     """Those would take it for an image whose creation was cut off."""
     # Without a nested dataset it is one snapshot, also in the pool's own dataset.
