@@ -1,4 +1,6 @@
-"""The command ``samba-rvss``: one verb a module, each adding its parser and a function.
+"""The command ``samba-rvss``: a module for a verb, or for some that belong together.
+
+Only that of the verb that is given is loaded; it adds its parser and a function.
 
 `main` parses, calls, and turns a known failure into one sentence and its problem's exit status.
 An unknown failure keeps its traceback.
@@ -71,8 +73,8 @@ def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
     Args:
-        argv: what it is to parse; a verb that is surely given there is the only one that it has.
-            Of None it is the parser of the whole command.
+        argv: what it is to parse. If its verb is certain, the parser has the verbs of that one's
+            module only; of None it is the parser of the whole command.
     """
     top: argparse.ArgumentParser = _Parser(
         prog="samba-rvss",
@@ -83,7 +85,7 @@ def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     _add_configfile(top)
     top.set_defaults(looks=False, probe=False, apart=False)
     verbs = top.add_subparsers(metavar=_VERB, required=True, dest="verb")
-    lazily.register(verbs, VERBS, _given(argv) if argv else ())
+    lazily.register(verbs, VERBS, _given(argv or ()))
     return top
 
 
@@ -98,7 +100,7 @@ def _add_configfile(parser: argparse.ArgumentParser) -> None:
 
 
 def _given(argv: Sequence[str]) -> Sequence[str]:
-    """Return a verb with what follows it; nothing where other options come before it."""
+    """Return the words from the verb on; none where other options come before it."""
     before = _Parser(add_help=False)
     _add_configfile(before)
     before.add_argument("words", nargs=argparse.REMAINDER)
@@ -156,7 +158,7 @@ def _begin(argv: list[str] | None) -> int:
 
 
 def _patience(arguments: argparse.Namespace) -> float:
-    """Return how many seconds a command that looks at disks may take."""
+    """Return for how many seconds a command may go on once it is interrupted."""
     if not arguments.probe:
         return apart.SECONDS
     from samba_rvss.cli.doctor import PROBE_SECONDS

@@ -1,21 +1,17 @@
-"""``samba-rvss keep``, ``hold``, ``release`` and ``tag``: what the daemon does with backups.
+"""``samba-rvss keep``, ``hold``, ``release`` and ``tag``: what is kept, and for whom.
 
-Whatever names a part of a backup, or of a shadow copy set, means all of it.
+The daemon does it. Whatever names a part of a backup, or of a shadow copy set, means all of it.
 """
 
 import argparse
-from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
 
 from samba_rvss import output, wire
-from samba_rvss.cli.common import BACKUP_ID, Verbs, ask, configuration, open_ledger
+from samba_rvss.cli.common import BACKUP_ID, Verbs, ask_each, configuration, open_ledger, whole_set
 from samba_rvss.clock import now
 from samba_rvss.copies.holds import require_tag
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.ledger import Ledger
-from samba_rvss.model import Phase, ShadowCopy
-from samba_rvss.samba.conf import Config
 
 _TAG = "manual"
 
@@ -71,17 +67,6 @@ def run_change(arguments: argparse.Namespace) -> int:
     return status
 
 
-def ask_each(config: Config, requests: Iterable[wire.AdminRequest]) -> list[RvssError]:
-    """Ask the daemon for each of several things; print what it answers, and return the errors."""
-    failures = []
-    for request in requests:
-        try:
-            output.print_line(ask(config, request))
-        except RvssError as exc:
-            failures.append(exc)
-    return failures
-
-
 def day_end(text: str) -> str:
     """Return the end of a day, or a time, as the daemon reads it; empty if there is none.
 
@@ -104,25 +89,3 @@ def day_end(text: str) -> str:
     if time <= now():
         raise RvssError(Problem.USAGE, f"{text} is over")
     return time.isoformat()
-
-
-def whole_set(ledger: Ledger, word: str) -> list[ShadowCopy]:
-    """Return the copies of the set, or the backup, that a word on the command line means.
-
-    Raises:
-        RvssError: NOT_FOUND if it means none, USAGE if it means several.
-    """
-    gone = (Phase.DELETING, Phase.GONE)
-    found = [copy for copy in ledger.find(word) if copy.phase not in gone]
-    if not found:
-        raise RvssError(
-            Problem.NOT_FOUND,
-            f"there is no shadow copy or backup {word}",
-            "see 'samba-rvss list' and 'samba-rvss backup list'",
-        )
-    sets = {copy.set_id or copy.id for copy in found}
-    if len(sets) > 1:
-        names = " ".join(copy.id for copy in found)
-        raise RvssError(Problem.USAGE, f"{word} is {len(sets)} backups", f"name one of {names}")
-    members = [copy for copy in ledger.of_set(found[0].set_id) if copy.phase not in gone]
-    return members or found

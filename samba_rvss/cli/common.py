@@ -3,7 +3,7 @@
 import argparse
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeAlias
@@ -61,6 +61,28 @@ def the_copy(ledger: Ledger, word: str, *, gone: bool) -> ShadowCopy:
             Problem.USAGE, f"{word} is {len(found)} shadow copies", f"name one of {names}"
         )
     return found[0]
+
+
+def whole_set(ledger: Ledger, word: str) -> list[ShadowCopy]:
+    """Return the copies of the set, or the backup, that a word on the command line means.
+
+    Raises:
+        RvssError: NOT_FOUND if it means none, USAGE if it means several.
+    """
+    gone = (Phase.DELETING, Phase.GONE)
+    found = [copy for copy in ledger.find(word) if copy.phase not in gone]
+    if not found:
+        raise RvssError(
+            Problem.NOT_FOUND,
+            f"there is no shadow copy or backup {word}",
+            "see 'samba-rvss list' and 'samba-rvss backup list'",
+        )
+    sets = {copy.set_id or copy.id for copy in found}
+    if len(sets) > 1:
+        names = " ".join(copy.id for copy in found)
+        raise RvssError(Problem.USAGE, f"{word} is {len(sets)} backups", f"name one of {names}")
+    members = [copy for copy in ledger.of_set(found[0].set_id) if copy.phase not in gone]
+    return members or found
 
 
 @contextmanager
@@ -122,6 +144,17 @@ def ask(
     if answer.status:
         raise RvssError(Problem(answer.status), answer.line)
     return answer.line
+
+
+def ask_each(config: conf.Config, requests: Iterable[wire.AdminRequest]) -> list[RvssError]:
+    """Ask the daemon for each of several things; print what it answers, and return the errors."""
+    failures = []
+    for request in requests:
+        try:
+            output.print_line(ask(config, request))
+        except RvssError as exc:
+            failures.append(exc)
+    return failures
 
 
 def agreed(question: str, hint: str) -> bool:

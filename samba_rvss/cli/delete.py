@@ -3,8 +3,7 @@
 import argparse
 
 from samba_rvss import output, wire
-from samba_rvss.cli.changing import ask_each
-from samba_rvss.cli.common import Verbs, configuration, open_ledger, the_copy
+from samba_rvss.cli.common import Verbs, ask_each, configuration, open_ledger, the_copy
 from samba_rvss.errors import RvssError
 from samba_rvss.ledger import Ledger
 from samba_rvss.model import Phase, ShadowCopy

@@ -9,8 +9,14 @@ from typing import Any
 
 from samba_rvss import output
 from samba_rvss.cli import disks, events, exposing, manifest
-from samba_rvss.cli.changing import whole_set
-from samba_rvss.cli.common import BACKUP_ID, Verbs, configuration, ledger_or_empty, open_ledger
+from samba_rvss.cli.common import (
+    BACKUP_ID,
+    Verbs,
+    configuration,
+    ledger_or_empty,
+    open_ledger,
+    whole_set,
+)
 from samba_rvss.clock import now
 from samba_rvss.copies import identity
 from samba_rvss.copies.backup import Backup, in_ledger

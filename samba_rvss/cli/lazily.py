@@ -1,4 +1,4 @@
-"""Verbs whose modules are loaded when they are given: all of them take longer than most do."""
+"""Verbs whose modules are loaded when they are given: all would take longer than most verbs do."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -12,8 +12,8 @@ def register(verbs: Verbs, modules: Mapping[str, Sequence[str]], words: Sequence
     Args:
         verbs: where to add it.
         modules: the names of modules of `samba_rvss.cli`, each with the verbs that its function
-            ``register`` adds. One whose only verb has its own name, and verbs of its own, is given
-            what follows (``backup``).
+            ``register`` adds. One that has such a table itself, ``VERBS``, is given the words that
+            follow its verb.
         words: the verb and what follows it; nothing adds all.
     """
     given = [module for module, its in modules.items() if words and words[0] in its]

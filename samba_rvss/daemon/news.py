@@ -11,7 +11,7 @@ from samba_rvss.model import ShadowCopy
 from samba_rvss.text import printable
 
 NOT_TAKEN, NO_ROOM, NOT_DELETED = "not taken", "no room", "not deleted"
-"""The events of what a callout asked for and did not get; the second is the first, and why."""
+"""The ledger's words for what a callout did not get; the second is the first, and why."""
 
 ABORT = "abort"  # a shadow copy set ended before its recovery was complete
 FAILURE = "failure"  # a shadow copy could not be taken, or not deleted
@@ -30,7 +30,7 @@ class News:
     """What a notification is about; what does not apply, or is not known, is empty.
 
     Attributes:
-        event: one of the words above.
+        event: one of `ABORT` to `TEST`.
         reason: a sentence.
         share: its name.
         path: the share's directory.

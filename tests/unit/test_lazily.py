@@ -74,7 +74,10 @@ def test_the_verbs_of_backup(argv: Sequence[str], verbs: Sequence[str]) -> None:
 
 @pytest.mark.parametrize(
     ("argv", "hint"),
-    [(["lst"], "'samba-rvss list' may be meant"), (["backup", "lst"], "--help")],
+    [
+        (["lst"], "'samba-rvss list' may be meant"),
+        (["backup", "lst"], "'samba-rvss backup list' may be meant"),
+    ],
 )
 def test_a_wrong_verb_is_told_among_all(argv: list[str], hint: str) -> None:
     with pytest.raises(RvssError) as caught:
@@ -84,16 +87,16 @@ def test_a_wrong_verb_is_told_among_all(argv: list[str], hint: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "heavy"),
+    ("verb", "other"),
     [("delete", "asyncio"), ("keep", "samba_rvss.cli.kept"), ("list", "samba_rvss.cli.restore")],
 )
-def test_others_are_not_loaded(words: str, heavy: str) -> None:
+def test_others_are_not_loaded(verb: str, other: str) -> None:
     code = f"""
 import sys
 from samba_rvss import cli
-cli.parser([{words!r}])
-print({heavy!r} in sys.modules)
+cli.parser([{verb!r}])
+print({other!r} in sys.modules)
 """
-    words_of = [sys.executable, "-c", code]
-    done = subprocess.run(words_of, cwd=ROOT, check=True, capture_output=True, text=True)
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False"]
