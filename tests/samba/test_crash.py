@@ -355,8 +355,11 @@ def test_crash_while_a_copy_becomes_a_backup(rig: "Rig", client: "Client", point
     assert [(found["id"], found["consistent"]) for found in listed] == [(copy.id, not unsealed)]
     # It is in Previous Versions again, where it is mounted on demand: now it is not.
     versions = str(rig.daemon.run_directory / "previous" / "vms")
+    expected = {"images", "mounts", "directories"}
+    wait_until(
+        lambda: f"left: {rig.left(sets=False)}", lambda: rig.left(sets=False).keys() == expected
+    )
     left = rig.left(sets=False)
-    assert left.keys() == {"images", "mounts", "directories"}
     assert left["mounts"] == [versions]
     assert [os.path.dirname(str(entry)) for entry in left["directories"]] == [versions]
     with rig.image(copy) as image:
