@@ -46,6 +46,7 @@ class Disks:
     def __init__(self, present: Callable[[], Instance]) -> None:
         self._present = present
         self._looks: dict[str, asyncio.Task[None]] = {}
+        self._again: dict[str, asyncio.TimerHandle] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -55,6 +56,8 @@ class Disks:
 
     def begin(self, copy: ShadowCopy) -> None:
         """Begin to look at a copy that has just been sealed, unless that goes on already."""
+        if timer := self._again.pop(copy.id, None):
+            timer.cancel()
         if copy.id in self._looks:
             return
         task = self._looks[copy.id] = asyncio.ensure_future(self._look(copy))
@@ -63,14 +66,18 @@ class Disks:
     async def end(self, copy: ShadowCopy) -> None:
         """End the look at a copy that is to be deleted, or kept: nothing of it is open then.
 
-        What does not answer is not waited for.
+        None begins meanwhile either. What does not answer is not waited for.
         """
-        task = self._looks.get(copy.id)
-        if task is None:
+        timer, task = self._again.pop(copy.id, None), self._looks.get(copy.id)
+        if timer is not None:
+            timer.cancel()
+        elif task is None:
             return
-        task.cancel()
-        await asyncio.wait([task], timeout=_END_SECONDS)
-        asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self.begin, copy)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task], timeout=_END_SECONDS)
+        later = asyncio.get_running_loop().call_later
+        self._again[copy.id] = later(_AGAIN_SECONDS, self.begin, copy)
 
     async def _look(self, copy: ShadowCopy) -> None:
         about = journal.fields(copy=copy)

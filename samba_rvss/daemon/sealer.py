@@ -21,7 +21,7 @@ from samba_rvss.daemon.disks import Disks
 from samba_rvss.daemon.tasks import in_thread, whole
 from samba_rvss.daemon.turns import Turns, Work
 from samba_rvss.errors import Problem, RvssError
-from samba_rvss.model import ShadowCopy
+from samba_rvss.model import Phase, ShadowCopy
 
 _logger = logging.getLogger(__name__)
 
@@ -85,9 +85,16 @@ class Sealer:
         self._woken.set()
 
     async def end(self, copy: ShadowCopy) -> None:
-        """Give up sealing a copy, which is to be deleted; no step of it runs on return."""
+        """Give up sealing a copy, which is to be deleted; no step of it runs on return.
+
+        Nor does a look of ours at another part of its backup: no part is deleted while one is read.
+        """
         await self._turns.end_work(copy)
-        await self._disks.end(copy)
+        parts = [copy]
+        if copy.phase is Phase.KEPT:
+            others = await in_thread(self._present().ledger.of_set, copy.set_id)
+            parts += [part for part in others if part.id != copy.id]
+        await asyncio.gather(*map(self._disks.end, parts))
 
     def _on_end(self, copy: ShadowCopy, work: Work) -> None:
         self._lost.discard(copy.id)

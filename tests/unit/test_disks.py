@@ -1,26 +1,35 @@
-"""Looking at the disks of what was sealed: told once, and ended for who deletes the copy."""
+"""Looks at virtual disks give way to whoever deletes, with all parts of a backup."""
 
 import asyncio
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from samba_rvss.copies import disks, manifests
-from samba_rvss.daemon import disks as daemon_disks
+from samba_rvss.daemon import disks
 from samba_rvss.daemon.disks import Disks
-from samba_rvss.hyperv import apart
-from samba_rvss.kernel import processes
-from samba_rvss.model import Event, Phase, ShadowCopy
+from samba_rvss.daemon.sealer import Sealer
+from samba_rvss.daemon.turns import Turns
+from samba_rvss.model import Phase, ShadowCopy
 from samba_rvss.samba.process import SambaProcess
-from tests import virtual_disks
 from tests.unit.site import Site
-from tests.unit.values import copy_of
+from tests.unit.values import SET, copy_of
 
-pytestmark = pytest.mark.require("root")
+MANY = 3600.0
+OTHER = SET.replace("3", "4")
+
+
+class Endless(Disks):
+    """Looks that go on until they are ended."""
+
+    def looked_at(self) -> set[str]:
+        """Return the ids of the copies that are being looked at."""
+        return set(self._looks)
+
+    async def _look(self, copy: ShadowCopy) -> None:
+        await asyncio.sleep(MANY)
 
 
 @pytest.fixture
@@ -31,109 +40,46 @@ def site(tmp_path: Path) -> Iterator[Site]:
             yield made
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    found = tmp_path / "image"
-    found.mkdir()
-    return found
+def test_none_begins_again_while_one_deletes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by the time that an end before it has set, nor for good."""
+
+    async def scenario() -> None:
+        looks, copy = Endless(site.instance), copy_of("a", Phase.KEPT)
+        looks.begin(copy)
+        await asyncio.sleep(0)
+        monkeypatch.setattr(disks, "_AGAIN_SECONDS", 0.05)
+        await looks.end(copy)
+        monkeypatch.setattr(disks, "_AGAIN_SECONDS", MANY)
+        await looks.end(copy)
+        await asyncio.sleep(0.3)
+        assert not looks.is_busy
+        monkeypatch.setattr(disks, "_AGAIN_SECONDS", 0.0)
+        await looks.end(copy)
+        async with asyncio.timeout(60.0):
+            while not looks.is_busy:
+                await asyncio.sleep(0.001)
+        await looks.end(copy_of("b", Phase.KEPT))
+        assert looks.looked_at() == {"a"}
+
+    asyncio.run(scenario())
 
 
-def _sealed(site: Site, image: Path, phase: Phase = Phase.SEALED) -> ShadowCopy:
-    copy = replace(copy_of("a", phase), path=str(image))
-    site.ledger.add(copy, "create")
-    return copy
-
-
-def _told(site: Site) -> list[Event]:
-    return site.ledger.events_of(disks.EVENT)
-
-
-async def _until(look: Callable[[], object]) -> None:
-    async with asyncio.timeout(60.0):
-        while not look():
-            await asyncio.sleep(0.01)
-
-
-def _children() -> list[int]:
-    """Return the processes that look at disks, among all that the tests have started."""
-    code = f"from {apart.__name__} import"
-    return [pid for pid in processes.descendants(os.getpid()) if code in _command(pid)]
-
-
-def _command(pid: int) -> str:
-    try:
-        return " ".join(processes.arguments(pid))
-    except OSError:  # it has just ended
-        return ""
-
-
-def test_what_was_found_is_written_down_once(site: Site, image: Path) -> None:
-    virtual_disks.make(image / "a.vhdx")
-    copy = _sealed(site, image)
-
-    async def story() -> None:
-        looking = Disks(site.instance)
-        looking.begin(copy)
-        await _until(lambda: _told(site))
-        looking.begin(copy)  # as after a restart of the daemon
-        await _until(lambda: not looking.is_busy)
-
-    asyncio.run(story())
-    assert [event.detail for event in _told(site)] == ["1 disk: 1 whole"]
-    found = disks.known(site.config, copy.id)
-    assert found is not None
-    assert [disk.path for disk in found.disks] == ["a.vhdx"]
-    where = Path(manifests.disks_path(site.config, copy.id))
-    assert where.stat().st_mode & 0o777 == 0o600
-    manifests.forget(site.config, copy.id)
-    assert disks.known(site.config, copy.id) is None
-
-
-def test_without_disks_there_is_nothing_to_tell(site: Site, image: Path) -> None:
-    (image / "file").touch()
-    copy = _sealed(site, image)
-
-    async def story() -> None:
-        looking = Disks(site.instance)
-        looking.begin(copy)
-        await _until(lambda: not looking.is_busy)
-
-    asyncio.run(story())
-    assert (_told(site), disks.known(site.config, copy.id)) == ([], None)
-
-
-@pytest.mark.parametrize("phase", [Phase.DELETING, Phase.GONE, Phase.OPEN])
-def test_what_is_not_sealed_is_not_looked_at(site: Site, image: Path, phase: Phase) -> None:
-    virtual_disks.make(image / "a.vhdx")
-    copy = _sealed(site, image, phase)
-
-    async def story() -> None:
-        looking = Disks(site.instance)
-        looking.begin(copy)
-        await _until(lambda: not looking.is_busy)
-
-    asyncio.run(story())
-    assert _told(site) == []
-
-
-def test_who_deletes_a_copy_ends_the_look_at_it(
-    site: Site, image: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("phase", "left"), [(Phase.KEPT, {"other"}), (Phase.SEALED, {"b", "other"})]
+)
+def test_no_part_of_what_is_deleted_is_looked_at(
+    site: Site, phase: Phase, left: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_disks, "_END_SECONDS", 60.0)  # the machine may be busy
-    virtual_disks.make(image / "0.vhdx")
-    for number in range(1, apart.DISKS):  # each takes some milliseconds
-        (image / f"{number}.vhdx").hardlink_to(image / "0.vhdx")
-    copy = _sealed(site, image)
+    async def scenario() -> None:
+        looks = Endless(site.instance)
+        copies = [replace(copy_of(name, phase), set_id=SET) for name in ("a", "b")]
+        copies.append(replace(copy_of("other", phase), set_id=OTHER))
+        for copy in copies:
+            site.ledger.add(copy, "create")
+            looks.begin(copy)
+        sealer = Sealer(site.instance, Turns(), lambda sealed: None)
+        monkeypatch.setattr(sealer, "_disks", looks)
+        await sealer.end(copies[0])
+        assert looks.looked_at() == left
 
-    async def story() -> None:
-        looking = Disks(site.instance)
-        looking.begin(copy)
-        await _until(_children)
-        await looking.end(copy)
-        assert not looking.is_busy
-
-    asyncio.run(story())
-    assert _children() == []
-    assert (_told(site), caplog.messages) == ([], [])
-    held = {os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()}
-    assert str(image) not in held
+    asyncio.run(scenario())
