@@ -833,6 +833,7 @@ def _file(share: Path) -> None:
     share.touch()
 
 
+@pytest.mark.vm(seconds=4, long=True, storage="zfs", change=_linked)
 @pytest.mark.vm(seconds=4, storage="zfs", change=_replaced)
 @pytest.mark.parametrize(
     "change",

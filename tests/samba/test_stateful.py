@@ -1,9 +1,9 @@
 """Random steps of two users, with processes that die at random: no promise is ever broken.
 
-SAMBA_RVSS_STEPS says how many steps are made (150), SAMBA_RVSS_SEED from which number they come
-(a random one, which is printed); the same number makes the same choices again. With
-SAMBA_RVSS_SHRINK=1 hypothesis looks for a shorter way to what failed, which takes long: each
-attempt is made on a real smbd.
+SAMBA_RVSS_STEPS says how many steps are made (150, or 300 with SAMBA_RVSS_LONG), SAMBA_RVSS_SEED
+from which number they come (a random one, which is printed); the same number makes the same choices
+again. With SAMBA_RVSS_SHRINK=1 hypothesis looks for a shorter way to what failed, which takes long:
+each attempt is made on a real smbd.
 """
 
 import os
@@ -303,7 +303,7 @@ def _settings(steps: int) -> settings:
 
 def test_random_steps(rig: "Rig", second_operator: "BackupOperator") -> None:
     """Two users, real daemons, and no broken promise."""
-    wanted = int(os.environ.get(STEPS, "150"))
+    wanted = int(os.environ.get(STEPS, "300" if os.environ.get("SAMBA_RVSS_LONG") else "150"))
     number = int(os.environ.get(SEED) or secrets.randbelow(1 << 32))
     runner = StepRunner(rig, (rig.operator, second_operator))
     with closing(runner):
