@@ -23,8 +23,9 @@ def names(host: str, share: str, logon: Logon) -> tuple[str, ...]:
     lp = load_parm(logon)
     try:
         with ticket(logon, lp) as who:
-            connection = libsmb.Conn(host, share, lp=lp, creds=who)
-        return tuple(str(entry["name"]) for entry in connection.list(""))
+            # Without a name: whoever keeps an error would keep the connection alive with it.
+            listed = libsmb.Conn(host, share, lp=lp, creds=who).list("")
+        return tuple(str(entry["name"]) for entry in listed)
     except NTSTATUSError as exc:
         raise RvssError(
             Problem.SAMBA,

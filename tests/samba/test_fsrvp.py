@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -106,6 +107,51 @@ def test_who_is_cut_off_and_cannot_come_again(
                 client.get_supported_version()
         samba.start()
         assert client.get_supported_version() == (1, 1)
+
+
+def _sockets() -> set[str]:
+    """The connections of this process."""
+    links = (Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+    return {str(link.readlink()) for link in links if link.is_socket()}
+
+
+@pytest.mark.parametrize("options", [(), ("sign",)], ids=["plain", "sign"])
+def test_who_keeps_an_error_keeps_no_connection(
+    samba: PrivateSmbd, server: "tuple[str, Logon]", options: tuple[str, ...]
+) -> None:
+    from samba_rvss.samba.fsrvp.client import Client
+
+    before = _sockets()
+    client = Client(*server, options=options)
+    begun = CopySet(client)
+    begun.start()
+    assert _sockets() > before
+    _end_worker(samba)
+    with pytest.raises(RvssError, match="did not answer AddToShadowCopySet") as kept:
+        begun.add("vms")
+    client.close()
+    assert _sockets() == before
+    assert begun.calls[-2].failure is kept.value
+
+
+def test_a_connection_that_becomes_none_of_ours_is_closed(
+    server: "tuple[str, Logon]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from samba import NTSTATUSError, ntstatus
+
+    from samba_rvss.samba.fsrvp import client
+
+    before, while_there = _sockets(), []
+
+    def refused(*_told: object, **_how: object) -> None:
+        while_there.append(_sockets())
+        raise NTSTATUSError(ntstatus.NT_STATUS_ACCESS_DENIED, "no")
+
+    monkeypatch.setattr(client, "ClientConnection", refused)
+    with pytest.raises(RvssError, match="NT_STATUS_ACCESS_DENIED") as kept:
+        client.Client(*server, options=("sign",))
+    assert while_there[0] > before
+    assert _sockets() == before, kept
 
 
 class _Made:

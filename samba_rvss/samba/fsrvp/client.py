@@ -5,6 +5,7 @@ Place: above `methods`. A Client owns one SMB connection, and `close` frees it.
 
 import socket
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -116,6 +117,8 @@ class Client(Methods, Closing):
             try:
                 return call()
             except NTSTATUSError as exc:
+                # Whoever keeps the error would keep the connection alive in them.
+                traceback.clear_frames(exc.__traceback__)
                 self._is_cut = status_name(exc) in _CUT_OFF
                 again = self._is_cut and not self._begun and time.monotonic() < until
                 pause = next(pauses, None)
