@@ -20,6 +20,9 @@ from samba_rvss.mounts.layers import NOT_MOUNTED
 ENTRY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags to open what is to be mounted on."""
 
+LETTING_GO = "letting go"
+"""The name of the threads that let go of what was mounted."""
+
 
 def wake(run: str) -> None:
     """Let go of whoever waits for daemons that were killed; who is served notices nothing.
@@ -240,7 +243,7 @@ def letting_go(seconds: float = 0) -> Iterator[Callable[[str], None]]:
         yield hold
     finally:
         end = time.monotonic() + seconds
-        threads = [Thread(target=os.close, args=(fd,), daemon=True) for fd in held]
+        threads = [Thread(target=os.close, args=(fd,), name=LETTING_GO, daemon=True) for fd in held]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -660,6 +660,11 @@ def test_without_descriptors_nothing_is_there_that_nobody_answers(rig_directory:
         bench.keep(undo, 0.1)
         path = str(bench.path)
         bench.mounts.demand.uncover(path)
+        # What was mounted is let go of by threads that nobody waits for: they close descriptors.
+        wait_until(
+            "all is let go of",
+            lambda: all(thread.name != covering.LETTING_GO for thread in threading.enumerate()),
+        )
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         open_now = len(os.listdir("/proc/self/fd"))
         lowest = os.dup(0)  # the limit is one of numbers, and not all below are in use
