@@ -33,6 +33,7 @@ from samba_rvss.samba.process import SambaProcess
 from samba_rvss.samba.sections import Section
 from samba_rvss.testing.loop import LoopBtrfs
 from samba_rvss.testing.plugin import require
+from tests import descriptors
 from tests.unit.site import with_samba
 
 NAMES = ("a", "b", "c")
@@ -133,12 +134,8 @@ def place(tmp_path: Path, reachable: Path) -> Iterator[Place]:
         yield Place(instance, fs.path)
 
 
-def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_all_are_claimed_or_discarded(place: Place) -> None:
-    before = _descriptors()
+    before = descriptors.count()
     made = place.prepare(*NAMES)
     copies = [place.claim(made["a"]), place.claim(made["b"])]
     discard(place.instance, made["c"], "nobody asked for it")
@@ -147,7 +144,7 @@ def test_all_are_claimed_or_discarded(place: Place) -> None:
         assert copy.phase is Phase.TAKEN
         assert Path(copy.path, "data").read_text() == copy.share
         delete(place.instance, copy)
-    assert _descriptors() == before
+    assert descriptors.count() == before
 
 
 @pytest.mark.parametrize("is_destroyed", [True, False])
@@ -155,7 +152,7 @@ def test_what_is_deleted_before_is_not_claimed(
     place: Place, monkeypatch: pytest.MonkeyPatch, *, is_destroyed: bool
 ) -> None:
     made = place.prepare("a", "b")
-    before = _descriptors()
+    before = descriptors.count()
 
     if is_destroyed:
         delete(place.instance, made["b"].copy, 0)
@@ -173,12 +170,12 @@ def test_what_is_deleted_before_is_not_claimed(
     assert caught.value.problem is Problem.BUSY
     assert place.phase(made["b"]) is Phase.GONE
     assert not Path(made["b"].copy.path).exists()
-    assert _descriptors() < before
+    assert descriptors.count() < before
     delete(place.instance, place.claim(made["a"]))
 
 
 def test_a_claim_that_fails_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _descriptors()
+    before = descriptors.count()
     made = place.prepare("a")
 
     def failing(*_: object) -> ShadowCopy:
@@ -188,7 +185,7 @@ def test_a_claim_that_fails_leaves_nothing(place: Place, monkeypatch: pytest.Mon
     with pytest.raises(RvssError):
         place.claim(made["a"])
     assert place.phase(made["a"]) is Phase.GONE
-    assert _descriptors() == before
+    assert descriptors.count() == before
 
 
 def test_one_more_than_there_may_be_is_not_claimed(place: Place) -> None:

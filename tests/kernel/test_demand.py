@@ -22,6 +22,7 @@ from samba_rvss.errors import RvssError
 from samba_rvss.kernel import autofs, files, mounting, mounttable, processes
 from samba_rvss.mounts import Mounts, covering, demand, way
 from samba_rvss.testing.waiting import wait_until
+from tests import descriptors
 
 pytestmark = pytest.mark.require("root")
 
@@ -660,13 +661,8 @@ def test_without_descriptors_nothing_is_there_that_nobody_answers(rig_directory:
         bench.keep(undo, 0.1)
         path = str(bench.path)
         bench.mounts.demand.uncover(path)
-        # What was mounted is let go of by threads that nobody waits for: they close descriptors.
-        wait_until(
-            "all is let go of",
-            lambda: all(thread.name != covering.LETTING_GO for thread in threading.enumerate()),
-        )
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        open_now = len(os.listdir("/proc/self/fd"))
+        open_now = descriptors.count()
         lowest = os.dup(0)  # the limit is one of numbers, and not all below are in use
         os.close(lowest)
         failures: list[str] = []
@@ -680,7 +676,7 @@ def test_without_descriptors_nothing_is_there_that_nobody_answers(rig_directory:
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, before)
             assert not mounttable.is_mount_root(path)
-            assert len(os.listdir("/proc/self/fd")) == open_now
+            assert descriptors.count() == open_now
         assert len(failures) > 3
         expected = f"backups cannot be mounted on demand at {path}: Too many open files"
         assert set(failures) == {expected}
