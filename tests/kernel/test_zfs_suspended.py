@@ -98,7 +98,7 @@ def test_suspended_pool(fragile: Fragile) -> None:
         with pytest.raises(RvssError, match="suspended") as caught:
             verb()
         assert caught.value.problem is Problem.SYSTEM
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20  # a program that is stuck is given up after 45
     assert first.volume.file_system not in storage.provider.inventory().file_systems
 
     fragile.repair()

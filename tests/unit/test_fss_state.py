@@ -245,7 +245,7 @@ def test_a_writer_is_not_waited_for(file: Path, code: str) -> None:
     # A transaction that is not being committed has changed nothing in the file yet.
     begun = code in (_WRITING["transaction"], _WRITING["transaction with changes"])
     assert seen is None or (begun and seen == a_state(a_copy()))
-    assert spent < 0.5
+    assert spent < 10  # whoever waited for the writer would wait for ever
     assert read(str(file)) == a_state(a_copy())
 
 
