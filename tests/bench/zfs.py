@@ -20,6 +20,7 @@ import argparse
 import ctypes
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -227,6 +228,13 @@ def images_of(provider: Zfs, marks: Sequence[Mark]) -> list[int]:
     return [part for made in taken(provider, marks) for _, part in made.mounts]
 
 
+def changes(marks: Sequence[Mark]) -> set[str]:
+    """Return the transaction groups in which anything of images was changed, by the history."""
+    lines = zfs.zpool("history", "-i", POOL).splitlines()
+    ours = [line for line in lines if any(mark.id in line for mark in marks)]
+    return {found[1] for line in ours if (found := re.search(r"txg:(\d+)", line))}
+
+
 def names_of(marks: Sequence[Mark]) -> dict[str, list[str]]:
     """Return the names of the images' snapshots, by the images' ids."""
     return {
@@ -328,16 +336,23 @@ class Round:
         measure("zfs: destroy the clone", lambda: zfs("destroy", clone["zfs"]))
         measure("zfs: release", lambda: zfs("release", HOLD, one))
 
-    def sets(self, volumes: Sequence[Volume], provider: Zfs) -> None:
-        """Measure how long shadow copies of several shares take together."""
+    def sets(self, volumes: Sequence[Volume], provider: Zfs) -> dict[int, int]:
+        """Measure how long shadow copies of several shares take together.
+
+        Returns:
+            By their number, in how many transaction groups anything was changed for them.
+        """
+        changed = {}
         for size in SIZES:
             marks = marks_of(volumes[:size], self._number)
             made: list[Taken] = []
             self._measure(f"Zfs.create, {size} at once", partial(_extend, made, provider, marks))
+            changed[size] = len(changes(marks))
             for each in made:
                 for _, part in each.mounts:
                     os.close(part)
             destroy(provider, marks)
+        return changed
 
     def whole(self, volume: Volume, provider: Zfs) -> None:
         """Measure a shadow copy from beginning to end, in the ways that there are."""
@@ -447,8 +462,8 @@ def main() -> int:
                 figures.clear()  # the first round warms up
             turn = Round(number, core, figures)
             if arguments.sets:
-                turn.sets(volumes, provider)
-                print(f"round {number}", file=sys.stderr, flush=True)
+                changed = turn.sets(volumes, provider)
+                print(f"round {number}: changes in groups, by shares: {changed}", flush=True)
                 continue
             turn.by_steps()
             turn.whole(volumes[0], provider)

@@ -115,6 +115,12 @@ def _make_mounts(made: Lane, undo: ExitStack) -> None:
         run_tool(["mount", "--bind", str(made.path), str(target)], timeout=30)
 
 
+def _mounts_beside(made: Lane) -> list[mounttable.MountInfo]:
+    run_directory = made.rig.daemon.run_directory
+    places = tuple(f"{place}/beside/" for place in (run_directory, run_directory.parent))
+    return [mount for mount in mounttable.mountinfo() if mount.target.startswith(places)]
+
+
 def _make_shares(made: Lane) -> None:
     """Make registry shares that have an exposed share's name, and their security descriptors."""
     rig = made.rig
@@ -193,7 +199,7 @@ def _everything(made: Lane) -> Mapping[str, object]:
     return {
         "volumes": _volumes(made),
         "images": sorted(map(repr, rig.fs.provider(ANOTHER).inventory().images)),
-        "mounts": [m for m in mounttable.mountinfo() if "/beside/" in m.target],
+        "mounts": _mounts_beside(made),
         "shares": [rig.samba.net("conf", "showshare", name) for name in rig.exposed_shares()],
         "descriptors": {k: v for k, v in _records(_share_info(made)).items() if _is_foreign(k)},
         "sets": {key: value for key, value in sets.items() if key.startswith(b"sc_set/")},
