@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from samba_rvss.errors import Problem, RvssError
@@ -350,7 +350,8 @@ class PrivateSmbd(Undoing):
             RvssError: BUSY if they did not end.
         """
         for pid in self.worker_pids():
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _SECONDS
         while left := [*self.worker_pids(), *self._ending_hosts()]:
             if time.monotonic() > deadline:

@@ -20,10 +20,13 @@ from tests.samba.lanes import SHARES, Lane, SetDriver, Stage
 SLOW = int(os.environ.get("SAMBA_RVSS_SLOW", "1"))
 """How many times as long everything takes, on an emulated machine."""
 
-SECONDS = 10.0 * SLOW
+PACE = max(2, SLOW)
+"""What all timers are multiplied by: a pause of a busy host is no client that is gone."""
+
+SECONDS = 10.0 * PACE
 """What a case has beyond its timer."""
 
-_FRESH = 20.0 * SLOW  # for each phase of a fresh set
+_FRESH = 20.0 * PACE  # for each phase of a fresh set
 
 
 class Fault(Enum):
@@ -100,7 +103,7 @@ class Timers:
         return {"fss:sequence timeout": str(self.sequence)}
 
 
-TIMERS = Timers(sequence=4 * SLOW, grace=2 * SLOW, recovery=3 * SLOW, age=5 * SLOW)
+TIMERS = Timers(sequence=4 * PACE, grace=2 * PACE, recovery=3 * PACE, age=5 * PACE)
 
 
 def run(made: Lane, case: FaultCase) -> float:

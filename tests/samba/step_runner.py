@@ -30,7 +30,7 @@ from samba_rvss.samba import conf
 from samba_rvss.samba.fsrvp.copyset import CopySet
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from tests.imaging import make_image
-from tests.samba.fault_cases import SLOW
+from tests.samba.fault_cases import PACE
 from tests.samba.filesystems import identity_of
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ T = TypeVar("T")
 
 PLAIN, PREVIOUS = "vms", "docs"
 SHARES = (PLAIN, PREVIOUS)
-RECOVERY_TIMEOUT = 4.0 * SLOW
-GRACE = 2.0 * SLOW
+RECOVERY_TIMEOUT = 4.0 * PACE
+GRACE = 2.0 * PACE
 SEQUENCE_TIMEOUT = 2 * RECOVERY_TIMEOUT
 IN_PROGRESS = "FSRVP_E_SHADOW_COPY_SET_IN_PROGRESS"
 FOREIGN_SHARE = "other@{00000000-0000-4000-8000-000000000001}"

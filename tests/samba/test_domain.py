@@ -13,6 +13,7 @@ from samba_rvss.run import ToolError
 from samba_rvss.samba.fsrvp.copyset import take
 from samba_rvss.samba.fsrvp.results import FsrvpError, HResult
 from samba_rvss.samba.names import names
+from samba_rvss.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from samba_rvss.testing.domain import Domain
@@ -52,7 +53,7 @@ def test_a_computer_and_a_service_account(domain: "Domain", binding: str, how: s
     logon = domain.ticket(account) if how == "ticket" else account.logon(kerberos=how != "ntlm")
     with domain.client(logon, options=[binding] if binding else []) as client:
         _take(client)
-    assert _json(domain, "list")["copies"] == []
+    wait_until("nothing is left", lambda: _json(domain, "list")["copies"] == [])
 
 
 def test_others_are_refused(domain: "Domain") -> None:
@@ -88,7 +89,7 @@ def test_rpcclient_with_a_ticket(domain: "Domain") -> None:
         assert f"share {SHARE}@{{{copy}}} exposed" in made
         rpcclient(f"fss_recovery_complete {copy_set}")
         rpcclient(f"fss_delete {SHARE} {copy_set} {copy}")
-    assert _json(domain, "list")["copies"] == []
+    wait_until("nothing is left", lambda: _json(domain, "list")["copies"] == [])
 
 
 def test_doctor_with_a_ticket(domain: "Domain") -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from samba_rvss.testing.example import share_section
+from samba_rvss.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from samba_rvss.testing.domain import Domain
@@ -14,7 +15,10 @@ pytestmark = pytest.mark.require("impacket")
 
 
 def _assert_nothing_left(domain: "Domain") -> None:
-    assert not json.loads(domain.files.run("samba-rvss", "list", "--json"))["copies"]
+    def listed() -> object:
+        return json.loads(domain.files.run("samba-rvss", "list", "--json"))["copies"]
+
+    wait_until("nothing is left", lambda: not listed())
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def opened(rig: "Rig") -> "tuple[Client, CopySet, ShadowCopy]":
     """A copy that is open for its recovery."""
-    rig.samba.set_options({"rvss:grace": "2 s", "rvss:recovery timeout": "60 s"})
+    rig.samba.set_options({"rvss:grace": "5 s", "rvss:recovery timeout": "60 s"})
     rig.share("vms", rig.volume())
     rig.start()
     client = rig.client()

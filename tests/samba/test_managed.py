@@ -349,7 +349,7 @@ def test_a_process_that_dies_leaves_nothing(managed: Managed) -> None:
 
 def test_another_server_whose_link_is_cut(tmp_path: Path) -> None:
     """Nothing is left there after the server's own timers, and the client says so."""
-    options = {"recovery timeout": "4 s", "grace": "1 s"}
+    options = {"recovery timeout": "9 s", "grace": "6 s"}
     with lane("btrfs", options) as made:
         rig = made.rig
         client = Managed(rig, tmp_path)

@@ -41,6 +41,14 @@ _REFUSALS = {
 }
 
 
+def _wait_for_parameter(rig: "Rig", exposed: str, name: str, value: str) -> None:
+    """Wait until an exposed share is amended, which is done beside the sealing."""
+    wait_until(
+        lambda: f"{name} is {value}: {rig.parameters(exposed)}",
+        lambda: rig.parameters(exposed).get(name) == value,
+    )
+
+
 def _refused(action: Callable[..., object], *arguments: object) -> str:
     from samba_rvss.testing.smbclient import SmbError
 
@@ -327,7 +335,7 @@ def test_read_only_share_can_recover(rig: "Rig") -> None:
             early += _write_when_allowed(rig, exposed, b"%d" % number) > 0
             taken.complete()
             rig.wait_for_phase(Phase.SEALED)
-            assert rig.parameters(exposed)["read only"] == "yes"
+            _wait_for_parameter(rig, exposed, "read only", "yes")
             with rig.session(exposed) as session:
                 _refused(session.write, "recovered", b"late")
                 assert session.read("recovered") == b"%d" % number
@@ -426,7 +434,7 @@ def test_recovery_completed_while_the_daemon_is_down(rig: "Rig", how: str) -> No
             _refused(session.write, "data", b"x")
             assert session.read("data").startswith(b"still open")
         (exposed,) = taken.exposed_shares
-        wait_until("its share is read-only", lambda: rig.parameters(exposed)["read only"] == "yes")
+        _wait_for_parameter(rig, exposed, "read only", "yes")
         taken.delete()
     rig.assert_nothing_left()
 
@@ -499,8 +507,7 @@ def test_what_is_inherited_stays(rig: "Rig", origin: str) -> None:
         taken.complete()
         rig.wait_for_phase(Phase.SEALED)
         exposed = taken.mappings[0].exposed_share
-        parameters = rig.parameters(exposed)
-        assert parameters["vfs objects"] == "acl_xattr streams_xattr"
+        _wait_for_parameter(rig, exposed, "vfs objects", "acl_xattr streams_xattr")
         with rig.session(exposed) as session:
             assert session.read("data") == b"captured"
         taken.delete()

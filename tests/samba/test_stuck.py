@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from samba_rvss.testing.users import BackupOperator
     from tests.samba.conftest import Rig
 
-SEQUENCE = 3
+SEQUENCE = 6
 """Samba's own timer here, in seconds; it is 180 to 1800 s without the option."""
 SLOW_SEQUENCE = 4
 RECOVERY, GRACE = 4, 3
