@@ -1024,17 +1024,22 @@ def ticking() -> Iterator[list[float]]:
 def test_the_interpreter_runs_on_meanwhile(storage: "Storage") -> None:
     """Whatever takes long is not waited for with the interpreter's lock held."""
     share = storage.volume("vms")
+    # A host that stands still for a moment does so once; a lock that is held is held each time.
+    assert any(_runs_on(storage.provider, share) for _ in range(3))
+
+
+def _runs_on(provider: Provider, share: Path) -> bool:
     (share / "dirty").write_bytes(secrets.token_bytes(1 << 20) * 200)
     with ticking() as gap:
         started = time.perf_counter()
-        mark = take(storage.provider, share)
+        mark = take(provider, share)
         created = time.perf_counter() - started
-        with seen(storage.provider, mark, writable=True) as image:
+        with seen(provider, mark, writable=True) as image:
             (image / "dirty").write_bytes(bytes(100 << 20))
         started = time.perf_counter()
-        storage.provider.seal(mark.volume, mark.id, SEALED, opened=True)
+        provider.seal(mark.volume, mark.id, SEALED, opened=True)
         sealed = time.perf_counter() - started
-        storage.provider.destroy(mark.volume, mark.id)
+        provider.destroy(mark.volume, mark.id)
     print(f"create {created * 1000:.0f} ms, seal {sealed * 1000:.0f} ms, gap {gap[0] * 1000:.0f}")
     # Emulated machines stutter by themselves.
-    assert gap[0] < max(0.05, created / 4)
+    return gap[0] < max(0.05, created / 4)

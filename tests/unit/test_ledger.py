@@ -976,15 +976,14 @@ def test_a_reader_sees_whole_changes_while_another_writes(path: str) -> None:
         thread.start()
         try:
             deadline = time.monotonic() + 1
-            last = reads = 0
-            while time.monotonic() < deadline or not reads:
+            last = 0
+            while time.monotonic() < deadline or not last:
                 with closing(Ledger(path, read_only=True)) as reader:
                     for _ in range(10):
                         (copy,) = reader.copies()
                         assert str(copy.context) == (copy.set_id or "0")
                         assert copy.context >= last
                         last = copy.context
-                        reads += 1
         finally:
             ended.set()
             thread.join()
@@ -1042,7 +1041,7 @@ def test_a_killed_writer_loses_nothing_that_it_was_told_of(path: str) -> None:
         assert told.count("create") == len(copies)
         assert told.count("taken") == sum(one.phase is Phase.TAKEN for one in copies.values())
         first = max(copies) + 1
-    assert first > 12
+    assert first >= 12
 
 
 def test_auto_recovery_is_read_from_the_context(ledger: Ledger) -> None:

@@ -116,11 +116,15 @@ def test_what_happens_to_a_copy(site: Site) -> None:
 def test_what_is_wrong_is_told_once_also_after_a_restart(site: Site) -> None:
     office = Office(site)
 
+    def remembered() -> bool:
+        file = Path(site.config.notified)
+        return file.exists() and all(said in file.read_text() for said in ("this", "that"))
+
     async def play() -> None:
         for _ in range(2):
             async with office.notifier(two_wrong):
                 await office.wait(lambda: len(office.told()) >= 2)
-                await office.wait(Path(site.config.notified).exists)
+                await office.wait(remembered)
                 await asyncio.sleep(0.5)
 
     asyncio.run(play())

@@ -4,19 +4,19 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from samba_rvss.clock import now
 from samba_rvss.errors import Problem, RvssError
 from samba_rvss.model import ENDED, Inventory, Phase, SetState, Worker
-from samba_rvss.reconcile import apply
+from samba_rvss.reconcile import apply, observation
 from samba_rvss.reconcile.decision import (
     Adopt,
     Delete,
@@ -26,9 +26,9 @@ from samba_rvss.reconcile.decision import (
     OnImage,
     Unmount,
 )
-from samba_rvss.reconcile.observation import TWICE_SECONDS, Sources, observe
+from samba_rvss.reconcile.observation import Sources, observe
 from samba_rvss.reconcile.plan import plan
-from samba_rvss.samba import conf, control
+from samba_rvss.samba import control
 from samba_rvss.samba.process import SambaProcess
 from samba_rvss.testing import fss_records
 from tests.unit.site import SHARE, Site
@@ -173,21 +173,25 @@ def test_absence_is_seen_twice(site: Site) -> None:
 
 
 @pytest.mark.parametrize("first", ["absent", "present"])
-def test_what_was_there_once_is_there(site: Site, first: str) -> None:
+def test_what_was_there_once_is_there(
+    site: Site, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two workers erase each other's sets; a file may be gone for a moment."""
     # Another copy that is in no reading keeps the look from ending with the first one.
     other = f"{site.path}-other"
     site.ledger.add(replace(copy_of("b", Phase.TAKEN, created=now()), path=other), "create")
     if first == "absent":
         os.unlink(site.config.fss_state)
-    timer = threading.Timer(0.7, site.store, [EMPTY] if first == "present" else [])
-    sources = Sources(instance=site.instance(), twice_seconds=1.5)
-    site.samba.call(conf.load, site.config.file)  # its process is up
-    timer.start()
-    try:
-        seen = observe(sources)
-    finally:
-        timer.join()
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        """Between the two readings."""
+        slept.append(seconds)
+        site.store(*([EMPTY] if first == "present" else []))
+
+    monkeypatch.setattr(observation, "time", SimpleNamespace(sleep=sleep))
+    seen = observe(Sources(instance=site.instance(), twice_seconds=1.5))
+    assert slept == [1.5]
     assert seen.samba is not None
     assert [copy.path for copy in seen.samba.copies] == [site.path]
 
@@ -196,8 +200,8 @@ def test_at_the_start_nobody_waits_and_absence_proves_nothing(site: Site) -> Non
     """Samba may be in a Commit that waits for us."""
     site.store(EMPTY)
     started = time.monotonic()
-    seen = site.observe(starting=True)
-    assert time.monotonic() - started < TWICE_SECONDS
+    seen = observe(Sources(instance=site.instance(), starting=True, twice_seconds=60.0))
+    assert time.monotonic() - started < 30
     assert (seen.unproven, seen.changing) == (frozenset({"a"}), frozenset())
     assert not {type(action) for action in plan(seen).actions} & REMOVALS
 

@@ -234,12 +234,12 @@ def test_timeout_kills_the_program_and_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     program = _program(tmp_path, f"sleep 300 & echo $$ $! >{pids}; wait")
     started = time.monotonic()
-    with pytest.raises(ToolError, match=r"did not end within 0\.5 s and was killed") as caught:
-        run([program], timeout=0.5)
+    with pytest.raises(ToolError, match=r"did not end within 3 s and was killed") as caught:
+        run([program], timeout=3)
     assert caught.value.problem is Problem.TOOL
     assert (caught.value.argv, caught.value.status) == ((program,), None)
     assert _sent(caught.value).status is None
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     for pid in pids.read_text().split():
         _wait_until_gone(int(pid))
 
@@ -259,8 +259,8 @@ def test_timeout_holds_when_a_child_in_its_own_session_keeps_the_output_open(
     started = time.monotonic()
     try:
         with pytest.raises(RvssError, match="was killed"):
-            run([program], timeout=0.5)
-        assert time.monotonic() - started < 5
+            run([program], timeout=3)
+        assert time.monotonic() - started < 25
     finally:
         os.kill(int(pid.read_text()), signal.SIGKILL)
         _wait_until_gone(int(pid.read_text()))

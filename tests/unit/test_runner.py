@@ -212,7 +212,7 @@ def test_what_does_not_come_to_its_end_is_named(leftovers: Leftovers) -> None:
 def test_the_loop_goes_on_while_the_ledger_waits(leftovers: Leftovers) -> None:
     """It opens recovery mounts; a write that waits for its disk must not hold that up."""
     gaps: list[float] = []
-    blocked = 1.0
+    blocked = 5.0
 
     async def beat() -> None:
         while True:

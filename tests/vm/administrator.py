@@ -162,7 +162,15 @@ def _sequence(shell: Transcript, between: Callable[[], object] = lambda: None) -
     shell.type("samba-rvss list")
     for system, (taken, copy, _) in zip(SYSTEMS, copies, strict=True):
         shell.rpc(f"fss_delete {system} {taken} {copy}")
+    gone = {copy.lower() for _, copy, _ in copies}
+    wait_until("they are deleted", lambda: gone.isdisjoint(_listed()), SETTLE_SECONDS, pause=0.5)
     return found
+
+
+def _listed() -> list[str]:
+    """Return Samba's ids of all copies that there are."""
+    told = json.loads(output("samba-rvss", "list", "--json"))
+    return [copy["copy_id"] for copy in told["copies"]]
 
 
 def _manage(shell: Transcript) -> dict[str, str]:
@@ -208,7 +216,7 @@ def _kill(shell: Transcript) -> str:
     before = _restarts()
     shell.type(f"systemctl kill --signal=KILL {SERVICE}")
     wait_until("it is started again", _restarted(before + 1), SETTLE_SECONDS, pause=0.5)
-    return shell.type(f"systemctl status --no-pager --lines=4 {SERVICE}")
+    return shell.type(f"systemctl status --no-pager --lines=20 {SERVICE}")
 
 
 def _hang(shell: Transcript) -> str:

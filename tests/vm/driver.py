@@ -93,8 +93,15 @@ def _commit(client: Client, context: Context) -> dict[str, Any]:
     copies = {system: str(copy_id) for system, copy_id in made.copies.items()}
     learned = set(copies.values())
     wait_until(
-        "the committed set is learned",
-        lambda: learned == {copy.copy_id for copy in ledger() if copy.set_id == str(made.id)},
+        "the committed set is learned and open",
+        lambda: (
+            learned
+            == {
+                copy.copy_id
+                for copy in ledger()
+                if copy.set_id == str(made.id) and copy.phase is Phase.OPEN
+            }
+        ),
         SETTLE_SECONDS,
         pause=0.2,
     )
@@ -128,6 +135,13 @@ def look_again() -> None:
             recover(taken)
             fresh.append(_told("fresh", taken))
             delete(client, taken)
+    gone = {one["id"] for one in fresh}
+    wait_until(
+        "the fresh ones are deleted",
+        lambda: gone.isdisjoint(copy.id for copy in ledger()),
+        SETTLE_SECONDS,
+        pause=0.2,
+    )
     after = look()
     lose_ledger()
     _result(

@@ -248,8 +248,7 @@ class Site:
                         session.write(name, b"late")
                 assert base.read("data") == b"from the source"
             taken.delete()
-        assert not self.copies(daemon)
-        assert self.images() == []
+        wait_until("it is gone", lambda: not self.copies(daemon) and not self.images(), _SECONDS)
         assert "\nhealthy" in "\n" + self.inside(daemon, "samba-rvss", "status")
 
     def expose(self, client: "Client") -> CopySet:
