@@ -8,12 +8,13 @@ a transaction group is short, and what counts is the processes; with ``--iops`` 
 device that does no more than so many operations per second (qemu-nbd), and what counts is the
 waits. With ``--busy`` somebody writes all the time, so that one transaction group follows the
 other, as on a server at work: steps that begin together then wait together. With ``--sets``,
-shadow copies of 1, 8 and 64 shares are taken at once; exit status 1 if 8 take more than three times
-as long as one, or 64 more than twelve times. With ``--proof N``, sets of eight are taken while
-somebody writes to all of them in turn; exit status 1 if one is not of one instant. With
-``--bare`` too, no more is taken than their snapshots, which are what decides the instant: clones
-and holds, made of them later, take most of an emulated processor's time. With ``--nested``, each
-share of these has another dataset inside. Medians, with the median absolute deviation (MAD).
+shadow copies of 1, 8 and 64 shares are taken at once, and said in how many groups the pool's
+history has a change of them; exit status 1 if 8 take more than three times as long as one, or 64
+more than twelve times. With ``--proof N``, sets of eight are taken while somebody writes to all of
+them in turn; exit status 1 if one is not of one instant. With ``--bare`` too, no more is taken than
+their snapshots, which are what decides the instant: clones and holds, made of them later, take most
+of an emulated processor's time. With ``--nested``, each share of these has another dataset inside.
+Medians, with the median absolute deviation (MAD).
 """
 
 import argparse
