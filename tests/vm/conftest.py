@@ -19,7 +19,7 @@ from tests.vm import background, boots, image, selection
 
 NO_VM = "SAMBA_RVSS_NO_VM"
 # How long a machine's tests may take. Machines at once: each keeps one processor busy.
-_SECONDS = 14400.0
+_SECONDS = 4500.0
 _MACHINES = min(2, os.cpu_count() or 1)
 # What makes tests shorter there than they are on a host.
 _SHORTER = {"SAMBA_RVSS_ROUNDS": "2", "SAMBA_RVSS_SHARES": "6"}

@@ -117,7 +117,7 @@ class Client(Methods, Closing):
             try:
                 return call()
             except NTSTATUSError as exc:
-                # Whoever keeps the error would keep the connection alive in them.
+                # Whoever keeps the error keeps these frames, and would keep the connection in them.
                 traceback.clear_frames(exc.__traceback__)
                 self._is_cut = status_name(exc) in _CUT_OFF
                 again = self._is_cut and not self._begun and time.monotonic() < until
