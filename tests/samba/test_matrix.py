@@ -3,8 +3,8 @@
 Timers are shortened by option. Cases run in lanes side by side, from one case to the next; after a
 failure a lane is made anew.
 
-SAMBA_RVSS_MATRIX="committed exposed" chooses stages, and SAMBA_RVSS_SLOW=12 makes all times so many
-times as long, for machines on which everything takes long.
+SAMBA_RVSS_MATRIX="committed exposed" chooses stages, and SAMBA_RVSS_SLOW=12 makes all times six
+times as long (they are those of 2), for machines on which everything takes long.
 """
 
 import os
